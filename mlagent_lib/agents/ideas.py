@@ -1,0 +1,352 @@
+"""Ideas for an expert: collect many, keep those that lie far apart, draw a few for each trajectory.
+
+Exploration-enriched fine-tuning (paper section 4.1, and B.1 in version 2) starts every expert trajectory
+from different ideas. Two selections are given, because the two versions of the paper differ: version 1 keeps
+the 10 ideas with the farthest average distance to all others; version 2 keeps a farthest-point sample for
+each of the axes data, model and learning (its Algorithm 1), and gives a trajectory one idea from each of 1 to
+3 axes.
+
+Nothing here runs a script or writes a trajectory. The paper names neither the embedding model nor the
+distance of version 1, nor the sizes of version 2: the cosine distance and 10 per axis are ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlagent_lib.agents.embeddings import (
+    Embeddings,
+    coverage_radius,
+    embed,
+    mean_pairwise_distance,
+    pairwise_distances,
+    project,
+    select_farthest_average,
+    select_farthest_point,
+)
+from mlagent_lib.core.errors import EndpointError, TaskError
+from mlagent_lib.core.seeding import rng as stream
+from mlagent_lib.tasks.pocket.catalogue import AXES, MODALITIES, edits
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlagent_lib.tasks.task import Task
+
+__all__ = [
+    "AXES",
+    "Embeddings",
+    "Idea",
+    "SelectionReport",
+    "candidate_ideas",
+    "distinct",
+    "draw_ideas",
+    "embed",
+    "idea_prompt",
+    "parse_ideas",
+    "select_farthest_average",
+    "select_farthest_point",
+    "select_v1",
+    "select_v2",
+    "selection_report",
+]
+
+Generate = Callable[[str], str]  # prompt -> reply, e.g. `ChatEndpoint.generate`
+
+MIN_IDEAS = 100
+SCOPES = {
+    "data": "the data: cleaning, imputation, encoding, scaling, construction and selection of features",
+    "model": "the model: its family, its architecture, its size, its hyperparameters, ensembles of models",
+    "learning": "the learning: loss, optimiser, schedule, regularisation, early stopping, calibration",
+}
+ADVICE_FLAG = "[advice]"
+_MAX_WORDS = 60
+_MAX_SCRIPT = 20_000  # characters; a longer script would crowd out the question
+_BULLET = re.compile(r"^\s*(?:[-*+•>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s+")
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One piece of advice for improving a script.
+
+    Attributes:
+        key: Unique name within a task.
+        axis: ``data``, ``model`` or ``learning``.
+        text: One line that can be carried out as it stands.
+    """
+
+    key: str
+    axis: str
+    text: str
+
+    def to_json(self) -> dict:
+        """Return the idea as a trajectory stores it."""
+        return {"key": self.key, "axis": self.axis, "instruction": self.text}
+
+
+def candidate_ideas(
+    task: Task,
+    *,
+    generate: Generate | None = None,
+    minimum: int = MIN_IDEAS,
+    per_axis: int = 40,
+    rounds: int = 4,
+) -> tuple[Idea, ...]:
+    """Return at least ``minimum`` distinct ideas for a task (paper section 4.1: at least 100).
+
+    A pocket task has them in its catalogue. For any other task, and wherever ``generate`` is given, a
+    language model writes them, one prompt per axis as in version 2, asked again while too few are distinct.
+
+    Args:
+        task: Its ``modality``, ``kind`` and ``split`` are read; for prompts also its texts and its script.
+        generate: Maps a prompt to a reply, e.g. ``ChatEndpoint(...).generate``.
+        minimum: Distinct ideas that are needed over all axes.
+        per_axis: Ideas asked for on each axis; version 2 does not give its number.
+        rounds: Prompts per axis at most.
+
+    Raises:
+        TaskError: No catalogue covers the task and no ``generate`` was given.
+        EndpointError: The model did not write ``minimum`` distinct ideas.
+    """
+    if generate is not None:
+        return _generated_ideas(task, generate, minimum, max(per_axis, -(-minimum // len(AXES))), rounds)
+    if task.split not in ("held-in", "held-out") or task.modality not in MODALITIES:
+        raise TaskError(
+            f"task {task.name!r} is not of the pocket suite, so there is no catalogue of ideas for it",
+            cure="name an expert with --expert openai:<model>@<url>, which writes the ideas",
+        )
+    ideas = distinct(Idea(edit.key, edit.axis, edit.instruction) for edit in edits(task.modality, task.kind))
+    if len(ideas) < minimum:
+        raise TaskError(
+            f"the catalogue has {len(ideas)} ideas for {task.modality} / {task.kind}, {minimum} are needed",
+            cure=f"ask for at most {len(ideas)}",
+        )
+    return ideas
+
+
+def distinct(ideas) -> tuple[Idea, ...]:
+    """Return the ideas without those that repeat an earlier one up to case, blanks and punctuation.
+
+    Example:
+        >>> [i.key for i in distinct([Idea("a", "data", "Scale it."), Idea("b", "data", "scale  IT")])]
+        ['a']
+    """
+    first: dict[str, Idea] = {}
+    for idea in ideas:
+        first.setdefault(_normal(idea.text), idea)
+    return tuple(first.values())
+
+
+def idea_prompt(task: Task, axis: str, number: int, *, known: Sequence[str] = ()) -> str:
+    """Return the prompt that asks for one-line ideas on one axis, after a single ``[advice]`` flag.
+
+    Args:
+        task: Its research problem and its script are shown.
+        axis: ``data``, ``model`` or ``learning``.
+        number: How many ideas to ask for.
+        known: Ideas that were given already and must not come again; the last 60 are shown.
+    """
+    files = task.env_files()
+    name = "train.py" if "train.py" in files else next((f for f in files if f.endswith(".py")), "")
+    script = files.get(name, b"").decode("utf-8", "replace")[:_MAX_SCRIPT]
+    lines = [
+        "You advise a machine learning engineer who improves the script of one task.",
+        f"\n# Task\n{task.research_problem.strip()}",
+        f"\n# Script {name}\n```python\n{script.strip()}\n```",
+        f"\nGive {number} different pieces of advice that concern only {SCOPES[axis]}.",
+        "Each must be one line, concrete enough to be carried out as it stands, clearly unlike the others.",
+    ]
+    if known:
+        lines.append("Already given, do not repeat:\n" + "\n".join(f"- {text}" for text in known[-60:]))
+    lines.append(
+        f"Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
+    )
+    return "\n".join(lines)
+
+
+def parse_ideas(reply: str) -> list[str]:
+    """Return the ideas in a model's reply, one per line; any text gives a list, possibly an empty one.
+
+    What stands before the last ``[advice]`` flag, bullets and numbers, code fences, headings, and lines of
+    under 3 or over 60 words are left out.
+
+    Example:
+        >>> parse_ideas("Sure!\\n[advice]\\n1. Scale all the columns.\\n\\n- **Use** more trees.\\n```")
+        ['Scale all the columns.', 'Use more trees.']
+    """
+    found = []
+    for line in reply.rpartition(ADVICE_FLAG)[2].splitlines():
+        text = "".join(c if c.isprintable() else " " for c in _BULLET.sub("", line))
+        text = " ".join(text.replace("**", "").replace("`", "").split())
+        is_heading = text.startswith("#") or text.endswith(":")
+        if not is_heading and 3 <= len(text.split()) <= _MAX_WORDS and re.search(r"[^\W\d_]{2}", text):
+            found.append(text)
+    return found
+
+
+def _generated_ideas(
+    task: Task, generate: Generate, minimum: int, per_axis: int, rounds: int
+) -> tuple[Idea, ...]:
+    ideas: tuple[Idea, ...] = ()
+    for axis in AXES:
+        for _ in range(rounds):
+            known = [idea.text for idea in ideas if idea.axis == axis]
+            if len(known) >= per_axis:
+                break
+            texts = parse_ideas(generate(idea_prompt(task, axis, per_axis - len(known), known=known)))
+            ideas = distinct([*ideas, *(Idea(_key(axis, text), axis, text) for text in texts)])
+    if len(ideas) < minimum:
+        raise EndpointError(
+            f"the expert gave {len(ideas)} distinct ideas for {task.name!r} in {rounds} rounds per axis, "
+            f"{minimum} are needed",
+            cure="use a stronger model, raise its temperature or max_tokens, or raise rounds",
+        )
+    return ideas
+
+
+def _normal(text: str) -> str:
+    return " ".join(re.findall(r"[\w.%+-]*\w", text.lower()))
+
+
+def _key(axis: str, text: str) -> str:
+    return f"{axis}/{hashlib.sha256(_normal(text).encode()).hexdigest()[:10]}"
+
+
+def select_v1(ideas: Sequence[Idea], vectors: np.ndarray, k: int = 10) -> tuple[Idea, ...]:
+    """Return version 1's pool: the ``k`` ideas of `select_farthest_average`, whatever their axis."""
+    return tuple(ideas[i] for i in select_farthest_average(vectors, min(k, len(ideas))))
+
+
+def select_v2(
+    ideas: Sequence[Idea], vectors: np.ndarray, rng: np.random.Generator, k: int = 10
+) -> dict[str, tuple[Idea, ...]]:
+    """Return version 2's pools: for each axis that has ideas, ``k`` of them by `select_farthest_point`."""
+    pools = {}
+    for axis in AXES:
+        members = [i for i, idea in enumerate(ideas) if idea.axis == axis]
+        if members:
+            chosen = select_farthest_point(vectors[members], min(k, len(members)), rng=rng)
+            pools[axis] = tuple(ideas[members[i]] for i in chosen)
+    return pools
+
+
+def draw_ideas(
+    pool: Mapping[str, Sequence[Idea]] | Sequence[Idea], rng: np.random.Generator
+) -> tuple[Idea, ...]:
+    """Return the ideas of one trajectory, in the order in which they are to be tried.
+
+    From pools by axis (version 2, B.1): k ~ Uniform{1, 2, 3} distinct axes in shuffled order, one idea from
+    each. From one pool (version 1): 1 to 3 of its ideas, uniformly, without repetition.
+
+    Raises:
+        ValueError: The pool is empty.
+
+    Example:
+        >>> pools = {axis: [Idea(axis, axis, f"Change the {axis}.")] for axis in AXES}
+        >>> drawn = draw_ideas(pools, np.random.default_rng(0))
+        >>> 1 <= len(drawn) <= 3, len({idea.axis for idea in drawn}) == len(drawn)
+        (True, True)
+    """
+    if isinstance(pool, Mapping):
+        axes = [axis for axis, members in pool.items() if members]
+        if not axes:
+            raise ValueError("no axis has an idea: select some first")
+        count = int(rng.integers(1, min(3, len(axes)) + 1))
+        order = [axes[i] for i in rng.permutation(len(axes))[:count]]
+        return tuple(pool[axis][int(rng.integers(len(pool[axis])))] for axis in order)
+    if not pool:
+        raise ValueError("the pool of ideas is empty: select some first")
+    count = int(rng.integers(1, min(3, len(pool)) + 1))
+    return tuple(pool[int(i)] for i in rng.permutation(len(pool))[:count])
+
+
+@dataclass(frozen=True)
+class SelectionReport:
+    """How far apart the chosen ideas lie.
+
+    Attributes:
+        points: One row per idea: ``key, axis, text, x, y, selected_v1, selected_v2, selected_random``, where
+            x and y are the first two principal components.
+        summary: One row per selection (see `selection_report`).
+        method: The embedding.
+        explained: Fractions of the variance that x and y carry.
+    """
+
+    points: pd.DataFrame
+    summary: pd.DataFrame
+    method: str
+    explained: tuple[float, float]
+
+
+def selection_report(
+    ideas: Sequence[Idea],
+    embeddings: Embeddings,
+    *,
+    seed: int = 0,
+    k: int = 10,
+    per_axis: int = 10,
+    draws: int = 200,
+) -> SelectionReport:
+    """Return where the chosen ideas lie, and how their spread compares with random choices of equal size.
+
+    Args:
+        ideas: All candidates of a task, with distinct keys.
+        embeddings: Their vectors, in the same order (see `embed`).
+        seed: Root seed of version 2's first points and of the random choices.
+        k: Ideas that version 1 keeps.
+        per_axis: Ideas that version 2 keeps on each axis.
+        draws: Random choices of each size.
+
+    Returns:
+        The report. In its summary each of ``v1`` and ``v2`` has a row, and a row ``random`` of the same size
+        (``compared_with`` says whose): ``mean_pairwise_distance``, ``coverage_radius``, and for random the
+        bounds ``*_low, *_high`` of the middle 95 % of the draws (the value itself for the others). A larger
+        mean is more diverse; a smaller radius leaves no idea far from a chosen one. The two need not agree.
+    """
+    import pandas as pd
+
+    keys = {idea.key: i for i, idea in enumerate(ideas)}
+    distances = pairwise_distances(embeddings.vectors)
+    first = [keys[idea.key] for idea in select_v1(ideas, embeddings.vectors, k)]
+    pools = select_v2(ideas, embeddings.vectors, stream(seed, "ideas", "report-v2"), per_axis)
+    second = [keys[idea.key] for pool in pools.values() for idea in pool]
+    rows, shown = [], []
+    for name, chosen in (("v1", first), ("v2", second)):
+        generator = stream(seed, "ideas", "report-random", name)
+        random = [generator.permutation(len(ideas))[: len(chosen)].tolist() for _ in range(draws)]
+        shown = shown or random[0]
+        rows.append({"selection": name} | _spread(distances, [chosen], name))
+        rows.append({"selection": "random"} | _spread(distances, random, name))
+    coords, explained = project(embeddings.vectors)
+    every = range(len(ideas))
+    points = pd.DataFrame(
+        {
+            "key": [idea.key for idea in ideas],
+            "axis": [idea.axis for idea in ideas],
+            "text": [idea.text for idea in ideas],
+            "x": coords[:, 0],
+            "y": coords[:, 1],
+            "selected_v1": [i in set(first) for i in every],
+            "selected_v2": [i in set(second) for i in every],
+            "selected_random": [i in set(shown) for i in every],
+        }
+    )
+    return SelectionReport(points, pd.DataFrame(rows), embeddings.method, explained)
+
+
+def _spread(distances: np.ndarray, choices: Sequence[Sequence[int]], compared_with: str) -> dict:
+    row = {"compared_with": compared_with, "size": len(choices[0]), "draws": len(choices)}
+    for name, measure in (
+        ("mean_pairwise_distance", mean_pairwise_distance),
+        ("coverage_radius", coverage_radius),
+    ):
+        values = [measure(distances, chosen) for chosen in choices]
+        low, high = np.quantile(values, [0.025, 0.975])
+        row |= {name: float(np.mean(values)), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return row

@@ -1,0 +1,196 @@
+"""Trajectories: a policy and the environment in turn, many side by side, and the row that records each.
+
+All trajectories of a call advance together: the policy answers for all, then the environment executes for all. A
+step that *we* fail to score is tried again; if it fails again, its trajectory ends as ``unscored`` and is left out of
+every average, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mlagent_lib.agents.ideas import Idea
+from mlagent_lib.agents.policies import Policy, Turn
+from mlagent_lib.core.seeding import derive_seed, rng
+from mlagent_lib.environment.outcome import Outcome
+from mlagent_lib.environment.step import StepResult, Toolbox, run_steps, start_state
+from mlagent_lib.environment.workspace import State
+from mlagent_lib.reward import step_reward
+from mlagent_lib.tasks.grading import grade
+from mlagent_lib.tasks.task import Task
+
+TRAJECTORY_SCHEMA = "mlagent.trajectory/1"
+MAX_UNSCORED = 2  # ours: retries of a step that we failed to score
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trajectory to make.
+
+    Attributes:
+        task: Its task.
+        source: Who acts, as recorded.
+        index: Number of the trajectory among those of its task and source.
+        seed: Root seed of the run.
+        ideas: What it shall try first.
+        start: State to start from; None for the starter.
+    """
+
+    task: Task
+    source: str
+    index: int
+    seed: int
+    ideas: tuple[Idea, ...] = ()
+    start: State | None = None
+
+    @property
+    def id(self) -> str:
+        """Return the name of the trajectory, unique within a run."""
+        return f"{self.source}/{self.task.name}/{self.index}"
+
+
+@dataclass
+class _Running:
+    job: Job
+    turn: Turn
+    steps: list[dict] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    stop: str = ""
+    unscored: int = 0
+
+
+def reward_of(result: StepResult, task: Task, form: str = "v1") -> float | None:
+    """Return the reward of a step, or None for one that we failed to score.
+
+    Args:
+        result: What the step came to.
+        task: Gives m_init and m_best on the feedback labels.
+        form: Reward form, see `mlagent_lib.reward.FORMS`.
+    """
+    if result.outcome is Outcome.UNSCORED:
+        return None
+    return step_reward(
+        result.outcome, before=result.score_before, after=result.score_after, init=task.baseline["feedback"],
+        best=task.best["feedback"], form=form,
+    )
+
+
+def run_trajectories(
+    jobs: Sequence[Job], policy: Policy, tools: Toolbox, *, max_steps: int, form: str = "v1",
+    progress: Callable[[int], None] | None = None,
+) -> list[dict]:
+    """Return one row for each job, in order (schema ``mlagent.trajectory/1``).
+
+    Args:
+        jobs: What to make.
+        policy: Who acts.
+        tools: Runner, coder and cache.
+        max_steps: Longest trajectory ("15 steps", paper section 5.1).
+        form: Reward form recorded with each step.
+        progress: Called with the number of steps just made.
+
+    Raises:
+        Unscored: A starter cannot be executed.
+    """
+    starts = {job.task.name: job.task for job in jobs if job.start is None}
+    first = {name: start_state(task, tools) for name, task in starts.items()}
+    running = [_begin(job, job.start or first[job.task.name], max_steps) for job in jobs]
+    while active := [run for run in running if not run.stop]:
+        replies = policy.act([run.turn for run in active])
+        results = run_steps([(run.turn.state, reply) for run, reply in zip(active, replies, strict=True)], tools)
+        for run, reply, result in zip(active, replies, results, strict=True):
+            _advance(run, reply, result, max_steps, form)
+        if progress:
+            progress(len(active))
+    return [_row(run, tools) for run in running]
+
+
+def _begin(job: Job, state: State, max_steps: int) -> _Running:
+    stream = rng(job.seed, "trajectory", job.source, job.task.name, job.index)
+    turn = Turn(state=state, task=job.task, max_steps=max_steps, stream=stream, ideas=job.ideas)
+    return _Running(job, turn, states=[state])
+
+
+def _advance(run: _Running, reply: str, result: StepResult, max_steps: int, form: str) -> None:
+    if result.outcome is Outcome.UNSCORED:
+        run.unscored += 1
+        if run.unscored > MAX_UNSCORED:
+            run.stop = "unscored"
+            run.steps.append(step_row(run.turn.state, reply, result, run.job.task, form))
+        return
+    run.steps.append(step_row(run.turn.state, reply, result, run.job.task, form))
+    run.turn.state = result.state
+    run.states.append(result.state)
+    if result.state.done:
+        run.stop = "final-answer"
+    elif result.state.step >= max_steps:
+        run.stop = "steps"
+
+
+def step_row(before: State, reply: str, result: StepResult, task: Task, form: str) -> dict:
+    """Return one step as it is recorded in a trajectory row.
+
+    Args:
+        before: The state the step started from.
+        reply: The policy's reply.
+        result: What it came to.
+        task: The task.
+        form: Reward form.
+    """
+    action = result.action
+    name = action.arguments.get("save_name", "train.py") if action else "train.py"
+    return {
+        "step": before.step,
+        "state": before.to_json(),
+        "reply": reply,
+        "action": action.name if action else "",
+        "action_input": dict(action.arguments) if action else {},
+        "observation": result.observation,
+        "outcome": result.outcome.value,
+        "reason": result.reason,
+        "score_before": result.score_before,
+        "score_after": result.score_after,
+        "reward": reward_of(result, task, form),
+        "script_before": before.files.get("train.py", b"").decode(errors="replace"),
+        "script_after": result.state.files.get(name, b"").decode(errors="replace"),
+        "visible_metric": result.state.history[-1].visible if result.state.history else None,
+        "seconds": result.seconds,
+        "cache_hit": result.cache_hit,
+        "tier": result.tier,
+    }
+
+
+def _row(run: _Running, tools: Toolbox) -> dict:
+    job, task = run.job, run.job.task
+    scored = [state for state in run.states if state.submission]
+    best = max(scored, key=lambda state: state.score if task.greater_is_better else -state.score)
+    last = run.states[-1]
+    return {
+        "schema": TRAJECTORY_SCHEMA,
+        "id": job.id,
+        "task": task.name,
+        "split": task.split,
+        "source": job.source,
+        "seed": derive_seed(job.seed, "trajectory", job.source, task.name, job.index),
+        "ideas": [idea.to_json() for idea in job.ideas],
+        "steps": run.steps,
+        "final": {
+            "feedback_last": last.score,
+            "report_last": _report(last, task, tools),
+            "feedback_best": best.score,
+            "report_best": _report(best, task, tools),
+            "report_start": _report(run.states[0], task, tools),
+            "stop": run.stop,
+        },
+    }
+
+
+def _report(state: State, task: Task, tools: Toolbox) -> float:
+    """Return the score on the report labels of the state's archived submission. Only records use it."""
+    return grade(task, tools.cache.archive[state.submission], "report")
+
+
+def states_of(rows: Iterable[dict]) -> list[State]:
+    """Return the states that the steps of trajectories started from: the raw material of a state pool."""
+    return [State.from_json(step["state"]) for row in rows for step in row["steps"] if step["outcome"] != "unscored"]

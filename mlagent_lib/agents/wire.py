@@ -1,0 +1,271 @@
+"""One request to a chat server: sending it under a deadline, naming what failed, reading the reply.
+
+Nothing here retries or counts: that is `endpoint`. Whatever comes back from a server is untrusted text, so it
+is bounded in length, made printable, and the key is cut out of it before anything else sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http
+import http.client
+import json
+import os
+import re
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qsl, urlsplit
+
+from mlagent_lib.core.errors import EndpointError
+
+MAX_REPLY_BYTES = 16 << 20
+# A shorter "key" is a placeholder of a local server ("EMPTY", "none"); cutting it out would damage replies.
+MIN_SECRET_LENGTH = 8
+URL_CURE = "give a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
+LOOPBACK = ("localhost", "::1")
+
+
+class FailedTryError(Exception):
+    """One request gave no usable reply: why, whether another try may help, and what a person can do."""
+
+    def __init__(self, cause: str, *, cure: str, retry: bool = True, wait_s: float | None = None):
+        super().__init__(cause)
+        self.cause, self.cure, self.retry, self.wait_s = cause, cure, retry, wait_s
+
+
+def send(request: urllib.request.Request, seconds: float):
+    """Return status, headers and body. A timer cuts the connection, so that a drip of bytes ends too."""
+    wire = _Wire()
+    host = request.host.rsplit("@", 1)[-1]
+    proxies = {} if is_loopback(urlsplit(f"//{host}").hostname or "") else None
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler(proxies), _NoRedirect(), _PlainHandler(wire), _TlsHandler(wire)
+    )
+    timer = threading.Timer(seconds, wire.cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        with opener.open(request, timeout=seconds) as response:
+            data = response.read(MAX_REPLY_BYTES + 1)
+            if response.length and len(data) <= MAX_REPLY_BYTES:
+                raise http.client.IncompleteRead(b"")  # read(n) does not say that bytes are missing
+            if len(data) > MAX_REPLY_BYTES:
+                raise FailedTryError(
+                    f"the reply is longer than {MAX_REPLY_BYTES} bytes",
+                    cure="check that this URL is a chat endpoint",
+                )
+            return response.status, response.headers, data
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, exc.headers, _rest(exc)
+    except (OSError, http.client.HTTPException) as exc:
+        raise _connection_failure(exc, wire.expired, seconds) from None
+    finally:
+        timer.cancel()
+
+
+class _Wire:
+    """The open socket of a request, so that a timer can cut it from outside."""
+
+    def __init__(self):
+        self.expired, self._sock, self._lock = False, None, threading.Lock()
+
+    def opened(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sock = sock
+        if self.expired:
+            raise TimeoutError
+
+    def cut(self) -> None:
+        self.expired = True
+        with self._lock:
+            if self._sock is not None:
+                with contextlib.suppress(OSError):  # closed in the meantime
+                    # The plain method also for TLS: the TLS one drops state that the reading thread uses.
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+
+def _watched(base: type, wire: _Wire) -> type:
+    class Connection(base):
+        def connect(self):
+            super().connect()
+            wire.opened(self.sock)
+
+    return Connection
+
+
+class _PlainHandler(urllib.request.HTTPHandler):
+    def __init__(self, wire: _Wire):
+        super().__init__()
+        self._connection = _watched(http.client.HTTPConnection, wire)
+
+    def http_open(self, req):
+        return self.do_open(self._connection, req)
+
+
+class _TlsHandler(urllib.request.HTTPSHandler):
+    def __init__(self, wire: _Wire):
+        self._tls = ssl.create_default_context()
+        super().__init__(context=self._tls)
+        self._connection = _watched(http.client.HTTPSConnection, wire)
+
+    def https_open(self, req):
+        return self.do_open(self._connection, req, context=self._tls)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        return None
+
+
+def check_url(url: str) -> None:
+    """Refuse what is not an http(s) URL, or carries a user name; never quote a password."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isascii() or re.search(r"[\x00-\x20\x7f]", url):
+        shown = re.sub(r"//[^/@]*@", "//***@", url.partition("?")[0])
+        raise EndpointError(f"base_url {shown!r:.200} is not an http or https URL", cure=URL_CURE)
+    if "@" in parts.netloc:
+        raise EndpointError(
+            f"base_url of {parts.hostname} carries a user name or a password",
+            cure="take it out and put the key into an environment variable (api_key_env)",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether the host is this machine itself, which no proxy can reach."""
+    return host in LOOPBACK or host.startswith("127.")
+
+
+def read_key(variable: str) -> str:
+    """Return the key in an environment variable, or ""; refuse one that no header can carry, unquoted."""
+    key = os.environ.get(variable, "").strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise EndpointError(
+            f"the key in ${variable} holds a blank, a control or a non-ASCII character",
+            cure=f"set ${variable} again, to the key alone",
+        )
+    return key
+
+
+def secrets_of(key: str, url: str) -> list[str]:
+    """Return what must never come out: the key and the values in the URL's query, longest first."""
+    values = [key, *(value for _, value in parse_qsl(urlsplit(url).query))]
+    return sorted((v for v in values if len(v) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+
+
+def _redact(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def phrase(status: int) -> str:
+    """Return the standard phrase of a status; the server's own is not to be trusted."""
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "(unknown status)"
+
+
+def _rest(exc: urllib.error.HTTPError) -> bytes:
+    try:
+        return exc.read(MAX_REPLY_BYTES)
+    except (OSError, http.client.HTTPException):
+        return b""  # the status alone says enough
+
+
+def _connection_failure(exc: Exception, expired: bool, seconds: float) -> FailedTryError:
+    reason = getattr(exc, "reason", None)
+    cause = reason if isinstance(reason, Exception) else exc
+    if expired or isinstance(cause, TimeoutError):
+        return FailedTryError(
+            f"no complete reply within {seconds:.3g} s",
+            cure="raise timeout, lower max_tokens, or use a faster server",
+        )
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return FailedTryError(
+            f"the certificate does not verify ({cause.verify_message})",
+            retry=False,
+            cure="fix the certificate, or the clock of this machine",
+        )
+    cure = "check that the server runs, that base_url is right, and that this machine reaches it"
+    if isinstance(cause, socket.gaierror):
+        return FailedTryError("the host name does not resolve", cure=cure)
+    if isinstance(cause, ConnectionRefusedError):
+        return FailedTryError("the connection was refused", cure=cure)
+    # Only the class: the text of such an error may quote what the server sent.
+    return FailedTryError(f"the connection broke ({type(cause).__name__})", cure=cure)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for (a number, or a date), or None.
+
+    >>> retry_after("7"), retry_after("Thu, 01 Jan 1970 00:00:00 GMT"), retry_after("soon")
+    (7.0, 0.0, None)
+    """
+    text = (value or "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text):
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return max((when - datetime.now(UTC)).total_seconds(), 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _load(data: bytes):
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def server_message(data: bytes, secrets: Sequence[str]) -> str:
+    """Return the server's own words in one printable line of at most 300 characters, keys cut out."""
+    loaded = _load(data)
+    error = loaded.get("error", loaded) if isinstance(loaded, dict) else None
+    if isinstance(error, dict):
+        error = " ".join(str(error[k]) for k in ("code", "message", "detail") if error.get(k))
+    text = error if isinstance(error, str) else ""
+    text = re.sub(r"\bsk-[\w-]{8,}", "***", _redact(text, secrets))  # before cutting: no half keys
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+
+def parse_reply(data: bytes, secrets: Sequence[str]):
+    """Return text, (prompt tokens, completion tokens), finish reason, and what is wrong (or None)."""
+    loaded = _load(data)
+    if loaded is None:
+        return "", (None, None), None, "the reply is not JSON"
+    usage = loaded.get("usage") if isinstance(loaded, dict) else None
+    counts = [
+        usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")
+    ]
+    tokens = tuple(n if type(n) is int and n >= 0 else None for n in counts)
+    try:
+        choice = loaded["choices"][0]
+        content, finish = choice["message"]["content"], choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        message = server_message(data, secrets)
+        note = f" ({message})" if message else ""
+        return "", tokens, None, f"the reply has no choices[0].message.content{note}"
+    finish = _redact(finish, secrets)[:40] if isinstance(finish, str) else None
+    if isinstance(content, list):  # a list of typed parts, as newer servers may send
+        content = "".join(
+            p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)
+        )
+    if content is not None and not isinstance(content, str):
+        return "", tokens, finish, "the reply's content is not text"
+    text = _redact(content or "", secrets)
+    return text, tokens, finish, None if text.strip() else "the reply is empty"

@@ -1,0 +1,361 @@
+"""The command ``mlagent``: reads the command line, calls the library, explains errors. No logic of its own.
+
+Exit codes: 0 done; 1 a notebook failed, or a check found something; 2 wrong input, with one line that says
+what to do. An unexpected error keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlagent_lib import __version__
+from mlagent_lib.core.errors import MlagentError, ProfileError
+
+RUN_HELP = """\
+Executes the notebooks in order into runs/<id>/ and ends with runs/<id>/report.html.
+
+examples:
+  mlagent run                            the main job: profile laptop, seed 0, at most 15 minutes
+  mlagent run --profile smoke            the whole chain in toy size, at most 3 minutes
+  mlagent run --seed 1                   another seed, into runs/laptop-seed1
+  mlagent run --run-id mine              into a folder of your choice
+  mlagent run -p name=value              a parameter that a notebook declares in its first code cell
+
+A run that was stopped goes on when the same command is started again: finished stages are kept."""
+
+TASKS_HELP = """\
+examples:
+  mlagent tasks list                     the 19 pocket tasks and the paper's task that each stands in for
+  mlagent tasks list --split held-out    only those that are never trained on
+  mlagent tasks show NAME                card, limits, scores and what the agent is asked
+  mlagent tasks check NAME               check one task (a name or a folder); without NAME, all
+  mlagent tasks check FOLDER --better lower --seconds 60     a folder of MLAgentBench, without task.yaml
+  mlagent tasks prepare                  build the suite now instead of at its first use"""
+
+DOCTOR_HELP = """\
+Shows what this machine offers: isolation of scripts, versions against the pins, cores, memory, disk, GPU.
+
+example:
+  mlagent doctor                         run it first when something does not work"""
+
+FIGURES_HELP = """\
+Draws the committed figures again from their CSV files, in seconds and without training.
+
+examples:
+  mlagent figures                        redraw figures/
+  mlagent figures --check                write nothing; exit 1 if a figure would change
+  mlagent figures --folder runs/laptop-seed0/figures"""
+
+PRETRAIN_HELP = """\
+Rebuilds the pocket model from nothing: corpus, tokenizer, weights, measurement and card. No network.
+
+examples:
+  mlagent pretrain --out build/pocket    the shipped model again: hours on two cores, resumable
+  mlagent pretrain --out build/toy --profile smoke     a toy, to see the code run"""
+
+PROFILES_HELP = """\
+examples:
+  mlagent profiles                       the profiles and what each is for
+  mlagent profiles laptop                every constant of one, the paper's value and the source"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: The words after ``mlagent``; those of this process where not given.
+
+    Example:
+        >>> main(["profiles", "lapto"])
+        2
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parser().parse_args(words)
+        return arguments.call(arguments) or 0
+    except MlagentError as error:
+        print(f"mlagent: {_one_line(error)}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+    except KeyboardInterrupt:
+        print("\nmlagent: stopped; start the same command again to go on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `mlagent tasks list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="mlagent",
+        formatter_class=plain,
+        description="Reproduce ML-Agent (arXiv 2505.23723), from a laptop without a GPU to one large card.",
+        epilog="start with: mlagent run          each command explains itself: mlagent COMMAND --help",
+    )
+    parser.add_argument("--version", action="version", version=f"mlagent-kit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run", help="the main job: all notebooks, then a report", formatter_class=plain, description=RUN_HELP
+    )
+    run.add_argument("--profile", default="laptop", help="default laptop; see mlagent profiles")
+    run.add_argument("--seed", type=int, default=0, help="root of every random stream, default 0")
+    run.add_argument("--runs-dir", default="runs", help="folder of all runs, default runs")
+    run.add_argument("--run-id", help="folder of this run, default <profile>-seed<seed>")
+    run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
+                     help="set a parameter of the notebooks; may be repeated")  # fmt: skip
+    run.set_defaults(call=_run)
+
+    _add_tasks(commands, plain)
+    doctor = commands.add_parser(
+        "doctor", help="what this machine offers", formatter_class=plain, description=DOCTOR_HELP
+    )
+    doctor.set_defaults(call=_doctor)
+
+    figures = commands.add_parser(
+        "figures", help="redraw the figures from their CSV", formatter_class=plain, description=FIGURES_HELP
+    )
+    figures.add_argument("--check", action="store_true", help="write nothing, exit 1 if one would change")
+    figures.add_argument("--folder", help="folder of the figures, default figures/ of the checkout")
+    figures.set_defaults(call=_figures)
+
+    pretrain = commands.add_parser(
+        "pretrain", help="rebuild the pocket model", formatter_class=plain, description=PRETRAIN_HELP
+    )
+    pretrain.add_argument("--out", required=True, help="folder for weights, tokenizer, card and measurements")
+    pretrain.add_argument("--profile", default="laptop", help="whose constants to take, default laptop")
+    pretrain.set_defaults(call=_pretrain)
+    profiles = commands.add_parser(
+        "profiles", help="the profiles and their constants", formatter_class=plain, description=PROFILES_HELP
+    )
+    profiles.add_argument("name", nargs="?", help="show every constant of this profile")
+    profiles.set_defaults(call=_profiles)
+    return parser
+
+
+def _add_tasks(commands: Any, plain: type) -> None:
+    """Add ``mlagent tasks`` and its four verbs."""
+    tasks = commands.add_parser(
+        "tasks", help="list, show, check and build tasks", formatter_class=plain, description=TASKS_HELP
+    )
+    verbs = tasks.add_subparsers(dest="verb", required=True, metavar="VERB")
+    listing = verbs.add_parser("list", help="the pocket tasks")
+    listing.add_argument("--split", choices=("held-in", "held-out"), help="only these")
+    listing.set_defaults(call=_tasks_list)
+    show = verbs.add_parser("show", help="one task in full")
+    show.add_argument("task", metavar="NAME", help="name or folder of a task")
+    show.set_defaults(call=_tasks_show)
+    check = verbs.add_parser("check", help="check tasks: scores, splits, checksums, limits")
+    check.add_argument("tasks", metavar="NAME", nargs="*", help="names or folders; all pocket tasks if none")
+    check.add_argument("--better", choices=("higher", "lower"), help="for a folder without task.yaml")
+    check.add_argument("--seconds", type=float, default=20.0, help="time limit of such a folder, default 20")
+    check.set_defaults(call=_tasks_check)
+    prepare = verbs.add_parser("prepare", help="build the pocket suite")
+    prepare.set_defaults(call=_tasks_prepare)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from mlagent_lib.pipeline import parse_value, run_all
+
+    parameters = {}
+    for text in arguments.parameters:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ProfileError(f"-p {text!r} has no name or no '='", cure="write -p name=value")
+        parameters[name.strip()] = parse_value(value)
+    run_all(
+        arguments.profile, arguments.seed, arguments.runs_dir, arguments.run_id,
+        parameters=parameters, say=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    return 0
+
+
+def _tasks_list(arguments: argparse.Namespace) -> int:
+    from mlagent_lib.tasks.task import list_tasks, load_task
+
+    rows = [("task", "split", "modality", "metric", "better", "starter", "best", "stands in for")]
+    for name in list_tasks(arguments.split):
+        task = load_task(name)
+        better = "higher" if task.greater_is_better else "lower"
+        scores = (f"{group.get('report', float('nan')):.4g}" for group in (task.baseline, task.best))
+        rows.append((name, task.split, task.modality, task.metric, better, *scores, task.paper_task))
+    _print_table(rows)
+    return 0
+
+
+def _tasks_show(arguments: argparse.Namespace) -> int:
+    from mlagent_lib.tasks.task import load_task
+
+    task = load_task(arguments.task)
+    print(f"{task.name}: {task.description}\n")
+    limits = ", ".join(f"{name} {value:g}" for name, value in task.limits.to_json().items())
+    rows = [
+        ("stands in for", task.paper_task),
+        ("split", task.split),
+        ("kind", f"{task.modality}, {task.kind}, {task.rows} visible rows, {task.columns} columns"),
+        ("metric", f"{task.metric}, {'higher' if task.greater_is_better else 'lower'} is better"),
+        ("starter's score", ", ".join(f"{k} {v:.5g}" for k, v in task.baseline.items())),
+        ("best known score", ", ".join(f"{k} {v:.5g}" for k, v in task.best.items())),
+        ("found by", task.best_provenance),
+        ("data", task.provenance),
+        ("facts", ", ".join(task.facts)),
+        ("limits of a script", limits),
+        ("folder", str(task.folder)),
+    ]
+    _print_table([row for row in rows if row[1]])
+    print(f"\nWhat the agent is asked:\n\n{task.research_problem}")
+    return 0
+
+
+def _tasks_check(arguments: argparse.Namespace) -> int:
+    from mlagent_lib.environment.runner import Runner, RunRequest
+    from mlagent_lib.tasks.check import check_task
+    from mlagent_lib.tasks.task import list_tasks
+
+    bad = 0
+    with Runner(workers=1) as runner:
+
+        def execute(task: Any, files: dict[str, bytes]) -> object:
+            return runner.run(RunRequest(files, task.data_dir, "train.py", task.limits))
+
+        for name in arguments.tasks or list_tasks():
+            try:
+                findings = check_task(_load_task(name, arguments), execute)
+            except MlagentError as error:
+                print(f"{name}: {_one_line(error)}", file=sys.stderr, flush=True)
+                bad += 1
+                continue
+            broken = [finding for finding in findings if not finding.ok]
+            bad += bool(broken)
+            held = len(findings) - len(broken)
+            print(f"{name}: {held} rules hold, {len(broken)} do not", flush=True)
+            for finding in broken:
+                print(f"  {finding.where}: {finding.rule}: {finding.message}. What to do: {finding.cure}")
+    return 1 if bad else 0
+
+
+def _load_task(name: str, arguments: argparse.Namespace) -> Any:
+    """Return a task; a folder without ``task.yaml`` takes direction and limits from the command line."""
+    from mlagent_lib.core.limits import Limits
+    from mlagent_lib.tasks.task import load_task
+
+    if (Path(name) / "task.yaml").exists() or arguments.better is None:
+        return load_task(name)
+    limits = Limits(seconds=arguments.seconds)
+    return load_task(name, greater_is_better=arguments.better == "higher", limits=limits)
+
+
+def _tasks_prepare(_arguments: argparse.Namespace) -> int:
+    from mlagent_lib.tasks.task import list_tasks, suite_home
+
+    print(f"{len(list_tasks())} tasks are in {suite_home()}")
+    return 0
+
+
+def _doctor(_arguments: argparse.Namespace) -> int:
+    from mlagent_lib.core.provenance import git_state, pins, usable_cpus, versions
+    from mlagent_lib.environment.runner import probe
+
+    wanted = pins()
+    found = versions(tuple(wanted)) if wanted else versions()
+    rows = [("python", found.pop("python"), "")]
+    for name in wanted or found:
+        has, pin = found.get(name, "missing"), wanted.get(name, "")
+        is_pin = not pin or has.split("+")[0] == pin  # +cpu and the like only say how it was built
+        rows.append((name, has, "" if is_pin else f"the kit was made with {pin}"))
+    print("isolation of scripts")
+    for line in probe().lines:
+        print(f"  {line}")
+    print("versions" if wanted else "versions (the kit is not installed: no pins to compare with)")
+    _print_table(rows, indent="  ")
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    state = git_state()
+    commit = f"{state['commit'][:12]}{' with changes' if state['dirty'] else ''}" if state else "none"
+    machine = [
+        ("cores", f"{usable_cpus()} usable"),
+        ("memory", f"{memory:.1f} GiB"),
+        ("free disk", f"{free:.1f} GiB here"),
+        ("GPU", "yes: nvidia-smi is there" if shutil.which("nvidia-smi") else "none seen: nothing needs one"),
+        ("kit", f"{__version__}, commit {commit}"),
+    ]
+    print("machine")
+    _print_table(machine, indent="  ")
+    return 0
+
+
+def _figures(arguments: argparse.Namespace) -> int:
+    from mlagent_lib.pipeline import notebooks_folder
+    from mlagent_lib.results.figures import redraw_all
+
+    folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
+    changed = redraw_all(folder, check=arguments.check)
+    for name in changed:
+        print(f"{name}: {'would change' if arguments.check else 'redrawn'}")
+    if not changed:
+        print(f"all figures in {folder} are what their CSV files give")
+    return 1 if changed and arguments.check else 0
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    import logging
+
+    from mlagent_lib.core.profiles import get_profile
+
+    constants = get_profile(arguments.profile).pretrain
+    from mlagent_lib.training.pretrain import main as pretrain
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    pretrain(Path(arguments.out), constants)
+    return 0
+
+
+def _profiles(arguments: argparse.Namespace) -> int:
+    from mlagent_lib.core.profiles import PROFILES, get_profile
+
+    if arguments.name is None:
+        rows = [("profile", "minutes", "model", "for")]
+        for profile in PROFILES.values():
+            minutes = f"{profile.budget_minutes:g}" if profile.budget_minutes else "-"
+            rows.append((profile.name, minutes, profile.model, profile.purpose))
+        _print_table(rows)
+        return 0
+    rows = [("stage", "constant", "value", "paper", "source and reason")]
+    for row in get_profile(arguments.name).as_rows():
+        paper = _short(row["paper"]) if row["differs"] else "same"
+        reason = f"{row['source']}; {row['why']}" if row["why"] else row["source"]
+        rows.append((row["stage"], row["name"], _short(row["value"]), paper, reason))
+    print(f"{arguments.name}: {get_profile(arguments.name).purpose}\n")
+    _print_table(rows)
+    return 0
+
+
+def _one_line(error: MlagentError) -> str:
+    return " ".join(str(error).split())
+
+
+def _short(value: Any) -> str:
+    """Return a value as a cell of a table.
+
+    Example:
+        >>> [_short(value) for value in (1e-06, ("a", "b"), (), 3)]
+        ['1e-06', 'a, b', '-', '3']
+    """
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _print_table(rows: Sequence[tuple[str, ...]], indent: str = "") -> None:
+    """Print rows in columns; the last column may be long and is not padded."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        padded = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
+        print((indent + "  ".join([*padded, row[-1]])).rstrip())

@@ -1,0 +1,250 @@
+"""Bytes on disk: hashes, atomic writes, append-only JSONL and folder locks.
+
+A file written here is either the old one or the complete new one, whatever kills the process. A full disk is
+a `RunError` with a cure and leaves no half-written file. This module knows nothing of runs and stages.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import RunError
+
+CHUNK_BYTES = 1 << 20
+MIN_FREE_BYTES = 256 << 20  # a laptop run writes far less; below this something else is about to fail
+_CURES = {
+    errno.ENOSPC: "free some disk space, then start the same command again: finished work is kept",
+    errno.EDQUOT: "your disk quota is used up: free some space, then start the same command again",
+    errno.EACCES: "choose a folder that you may write to, for instance with --runs-dir",
+    errno.EPERM: "choose a folder that you may write to, for instance with --runs-dir",
+    errno.EROFS: "this file system is read-only: choose another folder with --runs-dir",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` as 64 hexadecimal digits.
+
+    Example:
+        >>> sha256_bytes(b"")[:8]
+        'e3b0c442'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the SHA-256 of the file's bytes as 64 hexadecimal digits, read in chunks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Turn an `OSError` that a reader can cure (disk full, not allowed) into a `RunError` naming ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CURES:
+            raise
+        message = f"cannot write {path}: {os.strerror(error.errno)}"
+        raise RunError(message, cure=_CURES[error.errno]) from error
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write ``data`` atomically and return the path: readers see the old file or the whole new one.
+
+    Raises:
+        RunError: The disk is full or the folder may not be written. The old file is untouched.
+    """
+    path = Path(path)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fchmod(handle.fileno(), 0o644)
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write ``text`` as UTF-8, atomically, and return the path (see `write_bytes`)."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write ``value`` as readable JSON, atomically, and return the path.
+
+    Raises:
+        ValueError: ``value`` holds NaN or an infinity, which JSON cannot carry.
+        RunError: See `write_bytes`.
+    """
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_jsonl(path: str | Path, row: dict) -> None:
+    """Append ``row`` as one line of JSON, whole or not at all.
+
+    The line goes out in a single write, under a file lock, so that several processes may append. A torn last
+    line (left by a kill or a power cut) is sealed with a line break first: it stays one bad line and cannot
+    swallow the new row.
+
+    Raises:
+        ValueError: ``row`` holds NaN or an infinity.
+        RunError: The disk is full. The file ends where it ended before.
+    """
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    with explained(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _append_line(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def _append_line(descriptor: int, line: bytes) -> None:
+    """Write ``line`` at the end of the locked file, or put the file back to its old length."""
+    size = os.fstat(descriptor).st_size
+    is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    data = b"\n" + line if is_torn else line
+    try:
+        written = os.write(descriptor, data)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+    if written != len(data):  # the disk filled up in the middle of the line
+        os.ftruncate(descriptor, size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def read_jsonl(path: str | Path, *, missing_ok: bool = False) -> tuple[list[dict], int]:
+    """Return the rows of a JSONL file and the number of bad lines.
+
+    A line is bad if it is not one JSON object: torn, not UTF-8, a bare number, or holding NaN. Empty lines
+    are neither. One bad line never spoils another.
+
+    Args:
+        missing_ok: Return no rows, instead of failing, where there is no file yet.
+
+    Raises:
+        RunError: There is no such file.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        if missing_ok:
+            return [], 0
+        raise RunError(f"{path} is missing", cure="run the stage that writes it first") from error
+    rows, bad = [], 0
+    for line in content.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        except ValueError:  # also UnicodeDecodeError and JSONDecodeError
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad += 1
+    return rows, bad
+
+
+class FolderLock:
+    """An exclusive lock on a run or stage folder, released by the system when the process ends.
+
+    Args:
+        folder: The folder to lock. It is created.
+        wait_s: Seconds to wait for another holder to go away (a killed run needs a moment to die).
+
+    Raises:
+        RunError: On ``with``: another process holds the lock. The message names its process id.
+    """
+
+    def __init__(self, folder: str | Path, *, wait_s: float = 0.0):
+        self.folder, self.wait_s = Path(folder), wait_s
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> FolderLock:
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + self.wait_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(descriptor)
+                raise RunError(
+                    f"{self.folder} is in use by another process (id {holder})",
+                    cure="wait until it ends, or choose another folder with --run-id",
+                ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also for forked children that share it
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def check_free_space(folder: str | Path, needed_bytes: int = MIN_FREE_BYTES) -> int:
+    """Return the free bytes of the disk that holds ``folder`` (which need not exist yet).
+
+    Raises:
+        RunError: Fewer than ``needed_bytes`` are free.
+    """
+    existing = Path(folder).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise RunError(
+            f"the disk of {folder} has {free >> 20} MiB free, {needed_bytes >> 20} MiB are needed",
+            cure="free some disk space or choose another disk with --runs-dir",
+        )
+    return free
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,220 @@
+"""The paper's seven actions: parse a reply, check the arguments, and act on the files of a workspace.
+
+Parsing is total: any text gives either an `Action` or an `Invalid` with a named reason. Nothing here runs a script
+or calls a model; `step` does.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Names, argument names and their order: paper v1 Table 4 / v2 Table 5 (they are MLAgentBench's).
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "List Files": ("dir_path",),
+    "Copy File": ("source", "destination"),
+    "Execute Script": ("script_name",),
+    "Final Answer": ("final_answer",),
+    "Understand File": ("file_name", "things_to_look_for"),
+    "Inspect Script Lines": ("script_name", "start_line_number", "end_line_number"),
+    "Edit Script (AI)": ("script_name", "edit_instruction", "save_name"),
+}
+FIELDS = ("Reflection", "Research Plan and Status", "Fact Check", "Thought", "Action", "Action Input")
+NO_THOUGHT_FIELDS = ("Action", "Action Input")
+MAX_INSPECT_LINES = 100  # "max 100 lines", tools prompt, paper v1 Table 4
+MAX_REPLY_CHARS = 20_000  # ours: a reply is a few hundred characters; longer ones are a runaway generation
+
+
+@dataclass(frozen=True)
+class Action:
+    """A well-formed action: its name and its checked arguments, with the fields that came before."""
+
+    name: str
+    arguments: Mapping[str, str]
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """Why a reply is no action: a fixed class name, and a sentence for the agent."""
+
+    reason: str
+    message: str
+
+
+def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
+    r"""Return the action of a reply, or why there is none. Never raises, whatever the text.
+
+    Args:
+        text: The policy's reply.
+        reply_format: ``six`` for all six fields of MLAgentBench, ``no-thought`` for the last two (paper's ablation).
+
+    Example:
+        >>> parse_action('Action: List Files\nAction Input: {"dir_path": "."}', "no-thought").name
+        'List Files'
+        >>> parse_action("I would try a bigger model").reason
+        'missing-field'
+    """
+    names = FIELDS if reply_format == "six" else NO_THOUGHT_FIELDS
+    if len(text) > MAX_REPLY_CHARS:
+        return Invalid("too-long", f"Invalid action: the reply is longer than {MAX_REPLY_CHARS} characters.")
+    fields = split_fields(text, names)
+    for name in names:
+        if name not in fields:
+            return Invalid("missing-field", f"Invalid action: the field '{name}:' is missing or out of order.")
+    name = fields["Action"].strip()
+    if name not in ACTIONS:
+        shown = name[:60]
+        return Invalid("unknown-action", f"Invalid action: {shown!r}. Choose one of: {', '.join(ACTIONS)}.")
+    arguments = _parse_arguments(fields["Action Input"], ACTIONS[name])
+    return arguments if isinstance(arguments, Invalid) else Action(name, arguments, fields)
+
+
+def split_fields(text: str, names: tuple[str, ...] = FIELDS) -> dict[str, str]:
+    r"""Return the fields of a reply that stand in the given order, each from its name to the next name.
+
+    Example:
+        >>> split_fields("Action: List Files\nAction Input: {}", ("Action", "Action Input"))
+        {'Action': 'List Files', 'Action Input': '{}'}
+    """
+    found, at = [], 0
+    for name in names:
+        match = re.compile(rf"^{re.escape(name)}:", re.MULTILINE).search(text, at)
+        if match:
+            found.append((name, match.start(), match.end()))
+            at = match.end()
+    ends = [start for _, start, _ in found[1:]] + [len(text)]
+    return {name: text[begin:end].strip() for (name, _, begin), end in zip(found, ends, strict=True)}
+
+
+def _parse_arguments(text: str, names: tuple[str, ...]) -> dict[str, str] | Invalid:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return Invalid("bad-json", "ActionInputParsingError: the Action Input is not one JSON object.")
+    if not isinstance(value, dict) or set(value) != set(names):
+        return Invalid("wrong-arguments", f"ActionInputParsingError: the keys must be exactly {', '.join(names)}.")
+    arguments = {}
+    for name in names:
+        item = value[name]
+        if name.endswith("_line_number"):
+            number = _whole_number(item)
+            if number is None:
+                return Invalid("wrong-type", f"ActionInputParsingError: {name} must be a whole number.")
+            arguments[name] = number
+        elif isinstance(item, str) and "\0" not in item and _encodable(item):
+            arguments[name] = item
+        else:
+            return Invalid("wrong-type", f"ActionInputParsingError: {name} must be a plain string.")
+    return arguments
+
+
+def _whole_number(item: object) -> str | None:
+    if isinstance(item, bool) or not isinstance(item, int | str):
+        return None
+    text = str(item).strip() if not isinstance(item, int) or abs(item) < 10**9 else ""
+    return text if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate from a \ud800 escape
+        return False
+    return True
+
+
+class ActionError(Exception):
+    """The tool failed: what MLAgentBench shows as ``EnvError``. An outcome of the policy's action, not of ours."""
+
+
+def safe_path(path: str) -> str:
+    """Return a path inside the workspace in normal form.
+
+    Raises:
+        ActionError: The path leaves the workspace or is empty.
+
+    Example:
+        >>> safe_path("./scripts/../train.py")
+        'train.py'
+    """
+    clean = posixpath.normpath(path.strip().replace("\\", "/")) if path.strip() else ""
+    if not clean or clean.startswith(("/", "..")) or len(clean) > 200:
+        raise ActionError(f"EnvError: {path[:80]!r} is not a path inside the workspace.")
+    return clean
+
+
+def is_read_only(path: str, globs: tuple[str, ...]) -> bool:
+    """Return whether a path is protected, whatever its spelling (MLAgentBench's guard compares raw strings).
+
+    Example:
+        >>> is_read_only("data/../train.csv", ("./train.csv",))
+        True
+    """
+    clean = posixpath.normpath(path)
+    patterns = [posixpath.normpath(glob) for glob in globs]
+    parents = [clean] + [clean[:i] for i, letter in enumerate(clean) if letter == "/"]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in parents for pattern in patterns) or (
+        clean == "data" or clean.startswith("data/")
+    )
+
+
+def read_text(files: Mapping[str, bytes], name: str) -> str:
+    """Return the text of a file of the workspace.
+
+    Raises:
+        ActionError: There is no such editable file, or it is not text.
+    """
+    path = safe_path(name)
+    if path not in files:
+        raise ActionError(f"EnvError: cannot read file {path}: it does not exist or is data.")
+    try:
+        return files[path].decode()
+    except UnicodeDecodeError:
+        raise ActionError(f"EnvError: file {path} is not text.") from None
+
+
+def list_files(files: Mapping[str, bytes], data_names: tuple[str, ...], dir_path: str) -> str:
+    """Return the names in a folder of the workspace, folders with a slash.
+
+    Raises:
+        ActionError: There is no such folder.
+    """
+    folder = "" if dir_path.strip() in (".", "./", "") else safe_path(dir_path) + "/"
+    every = sorted(files) + [f"data/{name}" for name in data_names]
+    inside = [path[len(folder):] for path in every if path.startswith(folder)]
+    if not inside:
+        raise ActionError(f"EnvError: cannot list files in the folder {dir_path[:80]}: no such folder.")
+    return "\n".join(sorted({name.split("/")[0] + ("/" if "/" in name else "") for name in inside}))
+
+
+def inspect_lines(files: Mapping[str, bytes], script_name: str, start: int, end: int) -> str:
+    """Return lines ``start`` to ``end`` of a script, counted from 1 and both included.
+
+    Raises:
+        ActionError: The range is empty or longer than `MAX_INSPECT_LINES`, or there is no such script.
+    """
+    lines = read_text(files, script_name).splitlines()
+    if start > end or end - start >= MAX_INSPECT_LINES:
+        raise ActionError(f"EnvError: lines {start} to {end}: show at most {MAX_INSPECT_LINES} lines, first to last.")
+    shown = lines[max(start - 1, 0) : end]
+    return f"Here are the lines (the file ends at line {len(lines)}):\n\n" + "\n".join(shown)
+
+
+def look_for(files: Mapping[str, bytes], file_name: str, things: str) -> str:
+    """Return the lines of a file that mention what is looked for: the pocket form of Understand File.
+
+    The paper lets a model read the file. Without one the kit quotes lines by key word, and says so.
+
+    Raises:
+        ActionError: There is no such file.
+    """
+    lines = read_text(files, file_name).splitlines()
+    words = {word for word in re.findall(r"[a-z_]{3,}", things.lower())}
+    hits = [f"{i}: {line}" for i, line in enumerate(lines, 1) if words & set(re.findall(r"[a-z_]{3,}", line.lower()))]
+    shown = hits[:12] or [f"{i}: {line}" for i, line in enumerate(lines[:12], 1)]
+    return f"{file_name} has {len(lines)} lines. By key word, without a reading model:\n" + "\n".join(shown)

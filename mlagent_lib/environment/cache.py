@@ -1,0 +1,109 @@
+"""Executions by content: an experiment that was made is never made again, and says so.
+
+The key covers everything that can change the result: the task's data, the workspace, the script, the limits, the
+versions of the libraries. Only results that depend on content alone are kept on disk: a time-out under load may be
+a success on a quiet machine, so it is remembered for this process only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from functools import cache as once
+from importlib.metadata import version
+from pathlib import Path
+
+from mlagent_lib.core.artifacts import write_json
+from mlagent_lib.core.limits import Limits
+from mlagent_lib.environment.workspace import State, WorkspaceStore
+
+_LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What one execution of a script came to.
+
+    Attributes:
+        status: Of the run, as in `RunResult`.
+        output: What the script printed, cleaned.
+        seconds: Wall time when it was really executed.
+        tier: The isolation tier it ran under.
+        error_type: Last exception of the script, or None.
+        error_line: Line of the script where it was raised, or None.
+        score: On the feedback labels, in the task's unit; None without a valid submission.
+        refusal: Why the submission was refused, or None.
+        submission: sha256 of the archived submission, or None.
+    """
+
+    status: str
+    output: str
+    seconds: float
+    tier: str
+    error_type: str | None
+    error_line: int | None
+    score: float | None
+    refusal: str | None
+    submission: str | None
+
+
+@once
+def library_versions() -> dict[str, str]:
+    """Return the versions that an execution depends on."""
+    return {"python": sys.version.split()[0], **{name: version(name) for name in _LIBRARIES}}
+
+
+def execution_key(state: State, script: str, limits: Limits) -> str:
+    """Return the name of an experiment: equal experiments have equal names on every machine."""
+    parts = [state.digest, script, limits.to_json(), library_versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class ExecutionCache:
+    """Results of executions on disk, one JSON file each, and the archive of their submissions.
+
+    Args:
+        folder: Where to keep them. Several processes may share it: entries are written atomically.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self.archive = WorkspaceStore(self.folder / "submissions")
+        self._memory: dict[str, Execution] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Execution | None:
+        """Return the result of an experiment, or None when it was not made (or its entry is damaged)."""
+        with self._lock:
+            if key in self._memory:
+                return self._memory[key]
+        try:
+            row = json.loads(self._path(key).read_text())
+            digest = row.pop("sha256")
+            if digest != _row_digest(row):
+                return None
+            found = Execution(**row)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        with self._lock:
+            return self._memory.setdefault(key, found)
+
+    def put(self, key: str, execution: Execution) -> None:
+        """Keep the result of an experiment; on disk only when it depends on content alone."""
+        with self._lock:
+            self._memory[key] = execution
+        if execution.status in ("ok", "error"):
+            row = asdict(execution)
+            path = self._path(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, row | {"sha256": _row_digest(row)})
+
+    def _path(self, key: str) -> Path:
+        return self.folder / "executions" / key[:2] / f"{key}.json"
+
+
+def _row_digest(row: dict) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,178 @@
+"""Coders: they turn an edit instruction into an edited script. The policy says what, the coder writes it.
+
+In the paper the coder is Qwen2.5-Coder-32B-Instruct. Here it is one of three: `BlockCoder` (a small model, the
+policy's own base weights with the adapter off), `ChatCoder` (any chat endpoint, whole file in a code fence as in
+MLAgentBench), `RuleCoder` (the pocket catalogue itself). A coder that fails returns a `CoderError` for its row,
+and the step becomes a corner case, not the policy's error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlagent_lib.core.errors import CoderError, EndpointError, Unscored
+from mlagent_lib.tasks.pocket import catalogue
+from mlagent_lib.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One piece of work for a coder: which task, which script, what to change."""
+
+    task: Task
+    script: str
+    instruction: str
+
+
+class Coder(Protocol):
+    """What an environment needs of a coder."""
+
+    name: str
+
+    def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
+        """Return the edited script for each request, in order, or why there is none.
+
+        A `CoderError` is the coder's failure (a corner case of the step), an `Unscored` is ours (its server is down).
+        """
+
+
+class RuleCoder:
+    """The pocket catalogue as a coder: exact on its own wordings with any numbers, refuses everything else."""
+
+    name = "rules"
+
+    def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError]:
+        """Return the edited script for each request, in order, or why there is none."""
+        return [self._edit(request) for request in requests]
+
+    def _edit(self, request: EditRequest) -> str | CoderError:
+        try:
+            understood = catalogue.interpret(request.instruction, request.task.modality, request.task.kind)
+        except ValueError as error:
+            return CoderError(f"the rule coder knows pocket tasks only: {error}", cure="choose another coder")
+        if understood is None:
+            return CoderError(f"the rule coder does not know the instruction {request.instruction[:80]!r}")
+        try:
+            return catalogue.replace_block(request.script, *understood)
+        except ValueError as error:
+            return CoderError(str(error))
+
+
+def block_prompt(script: str, instruction: str) -> str:
+    """Return what a block coder reads: the three blocks of the script and the instruction.
+
+    Raises:
+        ValueError: The script has no pocket blocks.
+    """
+    return f"Script:\n{visible_part(script)}\nEdit: {instruction.strip()}"
+
+
+def visible_part(script: str) -> str:
+    """Return the part of a pocket script that edits can touch, and the name of its validation metric.
+
+    Raises:
+        ValueError: A block is missing.
+
+    Example:
+        >>> text = "import x\\n# data\\na\\n\\n# model\\nb\\n\\n# learning\\nc\\n\\nprint('validation auc:', f())\\n"
+        >>> print(visible_part(text))
+        # data
+        a
+        # model
+        b
+        # learning
+        c
+        # validation auc
+    """
+    parts = [f"# {axis}\n{catalogue.read_block(script, axis)}" for axis in catalogue.AXES]
+    metric = re.search(r"validation ([\w@-]+):", script)
+    return "\n".join(parts + [f"# validation {metric.group(1)}"] * bool(metric))
+
+
+def parse_block_reply(reply: str) -> tuple[str, str]:
+    """Return the axis and the lines of a block coder's reply: a header line, then the block.
+
+    Raises:
+        ValueError: The reply does not start with the header of a block, or has nothing after it.
+    """
+    header, _, block = reply.strip("\n").partition("\n")
+    match = re.fullmatch(r"# (data|model|learning)", header.strip())
+    if not match or not block.strip() or "\n\n" in block:
+        raise ValueError("the coder's reply is not a header and its block")
+    return match.group(1), block
+
+
+class BlockCoder:
+    """A small model as coder: it answers with the header of the block it rewrites and the new lines.
+
+    Args:
+        generate: Takes prompts (of `block_prompt`) and returns replies, in order. Greedy, so that the same request
+            gives the same script and results can be cached.
+        name: Recorded in each step.
+    """
+
+    def __init__(self, generate: Callable[[list[str]], list[str]], name: str = "base"):
+        self.name = name
+        self._generate = generate
+        self._memory: dict[tuple[str, str], str | CoderError] = {}
+
+    def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError]:
+        """Return the edited script for each request, in order, or why there is none."""
+        keys = [(request.script, request.instruction) for request in requests]
+        todo = [key for key in dict.fromkeys(keys) if key not in self._memory]
+        prompts, ready = [], []
+        for key in todo:
+            try:
+                prompts.append(block_prompt(*key))
+                ready.append(key)
+            except ValueError as error:
+                self._memory[key] = CoderError(str(error))
+        if prompts:
+            for key, reply in zip(ready, self._generate(prompts), strict=True):
+                self._memory[key] = self._apply(key[0], reply)
+        return [self._memory[key] for key in keys]
+
+    @staticmethod
+    def _apply(script: str, reply: str) -> str | CoderError:
+        try:
+            return catalogue.replace_block(script, *parse_block_reply(reply))
+        except ValueError as error:
+            return CoderError(str(error))
+
+
+CHAT_INSTRUCTIONS = (
+    "You edit one Python script for a machine-learning engineer. Apply the edit instruction and nothing else. "
+    "Answer with the whole edited script in one ```python code block."
+)
+
+
+class ChatCoder:
+    """Any chat model as coder: it gets script and instruction and answers with the whole file in a code fence.
+
+    Args:
+        complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server fails.
+        name: Recorded in each step.
+    """
+
+    def __init__(self, complete: Callable[[list[dict]], str], name: str = "endpoint"):
+        self.name = name
+        self._complete = complete
+
+    def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
+        """Return the edited script for each request, in order, or why there is none."""
+        return [self._edit(request) for request in requests]
+
+    def _edit(self, request: EditRequest) -> str | CoderError | Unscored:
+        user = f"Script:\n```python\n{request.script}\n```\n\nEdit instruction: {request.instruction}"
+        messages = [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
+        try:
+            reply = self._complete(messages)
+        except EndpointError as error:
+            return Unscored(f"the coder's server failed: {error.message}", cure=error.cure)
+        blocks = re.findall(r"```(?:python|py)?\s*\n(.*?)```", reply, re.DOTALL)
+        if not blocks:
+            return CoderError("the coder answered without a code block")
+        return max(blocks, key=len)

@@ -1,0 +1,102 @@
+"""The environment with Gymnasium's conventions: text in, text out, states that can be restored and forked."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+
+import gymnasium
+
+from mlagent_lib.core.errors import MlagentError, Unscored
+from mlagent_lib.environment.outcome import Outcome
+from mlagent_lib.environment.step import StepResult, Toolbox, run_step, start_state
+from mlagent_lib.environment.workspace import State
+from mlagent_lib.tasks.task import Task
+
+MAX_STEPS = 15  # "15 steps", paper v1/v2 section 5.1
+
+
+class Environment(gymnasium.Env):
+    """One ML task as a Gymnasium environment whose actions and observations are texts.
+
+    The *reward* of the Gymnasium signature is 0.0 here unless ``reward`` is given: the environment knows outcomes and
+    scores, `mlagent_lib.reward` knows what they are worth.
+
+    Args:
+        task: The task.
+        tools: Runner, coder and cache.
+        max_steps: Steps until truncation.
+        reward: Called as ``reward(result, task)`` for each step.
+    """
+
+    metadata = {"render_modes": []}
+
+    def __init__(self, task: Task, tools: Toolbox, *, max_steps: int = MAX_STEPS, reward=None):
+        self.task, self.tools, self.max_steps = task, tools, max_steps
+        self._reward = reward
+        text = gymnasium.spaces.Text(max_length=100_000, charset=string.printable)
+        self.action_space = self.observation_space = text
+        self.state: State | None = None
+
+    def reset(self, *, seed: int | None = None, options: Mapping | None = None) -> tuple[str, dict]:
+        """Return the first observation and info; ``options={"state": state}`` restores that state instead.
+
+        Raises:
+            Unscored: The starter cannot be executed.
+            MlagentError: The state belongs to another task.
+        """
+        super().reset(seed=seed)
+        state = (options or {}).get("state")
+        if state is not None:
+            self.restore(state)
+            seen = self.state.history[-1].observation if self.state.history else self.task.research_problem
+            return seen, self._info()
+        self.state = start_state(self.task, self.tools)
+        return self.task.research_problem, self._info()
+
+    def step(self, text: str) -> tuple[str, float, bool, bool, dict]:
+        """Return observation, reward, terminated, truncated and info (with ``result``) of one reply.
+
+        Raises:
+            Unscored: We failed. The state is unchanged, so the step can be tried again.
+            MlagentError: `reset` was not called.
+        """
+        if self.state is None:
+            raise MlagentError("step() before reset()", cure="call env.reset() first")
+        result = run_step(self.state, text, self.tools)
+        if result.outcome is Outcome.UNSCORED:
+            raise Unscored(result.failure, cure="try the step again: the state is unchanged")
+        self.state = result.state
+        reward = float(self._reward(result, self.task)) if self._reward else 0.0
+        truncated = self.state.step >= self.max_steps
+        return result.observation, reward, self.state.done, truncated, self._info(result)
+
+    def snapshot(self) -> State:
+        """Return the present state: a value, so nothing that follows changes it."""
+        return self.state
+
+    def restore(self, state: State) -> None:
+        """Go on from a state.
+
+        Raises:
+            MlagentError: It belongs to another task, or to other data of this task.
+        """
+        if (state.task, state.task_digest) != (self.task.name, self.task.digest):
+            raise MlagentError(
+                f"the state belongs to task {state.task!r} ({state.task_digest[:12]}…), this environment is "
+                f"{self.task.name!r} ({self.task.digest[:12]}…)",
+                cure="restore it in an environment of its own task and data",
+            )
+        self.state = state
+
+    def fork(self, n: int) -> list[Environment]:
+        """Return ``n`` environments that start where this one is; they share runner and cache."""
+        forks = []
+        for _ in range(n):
+            twin = Environment(self.task, self.tools, max_steps=self.max_steps, reward=self._reward)
+            twin.state = self.state
+            forks.append(twin)
+        return forks
+
+    def _info(self, result: StepResult | None = None) -> dict:
+        return {"state": self.state, "result": result}

@@ -1,0 +1,181 @@
+"""The workspace folder of one run: made fresh, read once by strict rules, removed whatever is in it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+
+class Refused(Exception):
+    """A file of a workspace is not what a script may hand in; the text is a fixed class name."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A workspace: its path, and which folder it was when it was made."""
+
+    path: str
+    identity: tuple[int, int]
+
+
+def _inside(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\0" in name or path == PurePosixPath("."):
+        raise ValueError(f"a file of a workspace needs a relative path without '..', got {name!r}")
+    return path
+
+
+def make(path: str, owner: int | None) -> Box:
+    """Return a new, empty workspace that belongs to the user ``owner`` (None: to us)."""
+    os.mkdir(path, 0o700)
+    if owner is not None:
+        os.chown(path, owner, owner)
+    info = os.stat(path, follow_symlinks=False)
+    return Box(path, (info.st_dev, info.st_ino))
+
+
+def check_names(names: Iterable[str], data_dir: str | None) -> None:
+    """Refuse names that cannot be files of a workspace.
+
+    Raises:
+        ValueError: If a name leaves the workspace or lies below the link ``data``.
+    """
+    for name in names:
+        if _inside(name).parts[0] == "data" and data_dir is not None:
+            raise ValueError(f"'data' is the link to the task's data, so {name!r} cannot be a file of a workspace")
+
+
+def fill(box: Box, files: dict[str, bytes], data_dir: str | None, owner: int | None) -> None:
+    """Write ``files`` (see `check_names`) into an empty workspace, and a link ``data`` to the data folder."""
+    made = []
+    for name, content in files.items():
+        parts = _inside(name).parts
+        folder = box.path
+        for part in parts[:-1]:
+            folder = os.path.join(folder, part)
+            if not os.path.isdir(folder):
+                os.mkdir(folder, 0o700)
+                made.append(folder)
+        target = os.path.join(folder, parts[-1])
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+        made.append(target)
+    if data_dir is not None:
+        os.symlink(data_dir, os.path.join(box.path, "data"), target_is_directory=True)
+    if owner is not None:
+        for item in made:
+            os.chown(item, owner, owner)
+
+
+def collect(box: Box, name: str, max_bytes: int) -> bytes:
+    """Return the bytes of one file that the run has left, read once and without following any link.
+
+    Raises:
+        Refused: With one of ``missing``, ``symlink``, ``hardlink``, ``special-file``, ``unreadable``,
+            ``too-large``, ``empty``, ``workspace-replaced``.
+    """
+    folder_flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NOFOLLOW | _CLOEXEC
+    try:
+        folder = os.open(box.path, folder_flags)
+    except OSError:
+        raise Refused("workspace-replaced") from None
+    try:
+        info = os.fstat(folder)
+        if (info.st_dev, info.st_ino) != box.identity:
+            raise Refused("workspace-replaced")
+        parts = _inside(name).parts
+        for part in parts[:-1]:
+            inner = _open_at(folder, part, folder_flags)
+            os.close(folder)
+            folder = inner
+        # non-blocking: opening a pipe must not wait for its other end
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | _NOFOLLOW | _CLOEXEC
+        descriptor = _open_at(folder, parts[-1], flags)
+    finally:
+        os.close(folder)
+    try:
+        return _read_plain(descriptor, max_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def _open_at(folder: int, name: str, flags: int) -> int:
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except FileNotFoundError:
+        raise Refused("missing") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            with contextlib.suppress(OSError):
+                if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    raise Refused("symlink") from None
+            raise Refused("missing") from None
+        raise Refused("special-file" if error.errno == errno.ENXIO else "unreadable") from None
+
+
+def _read_plain(descriptor: int, max_bytes: int) -> bytes:
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):
+        raise Refused("special-file")
+    if info.st_nlink != 1:
+        raise Refused("hardlink")
+    if info.st_size == 0:
+        raise Refused("empty")
+    chunks, size = [], 0
+    while info.st_size <= max_bytes and size <= max_bytes:
+        chunk = os.read(descriptor, 1 << 20)
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)
+        size += len(chunk)
+    raise Refused("too-large")
+
+
+def empty(path: str) -> None:
+    """Remove all that is in a folder: thousands of levels deep, with mode 0, with any name.
+
+    Subfolders are moved up beside ``path`` and emptied there, so that no path ever grows long. Links are not
+    followed.
+    """
+    counter = itertools.count()
+    waiting = [path]
+    while waiting:
+        folder = waiting[-1]
+        _open_up(folder)
+        with os.scandir(folder) as entries:
+            found = list(entries)
+        deeper = [e.path for e in found if e.is_dir(follow_symlinks=False)]
+        for entry in found:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+        for inner in deeper:
+            _open_up(inner)  # moving a folder needs the right to write it
+            flat = f"{path}.{next(counter)}.gone"
+            os.rename(inner, flat)
+            waiting.append(flat)
+        if not deeper:
+            waiting.pop()
+            if folder != path:
+                os.rmdir(folder)
+
+
+def remove(path: str) -> None:
+    """Remove a folder and all in it, see `empty`. That it is not there is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        empty(path)
+        os.rmdir(path)
+
+
+def _open_up(folder: str) -> None:
+    if stat.S_IMODE(os.stat(folder, follow_symlinks=False).st_mode) & 0o700 != 0o700:
+        os.chmod(folder, 0o700)

@@ -1,0 +1,204 @@
+"""The parent's end of one warm server: start it, hand it one run at a time, replace it when it is gone."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import box, jail, paths
+from .tiers import Tier
+
+START_SECONDS = 240.0
+_GRACE_SECONDS = 60.0  # on top of a run's own limit, before the server counts as hung
+_STOP_SECONDS = 10.0
+
+WARM_MODULES = (
+    "numpy", "pandas", "scipy.stats", "scipy.sparse", "scipy.optimize", "sklearn.linear_model", "sklearn.ensemble",
+    "sklearn.tree", "sklearn.svm", "sklearn.neighbors", "sklearn.neural_network", "sklearn.naive_bayes",
+    "sklearn.discriminant_analysis", "sklearn.preprocessing", "sklearn.impute", "sklearn.compose",
+    "sklearn.feature_extraction.text", "sklearn.feature_selection", "sklearn.decomposition", "sklearn.pipeline",
+    "sklearn.model_selection", "sklearn.calibration", "sklearn.metrics", "sklearn.kernel_approximation",
+    "sklearn.gaussian_process", "sklearn.multioutput", "sklearn.multiclass", "sklearn.cluster",
+    "sklearn.random_projection", "sklearn.dummy", "csv", "json", "re", "string", "collections", "itertools",
+    "pathlib", "warnings", "tempfile", "subprocess", "concurrent.futures", "multiprocessing",
+)  # fmt: skip
+
+
+class ServerLost(Exception):
+    """The warm server, or the guard of the run, ended or did not answer: never the script's failure."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is known of a run once nothing of it is left: the guard's report and the files it handed in."""
+
+    report: dict
+    output: bytes
+    workspace: str
+    collected: dict[str, bytes] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def throwaway_uid(server_pid: int) -> int:
+    """Return a user id that nobody else has now: one for each server, inside what this container maps."""
+    wanted = 2_000_000 + server_pid
+    with open("/proc/self/uid_map") as handle:
+        ranges = [tuple(map(int, line.split())) for line in handle]
+    if any(first <= wanted < first + count for first, _, count in ranges):
+        return wanted
+    return 61_000 + server_pid % 4_000
+
+
+class WarmServer:
+    """One warm server, started on first use. Not for several threads at once: a `Runner` sees to that.
+
+    Args:
+        folder: Where this server's workspace goes; made on start and removed by `close`.
+        tier: How its runs are isolated.
+        modules: What to have loaded before the first run.
+    """
+
+    def __init__(self, folder: str, tier: Tier, modules: tuple[str, ...] = WARM_MODULES):
+        self.folder, self.tier, self.modules = folder, tier, modules
+        self.process: subprocess.Popen | None = None
+        self._requests = self._replies = -1
+        self._log = None
+        self._rest = b""
+        self._box: box.Box | None = None
+        self._owner: int | None = None
+
+    def run(self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple):
+        """Return a `Finished` run.
+
+        Raises:
+            ServerLost: When we failed; the server is gone and the next call starts a new one.
+            ValueError: If a file name does not fit a workspace.
+        """
+        try:
+            self._start()
+            box.fill(self._box, files, data_dir, self._owner)
+            job = jail.Job(
+                self._box.path, script, limits, [data_dir] if data_dir else [],
+                self.tier.landlock, self.tier.seccomp, self.tier.namespaces, self._owner,
+            )  # fmt: skip
+            self._send(vars(job))
+            report = self._receive(limits["seconds"] + _GRACE_SECONDS)
+            self._check(report)
+            finished = self._collect(report, collect, limits["file_bytes"])
+            box.empty(self._box.path)
+            return finished
+        except BaseException as error:
+            # whatever happened (also Ctrl-C), the state of the run is unknown: nothing of it may live on
+            self.close(kill=True)
+            if isinstance(error, OSError):
+                raise ServerLost(f"{type(error).__name__}: {error}") from error
+            raise
+
+    def _check(self, report: dict) -> None:
+        if report.get("stop") in ("guard-died", "abandoned", "setup") or report.get("setup"):
+            raise ServerLost(f"the jail could not be used: {report.get('setup') or report['stop']}")
+        if report["left"]:
+            raise ServerLost(f"{report['left']} processes of the run could not be killed")
+        if report["stop"] == "exit" and report["code"] is None:
+            raise ServerLost("the run ended without an exit status")
+
+    def _collect(self, report: dict, names: tuple, max_bytes: int) -> Finished:
+        collected, refused = {}, {}
+        for name in names:
+            try:
+                collected[name] = box.collect(self._box, name, max_bytes)
+            except box.Refused as error:
+                refused[name] = str(error)
+        output = base64.b64decode(report["output"])
+        return Finished(report, output, self._box.path, collected, refused)
+
+    # ------------------------------------------------------------------------------------------------ the process
+
+    def _start(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            return
+        self.close(kill=True)
+        os.makedirs(self.folder, mode=0o711)
+        os.chmod(self.folder, 0o711)  # a throw-away user has to pass through
+        self._log = tempfile.TemporaryFile()
+        program = str(Path(__file__).with_name("warm_server.py"))
+        # -s -B and a clean environment; its own session, so that Ctrl-C in a terminal reaches only us
+        self.process = subprocess.Popen(
+            [sys.executable, "-s", "-B", program],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, cwd="/",
+            env=jail.clean_environment("/nonexistent"), start_new_session=True,
+        )  # fmt: skip
+        self._requests, self._replies = self.process.stdin.fileno(), self.process.stdout.fileno()
+        self._owner = throwaway_uid(self.process.pid) if self.tier.own_user else None
+        workspace = os.path.join(os.path.realpath(self.folder), "work")
+        self._box = box.make(workspace, self._owner)
+        trees, listings = paths.readable()
+        self._send(
+            {
+                "modules": self.modules, "import_from": paths.import_path(), "trees": trees,
+                "listings": listings, "workspace": workspace, "folder": os.path.realpath(self.folder),
+            }
+        )  # fmt: skip
+        self._receive(START_SECONDS)
+
+    def _send(self, message: dict) -> None:
+        line = json.dumps(message, allow_nan=False).encode() + b"\n"
+        while line:
+            line = line[os.write(self._requests, line) :]
+
+    def _receive(self, seconds: float) -> dict:
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._replies, select.POLLIN)
+        while b"\n" not in self._rest:
+            if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+                raise ServerLost(f"the warm server did not answer within {seconds:.0f} s")
+            data = os.read(self._replies, 1 << 16)
+            if not data:
+                raise ServerLost(f"the warm server ended{self._last_words()}")
+            self._rest += data
+        line, self._rest = self._rest.split(b"\n", 1)
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise ServerLost("the warm server sent a broken line") from None
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        text = self._log.read()[-2000:].decode("utf-8", "replace").strip()
+        return f": {text}" if text else ""
+
+    def close(self, *, kill: bool = False) -> None:
+        """Stop the server and whatever it runs, and remove its folder."""
+        process, self.process, self._rest = self.process, None, b""
+        if process is not None:
+            if kill:
+                process.kill()  # the guard of a run sees its lifeline end, and kills the run
+            process.stdin.close()
+            self._wait_for_end()
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        box.remove(self.folder)
+
+    def _wait_for_end(self) -> None:
+        """Wait until both the server and the guard, which share the pipe, have closed it."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        poll = select.poll()
+        poll.register(self._replies, select.POLLIN)
+        with contextlib.suppress(OSError):
+            while poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+                if not os.read(self._replies, 1 << 16):
+                    return

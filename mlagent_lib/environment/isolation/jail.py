@@ -1,0 +1,359 @@
+"""One run: a guard process that watches, and the jailed process that executes the script.
+
+`guard` runs in a process forked from the warm server and never returns. It forks the run, measures it, kills
+everything the run left behind, and writes one JSON line for the parent. The run writes to a pipe that only the
+guard reads; it inherits no other descriptor.
+
+With namespaces one small process more stands between the two: the first process of the new process namespace,
+whose end makes the kernel kill all the others in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import kernel, landlock, limits_os, seccomp
+
+SCAN_SECONDS = 0.05
+_MAX_SCAN_SHARE = 0.1  # a scan may take a tenth of one core
+_FLOOD_BYTES = 8 << 20
+_READY, _EXIT, _FAILED = b"ready", b"exit", b"failed"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the parent asks of the server for one run.
+
+    Attributes:
+        workspace: The only folder that the run may write.
+        script: The file to execute, relative to the workspace.
+        limits: ``Limits.to_json()``.
+        read: Folders that this run may read besides the libraries (its data).
+        landlock, seccomp, namespaces: Which layers to use.
+        uid: The throw-away user to become, or None to stay who we are.
+    """
+
+    workspace: str
+    script: str
+    limits: dict
+    read: list[str] = field(default_factory=list)
+    landlock: bool = True
+    seccomp: bool = True
+    namespaces: bool = False
+    uid: int | None = None
+
+
+def clean_environment(home: str) -> dict[str, str]:
+    """Return the whole environment of a run: nothing of the caller's but language and time zone.
+
+    The hash seed is fixed and every numeric library gets one thread: the same script gives the same output,
+    and a fork of a process with OpenMP threads would hang.
+    """
+    kept = {k: os.environ[k] for k in ("LANG", "LC_ALL", "TZ") if k in os.environ}
+    threads = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+    )
+    return {
+        **kept,
+        **threads,
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": home,
+        "TMPDIR": home,
+        "USER": "run",
+        "LOGNAME": "run",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        "MPLBACKEND": "Agg",
+        "MPLCONFIGDIR": home,
+        "CUDA_VISIBLE_DEVICES": "",
+        # arrow: no background thread in the server, no arena of a gigabyte in a limited address space
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
+        # loky cannot make semaphores without /dev/shm and would try in every run
+        "JOBLIB_MULTIPROCESSING": "0",
+    }
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor above standard error that is not in ``keep``."""
+    start = 3
+    for descriptor in sorted(keep):
+        if descriptor >= start:
+            os.closerange(start, descriptor)
+            start = descriptor + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+
+
+def _some(descriptor: int | None) -> set[int]:
+    return set() if descriptor is None else {descriptor}
+
+
+# ------------------------------------------------------------------------------------------------ the guard
+
+
+def guard(job: Job, ruleset: int | None, reply: int, lifeline: int, execute: Callable[[Job], int]) -> None:
+    """Run ``job`` to its end, report on ``reply``, leave no process, and exit. Never returns.
+
+    Args:
+        job: What to run.
+        ruleset: Descriptor of the Landlock rules, None for a tier without.
+        reply: Descriptor of the pipe to the parent.
+        lifeline: Descriptor that reaches its end when the server is gone; then everything is killed.
+        execute: Called inside the jail; returns the exit code.
+    """
+    code = 1
+    try:
+        close_all_but({reply, lifeline, *_some(ruleset)})
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        report = _supervise(job, ruleset, lifeline, execute)
+        line = json.dumps(report, allow_nan=False).encode() + b"\n"
+        while line:
+            line = line[os.write(reply, line) :]
+        code = 0
+    finally:
+        if code:
+            sys.excepthook(*sys.exc_info())  # to the server's log
+        os._exit(code)  # never back into the server's code
+
+
+def _supervise(job: Job, ruleset: int | None, lifeline: int, execute: Callable[[Job], int]) -> dict:
+    output_read, output_write = os.pipe()
+    notes_read, notes_write = os.pipe()
+    # the kernel counts all threads of the user, so the run gets its own number on top of what is there
+    shared_user = job.uid is None and not job.namespaces
+    process_base = limits_os.user_tasks(os.getuid()) + 256 if shared_user else 0
+    try:
+        if job.namespaces:
+            _enter_namespaces(job)
+    except OSError as error:
+        return _report("setup", setup=str(error))
+    pid = os.fork()
+    if pid == 0:
+        _first_process(job, ruleset, execute, output_write, notes_write, process_base)
+    os.close(output_write)
+    os.close(notes_write)
+    watch = _Watch(job, pid, output_read, notes_read, lifeline)
+    stop = watch.until_stopped()
+    watch.seconds = time.monotonic() - watch.start
+    watch.collect_exit()
+    left = limits_os.sweep(os.getpid())
+    watch.drain()
+    return watch.report(stop, left)
+
+
+def _report(stop: str, **more: object) -> dict:
+    blank = {"stop": stop, "code": None, "seconds": 0.0, "peak": 0, "left": 0, "total": 0, "output": ""}
+    return {**blank, "setup": None, **more}
+
+
+def _enter_namespaces(job: Job) -> None:
+    uid, gid = os.getuid(), os.getgid()
+    flags = kernel.NEW_PIDS | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS
+    if job.uid is not None:  # real root needs no user namespace, and dropping to a user comes later
+        kernel.unshare(flags)
+        return
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else /proc/self/uid_map belongs to root
+    kernel.unshare(flags | kernel.NEW_USER)
+    kernel.map_own_ids(uid, gid)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+
+class _Watch:
+    """The guard's eyes on one run: output, notes, clock, memory, processes, disk."""
+
+    def __init__(self, job: Job, pid: int, output: int, notes: int, lifeline: int):
+        self.job, self.pid, self.output, self.notes, self.lifeline = job, pid, output, notes, lifeline
+        self.limits = job.limits
+        self.exit_descriptor = os.pidfd_open(pid)
+        self.start = time.monotonic()
+        self.seconds = 0.0
+        self.tail, self.total, self.noted = bytearray(), 0, b""
+        self.status: int | None = None
+        self.peak = 0
+        self.scans = 0
+        os.set_blocking(output, False)
+        os.set_blocking(notes, False)
+        self.poll = select.poll()
+        for descriptor in (output, notes, self.exit_descriptor):
+            self.poll.register(descriptor, select.POLLIN)
+        self.poll.register(lifeline, 0)  # its hang-up is reported anyway
+
+    def until_stopped(self) -> str:
+        """Return why the run stopped or has to be stopped."""
+        deadline = self.start + self.limits["seconds"]
+        next_scan = self.start + SCAN_SECONDS
+        flood = max(_FLOOD_BYTES, 32 * self.limits["output_bytes"])
+        while True:
+            wait = max(0.0, min(deadline, next_scan) - time.monotonic())
+            ready = {descriptor for descriptor, _ in self.poll.poll(1000 * wait + 1)}
+            if self.lifeline in ready:
+                return "abandoned"
+            for descriptor in ready & {self.output, self.notes}:
+                self._take(descriptor)
+            if self.exit_descriptor in ready:
+                return "exit"
+            if self.total > flood:
+                return "output"
+            now = time.monotonic()
+            if now >= deadline:
+                return "timeout"
+            if now >= next_scan:
+                broken = self._scan()
+                if broken:
+                    return broken
+                cost = time.monotonic() - now
+                next_scan = now + max(SCAN_SECONDS, cost / _MAX_SCAN_SHARE)
+
+    def _take(self, descriptor: int) -> bool:
+        """Read what is there; return False at the end of the pipe or when there is nothing."""
+        try:
+            data = os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.poll.unregister(descriptor)  # else poll would return at once for ever
+            return False
+        if descriptor == self.notes:
+            self.noted = (self.noted + data)[-4096:]
+            return True
+        self.total += len(data)
+        self.tail += data
+        if len(self.tail) > 2 * self.limits["output_bytes"] + 4096:
+            del self.tail[: len(self.tail) - self.limits["output_bytes"] - 4]
+        return True
+
+    def _scan(self) -> str | None:
+        tree = limits_os.descendants(os.getpid())
+        self.scans += 1
+        memory = limits_os.resident_bytes(tree, self.limits["memory_bytes"])
+        self.peak = max(self.peak, memory)
+        if memory > self.limits["memory_bytes"]:
+            return "memory"
+        if sum(p.threads for p in tree) - self.job.namespaces > self.limits["processes"]:
+            return "processes"
+        if self.scans % 2 == 0:
+            return self._disk(limits_os.deleted_bytes(tree))
+        return None
+
+    def _disk(self, hidden: int = 0) -> str | None:
+        used, count = limits_os.disk_use(self.job.workspace, max_files=self.limits["files"])
+        if count > self.limits["files"]:
+            return "files"
+        return "disk" if used + hidden > self.limits["disk_bytes"] else None
+
+    def collect_exit(self) -> None:
+        """Take the exit status and the peak memory of the run, if it has ended by itself."""
+        with contextlib.suppress(ChildProcessError):
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            if pid:
+                self.status = status
+                self.peak = max(self.peak, usage.ru_maxrss * 1024)
+
+    def drain(self) -> None:
+        """Read what is left in the pipes. Nobody can write to them any more."""
+        for descriptor in (self.output, self.notes):
+            with contextlib.suppress(KeyError):
+                while self._take(descriptor):
+                    pass
+
+    def report(self, stop: str, left: int) -> dict:
+        """Return the run as the parent gets it."""
+        notes = dict(line.split(b" ", 1) for line in self.noted.split(b"\n") if b" " in line)
+        setup = None
+        if _READY not in notes and stop not in ("abandoned",):
+            setup = notes.get(_FAILED, b"the run ended before its jail was ready").decode("utf-8", "replace")
+        status = int(notes[_EXIT]) if _EXIT in notes else self.status
+        code = None
+        if stop == "exit" and status is not None:
+            code = os.waitstatus_to_exitcode(status)
+            if self.job.namespaces and _EXIT not in notes:
+                code = -signal.SIGKILL  # the first process was killed, and the run with it
+        if stop == "exit":
+            stop = self._disk() or stop
+        output = bytes(self.tail[-self.limits["output_bytes"] :])
+        return _report(
+            stop, code=code, seconds=round(self.seconds, 4), peak=self.peak, left=left, total=self.total,
+            output=base64.b64encode(output).decode(), setup=setup,
+        )  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------- the jailed side
+
+
+def _first_process(
+    job: Job, ruleset: int | None, execute: Callable[[Job], int], output: int, notes: int, process_base: int
+) -> None:
+    """In the forked child: become the run, or first the head of its namespaces. Never returns."""
+    try:
+        close_all_but({output, notes, *_some(ruleset)})
+        kernel.check(kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL), "pdeathsig")
+        shared_memory = False
+        if job.namespaces:
+            kernel.unshare(kernel.NEW_MOUNTS)
+            shared_memory = kernel.private_mounts()
+            pid = os.fork()
+            if pid:
+                os.close(output)
+                _head_of_namespaces(pid, notes)
+        _lock_in(job, ruleset, output, notes, shared_memory, process_base)
+    except (OSError, ValueError) as error:
+        os.write(notes, _FAILED + b" " + str(error).replace("\n", " ").encode() + b"\n")
+        os._exit(1)
+    code = 1
+    try:
+        os.write(notes, _READY + b" 1\n")
+        os.close(notes)
+        code = execute(job)
+    finally:
+        os._exit(code & 255)
+
+
+def _head_of_namespaces(child: int, notes: int) -> None:
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            os.write(notes, _EXIT + b" %d\n" % status)
+            os._exit(0)
+
+
+def _lock_in(
+    job: Job, ruleset: int | None, output: int, notes: int, shared_memory: bool, process_base: int
+) -> None:
+    """Give up every right that the run does not need. The order matters: each step needs the rights before it."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    close_all_but({notes, *_some(ruleset)})
+    os.set_inheritable(notes, False)
+    os.chdir(job.workspace)
+    os.umask(0o077)
+    if ruleset is not None and shared_memory:
+        landlock.allow(ruleset, ["/dev/shm"], landlock.WRITE)
+    if job.uid is not None:
+        kernel.become(job.uid)
+    elif ruleset is not None:
+        kernel.set_capabilities(0)
+    own_space = limits_os.address_space()
+    limits_os.set_rlimits(job.limits, own_space=own_space, process_base=process_base)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # so that the guard may read the run's share of memory
+    kernel.check(kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL), "pdeathsig")  # changing user clears it
+    kernel.check(kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
+    if ruleset is not None:
+        landlock.enter(ruleset)
+        os.close(ruleset)
+    if job.seccomp:
+        version = landlock.abi() if ruleset is not None else 0
+        apart = job.namespaces or job.uid is not None
+        seccomp.enter(signals=version < 6 and not apart, truncation=version < 3 and job.uid is None)

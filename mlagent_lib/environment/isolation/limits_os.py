@@ -1,0 +1,219 @@
+"""Limits of one run: what the kernel enforces (rlimits) and what a guard has to measure (tree, memory, disk)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import stat
+import time
+from dataclasses import dataclass
+
+try:
+    import resource
+except ImportError:  # Windows: no tier but T0 works there
+    resource = None
+
+MAX_DEPTH = 40
+_OPEN_FILES = 256
+_NPROC_SLACK = 8
+
+
+def set_rlimits(limits: dict, *, own_space: int, process_base: int) -> None:
+    """Set the kernel's own limits for this process and all that it will start.
+
+    Args:
+        limits: ``Limits.to_json()``.
+        own_space: Address space in bytes that this process has already mapped, which does not count.
+        process_base: Processes and threads of the same user that do not belong to this run.
+    """
+    cpu = 2 * int(limits["seconds"] + 1)  # a backstop; the guard's wall clock comes first
+    space = own_space + limits["memory_bytes"]
+    tasks = process_base + limits["processes"] + _NPROC_SLACK  # the guard counts exactly
+    wanted = {
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_CPU: (cpu, cpu + 1),
+        resource.RLIMIT_AS: (space, space),
+        resource.RLIMIT_FSIZE: (limits["file_bytes"],) * 2,
+        resource.RLIMIT_NOFILE: (_OPEN_FILES,) * 2,
+        resource.RLIMIT_NPROC: (tasks, tasks),
+    }
+    for name in ("RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE"):
+        if hasattr(resource, name):
+            wanted[getattr(resource, name)] = (0, 0)
+    for limit, (soft, hard) in wanted.items():
+        ceiling = resource.getrlimit(limit)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(limit, (soft, hard))
+
+
+def address_space() -> int:
+    """Return the bytes of address space that this process has mapped."""
+    with open("/proc/self/statm") as handle:
+        return int(handle.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One line of ``/proc/<pid>/stat``: who, whose child, how many threads, pages in memory."""
+
+    pid: int
+    parent: int
+    state: str
+    threads: int
+    resident: int
+
+
+def processes() -> list[Process]:
+    """Return every process that ``/proc`` shows."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            descriptor = os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                text = os.read(descriptor, 4096)
+            finally:
+                os.close(descriptor)
+            fields = text[text.rindex(b")") + 2 :].split()
+            found.append(
+                Process(int(name), int(fields[1]), chr(fields[0][0]), int(fields[17]), int(fields[21]))
+            )
+    return found
+
+
+def descendants(root: int) -> list[Process]:
+    """Return the children of ``root``, their children and so on, zombies included."""
+    children: dict[int, list[Process]] = {}
+    for process in processes():
+        children.setdefault(process.parent, []).append(process)
+    found, todo = [], [root]
+    while todo:
+        for child in children.get(todo.pop(), ()):
+            found.append(child)
+            todo.append(child.pid)
+    return found
+
+
+def user_tasks(uid: int) -> int:
+    """Return how many threads the user ``uid`` has on this machine; RLIMIT_NPROC counts them all."""
+    count = 0
+    for process in processes():
+        with contextlib.suppress(OSError):
+            count += process.threads if os.stat(f"/proc/{process.pid}").st_uid == uid else 0
+    return count
+
+
+def sweep(root: int, *, seconds: float = 5.0) -> int:
+    """Kill and reap all descendants of ``root`` (this process, a subreaper); return how many are left.
+
+    Everything is stopped before anything is killed, so that nothing can fork its way out meanwhile.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        tree = descendants(root)
+        alive = [p.pid for p in tree if p.state != "Z"]
+        for sign in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in alive:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, sign)
+        reap()
+        if not tree or time.monotonic() > deadline:
+            return len(tree)
+        time.sleep(0.002)
+
+
+def reap() -> None:
+    """Collect every child that has ended, without waiting."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0] != 0:
+            pass
+
+
+def resident_bytes(tree: list[Process], limit: int) -> int:
+    """Return the memory of the tree: a quick upper bound, and the exact value where that exceeds ``limit``.
+
+    Adding resident pages counts a page shared by several forks once for each; only the proportional share
+    (PSS) is fair, and it is slow. So it is read only when the quick sum is suspicious.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    quick = sum(p.resident for p in tree) * page
+    if quick <= limit:
+        return quick
+    return sum(_proportional_bytes(p.pid, p.resident * page) for p in tree)
+
+
+def _proportional_bytes(pid: int, otherwise: int) -> int:
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as handle:
+        for line in handle:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    return otherwise
+
+
+def disk_use(folder: str, *, max_files: int) -> tuple[int, int]:
+    """Return (bytes on disk, entries) below ``folder``, giving up above ``max_files`` entries.
+
+    Iterative, because recursion dies on a thousand nested folders; links are not followed. A tree deeper than
+    `MAX_DEPTH` counts as too many files.
+    """
+    total = count = 0
+    todo = [(folder, 0)]
+    while todo and count <= max_files:
+        path, depth = todo.pop()
+        for entry in _entries(path, max_files + 1):
+            count += 1
+            try:
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+                is_dir = entry.is_dir(follow_symlinks=False)
+            except OSError:
+                continue
+            if is_dir and depth + 1 >= MAX_DEPTH:
+                return total, max_files + 1
+            if is_dir:
+                todo.append((entry.path, depth + 1))
+    return total, count
+
+
+def _entries(path: str, most: int) -> list[os.DirEntry]:
+    for attempt in range(2):
+        try:
+            with os.scandir(path) as entries:
+                return list(itertools.islice(entries, most))
+        except PermissionError:
+            if attempt or not open_up(path):
+                return []
+        except OSError:
+            return []
+    return []
+
+
+def open_up(path: str) -> bool:
+    """Give ourselves back the rights on a folder made with mode 0; a link in its place is not followed."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def deleted_bytes(tree: list[Process]) -> int:
+    """Return the disk used by files that the tree has deleted but keeps open, which no folder shows."""
+    sizes = {}
+    for process in tree:
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{process.pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    info = entry.stat()
+                    if stat.S_ISREG(info.st_mode) and info.st_nlink == 0:
+                        sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+    return sum(sizes.values())

@@ -1,0 +1,98 @@
+"""From what a run left behind to what is said about it: clean text, status, error type and line. Pure."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from . import paths
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_TRACEBACK = "Traceback (most recent call last):"
+_RAISED = re.compile(r"^(?:[\w.]+\.)?([A-Za-z_]\w*)(?::|$)")
+# stopped by a limit of the kernel and not caught by the script: what it was, by the last line of the traceback
+_LIMITS = (
+    (re.compile(r"MemoryError\b|Unable to allocate"), "memory"),
+    (re.compile(r"\[Errno 27\]|\[Errno 122\]"), "disk"),
+    (re.compile(r"BlockingIOError: \[Errno 11\]|can't start new thread"), "processes"),
+)
+
+
+def clean_text(raw: bytes, total: int, replace: dict[str, str]) -> str:
+    """Return a run's output as plain text: no escape codes, no control characters, no path of this machine.
+
+    Args:
+        raw: The last bytes that were kept.
+        total: How many bytes the run wrote; more than kept is marked at the top.
+        replace: Paths, and what to write in their place.
+
+    Example:
+        >>> clean_text(b"\\x1b[31mred\\x1b[0m\\r\\nat /tmp/x/work/train.py", 40, {"/tmp/x/work": "/workspace"})
+        'red\\nat /workspace/train.py'
+    """
+    cut = total - len(raw)
+    if cut > 0:
+        raw = raw.lstrip(bytes(range(0x80, 0xC0)))  # the cut may have split a character
+    text = _ESCAPES.sub("", raw.decode("utf-8", "replace")).replace("\r\n", "\n").replace("\r", "\n")
+    text = _CONTROL.sub("", text)
+    for path in sorted(replace, key=len, reverse=True):
+        text = text.replace(path, replace[path])
+    return f"[... {cut} bytes of output cut ...]\n{text}" if cut > 0 else text
+
+
+def machine_paths() -> dict[str, str]:
+    """Return the long paths of this machine's libraries and the short names they get in every output."""
+    names = {folder: "site-packages" for folder in paths.site_folders()}
+    return {**{folder: "python" for folder in paths.standard_folders()}, **names}
+
+
+def error_of(output: str, script: str, exit_code: int) -> tuple[str | None, int | None, str]:
+    """Return (class name, line in the script, last line of the message) of the failure of a run.
+
+    A death by signal gives the signal's name, ``sys.exit`` gives ``SystemExit``.
+
+    Example:
+        >>> text = 'Traceback (most recent call last):\\n  File "train.py", line 7, in <module>\\nValueError: no'
+        >>> error_of(text, "train.py", 1)
+        ('ValueError', 7, 'ValueError: no')
+    """
+    if exit_code == 0:
+        return None, None, ""
+    if exit_code < 0:
+        try:
+            return signal.Signals(-exit_code).name, None, ""
+        except ValueError:
+            return f"signal {-exit_code}", None, ""
+    place = re.compile(rf'^\s*File "(?:/workspace/)?{re.escape(script)}", line (\d+)')
+    lines = output.split("\n")
+    # a syntax error of the script itself has no header, only the place
+    starts = [i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)]
+    starts = starts or [i for i, line in enumerate(lines) if place.match(line)]
+    if not starts:
+        return "SystemExit", None, ""
+    lines = lines[starts[-1] :]
+    found = [int(m.group(1)) for m in map(place.match, lines) if m]
+    number = found[-1] if found else None
+    raised = next((line for line in lines[1:] if _RAISED.match(line)), None)
+    if raised is None:
+        return "SystemExit", number, ""
+    return _RAISED.match(raised).group(1), number, raised
+
+
+def status_of(stop: str, exit_code: int | None, message: str) -> str:
+    """Return the status word of a run from why it stopped, its exit code and the error it printed.
+
+    Example:
+        >>> status_of("exit", 1, "MemoryError"), status_of("exit", 0, ""), status_of("timeout", None, "")
+        ('memory', 'ok', 'timeout')
+    """
+    if stop != "exit":
+        return stop
+    if exit_code == 0:
+        return "ok"
+    if exit_code == -signal.SIGXCPU:
+        return "timeout"
+    if exit_code == -signal.SIGXFSZ:
+        return "disk"
+    return next((name for pattern, name in _LIMITS if pattern.search(message)), "error")

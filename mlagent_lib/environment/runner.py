@@ -1,0 +1,228 @@
+"""Runs of scripts that a model wrote: a request in, a result out, isolated and warm.
+
+`Runner` keeps one warm server per worker (`isolation.client`), hands every run to a free one, and turns what the
+run left behind into a `RunResult`. What a script does wrong is a status of the result. What we do wrong (a server
+that died, a jail that could not be built) is tried again and then raised as `Unscored`; it never becomes the
+script's failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..core.errors import Unscored
+from ..core.limits import Limits
+from .isolation import box, verdict
+from .isolation.client import Finished, ServerLost, WarmServer
+from .isolation.cold import ColdServer
+from .isolation.probe import TierReport, choose, probe
+
+__all__ = ["Runner", "RunRequest", "RunResult", "TierReport", "probe"]
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One script to run.
+
+    Attributes:
+        files: The workspace: relative path to content.
+        data_dir: A folder that the run reads as ``data``, or None.
+        script: Which of ``files`` to execute.
+        limits: What it may use.
+        collect: Files to bring back.
+
+    Raises:
+        ValueError: If ``script`` is not among ``files``, or a name cannot lie in a workspace.
+    """
+
+    files: dict[str, bytes]
+    data_dir: Path | None
+    script: str
+    limits: Limits = field(default_factory=Limits)
+    collect: tuple[str, ...] = ("submission.csv",)
+
+    def __post_init__(self):
+        if self.script not in self.files:
+            raise ValueError(f"script {self.script!r} is not among the files {sorted(self.files)}")
+        box.check_names([*self.files], None if self.data_dir is None else str(self.data_dir))
+        box.check_names(self.collect, None)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a script.
+
+    Attributes:
+        status: ``ok``, ``error`` (it failed by itself), or the limit that it broke: ``timeout``, ``memory``,
+            ``disk``, ``files``, ``processes``, ``output``.
+        exit_code: As a shell gives it, negative for a signal, None when it was stopped.
+        output: The last of stdout and stderr together, as plain text. Untrusted: never parse a score from it.
+        seconds: Wall-clock seconds of the script.
+        tier: The isolation it ran under.
+        error_type: Class name of the exception that ended it, or the name of a signal.
+        error_line: Line of the script where that exception passed.
+        collected: Name to bytes of the files asked for.
+        collect_errors: Name to reason (see `isolation.box.collect`) of those that could not be had.
+        peak_memory_bytes: Most memory seen, the shared libraries included.
+    """
+
+    status: str
+    exit_code: int | None
+    output: str
+    seconds: float
+    tier: str
+    error_type: str | None
+    error_line: int | None
+    collected: dict[str, bytes]
+    collect_errors: dict[str, str]
+    peak_memory_bytes: int
+
+
+class Runner:
+    """A pool of warm servers. Usable from several threads; close it, or use it as a context manager.
+
+    Args:
+        workers: How many scripts run at a time, at least 1.
+        tier: ``auto`` for the best that works here, or a name from `isolation.tiers`.
+        allow_unsafe: Permit the tiers that isolate nothing, for scripts that you trust.
+
+    Raises:
+        IsolationError: If this machine cannot give the tier.
+
+    Example:
+        >>> with Runner(workers=1) as runner:
+        ...     result = runner.run(RunRequest({"a.py": b"print(1 + 1)"}, None, "a.py", collect=()))
+        >>> result.status, result.output
+        ('ok', '2\\n')
+    """
+
+    def __init__(self, workers: int = 2, tier: str = "auto", *, allow_unsafe: bool = False):
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self._tier = choose(tier, allow_unsafe=allow_unsafe)
+        self.workers = workers
+        self._base = tempfile.mkdtemp(prefix="mlagent-run-")
+        os.chmod(self._base, 0o711)  # a throw-away user has to pass through, and sees no names
+        folders = [os.path.join(self._base, f"server{number}") for number in range(workers)]
+        make = ColdServer if self._tier.name == "T0" else lambda folder: WarmServer(folder, self._tier)
+        self._servers = [make(folder) for folder in folders]
+        self._free: queue.LifoQueue = queue.LifoQueue()  # the last used is the warmest
+        for server in reversed(self._servers):
+            self._free.put(server)
+        self._closed = threading.Event()
+        self._finalizer = weakref.finalize(self, _close, self._servers, self._base, os.getpid())
+
+    @property
+    def tier(self) -> str:
+        """Name of the isolation tier in use."""
+        return self._tier.name
+
+    def run(self, request: RunRequest) -> RunResult:
+        """Return what came of one script; waits for a free server.
+
+        Raises:
+            Unscored: If we failed, three times in a row.
+            ValueError: If the data folder does not exist or the runner is closed.
+        """
+        data_dir = None if request.data_dir is None else os.path.realpath(request.data_dir)
+        if data_dir is not None and not os.path.isdir(data_dir):
+            raise ValueError(f"the data folder {data_dir} does not exist")
+        server = self._free.get()
+        try:
+            if self._closed.is_set():
+                raise ValueError("this runner is closed")
+            finished = self._attempt(server, request, data_dir)
+        finally:
+            self._free.put(server)
+        return _result(finished, request, data_dir, self.tier)
+
+    def _attempt(self, server: WarmServer | ColdServer, request: RunRequest, data_dir: str | None) -> Finished:
+        limits, reasons = request.limits.to_json(), []
+        for _ in range(_ATTEMPTS):
+            try:
+                return server.run(request.files, data_dir, request.script, limits, request.collect)
+            except ServerLost as error:
+                reasons.append(str(error))
+        raise Unscored(
+            f"{request.script} could not be run in tier {self.tier}, {_ATTEMPTS} times: {reasons[-1]}",
+            cure="free memory and disk on this machine, then resume; `mlagent doctor` checks the isolation",
+        )
+
+    def run_many(self, requests: Iterable[RunRequest]) -> list[RunResult]:
+        """Return the results in the order of ``requests``, computed as many at a time as there are workers.
+
+        Raises:
+            Unscored: The first failure of ours, after the others have ended. To keep the good rows, call `run`.
+        """
+        requests = list(requests)
+        if len(requests) <= 1:
+            return [self.run(request) for request in requests]
+        with ThreadPoolExecutor(min(self.workers, len(requests)), "mlagent-run") as pool:
+            return list(pool.map(self.run, requests))
+
+    def warm(self) -> None:
+        """Start all servers now, in parallel, instead of on the first runs."""
+        nothing = RunRequest({"warm.py": b""}, None, "warm.py", collect=())
+        barrier = threading.Barrier(self.workers)
+
+        def start(_: int) -> None:
+            server = self._free.get()
+            try:
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    barrier.wait(timeout=1.0)  # so that no server is taken twice
+                self._attempt(server, nothing, None)
+            finally:
+                self._free.put(server)
+
+        with ThreadPoolExecutor(self.workers, "mlagent-warm") as pool:
+            list(pool.map(start, range(self.workers)))
+
+    def close(self) -> None:
+        """Wait for the runs in progress, stop all servers, remove all temporary files. May be called twice."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        held = [self._free.get() for _ in self._servers]
+        self._finalizer()
+        for server in held:
+            self._free.put(server)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _close(servers: list, base: str, owner_pid: int) -> None:
+    if os.getpid() != owner_pid:
+        return  # a fork of the owner: the servers are not ours
+    for server in servers:
+        server.close()
+    box.remove(base)
+
+
+def _result(finished: Finished, request: RunRequest, data_dir: str | None, tier: str) -> RunResult:
+    report = finished.report
+    short = {finished.workspace: "/workspace", **verdict.machine_paths()}
+    if data_dir is not None:
+        short[data_dir] = "/workspace/data"
+    output = verdict.clean_text(finished.output, report["total"], short)
+    code = report["code"] if report["stop"] == "exit" else None
+    error_type, error_line, message = verdict.error_of(output, request.script, code or 0)
+    status = verdict.status_of(report["stop"], report["code"], message)
+    return RunResult(
+        status, code, output, report["seconds"], tier, error_type, error_line,
+        finished.collected, finished.refused, report["peak"],
+    )  # fmt: skip

@@ -1,0 +1,354 @@
+"""One step of the ML environment: reply -> action -> edit -> execution -> feedback -> outcome.
+
+`run_steps` is the pure form that step-wise RL uses: states and replies in, results out, order kept, and one bad row
+never spoils another. As in the paper an edit is followed by its execution, and m_{t+1} is the score of the edited
+script on the feedback labels; m_t is the last valid score on the way to the state (the paper is silent about states
+whose script is broken).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlagent_lib.core.errors import CoderError, SubmissionError, Unscored
+from mlagent_lib.core.limits import Limits
+from mlagent_lib.environment.actions import (
+    Action,
+    ActionError,
+    Invalid,
+    inspect_lines,
+    is_read_only,
+    list_files,
+    look_for,
+    parse_action,
+    read_text,
+    safe_path,
+)
+from mlagent_lib.environment.cache import Execution, ExecutionCache, execution_key
+from mlagent_lib.environment.coder import Coder, EditRequest
+from mlagent_lib.environment.outcome import Outcome
+from mlagent_lib.environment.runner import Runner, RunRequest
+from mlagent_lib.environment.workspace import HistoryStep, State
+from mlagent_lib.tasks.grading import grade
+from mlagent_lib.tasks.task import Task, load_task
+
+_VISIBLE = re.compile(r"^validation [\w@ -]+: ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)$", re.MULTILINE | re.IGNORECASE)
+_CORNER_STATUS = ("timeout", "memory", "disk", "files", "processes", "output")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step came to. No reward: that is `mlagent_lib.reward`'s.
+
+    Attributes:
+        state: The state after the step; the same as before when the step was UNSCORED.
+        outcome: Which case of Eq. 6.
+        reason: A fixed class name that says why, e.g. ``bad-json`` or ``timeout``.
+        observation: What the agent sees.
+        action: The parsed action, or None.
+        score_before: m_t on the feedback labels, in the task's unit.
+        score_after: m_{t+1}, only for EDITED.
+        seconds: Duration of the execution; a cache hit carries its recorded duration.
+        cache_hit: Whether the execution was already known.
+        executed: Whether a script was executed (or found in the cache).
+        tier: Isolation tier of the execution, or "".
+        failure: For UNSCORED, what failed on our side.
+    """
+
+    state: State
+    outcome: Outcome
+    reason: str
+    observation: str
+    action: Action | None = None
+    score_before: float | None = None
+    score_after: float | None = None
+    seconds: float = 0.0
+    cache_hit: bool = False
+    executed: bool = False
+    tier: str = ""
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """What a step needs beside the state: who runs scripts, who edits them, where results are kept.
+
+    Attributes:
+        runner: Runs scripts in isolation.
+        coder: Applies edit instructions.
+        cache: Results by content, and the archive of submissions.
+        home: Where task folders are; None for the default.
+        reply_format: ``six`` or ``no-thought``.
+        limits: Overrides the limits of the tasks.
+    """
+
+    runner: Runner
+    coder: Coder
+    cache: ExecutionCache
+    home: Path | None = None
+    reply_format: str = "six"
+    limits: Limits | None = None
+
+    def task(self, name: str) -> Task:
+        """Return the task of that name."""
+        return load_task(name, home=self.home)
+
+    def execute_many(self, jobs: Sequence[tuple[State, str]]) -> list[tuple[Execution | Unscored, bool]]:
+        """Return for each (state, script) what its execution came to, and whether it was known already.
+
+        Equal experiments of one batch are made once: the later ones count as hits.
+        """
+        keys = [execution_key(state, script, self._limits(state)) for state, script in jobs]
+        known: dict[str, Execution | Unscored] = {}
+        todo: dict[str, tuple[State, str]] = {}
+        hits = []
+        for key, job in zip(keys, jobs, strict=True):
+            found = known.get(key) or self.cache.get(key)
+            hits.append(found is not None or key in todo)
+            if found is not None:
+                known[key] = found
+            else:
+                todo.setdefault(key, job)
+        requests = [
+            RunRequest(dict(state.files), self.task(state.task).data_dir, script, self._limits(state))
+            for state, script in todo.values()
+        ]
+        for (key, (state, _)), result in zip(todo.items(), self.runner.run_many(requests), strict=True):
+            known[key] = self._judge(state, result)
+            if isinstance(known[key], Execution):
+                self.cache.put(key, known[key])
+        return [(known[key], hit) for key, hit in zip(keys, hits, strict=True)]
+
+    def _limits(self, state: State) -> Limits:
+        return self.limits or self.task(state.task).limits
+
+    def _judge(self, state: State, result) -> Execution | Unscored:
+        """Archive and score what a run left. The archive comes first: every score can be recomputed from it."""
+        if isinstance(result, Unscored):
+            return result
+        score = refusal = digest = None
+        if result.status == "ok":
+            submission = result.collected.get("submission.csv")
+            refusal = result.collect_errors.get("submission.csv")
+            if submission is not None:
+                digest = self.cache.archive.put(submission)
+                try:
+                    score = grade(self.task(state.task), submission, "feedback")
+                except SubmissionError as error:
+                    refusal = error.reason
+                except Unscored as error:
+                    return error
+        return Execution(
+            status=result.status,
+            output=result.output,
+            seconds=result.seconds,
+            tier=result.tier,
+            error_type=result.error_type,
+            error_line=result.error_line,
+            score=score,
+            refusal=refusal,
+            submission=digest if score is not None else None,
+        )
+
+
+def start_state(task: Task, tools: Toolbox) -> State:
+    """Return the first state of a task: the starter's files, executed once for its score.
+
+    Raises:
+        Unscored: The starter could not be executed or scored; that is never the policy's fault.
+    """
+    state = State(task=task.name, task_digest=task.digest, files=task.env_files())
+    execution, _ = tools.execute_many([(state, "train.py")])[0]
+    if isinstance(execution, Unscored):
+        raise execution
+    if execution.score is None:
+        raise Unscored(
+            f"the starter of task {task.name!r} gave no score ({execution.refusal or execution.status}): "
+            f"{execution.output[-300:]}",
+            cure=f"run 'mlagent tasks check {task.name}'",
+        )
+    seen = visible_metric(execution.output)
+    return replace(
+        state, score=execution.score, visible=seen, visible_start=seen, submission=execution.submission, _hashes=None
+    )
+
+
+def visible_metric(output: str) -> float | None:
+    """Return the last validation metric that a script printed, or None. Never used as a score.
+
+    Example:
+        >>> visible_metric("epoch 1\\nvalidation accuracy: 0.75\\n")
+        0.75
+    """
+    found = _VISIBLE.findall(output)
+    return float(found[-1]) if found else None
+
+
+def run_step(state: State, text: str, tools: Toolbox) -> StepResult:
+    """Return what one reply does to one state (see `run_steps`)."""
+    return run_steps([(state, text)], tools)[0]
+
+
+def run_steps(rows: Sequence[tuple[State, str]], tools: Toolbox) -> list[StepResult]:
+    """Return what each reply does to its state: ONE action a row, executed from the restored state.
+
+    Args:
+        rows: Pairs of a state and the policy's reply. States are values: the same one may occur often.
+        tools: Runner, coder and cache.
+
+    Returns:
+        One result a row, in order. A row that we failed to score is UNSCORED and tells why; the others are not
+        touched by it.
+    """
+    plans = [_plan(state, text, tools) for state, text in rows]
+    _edit(plans, tools)
+    jobs = [(plan.after, plan.script) for plan in plans if plan.script]
+    executions = iter(tools.execute_many(jobs))
+    return [_finish(plan, *(next(executions) if plan.script else (None, False))) for plan in plans]
+
+
+@dataclass
+class _Plan:
+    """A row on its way: filled in by parsing, by the coder, and by the execution."""
+
+    before: State
+    text: str
+    task: Task
+    after: State
+    action: Action | None = None
+    edit: EditRequest | None = None
+    script: str = ""
+    outcome: Outcome | None = None
+    reason: str = ""
+    observation: str = ""
+    failure: str = ""
+
+
+def _plan(state: State, text: str, tools: Toolbox) -> _Plan:
+    task = tools.task(state.task)
+    plan = _Plan(before=state, text=text, task=task, after=state)
+    if task.digest != state.task_digest:
+        plan.outcome, plan.reason = Outcome.UNSCORED, "other-data"
+        plan.failure = f"the state was made on other data of task {task.name!r}"
+        return plan
+    parsed = parse_action(text, tools.reply_format)
+    if isinstance(parsed, Invalid):
+        plan.outcome, plan.reason, plan.observation = Outcome.INVALID, parsed.reason, parsed.message
+        return plan
+    plan.action = parsed
+    try:
+        _act(plan, parsed)
+    except ActionError as error:
+        plan.outcome, plan.reason, plan.observation = Outcome.ERROR, "tool", str(error)
+    return plan
+
+
+def _act(plan: _Plan, action: Action) -> None:
+    """Perform what needs neither coder nor execution, and note what does."""
+    files, arguments = plan.before.files, action.arguments
+    plan.outcome, plan.reason = Outcome.NEUTRAL, "valid"
+    if action.name == "List Files":
+        names = tuple(sorted(path.name for path in plan.task.data_dir.iterdir())) if plan.task.data_dir else ()
+        plan.observation = list_files(files, names, arguments["dir_path"])
+    elif action.name == "Copy File":
+        source, target = safe_path(arguments["source"]), _writable(plan, arguments["destination"])
+        read_text(files, source)
+        plan.after = plan.before.with_file(target, files[source])
+        plan.observation = f"File {source} copied to {target}"
+    elif action.name == "Inspect Script Lines":
+        first, last = int(arguments["start_line_number"]), int(arguments["end_line_number"])
+        plan.observation = inspect_lines(files, arguments["script_name"], first, last)
+    elif action.name == "Understand File":
+        plan.observation = look_for(files, arguments["file_name"], arguments["things_to_look_for"])
+    elif action.name == "Final Answer":
+        plan.after = replace(plan.before, done=True, _hashes=None)
+        plan.observation = "The answer is noted. The run ends here."
+    elif action.name == "Execute Script":
+        plan.script = safe_path(arguments["script_name"])
+        read_text(files, plan.script)
+    else:
+        script = read_text(files, arguments["script_name"])
+        plan.script = _writable(plan, arguments["save_name"])
+        plan.edit = EditRequest(plan.task, script, arguments["edit_instruction"])
+
+
+def _writable(plan: _Plan, name: str) -> str:
+    path = safe_path(name)
+    if is_read_only(path, plan.task.read_only):
+        raise ActionError(f"EnvError: {path} is read-only.")
+    if len(plan.before.files) >= 50 and path not in plan.before.files:
+        raise ActionError("EnvError: the workspace is full: it holds at most 50 files.")
+    return path
+
+
+def _edit(plans: list[_Plan], tools: Toolbox) -> None:
+    todo = [plan for plan in plans if plan.edit]
+    if not todo:
+        return
+    for plan, edited in zip(todo, tools.coder.edit_many([plan.edit for plan in todo]), strict=True):
+        if isinstance(edited, Unscored):
+            plan.outcome, plan.reason, plan.failure, plan.script = Outcome.UNSCORED, "coder-server", str(edited), ""
+        elif isinstance(edited, CoderError):
+            plan.outcome, plan.reason, plan.script = Outcome.CORNER, "coder", ""
+            plan.observation = f"LLMError: the edit was not made: {edited.message}"
+        else:
+            plan.after = plan.before.with_file(plan.script, edited.encode())
+
+
+def _finish(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> StepResult:
+    if isinstance(execution, Unscored):
+        plan.outcome, plan.reason, plan.failure = Outcome.UNSCORED, "execution", str(execution)
+    if plan.outcome is Outcome.UNSCORED:
+        return StepResult(plan.before, plan.outcome, plan.reason, "", plan.action, failure=plan.failure)
+    after, visible = plan.after, None
+    if execution is not None:
+        visible = visible_metric(execution.output) if execution.score is not None else None
+        _classify(plan, execution)
+        if execution.score is not None:
+            after = replace(
+                after, score=execution.score, submission=execution.submission, visible=visible, _hashes=None
+            )
+    action = plan.action
+    past = HistoryStep(
+        reply=plan.text,
+        action=action.name if action else "",
+        action_input=dict(action.arguments) if action else {},
+        observation=plan.observation,
+        outcome=plan.outcome.value,
+        visible=visible,
+    )
+    return StepResult(
+        state=replace(after, history=after.history + (past,), step=after.step + 1, _hashes=None),
+        outcome=plan.outcome,
+        reason=plan.reason,
+        observation=plan.observation,
+        action=action,
+        score_before=plan.before.score,
+        score_after=execution.score if plan.outcome is Outcome.EDITED else None,
+        seconds=execution.seconds if execution else 0.0,
+        cache_hit=hit,
+        executed=execution is not None,
+        tier=execution.tier if execution else "",
+    )
+
+
+def _classify(plan: _Plan, execution: Execution) -> None:
+    """Turn what an execution came to into outcome, reason and observation, in this one place."""
+    edited = plan.edit is not None
+    saved = f"The edited file is saved to {plan.script}.\n" if edited else ""
+    shown = execution.output[-2000:]
+    if execution.status in _CORNER_STATUS:
+        plan.outcome, plan.reason = Outcome.CORNER, execution.status
+        plan.observation = f"{saved}The script was stopped: {execution.status} limit reached.\n{shown}"
+    elif execution.status != "ok":
+        plan.outcome, plan.reason = Outcome.ERROR, execution.error_type or "script"
+        plan.observation = f"{saved}The script has failed.\n{shown}"
+    elif execution.score is None:
+        plan.outcome, plan.reason = Outcome.ERROR, f"submission-{execution.refusal or 'missing'}"
+        plan.observation = f"{saved}The script ended, but its submission.csv was refused: {execution.refusal}.\n{shown}"
+    else:
+        plan.outcome, plan.reason = (Outcome.EDITED, "scored") if edited else (Outcome.NEUTRAL, "valid")
+        plan.observation = f"{saved}The script has been executed. Here is the output:\n{shown}"

@@ -1,0 +1,219 @@
+"""States of an ML workspace: what a step starts from, how it is stored, restored and forked.
+
+A state holds the editable text files by content and the task's data by reference, so that a snapshot copies no
+data and a restore can never lose read-only files (MLAgentBench's resume does). Files that a *script* writes are
+not part of the state: each run starts in a fresh folder, and only the submission is kept, by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from mlagent_lib.core.artifacts import write_bytes
+from mlagent_lib.core.errors import RunError
+
+STATE_SCHEMA = "mlagent.state/1"
+
+
+@dataclass(frozen=True)
+class HistoryStep:
+    """One past step as the policy saw it.
+
+    Attributes:
+        reply: The policy's text.
+        action: Name of the parsed action, or "" when the reply was invalid.
+        action_input: Arguments of the action.
+        observation: What the environment answered.
+        outcome: Value of the `Outcome`.
+        visible: The validation metric that the script printed, in the task's unit; None when there was none.
+    """
+
+    reply: str
+    action: str
+    action_input: Mapping
+    observation: str
+    outcome: str
+    visible: float | None = None
+
+    def to_json(self) -> dict:
+        """Return the step as JSON-ready values."""
+        return {
+            "reply": self.reply,
+            "action": self.action,
+            "action_input": dict(self.action_input),
+            "observation": self.observation,
+            "outcome": self.outcome,
+            "visible": self.visible,
+        }
+
+
+@dataclass(frozen=True)
+class State:
+    """What step-wise RL restores: task, workspace, history, score, step (paper section 3, state s_t).
+
+    Attributes:
+        task: Name of the task.
+        task_digest: sha256 of the task's data and scripts; guards against restoring on other data.
+        files: Editable files of the workspace, path to content. Data are not among them.
+        history: The steps so far.
+        score: Last valid score on the feedback labels, in the task's unit; None before any run. Never shown
+            to the agent.
+        visible: Last validation metric that the agent saw, in the task's unit.
+        visible_start: The same for the starter.
+        submission: sha256 of the last valid submission in the archive, or None.
+        step: Number of steps taken.
+        done: Whether the agent has given its Final Answer.
+    """
+
+    task: str
+    task_digest: str
+    files: Mapping[str, bytes]
+    history: tuple[HistoryStep, ...] = ()
+    score: float | None = None
+    visible: float | None = None
+    visible_start: float | None = None
+    submission: str | None = None
+    step: int = 0
+    done: bool = False
+    _hashes: Mapping[str, str] = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
+        hashes = {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items()}
+        object.__setattr__(self, "_hashes", MappingProxyType(hashes))
+
+    def __reduce__(self):
+        return State.from_json, (self.to_json(),)
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the workspace tree: equal trees have equal digests, whatever their history."""
+        return hashlib.sha256(json.dumps([self.task_digest, dict(self._hashes)]).encode()).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """Return a short name of the whole state, history included."""
+        return hashlib.sha256(json.dumps(self.to_json(embed=False)).encode()).hexdigest()[:16]
+
+    def with_file(self, path: str, content: bytes) -> State:
+        """Return the state with one file written."""
+        return replace(self, files={**self.files, path: content}, _hashes=None)
+
+    def to_json(self, *, embed: bool = True) -> dict:
+        """Return the state as JSON-ready values; with ``embed`` one JSON line holds the file contents too."""
+        row = {
+            "schema": STATE_SCHEMA,
+            "task": self.task,
+            "task_digest": self.task_digest,
+            "files": dict(self._hashes),
+            "history": [step.to_json() for step in self.history],
+            "score": self.score,
+            "visible": self.visible,
+            "visible_start": self.visible_start,
+            "submission": self.submission,
+            "step": self.step,
+            "done": self.done,
+        }
+        if embed:
+            row["blobs"] = {digest: _encode(self.files[path]) for path, digest in self._hashes.items()}
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping, blobs: Mapping[str, bytes] | WorkspaceStore | None = None) -> State:
+        """Return the state that `to_json` wrote, with every file checked against its sha256.
+
+        Args:
+            row: A row of `to_json`.
+            blobs: Where file contents are, by sha256, when the row does not embed them.
+
+        Raises:
+            RunError: The schema is unknown, or a file is missing or damaged.
+        """
+        if row.get("schema") != STATE_SCHEMA:
+            raise RunError(
+                f"a state has schema {row.get('schema')!r}, expected {STATE_SCHEMA!r}",
+                cure="make the state pool again with this version of the kit",
+            )
+        embedded = {digest: _decode(text) for digest, text in row.get("blobs", {}).items()}
+        files = {}
+        for path, digest in row["files"].items():
+            content = embedded[digest] if digest in embedded else None if blobs is None else blobs[digest]
+            if content is None or hashlib.sha256(content).hexdigest() != digest:
+                raise RunError(
+                    f"file {path!r} of a state of task {row['task']!r} is missing or damaged (sha256 {digest[:12]}…)",
+                    cure="make the state pool again: its stored content does not match its name",
+                )
+            files[path] = content
+        history = tuple(HistoryStep(**step) for step in row["history"])
+        names = ("task", "task_digest", "score", "visible", "visible_start", "submission", "step", "done")
+        return cls(files=files, history=history, **{name: row[name] for name in names})
+
+
+def _encode(data: bytes) -> str | dict:
+    """Text stays readable; anything else is base64."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def _decode(value: str | Mapping) -> bytes:
+    return value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
+
+
+class WorkspaceStore:
+    """A folder of file contents, each named by its sha256: snapshots share what they have in common.
+
+    Args:
+        folder: Where the blobs are; made when missing.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+
+    def put(self, data: bytes) -> str:
+        """Store some bytes and return their sha256."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._path(digest)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, data)
+        return digest
+
+    def __getitem__(self, digest: str) -> bytes:
+        """Return the bytes with this sha256.
+
+        Raises:
+            RunError: They are missing or damaged.
+        """
+        path = self._path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise RunError(f"no blob {digest[:12]}… under {self.folder}", cure="make this stage again") from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise RunError(f"blob {path} is damaged: its content has another sha256", cure=f"delete {path} and rerun")
+        return data
+
+    def snapshot(self, state: State) -> dict:
+        """Store the files of a state and return its JSON row without contents."""
+        for content in state.files.values():
+            self.put(content)
+        return state.to_json(embed=False)
+
+    def restore(self, row: Mapping) -> State:
+        """Return the state of a row that `snapshot` made, bit-equal.
+
+        Raises:
+            RunError: A file is missing or damaged.
+        """
+        return State.from_json(row, self)
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest

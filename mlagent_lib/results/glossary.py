@@ -1,0 +1,56 @@
+"""What every logged name means: one place for notebooks, the report and readers of the files."""
+
+from __future__ import annotations
+
+__all__ = ["GRPO_METRICS", "NUMBERS", "describe"]
+
+# Fields of one row of GRPO's metrics.jsonl, in the order of the file.
+GRPO_METRICS = {
+    "step": "Update of the policy, counted from 0.",
+    "split": "Absent or train: sampled while training. holdout: on states never trained on.",
+    "reward": "Mean reward of the scored actions of the step (dimensionless). Should rise.",
+    "reward_std": "Mean over groups of the reward's standard deviation within a group. 0 is no signal.",
+    "advantage_std": "Standard deviation of the advantages: near 1 where groups differ, 0 where flat.",
+    "share_invalid": "Share of actions that could not be parsed or named no action. Should fall.",
+    "share_error": "Share of valid actions whose script or tool failed.",
+    "share_neutral": "Share of valid actions that edit nothing.",
+    "share_corner": "Share of actions cut short by time, memory or disk, or lost by the coder.",
+    "share_edited": "Share of edits whose script ran and was scored.",
+    "unscored": "Actions that we failed to score: no reward, no gradient, not in any mean. Should be 0.",
+    "flat_groups": "Groups in which every action got the same reward: no gradient comes from them.",
+    "kl": "Estimated KL divergence from the policy before RL, in nats per token. Should grow slowly.",
+    "entropy": "Mean entropy of the next token, in nats. A fall to 0 means the policy no longer explores.",
+    "completion_tokens": "Mean length of an action in tokens.",
+    "seconds_generation": "Wall seconds spent sampling actions.",
+    "seconds_execution": "Wall seconds spent executing scripts.",
+    "seconds_update": "Wall seconds spent computing gradients and updating.",
+    "cache_hits": "Actions whose experiment had been made before and was read from the cache.",
+    "executions": "Scripts that were really run.",
+    "task_mix": "Number of sampled actions per task.",
+    "lr": "Learning rate of the update.",
+    "grad_norm": "Norm of the gradient before clipping.",
+    "loss": "The clipped objective. Near 0 on fresh samples by construction: it does not measure progress.",
+    "validity": "Share of actions that parse and name a known action with good arguments (holdout rows).",
+}
+
+NUMBERS = {
+    "score": "What the task's metric says about a submission, in the metric's own unit and direction.",
+    "report labels": "Labels that only the final evaluation reads. Rewards come from other, disjoint labels.",
+    "avg@K, best@K": "Mean and best of the scores of K trajectories of one task.",
+    "gain (%)": "Paper's relative gain: 100 · β · (avg@K − starter) / starter, β = −1 where lower is better.",
+    "gap closed": "(score − starter) / (best known − starter): 0 is the starter, 1 the best known score.",
+    "interval": "95 % percentile bootstrap: trajectories (and seeds) are drawn again, tasks stay fixed.",
+    "reward": "What the learner gets for one action, a function of the change in score (paper Eq. 6).",
+    "advantage": "A reward compared with its group, inside the trainer only.",
+    "held-in / held-out": "Tasks whose states RL trains on / tasks that no stage of training has met.",
+}
+
+
+def describe(name: str) -> str:
+    """Return what a logged field means, or that it is not described.
+
+    Example:
+        >>> describe("lr")
+        'Learning rate of the update.'
+    """
+    return GRPO_METRICS.get(name, "Not described: a field that this version does not know.")

@@ -1,0 +1,96 @@
+"""The agentic-ML reward of the paper: Eq. 6 in both published versions, and its ablations. Pure functions.
+
+What it does not do: it never runs code, reads files or sees labels. `Outcome` tells which case a step is, the
+task tells the scores. A step that *we* failed to score has no reward, and asking for one raises.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mlagent_lib.environment.outcome import Outcome
+
+FORMS = ("v1", "v2", "v1-no-performance", "v1-no-format", "v1-no-corner")
+
+
+def step_reward(
+    outcome: Outcome,
+    *,
+    before: float | None = None,
+    after: float | None = None,
+    init: float,
+    best: float,
+    form: str = "v1",
+) -> float:
+    """Return the reward of one action: Eq. 6 of arXiv 2505.23723.
+
+    ``v1`` (29 May 2025) is ``sigmoid(100 * (after - before) / (best - init))``, with 0 for a failed and 0.5 for a
+    neutral action. ``v2`` (30 Apr 2026) is ``(after - before) / (best - init)``, with -1 and 0. Neither clips.
+    The ablations take one part away from ``v1``. The paper states the value only for the performance part (a
+    binary signal); the other two are ours:
+
+    * ``v1-no-performance``: 1 for a better score, 0 for a worse one, 0.5 for the same.
+    * ``v1-no-format``: a failed action gets the neutral 0.5.
+    * ``v1-no-corner``: a corner case counts as a failed action.
+
+    Args:
+        outcome: Which case of Eq. 6 the step is.
+        before: Score m_t of the state the action started from, in the task's unit. Needed for ``EDITED``.
+        after: Score m_{t+1} of the edited script, in the task's unit. Needed for ``EDITED``.
+        init: Score of the starter script, m_init.
+        best: Best known score, m_best. ``best < init`` where lower is better: the sign of ``best - init`` carries
+            the direction, so there is no flag.
+        form: One of `FORMS`.
+
+    Raises:
+        ValueError: The outcome is ``UNSCORED``, a score is missing or not finite, ``best`` equals ``init``, or the
+            form is unknown. A score of NaN is never a reward of 0.
+
+    Example:
+        >>> round(step_reward(Outcome.EDITED, before=0.50, after=0.51, init=0.5, best=1.0), 4)
+        0.8808
+        >>> step_reward(Outcome.EDITED, before=8.0, after=6.0, init=10.0, best=2.0, form="v2")
+        0.25
+        >>> [step_reward(case, init=0.5, best=1.0) for case in (Outcome.INVALID, Outcome.NEUTRAL)]
+        [0.0, 0.5]
+    """
+    if form not in FORMS:
+        raise ValueError(f"reward form {form!r} is unknown: choose one of {', '.join(FORMS)}")
+    outcome = Outcome(outcome)
+    if outcome is Outcome.UNSCORED:
+        raise ValueError("an unscored step has no reward: leave it out of the batch and count it")
+    failed, neutral = (-1.0, 0.0) if form == "v2" else (0.0, 0.5)
+    if outcome in (Outcome.INVALID, Outcome.ERROR):
+        return neutral if form == "v1-no-format" else failed
+    if outcome is Outcome.CORNER:
+        return failed if form == "v1-no-corner" else neutral
+    if outcome is Outcome.NEUTRAL:
+        return neutral
+    return _performance(before, after, init, best, form)
+
+
+def _performance(before: float | None, after: float | None, init: float, best: float, form: str) -> float:
+    for name, value in (("before", before), ("after", after), ("init", init), ("best", best)):
+        if value is None or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}: an edited step needs four finite scores")
+    if best == init:
+        raise ValueError(f"best and init are both {best!r}: the task leaves nothing to gain, so Eq. 6 is undefined")
+    share = (after - before) / (best - init)
+    if form == "v2":
+        return share
+    if form == "v1-no-performance":
+        return 1.0 if share > 0 else 0.0 if share < 0 else 0.5
+    return sigmoid(100.0 * share)
+
+
+def sigmoid(x: float) -> float:
+    """Return the logistic function of x, without overflow at either end.
+
+    Example:
+        >>> sigmoid(0.0), sigmoid(-1e6), sigmoid(1e6)
+        (0.5, 0.0, 1.0)
+    """
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    grown = math.exp(x)
+    return grown / (1.0 + grown)

@@ -1,0 +1,252 @@
+"""From the bytes of a submission to a score, against labels that no run can read.
+
+The bytes are parsed strictly and never executed, unpickled or imported. What is wrong with the submission
+becomes a `SubmissionError` with a fixed class name; what is wrong with our labels becomes `Unscored`, so that our
+failure is never the policy's reward.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from mlagent_lib.core.errors import SubmissionError, Unscored
+from mlagent_lib.tasks.metrics import Metric, get_metric
+from mlagent_lib.tasks.task import Task
+
+LABEL_SETS = ("feedback", "report")
+LARGEST_SUBMISSION = 8 << 20
+ROW_SUM_TOLERANCE = 1e-3
+FOREIGN_SECONDS = 120
+_NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
+
+# Every reason a submission can be refused for. Fixed names: a free text could carry a label to the agent.
+REASONS = (
+    "missing", "empty", "too-large", "nul-byte", "not-utf8", "bad-csv", "header", "row-count", "unknown-id",
+    "duplicate-id", "not-a-number", "out-of-range", "unknown-class", "row-sum", "undefined-score",
+    "evaluator-refused",
+)
+
+
+def parse_number(field: str) -> float:
+    """Return a plain finite decimal number; its class name is the only thing that is told about another.
+
+    Raises:
+        SubmissionError: ``not-a-number`` for nan, inf, 1e999, 0x1, 1_0, digits of other scripts, blanks.
+
+    Example:
+        >>> parse_number("-1.5e2")
+        -150.0
+    """
+    value = float(field) if _NUMBER.fullmatch(field) else np.inf
+    if not np.isfinite(value):
+        raise SubmissionError("not-a-number")
+    return value
+
+
+def parse_table(content: bytes, header: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+    """Return the numbers of a submission by id, in the order of its lines.
+
+    A byte-order mark and Windows line ends are allowed, since honest tools write them.
+
+    Args:
+        content: The bytes of ``submission.csv``.
+        header: The columns that must be there, in this order; the first is the id.
+
+    Raises:
+        SubmissionError: With one of `REASONS`.
+
+    Example:
+        >>> parse_table(b"id,prediction\\n12,0.5\\n", ("id", "prediction"))
+        {'12': (0.5,)}
+    """
+    if not content:
+        raise SubmissionError("empty")
+    if len(content) > LARGEST_SUBMISSION:
+        raise SubmissionError("too-large")
+    if b"\0" in content:
+        raise SubmissionError("nul-byte")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise SubmissionError("not-utf8") from None
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error:
+        raise SubmissionError("bad-csv") from None
+    if not rows or tuple(rows[0]) != header:
+        raise SubmissionError("header")
+    found: dict[str, tuple[float, ...]] = {}
+    for row in rows[1:]:
+        if len(row) != len(header):
+            raise SubmissionError("bad-csv")
+        if row[0] in found:
+            raise SubmissionError("duplicate-id")
+        found[row[0]] = tuple(parse_number(field) for field in row[1:])
+    return found
+
+
+@lru_cache(maxsize=128)
+def _read_labels(path: Path, stamp: tuple) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return ids and values of one label file. ``stamp`` keeps a changed file from being answered by memory."""
+    try:
+        header = tuple(path.read_text(encoding="utf-8").split("\n", 1)[0].strip().split(","))
+        table = parse_table(path.read_bytes(), header)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unscored(f"labels {path} cannot be read ({error.__class__.__name__})", cure="rebuild the task") from error
+    except SubmissionError as error:
+        raise Unscored(f"labels {path} are damaged ({error.reason})", cure="rebuild the task") from error
+    if header[0] != "id" or not table:
+        raise Unscored(f"labels {path} are damaged (no id column or no rows)", cure="rebuild the task")
+    return tuple(table), np.array(list(table.values()), dtype=float)
+
+
+def read_labels(task: Task, labels: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the ids and the true values of one hidden label set.
+
+    Args:
+        task: The task.
+        labels: ``feedback`` or ``report``.
+
+    Returns:
+        n ids, and an array of shape (n,) or, for several outputs, (n, outputs).
+
+    Raises:
+        Unscored: The file is missing or damaged: our failure.
+    """
+    if labels not in LABEL_SETS:
+        raise ValueError(f"labels is {labels!r}: choose one of {', '.join(LABEL_SETS)}")
+    path = task.labels_dir / f"{labels}.csv"
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise Unscored(f"labels {path} are missing", cure="rebuild the task") from error
+    ids, values = _read_labels(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return ids, values if task.kind == "multioutput" else values[:, 0]
+
+
+def header_of(task: Task) -> tuple[str, ...]:
+    """Return the columns that a submission must have, in this order."""
+    return ("id", *task.answer_columns)
+
+
+def _check_values(task: Task, metric: Metric, values: np.ndarray) -> None:
+    """Refuse numbers that the metric cannot take; ``values`` has shape (n, columns)."""
+    if metric.answer in ("class", "guesses", "rating"):
+        if not np.isin(values, np.asarray(task.classes, dtype=float)).all():
+            raise SubmissionError("unknown-class")
+    elif metric.answer == "probability":
+        if values.min() < 0 or values.max() > 1:
+            raise SubmissionError("out-of-range")
+        # AUC ranks each column by itself; only a logarithm needs rows that are distributions.
+        sums_matter = metric.name == "logloss" and values.shape[1] > 1
+        if sums_matter and np.abs(values.sum(axis=1) - 1).max() > ROW_SUM_TOLERANCE:
+            raise SubmissionError("row-sum")
+    elif metric.name == "rmsle" and values.min() < 0:
+        raise SubmissionError("out-of-range")
+
+
+def gold_answer(task: Task, truth: np.ndarray) -> np.ndarray:
+    """Return the answer that scores best possible, shape (n, columns), given the true values.
+
+    Args:
+        task: The task.
+        truth: As `read_labels` returns them.
+    """
+    metric = get_metric(task.metric)
+    if metric.answer == "probability" and len(task.answer_columns) > 1:
+        return (truth[:, None] == np.asarray(task.classes)[None, :]).astype(float)
+    if metric.answer == "guesses":
+        others = np.asarray(task.classes, dtype=float)
+        return np.array([[label, *others[others != label][:4]] for label in truth])
+    return truth.reshape(len(truth), -1).astype(float)
+
+
+def score_answer(task: Task, truth: np.ndarray, answer: np.ndarray) -> float:
+    """Return the finite score of answers of shape (n, columns).
+
+    Raises:
+        ValueError: The metric is undefined for these numbers.
+    """
+    flat = answer[:, 0] if answer.shape[1] == 1 and task.kind != "multioutput" else answer
+    with np.errstate(all="ignore"):
+        score = get_metric(task.metric).score(truth, flat)
+    if not np.isfinite(score):
+        raise ValueError(f"{task.metric} is not finite")
+    return score
+
+
+def grade(task: Task, submission: bytes | None, labels: str = "feedback") -> float:
+    """Return the score of a submission on one hidden label set, in the unit of the task's metric.
+
+    The submission must answer the ids of both label sets, so that a script cannot tell them apart.
+
+    Args:
+        task: The task.
+        submission: Bytes of ``submission.csv``, read once after the run was over; None where there is none.
+        labels: ``feedback`` (scores every step) or ``report`` (the final evaluation only).
+
+    Raises:
+        SubmissionError: A fault of the script, with one of `REASONS`.
+        Unscored: A fault of ours.
+    """
+    if not submission:
+        raise SubmissionError("missing" if submission is None else "empty")
+    if not task.labels_dir.is_dir():
+        return _grade_by_script(task, submission)
+    try:
+        metric = get_metric(task.metric)
+        known = {name: read_labels(task, name) for name in LABEL_SETS}
+        ids, truth = known[labels]
+        score_answer(task, truth, gold_answer(task, truth))
+    except ValueError as error:
+        raise Unscored(f"task {task.name}: its {labels} labels cannot be scored ({error})",
+                       cure="run mlagent tasks check on its folder") from error
+    table = parse_table(submission, header_of(task))
+    if len(table) != sum(len(found) for found, _ in known.values()):
+        raise SubmissionError("row-count")
+    if not all(key in table for found, _ in known.values() for key in found):
+        raise SubmissionError("unknown-id")
+    _check_values(task, metric, np.array(list(table.values()), dtype=float))
+    try:
+        return score_answer(task, truth, np.array([table[key] for key in ids], dtype=float))
+    except ValueError:
+        raise SubmissionError("undefined-score") from None
+
+
+_CALL_EVAL = (
+    "import importlib.util, sys\n"
+    "spec = importlib.util.spec_from_file_location('task_eval', sys.argv[1])\n"
+    "module = importlib.util.module_from_spec(spec)\n"
+    "spec.loader.exec_module(module)\n"
+    "print('score', float(module.get_score(sys.argv[2])))\n"
+)
+
+
+def _grade_by_script(task: Task, submission: bytes) -> float:
+    """Return what the ``eval.py`` of a foreign folder says; such a folder has one label set for both uses."""
+    script = task.folder / "scripts" / "eval.py"
+    if not script.is_file():
+        raise Unscored(f"task {task.name} has neither labels nor {script}", cure="add one of them")
+    if len(submission) > LARGEST_SUBMISSION:
+        raise SubmissionError("too-large")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "submission.csv").write_bytes(submission)
+        try:
+            done = subprocess.run([sys.executable, "-I", "-c", _CALL_EVAL, str(script), folder], cwd=folder,
+                                  capture_output=True, text=True, timeout=FOREIGN_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise Unscored(f"{script} did not answer within {FOREIGN_SECONDS} s", cure="make it faster") from error
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("score ")]
+    if done.returncode or not lines:
+        # A foreign evaluator raises for bad submissions and for its own faults alike: they cannot be told apart.
+        raise SubmissionError("evaluator-refused")
+    return parse_number(lines[-1][1])

@@ -1,0 +1,104 @@
+"""Generated grey images, ten by ten: textures, leaves, radar targets, outlines, individuals.
+
+Each function returns images on a scale of 0..100 in which the class shows, but not in one fixed pixel: position,
+exposure and noise vary, as they do in photographs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from mlagent_lib.tasks.pocket.sources import Sample, pixels, sample_of
+
+SIDE = 10
+
+
+def _grid(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates of all pixels, each of shape (1, SIDE, SIDE), centre at 0."""
+    axis = np.arange(SIDE) - (SIDE - 1) / 2
+    rows, columns = np.meshgrid(axis, axis, indexing="ij")
+    return rows[None], columns[None]
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, dtype=float)[:, None, None]
+
+
+def _exposed(rng: np.random.Generator, images: np.ndarray, noise: float) -> np.ndarray:
+    """Return the images at a random gain and offset, with noise."""
+    n = len(images)
+    gain, offset = rng.uniform(0.6, 1.2, (n, 1, 1)), rng.uniform(-8, 8, (n, 1, 1))
+    return images * gain + offset + rng.normal(0, noise, images.shape)
+
+
+def cactus(rng: np.random.Generator, n: int = 2000) -> Sample:
+    """Return aerial textures; in half of them stands a column that is ribbed along its length."""
+    label = rng.integers(0, 2, n)
+    ground = gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 1.2, 1.2)) * 38 + 45
+    rows, columns = _grid(n)
+    angle = _column(rng.uniform(-0.35, 0.35, n))
+    centre, top = _column(rng.uniform(-2.5, 2.5, n)), _column(rng.uniform(-4, -1, n))
+    across = columns * np.cos(angle) - rows * np.sin(angle) - centre
+    body = np.exp(-((across / 1.1) ** 2)) * (rows > top) * (1 + 0.35 * np.cos(2.6 * across))
+    return sample_of(pixels(_exposed(rng, ground + _column(label * rng.uniform(8, 26, n)) * body, 5)), label)
+
+
+def leaves(rng: np.random.Generator, n: int = 2100) -> Sample:
+    """Return leaves that are healthy (0), rusty with small bright dots (1), scabbed with dark blots (2), both (3)."""
+    label = rng.integers(0, 4, n)
+    rows, columns = _grid(n)
+    vein = np.exp(-((columns - _column(rng.uniform(-1, 1, n))) ** 2)) * 8
+    images = 50 + vein + gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 1, 1)) * 12
+    for _ in range(4):
+        rusty = (label % 2 == 1) & (rng.random(n) < 0.75)
+        r, c = rng.uniform(-4.5, 4.5, (2, n, 1, 1))
+        images = images + _column(rusty * rng.uniform(12, 34, n)) * np.exp(-((rows - r) ** 2 + (columns - c) ** 2) / 0.5)
+    for _ in range(2):
+        scabbed = (label >= 2) & (rng.random(n) < 0.8)
+        r, c = rng.uniform(-4, 4, (2, n, 1, 1))
+        images = images - _column(scabbed * rng.uniform(8, 26, n)) * np.exp(-((rows - r) ** 2 + (columns - c) ** 2) / 5)
+    return sample_of(pixels(_exposed(rng, images, 3)), label)
+
+
+def icebergs(rng: np.random.Generator, n: int = 2000) -> Sample:
+    """Return radar echoes with speckle: a broad iceberg (1) or a narrow ship (0), turned at random."""
+    label = rng.integers(0, 2, n)
+    rows, columns = _grid(n)
+    r, c = rng.normal(0, 0.7, (2, n, 1, 1))
+    angle = _column(rng.uniform(0, np.pi, n))
+    along = (columns - c) * np.cos(angle) + (rows - r) * np.sin(angle)
+    across = (rows - r) * np.cos(angle) - (columns - c) * np.sin(angle)
+    length = _column(np.where(label, rng.uniform(1.5, 2.8, n), rng.uniform(1.8, 3.4, n)))
+    width = _column(np.where(label, rng.uniform(1.4, 2.4, n), rng.uniform(0.5, 1.2, n)))
+    peak = _column(np.where(label, rng.uniform(14, 34, n), rng.uniform(20, 52, n)))
+    echo = 9 + peak * np.exp(-((along / length) ** 2) - (across / width) ** 2)
+    return sample_of(pixels(echo * rng.gamma(5, 1 / 5, echo.shape)), label)
+
+
+def silhouettes(rng: np.random.Generator, n: int = 2000, species: int = 12) -> Sample:
+    """Return outlines of leaves of twelve species, given by lobes of their radius, slightly turned."""
+    label = rng.integers(0, species, n)
+    lobes = rng.uniform(-1, 1, (species, 5)) * np.array([0.5, 0.45, 0.4, 0.3, 0.25])
+    phase = rng.uniform(0, 2 * np.pi, (species, 5))
+    rows, columns = _grid(n)
+    angle = np.arctan2(rows, columns) + _column(rng.normal(0, 0.16, n))
+    own = lobes[label] * rng.normal(1, 0.2, (n, 5))
+    radius = sum(own[:, k, None, None] * np.cos((k + 1) * angle + phase[label, k, None, None]) for k in range(5))
+    size = _column(rng.normal(3.0, 0.25, n))
+    distance = np.hypot(rows - rng.normal(0, 0.25, (n, 1, 1)), columns - rng.normal(0, 0.25, (n, 1, 1)))
+    inside = 1 / (1 + np.exp(-3 * (size * (1 + 0.9 * radius) - distance)))
+    return sample_of(pixels(_exposed(rng, 15 + 65 * inside, 6)), label)
+
+
+def flukes(rng: np.random.Generator, n: int = 2100, animals: int = 30) -> Sample:
+    """Return tails of thirty whales: each animal has its own marks, seen at other positions and exposures."""
+    label = np.arange(n) % animals
+    rng.shuffle(label)
+    marks = gaussian_filter(rng.normal(0, 1, (animals, SIDE + 2, SIDE + 2)), (0, 0.9, 0.9)) * 44
+    shift = rng.choice([0, 1, 1, 1, 2], (n, 2))
+    images = np.stack([marks[k, r : r + SIDE, c : c + SIDE] for k, (r, c) in zip(label, shift, strict=True)])
+    rows, columns = _grid(n)
+    tail = np.exp(-((np.abs(columns) / 4.6) ** 4) - ((rows / 4.2) ** 4))
+    glare = gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 2, 2)) * 60
+    return sample_of(pixels(_exposed(rng, 45 + (images + glare * 0.6) * tail, 8)), label)

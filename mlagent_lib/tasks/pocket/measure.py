@@ -1,0 +1,270 @@
+"""Measures the starter's and the best known scores of the pocket tasks, and how healthy each task is.
+
+The scripts run here are this package's own (starters and catalogue edits), so that a plain fork of this process
+runs them; scripts of a policy belong into the isolated runner, which can be given as ``execute``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from mlagent_lib.core.errors import SubmissionError
+from mlagent_lib.tasks.grading import LABEL_SETS, grade
+from mlagent_lib.tasks.pocket.cards import CARDS, PLAIN, card
+from mlagent_lib.tasks.pocket.catalogue import AXES, edits, replace_block
+from mlagent_lib.tasks.pocket.suite import SCORES, build_suite, recorded_scores
+from mlagent_lib.tasks.task import Task, load_task
+
+HELPS = 0.02  # of the gap between starter and best: smaller changes count as neither help nor harm
+FRONT = 6  # edits of each axis that the ascent tries again, best single edits first
+ROUNDS = 2
+_WARM = ("ensemble", "neighbors", "svm", "linear_model", "tree", "neural_network", "decomposition", "compose",
+         "impute", "preprocessing", "feature_extraction.text", "calibration", "multiclass", "kernel_approximation",
+         "discriminant_analysis", "naive_bayes", "feature_selection", "dummy", "metrics", "multioutput")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one run of a trusted script left: the part of the runner's result that is needed here."""
+
+    status: str
+    output: str
+    seconds: float
+    collected: dict[str, bytes] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+
+def _child(folder: str) -> None:
+    """Run train.py of a folder in this forked process; its output goes to ``out.txt``."""
+    os.chdir(folder)
+    with open("out.txt", "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            source = Path("train.py").read_text(encoding="utf-8")
+            exec(compile(source, "train.py", "exec"), {"__name__": "__main__"})  # our own scripts only
+            code = 0
+        except Exception:  # the script's failure is a result here
+            traceback.print_exc()
+            code = 1
+    os._exit(code)
+
+
+def run_trusted(task: Task, files: dict[str, bytes]) -> Ran:
+    """Return the result of one of our own scripts, run in a fork of this process without isolation.
+
+    Args:
+        task: Gives the data and the time limit.
+        files: Workspace files, ``train.py`` among them.
+    """
+    for name in _WARM:
+        importlib.import_module(f"sklearn.{name}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(folder, name).write_bytes(content)
+        Path(folder, "data").symlink_to(task.data_dir)
+        start = time.perf_counter()
+        process = multiprocessing.get_context("fork").Process(target=_child, args=(folder,))
+        process.start()
+        process.join(task.limits.seconds)
+        status = "ok" if process.exitcode == 0 else "error" if process.exitcode is not None else "timeout"
+        if process.is_alive():
+            process.kill()
+            process.join()
+        seconds = time.perf_counter() - start
+        output, answer = Path(folder, "out.txt"), Path(folder, "submission.csv")
+        collected = {answer.name: answer.read_bytes()} if answer.is_file() else {}
+        return Ran(status, output.read_text(errors="replace") if output.is_file() else "", seconds, collected)
+
+
+Execute = Callable[[Task, dict[str, bytes]], object]
+
+
+def scores_of(task: Task, script: str, execute: Execute) -> tuple[dict[str, float] | None, str, float]:
+    """Return the scores of a script on both label sets (None if it fails), the reason, and the seconds."""
+    ran = execute(task, task.env_files() | {"train.py": script.encode()})
+    if ran.status != "ok":
+        lines = ran.output.strip().splitlines()
+        return None, f"{ran.status}: {lines[-1][:120] if lines else ''}", ran.seconds
+    try:
+        content = ran.collected.get("submission.csv")
+        return {name: grade(task, content, name) for name in LABEL_SETS}, "ok", ran.seconds
+    except SubmissionError as error:
+        return None, f"submission: {error.reason}", ran.seconds
+
+
+class Measurement:
+    """All runs of one task, each made once.
+
+    Args:
+        task: The task.
+        execute: Runs a script.
+    """
+
+    def __init__(self, task: Task, execute: Execute):
+        self.task, self.execute = task, execute
+        self.blocks = dict(card(task.name).blocks)
+        self.starter = task.env_files()["train.py"].decode()
+        self.seen: dict[tuple, tuple] = {}
+        self.sign = 1 if task.greater_is_better else -1
+
+    def run(self, blocks: dict[str, str]) -> tuple:
+        """Return the result of the starter with these three blocks."""
+        key = tuple(blocks[axis] for axis in AXES)
+        if key not in self.seen:
+            script = self.starter
+            for axis in AXES:
+                script = replace_block(script, axis, blocks[axis])
+            self.seen[key] = scores_of(self.task, script, self.execute)
+        return self.seen[key]
+
+    def value(self, blocks: dict[str, str]) -> float:
+        """Return the feedback score, larger is better; minus infinity for a failure."""
+        scores = self.run(blocks)[0]
+        return self.sign * scores["feedback"] if scores else float("-inf")
+
+    def climb(self, front: dict[str, list[str]]) -> dict[str, str]:
+        """Return the best blocks that a coordinate ascent on the feedback score finds.
+
+        The report labels take no part in the choice.
+
+        Args:
+            front: Blocks to try on each axis, the best single edits first.
+        """
+        best = dict(self.blocks)
+        for _ in range(ROUNDS):
+            before = dict(best)
+            for axis in ("model", "data", "learning"):
+                options = [best | {axis: block} for block in [best[axis], *front[axis]]]
+                best = max(options, key=self.value)
+            if best == before:
+                break
+        return best
+
+
+def measure(task: Task, execute: Execute = run_trusted) -> dict:
+    """Return the record of one task: baseline, best, and how many single edits help, hurt or fail.
+
+    Args:
+        task: A pocket task.
+        execute: From (task, files) to an object with ``status``, ``output``, ``seconds`` and ``collected``.
+    """
+    work = Measurement(task, execute)
+    baseline, reason, _ = work.run(work.blocks)
+    if baseline is None:
+        raise RuntimeError(f"the starter of {task.name} fails: {reason}")
+    catalogue = edits(task.modality, task.kind)
+    singles = {edit.key: work.blocks | {edit.axis: edit.block} for edit in catalogue}
+    order = sorted(catalogue, key=lambda edit: -work.value(singles[edit.key]))
+    front = {axis: [edit.block for edit in order if edit.axis == axis][:FRONT] for axis in AXES}
+    # A block may help only together with others: from each axis also some edits from the middle of the order.
+    for axis in AXES:
+        rest = [edit.block for edit in order if edit.axis == axis][FRONT:]
+        front[axis] += rest[: len(rest) // 2 : max(1, len(rest) // 12)]
+    best = work.climb(front)
+    top = work.run(best)[0]
+    gap = work.sign * (top["feedback"] - baseline["feedback"])
+    gains = {edit.key: work.value(singles[edit.key]) - work.sign * baseline["feedback"] for edit in catalogue}
+    health = {}
+    for axis in AXES:
+        own = [gains[edit.key] for edit in catalogue if edit.axis == axis]
+        health[axis] = {"edits": len(own), "help": sum(g > HELPS * gap for g in own),
+                        "fail": sum(g == float("-inf") for g in own)}
+        health[axis]["hurt"] = sum(g < -HELPS * gap for g in own) - health[axis]["fail"]
+    keys = {edit.block: edit.key for edit in catalogue} | {PLAIN: "learning/plain"}
+    note = f"coordinate ascent over the catalogue, chosen on feedback, {len(work.seen)} runs"
+    return {
+        "digest": task.digest,
+        "baseline": {name: round(value, 6) for name, value in baseline.items()} | {"provenance": "the starter, run once"},
+        "best": {name: round(value, 6) for name, value in top.items()} | {"provenance": note},
+        "best_blocks": {axis: keys.get(best[axis], "starter") for axis in AXES},
+        "single_edits": health,
+        "best_single": {"key": order[0].key, "feedback": round(work.sign * work.value(singles[order[0].key]), 6)},
+        "slowest_seconds": round(max(entry[2] for entry in work.seen.values()), 1),
+        "median_seconds": round(sorted(entry[2] for entry in work.seen.values())[len(work.seen) // 2], 2),
+    }
+
+
+def summary(name: str, record: dict) -> str:
+    """Return one line on the health of a task."""
+    health = record["single_edits"].values()
+    total = sum(axis["edits"] for axis in health)
+    shares = " ".join(f"{word} {sum(axis[word] for axis in health) / total:.0%}" for word in ("help", "hurt", "fail"))
+    axes = " ".join(f"{axis} {row['help']}/{row['edits']}" for axis, row in record["single_edits"].items())
+    return (f"{name:19s} starter {record['baseline']['feedback']:.4f}|{record['baseline']['report']:.4f} "
+            f"best {record['best']['feedback']:.4f}|{record['best']['report']:.4f} {shares} ({axes}) "
+            f"single {record['best_single']['key']} {record['best_single']['feedback']:.4f} "
+            f"{record['median_seconds']}s max {record['slowest_seconds']}s {list(record['best_blocks'].values())}")
+
+
+def _store(records: dict) -> None:
+    import numpy
+    import pandas
+    import sklearn
+
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), "numpy": numpy.__version__,
+                "pandas": pandas.__version__, "scikit-learn": sklearn.__version__}
+    content = {"note": "measured by python -m mlagent_lib.tasks.pocket.suite --measure", "versions": versions,
+               "tasks": {spec.name: records[spec.name] for spec in CARDS if spec.name in records}}
+    SCORES.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> None:
+    """Run starter and best known script of tasks once and write their scores into ``task.yaml``.
+
+    Args:
+        folder: A built suite.
+        names: Tasks whose files differ from those that were measured.
+    """
+    records = recorded_scores()
+    for name in names:
+        task = load_task(folder / name)
+        work = Measurement(task, execute)
+        blocks = dict(work.blocks)
+        by_key = {edit.key: edit.block for edit in edits(task.modality, task.kind)}
+        for axis, key in records.get(name, {}).get("best_blocks", {}).items():
+            blocks[axis] = by_key.get(key, blocks[axis])
+        path = folder / name / "task.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for entry, chosen in (("baseline", work.blocks), ("best", blocks)):
+            scores, reason, _ = work.run(chosen)
+            if scores is None:
+                raise RuntimeError(f"{name}: the {entry} script fails: {reason}")
+            content[entry] = scores | {"provenance": "measured on this machine"}
+        path.write_text(yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")
+
+
+def main(arguments: list[str]) -> None:
+    """Measure all or some tasks and record the scores, or restate those of a built suite."""
+    parser = argparse.ArgumentParser(prog="python -m mlagent_lib.tasks.pocket.suite")
+    parser.add_argument("--measure", nargs="*", metavar="TASK", help="tasks to measure; all without a name")
+    parser.add_argument("--restate", nargs="+", metavar="FOLDER TASK", help="a built suite and some of its tasks")
+    found = parser.parse_args(arguments)
+    if found.restate:
+        restate(Path(found.restate[0]), found.restate[1:])
+        return
+    names = found.measure or [spec.name for spec in CARDS]
+    with tempfile.TemporaryDirectory() as folder:
+        build_suite(Path(folder), names)
+        for name in names:
+            start = time.perf_counter()
+            record = measure(load_task(Path(folder, name)))
+            _store(recorded_scores() | {name: record})
+            print(summary(name, record), f"[{time.perf_counter() - start:.0f} s]", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,258 @@
+"""A task folder, read from disk: what the agent sees, how it is graded, what it may use.
+
+The layout is MLAgentBench's (``env/``, ``scripts/``) plus a ``task.yaml``; a folder of that benchmark loads
+unchanged when the caller states what ``task.yaml`` would say.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import yaml
+
+from mlagent_lib.core.errors import TaskError
+from mlagent_lib.core.limits import Limits
+
+SPLITS = ("held-in", "held-out", "other")
+LARGEST_TEXT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: Name of the folder.
+        folder: Where it lies.
+        modality: ``tabular``, ``text``, ``image``, ``graph`` or ``other``.
+        kind: ``label``, ``probability``, ``regression``, ``multioutput``, ``rank`` or ``other``.
+        metric: Name of the metric, e.g. ``logloss``.
+        greater_is_better: Its direction.
+        split: ``held-in``, ``held-out`` or ``other``.
+        paper_task: The task of the paper that this one stands in for, with its metric.
+        baseline: Score of the starter on each label set, in the unit of the metric.
+        best: Best known score on each label set.
+        best_provenance: How the best known score was found.
+        limits: What one run of a script may use.
+        description: Two or three sentences on the task.
+        facts: Short facts on the data.
+        rows: Visible rows.
+        columns: Input columns (pixels, words are one column).
+        research_problem: The request that the agent reads.
+        read_only: Globs of files that the agent may not change.
+        provenance: Where the data come from.
+        answer_columns: Columns of a submission besides ``id``.
+        classes: The classes or ratings that an answer may name; empty for free numbers.
+    """
+
+    name: str
+    folder: Path
+    modality: str
+    kind: str
+    metric: str
+    greater_is_better: bool
+    split: str = "other"
+    paper_task: str = ""
+    baseline: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    best_provenance: str = ""
+    limits: Limits = field(default_factory=Limits)
+    description: str = ""
+    facts: tuple[str, ...] = ()
+    rows: int = 0
+    columns: int = 0
+    research_problem: str = ""
+    read_only: tuple[str, ...] = ()
+    provenance: str = ""
+    answer_columns: tuple[str, ...] = ()
+    classes: tuple[int, ...] = ()
+
+    @property
+    def data_dir(self) -> Path:
+        """Return the folder with the data that a run reads."""
+        return self.folder / "env" / "data"
+
+    @property
+    def labels_dir(self) -> Path:
+        """Return the folder with the hidden labels; a foreign folder has none."""
+        return self.folder / "scripts" / "labels"
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the sha256 of all files of ``env/`` and ``scripts/``, with their paths."""
+        return digest_of(checksums(self.folder))
+
+    def env_files(self) -> dict[str, bytes]:
+        """Return the text files that the agent works on, by path relative to ``env/``; data are left out."""
+        root, found = self.folder / "env", {}
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if not path.is_file() or path.is_symlink() or name.startswith("data/") or "__pycache__" in name:
+                continue
+            content = path.read_bytes() if path.stat().st_size <= LARGEST_TEXT else b"\0"
+            if b"\0" not in content:
+                found[name] = content
+        return found
+
+    def __hash__(self) -> int:
+        return hash((self.name, str(self.folder)))
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file of ``env/`` and ``scripts/``, by path relative to ``folder``."""
+    found = {}
+    for part in ("env", "scripts"):
+        for path in sorted((folder / part).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                found[path.relative_to(folder).as_posix()] = sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def digest_of(sums: dict[str, str]) -> str:
+    """Return one sha256 for a table of checksums.
+
+    Example:
+        >>> digest_of({"b": "1", "a": "2"}) == digest_of({"a": "2", "b": "1"})
+        True
+    """
+    return sha256("".join(f"{path}\0{value}\n" for path, value in sorted(sums.items())).encode()).hexdigest()
+
+
+def home_folder() -> Path:
+    """Return where built suites are kept: ``MLAGENT_HOME``, or ``~/.cache/mlagent``."""
+    return Path(os.environ.get("MLAGENT_HOME") or Path.home() / ".cache" / "mlagent")
+
+
+def suite_home() -> Path:
+    """Return the folder with the 19 pocket tasks, building it on the first use (some seconds)."""
+    from mlagent_lib.tasks.pocket.suite import ensure_suite  # here, since it loads pandas and the sources
+
+    return ensure_suite(home_folder())
+
+
+def list_tasks(split: str | None = None) -> list[str]:
+    """Return the names of the pocket tasks, in the order of the paper's table, without building them.
+
+    Args:
+        split: ``held-in`` (9), ``held-out`` (10), or None for all.
+
+    Raises:
+        TaskError: The split is unknown.
+
+    Example:
+        >>> len(list_tasks("held-in")), len(list_tasks("held-out"))
+        (9, 10)
+    """
+    from mlagent_lib.tasks.pocket.cards import CARDS
+
+    if split is not None and split not in SPLITS:
+        raise TaskError(f"split {split!r} is unknown", cure=f"choose one of {', '.join(SPLITS)}")
+    return [card.name for card in CARDS if split in (None, card.split)]
+
+
+def load_task(path_or_name: str | Path, *, home: Path | None = None, greater_is_better: bool | None = None,
+              limits: Limits | None = None, **stated) -> Task:
+    """Return the task in a folder, or the pocket task of this name.
+
+    Args:
+        path_or_name: A folder, or a name of `list_tasks`.
+        home: Folder with tasks to look names up in; the pocket suite by default.
+        greater_is_better: Direction of a foreign folder without ``task.yaml``; never guessed.
+        limits: Limits of such a folder; never guessed. For other folders they replace the stated ones.
+        stated: Any other attribute of `Task` for such a folder (``metric``, ``modality``, ``baseline`` ...).
+
+    Raises:
+        TaskError: No such task; a file or a key is missing; direction or limits of a foreign folder not given.
+    """
+    folder = Path(path_or_name)
+    if not folder.is_dir():
+        if str(path_or_name) != folder.name:
+            raise TaskError(f"there is no task folder {folder}", cure="give an existing folder or a task name")
+        if home is None and str(path_or_name) not in list_tasks():
+            raise TaskError(f"there is no task named {str(path_or_name)!r}",
+                            cure=f"give a folder, or one of {', '.join(list_tasks())}")
+        folder = (home or suite_home()) / str(path_or_name)
+    folder = folder.resolve()
+    for needed in ("env", "scripts"):
+        if not (folder / needed).is_dir():
+            raise TaskError(f"{folder} is no task folder: {needed}/ is missing",
+                            cure="a task folder holds env/ and scripts/")
+    card = folder / "task.yaml"
+    if card.is_file():
+        task = _from_card(folder, _read_yaml(card))
+        return task if limits is None else _replaced(task, limits)
+    if greater_is_better is None or limits is None:
+        raise TaskError(f"{folder} has no task.yaml, so that its direction and limits are not known",
+                        cure="call load_task(folder, greater_is_better=True or False, limits=Limits(...))")
+    stated = {"modality": "other", "kind": "other", "metric": "score"} | stated
+    return Task(name=folder.name, folder=folder, greater_is_better=greater_is_better, limits=limits,
+                **_texts(folder), **stated)
+
+
+def _replaced(task: Task, limits: Limits) -> Task:
+    from dataclasses import replace
+
+    return replace(task, limits=limits)
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise TaskError(f"{path} is not valid YAML ({error.__class__.__name__})", cure="correct the file") from error
+    if not isinstance(card, dict):
+        raise TaskError(f"{path} holds no table of keys", cure="write one 'key: value' a line")
+    return card
+
+
+def _texts(folder: Path) -> dict:
+    """Return the request and the read-only globs, which both kinds of folders keep in ``scripts/``."""
+    problem, globs = folder / "scripts" / "research_problem.txt", folder / "scripts" / "read_only_files.txt"
+    if not problem.is_file():
+        raise TaskError(f"{problem} is missing", cure="write the request to the agent into that file")
+    lines = globs.read_text(encoding="utf-8").split("\n") if globs.is_file() else []
+    return {
+        "research_problem": problem.read_text(encoding="utf-8").strip(),
+        "read_only": tuple(line.strip() for line in lines if line.strip()),
+    }
+
+
+def _scores(card: dict, key: str, path: Path) -> dict[str, float]:
+    scores = card[key]
+    try:
+        return {name: float(scores[name]) for name in ("feedback", "report")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise TaskError(f"{path}: {key} must hold numbers for feedback and report, found {scores!r}",
+                        cure="state both scores") from error
+
+
+def _from_card(folder: Path, card: dict) -> Task:
+    path = folder / "task.yaml"
+    needed = ("name", "modality", "kind", "metric", "direction", "baseline", "best", "limits")
+    missing = [key for key in needed if key not in card]
+    if missing:
+        raise TaskError(f"{path} lacks {', '.join(missing)}", cure=f"a card holds {', '.join(needed)}")
+    if card["direction"] not in ("maximize", "minimize"):
+        raise TaskError(f"{path}: direction is {card['direction']!r}", cure="write maximize or minimize")
+    if card.get("split", "other") not in SPLITS:
+        raise TaskError(f"{path}: split is {card['split']!r}", cure=f"choose one of {', '.join(SPLITS)}")
+    try:
+        limits = Limits(**card["limits"])
+    except TypeError as error:
+        raise TaskError(f"{path}: limits holds an unknown key ({error})",
+                        cure=f"known are {', '.join(Limits().to_json())}") from error
+    answer = card.get("answer", {})
+    return Task(
+        name=card["name"], folder=folder, modality=card["modality"], kind=card["kind"], metric=card["metric"],
+        greater_is_better=card["direction"] == "maximize", split=card.get("split", "other"),
+        paper_task=card.get("paper_task", ""), baseline=_scores(card, "baseline", path),
+        best=_scores(card, "best", path), best_provenance=card["best"].get("provenance", ""), limits=limits,
+        description=card.get("description", ""), facts=tuple(card.get("facts", ())), rows=card.get("rows", 0),
+        columns=card.get("columns", 0), provenance=card.get("provenance", ""),
+        answer_columns=tuple(answer.get("columns", ())), classes=tuple(answer.get("classes", ())),
+        **_texts(folder),
+    )

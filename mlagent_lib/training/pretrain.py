@@ -1,0 +1,252 @@
+"""Build the pocket model from nothing: tokenizer, pretraining, measurement, model card. One command rebuilds it.
+
+``mlagent pretrain --out DIR`` draws the corpus (`mlagent_lib.training.corpus`), trains a byte-level BPE on it and a
+Qwen2-architecture model of a few million parameters with the Transformers Trainer (all weights, loss on the answers), then
+measures it as coder and as policy on examples it has not seen. It is a didactic stand-in for Qwen2.5-7B and its
+coder, not a language model: outside the pocket suite's vocabulary it knows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from itertools import islice
+from pathlib import Path
+
+from mlagent_lib.core.artifacts import write_json, write_text
+from mlagent_lib.core.profiles import PretrainProfile
+from mlagent_lib.core.seeding import derive_seed
+from mlagent_lib.environment.actions import Action, parse_action
+from mlagent_lib.environment.coder import parse_block_reply
+from mlagent_lib.training.corpus import examples
+
+log = logging.getLogger("mlagent.pretrain")
+
+END, START_TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# ChatML as Qwen2.5 uses it, without a default system message; `generation` marks what the assistant said.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
+    "{% else %}{{ message['content'] + '<|im_end|>' + '\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def build_tokenizer(texts: list[str], vocab_size: int):
+    """Return a byte-level BPE tokenizer whose pieces may span words but neither digits nor lines.
+
+    Whole phrases become one piece, so a reply is some 30 tokens and a state some 110; digits stay single, so that
+    numbers are copied digit by digit.
+
+    Args:
+        texts: What to learn the pieces from.
+        vocab_size: Number of pieces, special ones included.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    lines = pre_tokenizers.Split(Regex(r"[0-9]|\n|[^0-9\n]+"), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([lines, byte_level])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END, START_TURN, END_TURN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END_TURN, pad_token=END, model_input_names=["input_ids", "attention_mask"]
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(profile: PretrainProfile, vocab_size: int):
+    """Return an untrained Qwen2 model of the profile's size, in float32."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+
+    set_seed(derive_seed(profile.seed, "pretrain", "init"))
+    config = Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=profile.hidden,
+        intermediate_size=profile.feed_forward,
+        num_hidden_layers=profile.layers,
+        num_attention_heads=profile.heads,
+        num_key_value_heads=profile.heads,
+        max_position_embeddings=profile.max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def as_chat(example: dict) -> dict:
+    """Return a corpus example in TRL's conversational prompt-completion form."""
+    return {
+        "prompt": [{"role": "user", "content": example["prompt"]}],
+        "completion": [{"role": "assistant", "content": example["completion"]}],
+    }
+
+
+def tokenized(example: dict, tokenizer) -> dict:
+    """Return the token ids of a corpus example, with labels on the answer only (-100 elsewhere)."""
+    turn = {"role": "user", "content": example["prompt"]}
+    head = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer(head, add_special_tokens=False)["input_ids"]
+    answer = tokenizer(example["completion"] + END_TURN, add_special_tokens=False)["input_ids"]
+    return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+
+
+def train(profile: PretrainProfile, out: Path, forbidden: frozenset[str]) -> dict:
+    """Train the pocket model, save it under ``out`` and return what was measured.
+
+    Args:
+        profile: Sizes and training settings.
+        out: Folder for weights, tokenizer, card and ``measured.json``.
+        forbidden: Names of the suite's tasks, none of which may occur in the corpus.
+    """
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    began = time.perf_counter()
+    corpus = list(islice(examples(profile.seed, coder_share=profile.coder_share, forbidden=forbidden), profile.examples))
+    log.info("corpus of %d examples", len(corpus))
+    sample = [f"{row['prompt']}\n{row['completion']}" for row in corpus[: profile.tokenizer_examples]]
+    tokenizer = build_tokenizer(sample, profile.vocabulary)
+    model = build_model(profile, len(tokenizer))
+    config = TrainingArguments(
+        output_dir=str(out / "checkpoints"),
+        per_device_train_batch_size=profile.batch,
+        num_train_epochs=1,
+        learning_rate=profile.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        train_sampling_strategy="group_by_length",
+        use_cpu=profile.use_cpu,
+        bf16=profile.bf16,
+        logging_steps=50,
+        save_steps=250,
+        save_total_limit=1,
+        report_to="none",
+        seed=derive_seed(profile.seed, "pretrain", "order"),
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=model,
+        args=config,
+        train_dataset=[tokenized(row, tokenizer) for row in corpus],
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=None, label_pad_token_id=-100),
+    )
+    last = any((out / "checkpoints").glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=last or None)
+    save(trainer.model, tokenizer, out)
+    measured = measure(trainer.model, tokenizer, profile.seed, count=profile.measure_examples)
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    measured |= {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "examples": len(corpus),
+        "steps": trainer.state.global_step,
+        "loss_last": history[-1]["loss"] if history else None,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    write_json(out / "measured.json", measured)
+    return measured
+
+
+def save(model, tokenizer, out: Path) -> None:
+    """Write weights (bfloat16 safetensors), config and tokenizer."""
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    model.config.dtype = torch.bfloat16
+    model.save_pretrained(out, state_dict=state)
+    tokenizer.save_pretrained(out)
+
+
+def measure(model, tokenizer, seed: int, *, count: int) -> dict:
+    """Return how well a model does both jobs on examples it has not seen.
+
+    Args:
+        model: The model, adapter off.
+        tokenizer: Its tokenizer.
+        seed: Root of the streams; the examples come from a stream of their own.
+        count: Examples for each of the two jobs.
+
+    Returns:
+        ``coder_exact``: share of edits whose script equals the rule coder's, character by character.
+        ``agent_valid``: share of sampled turns that parse to a valid action.
+    """
+    from mlagent_lib.training.backends import generate_texts
+
+    found = {"count": count}
+    stream = derive_seed(seed, "measure")
+    coder = list(islice(examples(stream, coder_share=1.0), count))
+    replies = generate_texts(model, tokenizer, [[as_chat(row)["prompt"][0]] for row in coder], temperature=0.0)
+    right = [_same_block(reply, row["completion"]) for reply, row in zip(replies, coder, strict=True)]
+    found["coder_exact"] = sum(right) / count
+    agent = list(islice(examples(derive_seed(stream, "agent"), coder_share=0.0), count))
+    replies = generate_texts(
+        model, tokenizer, [[as_chat(row)["prompt"][0]] for row in agent], temperature=1.0, seed=stream
+    )
+    found["agent_valid"] = sum(isinstance(parse_action(reply), Action) for reply in replies) / count
+    return found
+
+
+def _same_block(reply: str, expected: str) -> bool:
+    try:
+        return parse_block_reply(reply) == parse_block_reply(expected)
+    except ValueError:
+        return False
+
+
+def write_card(out: Path, profile: PretrainProfile, measured: dict) -> None:
+    """Write the model card next to the weights, from the measured numbers."""
+    text = f"""---
+license: mit
+library_name: transformers
+tags: [didactic, ml-agent]
+---
+# The pocket model
+
+A Qwen2-architecture model of {measured["parameters"] / 1e6:.1f} million parameters, trained from nothing by this kit
+on text that this kit generates. It plays the policy (with LoRA) and the coder (adapter off) of the laptop profile.
+**It is a didactic stand-in for Qwen2.5-7B and its coder, not a language model**: outside the edit catalogue of the
+pocket suite it knows nothing.
+
+| | |
+|---|---|
+| architecture | hidden {profile.hidden}, {profile.layers} layers, {profile.heads} heads, vocabulary {profile.vocabulary} (byte-level BPE, single digits, pieces span words) |
+| training text | {measured["examples"]:,} examples: {profile.coder_share:.0%} coder edits, the rest agent turns on task cards that do not exist, with random scripts, histories and scores |
+| never seen | any task of the suite, held-in or held-out; any executed score |
+| coder: edits equal to the rule coder's, unseen ones (n = {measured["count"]:,}) | {measured["coder_exact"]:.1%} |
+| policy: sampled turns that are valid actions, unseen ones (n = {measured["count"]:,}) | {measured["agent_valid"]:.1%} |
+| training time | {measured["seconds"] / 60:.0f} minutes on 2 CPU cores |
+
+Rebuild: `mlagent pretrain --out DIR` (seed {profile.seed}; same machine and versions give the same weights).
+All figures above come from `measured.json`.
+"""
+    write_text(out / "README.md", text)
+
+
+def main(out: Path, profile: PretrainProfile | None = None) -> dict:
+    """Build the pocket model under ``out``: what ``mlagent pretrain`` calls. Returns the measured numbers."""
+    from mlagent_lib.tasks.task import list_tasks
+
+    profile = profile or PretrainProfile()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    measured = train(profile, out, frozenset(list_tasks()))
+    write_card(out, profile, measured)
+    log.info("%s", json.dumps(measured))
+    return measured

@@ -1,0 +1,183 @@
+"""The command line: help that teaches, one clear line for a mistake, the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from mlagent_lib import cli, pipeline
+from mlagent_lib.core.errors import MlagentError, TaskError
+
+COMMANDS = ("run", "tasks", "doctor", "figures", "pretrain", "profiles")
+
+
+def run_module(repository, *words, **options):
+    """Run ``python -m mlagent_lib`` in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-m", "mlagent_lib", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, **options)
+
+
+def test_help_names_every_command_and_each_explains_itself(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, "--help"])
+        text = capsys.readouterr().out
+        assert stop.value.code == 0 and "example" in text and f"mlagent {command}" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "--profile", "lapto"], "profile 'lapto' is unknown: the closest is 'laptop'"),
+        (["run", "-p", "noequals"], "has no name or no '='. What to do: write -p name=value"),
+        (["run", "--run-id", "../x"], "cannot be the name of a folder"),
+        (["profiles", "nothing"], "What to do: choose one of smoke, laptop"),
+        (["pretrain", "--out", "x", "--profile", "lapto"], "closest is 'laptop'"),
+    ],
+)
+def test_a_mistake_gets_one_line_with_the_cure_and_code_2(capsys, words, expected):
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("mlagent: ") and captured.err.count("\n") == 1
+    assert expected in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["run", "--seed", "x"], ["tasks"], ["tasks", "show"]])
+def test_words_that_argparse_refuses_give_code_2(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2 and "usage: mlagent" in capsys.readouterr().err
+
+
+def test_run_hands_everything_over(monkeypatch):
+    seen = {}
+
+    def fake(profile, seed, runs_dir, run_id, *, parameters, say):
+        seen.update(locals())
+        say("hello")
+
+    monkeypatch.setattr(pipeline, "run_all", fake)
+    words = "run --profile smoke --seed 5 --runs-dir there --run-id me -p steps=3 -p rate=1e-4 -p name=a=b"
+    assert cli.main(words.split()) == 0
+    assert (seen["profile"], seen["seed"], seen["runs_dir"], seen["run_id"]) == ("smoke", 5, "there", "me")
+    assert seen["parameters"] == {"steps": 3, "rate": 1e-4, "name": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MlagentError("rule", cure="cure"), 2),
+        (TaskError("rule", cure="cure"), 2),
+        (pipeline.NotebookFailed("rule", cure="cure"), 1),
+    ],
+)
+def test_errors_of_the_kit_become_one_line(monkeypatch, capsys, error, code):
+    def fail(*_words, **_options):
+        raise error
+
+    monkeypatch.setattr(pipeline, "run_all", fail)
+    assert cli.main(["run"]) == code
+    assert capsys.readouterr().err == "mlagent: rule. What to do: cure\n"
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def stop(*_words, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_all", stop)
+    assert cli.main(["run"]) == 130
+    assert "start the same command again" in capsys.readouterr().err
+
+
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
+    def fail(*_words, **_options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "run_all", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["run"])
+
+
+def test_profiles_lists_all_and_shows_one(capsys):
+    assert cli.main(["profiles"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        *("profile", "smoke", "laptop", "ablations", "colab-t4", "gpu", "paper")
+    ]
+    assert cli.main(["profiles", "laptop"]) == 0
+    assert "KL coefficient 0.001" in capsys.readouterr().out
+
+
+def test_tasks_list_shows_all_nineteen(capsys):
+    assert cli.main(["tasks", "list", "--split", "held-out"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 11
+    assert cli.main(["tasks", "show", "no-such-task"]) == 2
+    assert "no task named 'no-such-task'" in capsys.readouterr().err
+
+
+def test_tasks_show_tells_what_the_agent_is_asked(capsys):
+    from mlagent_lib.tasks.task import list_tasks, load_task
+
+    name = list_tasks("held-in")[0]
+    assert cli.main(["tasks", "show", name]) == 0
+    text = capsys.readouterr().out
+    assert load_task(name).research_problem in text and "limits of a script" in text
+
+
+def test_tasks_check_of_a_broken_folder_fails_with_one_message(tmp_path, capsys):
+    pytest.importorskip("mlagent_lib.environment.runner")
+    assert cli.main(["tasks", "check", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "is no task folder" in captured.err
+
+
+def test_doctor_reports_isolation_versions_and_machine(capsys):
+    pytest.importorskip("mlagent_lib.environment.runner")
+    assert cli.main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for word in ("isolation of scripts", "torch", "cores", "free disk", "GPU"):
+        assert word in text
+
+
+def test_figures_check_uses_the_exit_code(monkeypatch, capsys, tmp_path):
+    fake = types.ModuleType("mlagent_lib.results.figures")
+    fake.redraw_all = lambda folder, *, check: ["a.svg"] if check else []
+    monkeypatch.setitem(sys.modules, "mlagent_lib.results.figures", fake)
+    assert cli.main(["figures", "--check", "--folder", str(tmp_path)]) == 1
+    assert "a.svg: would change" in capsys.readouterr().out
+    assert cli.main(["figures", "--folder", str(tmp_path)]) == 0
+
+
+def test_python_dash_m_is_the_same_command(repository):
+    done = run_module(repository, "run", "--profile", "smok")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("mlagent: profile 'smok' is unknown: the closest is 'smoke'")
+    assert run_module(repository, "--version").stdout.startswith("mlagent-kit ")
+
+
+def test_a_closed_pipe_is_no_error(repository):
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    line = f"{sys.executable} -m mlagent_lib profiles paper | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stderr == "" and done.returncode == 0
+
+
+@pytest.mark.parametrize("module", ["mlagent_lib", "mlagent_lib.cli", "mlagent_lib.pipeline"])
+def test_importing_loads_neither_torch_nor_notebooks(repository, module):
+    code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    loaded = set(json.loads(done.stdout))
+    assert not loaded & {"torch", "transformers", "papermill", "pandas", "sklearn", "matplotlib"}

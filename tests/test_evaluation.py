@@ -1,0 +1,243 @@
+"""Scores, gains and intervals, against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_run import SCALES, rows, step, trajectory
+
+from mlagent_lib.results.evaluation import (
+    TaskScale,
+    best_at_k,
+    best_at_k_table,
+    difference_table,
+    gap_closed,
+    overall_table,
+    relative_gain_pct,
+    scales_from_table,
+    starter_rows,
+    task_table,
+    trajectory_table,
+)
+from mlagent_lib.results.intervals import best_of, bootstrap_mean, paired_difference
+from mlagent_lib.results.steps import outcome_table, spread_table, step_summary, step_table
+
+# The paper's own numbers: starter, ML-Agent's average of 8 (v1 Table 1), gain in % (v2), direction.
+PAPER = [
+    (51.48, 68.88, 33.80, True),
+    (21676, 20209, 6.77, False),
+    (0.6830, 0.5910, 13.47, False),
+    (0.1556, 0.0741, 52.38, False),
+    (0.1162, 0.2009, 72.89, True),
+]
+
+
+@pytest.mark.parametrize(("init", "score", "gain", "up"), PAPER)
+def test_relative_gain_reproduces_the_papers_numbers(init, score, gain, up):
+    assert relative_gain_pct(score, init, greater_is_better=up) == pytest.approx(gain, abs=0.01)
+
+
+@pytest.mark.parametrize("init", [0.0, -0.1, math.nan])
+def test_relative_gain_refuses_a_starter_without_meaning(init):
+    with pytest.raises(ValueError, match="positive"):
+        relative_gain_pct(0.5, init, greater_is_better=True)
+
+
+def test_gap_closed_is_zero_at_the_starter_and_one_at_the_best_in_both_directions():
+    assert gap_closed(0.5, 0.5, 0.9) == 0
+    assert gap_closed(0.9, 0.5, 0.9) == 1
+    assert gap_closed(1.5, 2.0, 1.0) == 0.5
+    assert gap_closed(3.0, 2.0, 1.0) == -1.0  # worse than the starter is not clipped
+    with pytest.raises(ValueError, match="no gap"):
+        gap_closed(0.5, 0.5, 0.5)
+
+
+def test_scale_refuses_a_best_that_is_not_better():
+    with pytest.raises(ValueError, match="lower is better"):
+        TaskScale("t", "held-in", "rmse", False, 1.0, 1.2)
+
+
+def test_best_at_k_takes_the_direction():
+    assert best_at_k([0.2, 0.4], greater_is_better=True) == 0.4
+    assert best_at_k([0.2, 0.4], greater_is_better=False) == 0.2
+    with pytest.raises(ValueError, match="between 1 and"):
+        best_at_k([0.2, 0.4], greater_is_better=True, k=3)
+
+
+def test_expected_best_of_k_equals_the_mean_over_all_subsets():
+    from itertools import combinations
+
+    values = np.array([0.3, -1.0, 2.0, 0.7, 0.7])
+    for k in range(1, 6):
+        expected = np.mean([max(subset) for subset in combinations(values, k)])
+        assert best_of(k)(values[None, :])[0] == pytest.approx(expected)
+
+
+def test_trajectory_table_scores_the_last_submission_and_keeps_the_best_by_feedback_beside_it():
+    row = trajectory("down", "rl", 1.5)
+    row["final"]["report_best"] = 1.25
+    found = trajectory_table([row], SCALES).iloc[0]
+    assert (found["score"], found["gap_closed"]) == (1.5, 0.5)
+    assert (found["score_by_feedback"], found["gap_closed_by_feedback"]) == (1.25, 0.75)
+
+
+def test_unscored_trajectories_are_left_out_and_counted_never_zero():
+    table = trajectory_table([trajectory("up", "rl", 0.7), trajectory("up", "rl", None, k=1)], SCALES)
+    line = task_table(table).iloc[0]
+    assert (line["n"], line["unscored"]) == (1, 1)
+    assert line["avg_at_k"] == 0.7
+    assert line["gap_closed"] == pytest.approx(0.5)
+    overall = overall_table(table).set_index("split")
+    assert overall.loc["held-in", "unscored"] == 1
+    assert overall.loc["held-in", "gap_closed"] == pytest.approx(0.5)
+
+
+def test_a_policy_that_was_never_scored_has_a_line_without_numbers_and_no_average():
+    table = trajectory_table([trajectory("up", "rl", None)], SCALES)
+    line = task_table(table).iloc[0]
+    assert (line["n"], line["unscored"]) == (0, 1)
+    assert overall_table(table).empty
+
+
+def test_unknown_task_is_named():
+    row = {**trajectory("up", "rl", 0.7), "task": "other"}
+    with pytest.raises(ValueError, match="'other', which has no scale"):
+        trajectory_table([row], SCALES)
+
+
+def test_task_and_overall_tables_by_hand():
+    table = trajectory_table(
+        [
+            trajectory("up", "rl", 0.7),  # gap 0.5, gain 40 %
+            trajectory("up", "rl", 0.9, k=1),  # gap 1.0, gain 80 %
+            trajectory("down", "rl", 2.0),  # gap 0.0, gain 0 %
+        ],
+        SCALES,
+    )
+    up = task_table(table).set_index("task").loc["up"]
+    assert (up["avg_at_k"], up["best_at_k"], up["gap_closed"]) == pytest.approx((0.8, 0.9, 0.75))
+    assert up["gain_pct"] == pytest.approx(60)
+    overall = overall_table(table).set_index("split").loc["held-in"]
+    assert overall["gap_closed"] == pytest.approx((0.75 + 0.0) / 2)  # tasks weigh the same, not trajectories
+    assert overall["gain_pct"] == pytest.approx((60 + 0) / 2)
+    assert (overall["tasks"], overall["trajectories"]) == (2, 3)
+
+
+def test_scales_survive_the_round_trip_through_the_task_table():
+    table = task_table(trajectory_table(starter_rows(SCALES), SCALES))
+    found = scales_from_table(table)
+    assert {n: (s.init, s.best, s.greater_is_better) for n, s in found.items()} == {
+        n: (s.init, s.best, s.greater_is_better) for n, s in SCALES.items()
+    }
+    assert set(trajectory_table(starter_rows(SCALES), SCALES)["gap_closed"]) == {0.0}
+
+
+def test_interval_keeps_tasks_fixed():
+    df = pd.DataFrame({"task": ["a", "b"], "seed": 0, "gap": [0.0, 1.0]})
+    found = bootstrap_mean(df, "gap")
+    assert found.value == 0.5
+    assert math.isnan(found.low)  # nothing was drawn: no width is claimed
+    assert found.verdict == "unknown"
+    assert found.to_json()["low"] is None
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says():
+    generator, hits = np.random.default_rng(0), 0
+    for trial in range(200):
+        df = pd.DataFrame({"task": np.repeat(["a", "b", "c"], 20), "gap": generator.normal(0.2, 1.0, 60)})
+        found = bootstrap_mean(df, "gap", draws=300, root=trial)
+        hits += found.low <= 0.2 <= found.high
+    assert 0.90 <= hits / 200 <= 0.98
+
+
+def test_interval_over_seeds_is_wider_when_the_seeds_disagree():
+    base = [{"task": "a", "seed": s, "k": k, "gap": 0.1 * k} for s in (0, 1, 2) for k in range(4)]
+    same = bootstrap_mean(pd.DataFrame(base), "gap")
+    apart = bootstrap_mean(pd.DataFrame([{**row, "gap": row["gap"] + row["seed"]} for row in base]), "gap")
+    assert apart.high - apart.low > 3 * (same.high - same.low)
+    assert (same.seeds, same.n, same.tasks) == (3, 12, 1)
+
+
+def test_interval_does_not_depend_on_the_order_of_the_rows():
+    table = trajectory_table(rows((0, 1)), SCALES)
+    again = table.sample(frac=1, random_state=1).sort_values(["seed", "task", "policy", "trajectory"])
+    ordered = table.sort_values(["seed", "task", "policy", "trajectory"])
+    assert bootstrap_mean(again, "gap_closed") == bootstrap_mean(ordered, "gap_closed")
+
+
+def test_paired_difference_uses_only_what_both_have():
+    df = pd.DataFrame(
+        {
+            "policy": ["sft", "sft", "rl", "rl", "rl"],
+            "task": ["a", "b", "a", "b", "c"],
+            "gap": [0.1, 0.2, 0.2, 0.4, 9.0],
+        }
+    )
+    found = paired_difference(df, "rl", "sft", "gap")
+    assert found.value == pytest.approx((0.1 + 0.2) / 2)
+    assert found.tasks == 2
+    with pytest.raises(ValueError, match="share no"):
+        paired_difference(df, "rl", "base", "gap")
+
+
+def test_pairing_on_states_removes_what_the_states_share():
+    generator = np.random.default_rng(0)
+    level = generator.normal(0, 5, 30)  # easy and hard states
+    parts = [
+        pd.DataFrame({"policy": name, "task": "a", "state": range(30), "reward": level + shift + noise})
+        for name, shift, noise in (("sft", 0.0, 0.0), ("rl", 0.2, generator.normal(0, 0.1, 30)))
+    ]
+    df = pd.concat(parts)
+    paired = paired_difference(df, "rl", "sft", "reward", unit="state")
+    loose = paired_difference(df, "rl", "sft", "reward")
+    assert paired.verdict == "above"
+    assert loose.verdict == "includes"
+    assert paired.value == pytest.approx(loose.value)
+
+
+def test_difference_table_gives_a_verdict_per_split():
+    table = trajectory_table(rows(means={"sft": 0.3, "rl": 0.6}), SCALES)
+    found = difference_table(table, [("rl", "sft"), ("rl", "gpt")]).set_index("split")
+    assert set(found["after"]) == {"rl"} and len(found) == 3
+    assert (found["verdict"] == "above").all()
+    turned = difference_table(table, [("sft", "rl")])
+    assert (turned["verdict"] == "below").all()
+
+
+def test_best_at_k_table_starts_at_the_mean_and_rises():
+    table = trajectory_table(rows(k=4), SCALES)
+    found = best_at_k_table(table, draws=50)
+    line = found[(found["policy"] == "rl") & (found["split"] == "held-in")].set_index("k")["value"]
+    mean = overall_table(table, draws=50).query("policy == 'rl' and split == 'held-in'")["gap_closed"].item()
+    assert line[1] == pytest.approx(mean)
+    assert line.is_monotonic_increasing and list(line.index) == [1, 2, 3, 4]
+
+
+def test_step_statistics_leave_unscored_steps_out_and_count_them():
+    steps = [step(0), step(1, outcome="invalid", reward=-1.0), step(2, outcome="unscored", reward=None)]
+    steps += [step(3, outcome="error", reward=-1.0)]
+    table = step_table([trajectory("up", "rl", 0.7, steps=steps)])
+    shares = outcome_table(table).set_index("outcome")
+    assert shares.loc["edited", "share"] == pytest.approx(1 / 3)
+    assert (shares["n"].iloc[0], shares["unscored"].iloc[0]) == (3, 1)
+    assert shares["share"].sum() == pytest.approx(1)
+    line = step_summary(table).iloc[0]
+    assert line["validity"] == pytest.approx(2 / 3)
+    assert line["reward"] == pytest.approx((0.25 - 1 - 1) / 3)
+    assert (line["steps"], line["unscored"]) == (3, 1)
+
+
+def test_outcomes_may_be_written_in_capitals():
+    table = step_table([trajectory("up", "rl", 0.7, steps=[step(0, outcome="UNSCORED")])])
+    assert table["unscored"].tolist() == [True]
+
+
+def test_far_apart_choice_has_a_larger_distance_than_random_ones():
+    line = np.arange(20.0)
+    distances = np.abs(line[:, None] - line[None])
+    found = spread_table(distances, {"ends": [0, 1, 18, 19]}, draws=100)
+    random = found[found["selection"] == "random"]
+    assert found["mean_distance"].iloc[0] == pytest.approx((1 + 18 + 19 + 17 + 18 + 1) / 6)
+    assert (random["mean_distance"] < found["mean_distance"].iloc[0]).mean() > 0.95
+    pd.testing.assert_frame_equal(found, spread_table(distances, {"ends": [0, 1, 18, 19]}, draws=100))

@@ -1,0 +1,107 @@
+"""Profiles: the paper is the paper, each constant has a source, a wrong name is told the right one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.profiles import (
+    PROFILES,
+    CollectProfile,
+    EvalProfile,
+    GRPOProfile,
+    Profile,
+    SFTProfile,
+    get_profile,
+)
+
+
+def test_the_six_profiles_in_order():
+    assert list(PROFILES) == ["smoke", "laptop", "ablations", "colab-t4", "gpu", "paper"]
+    assert all(profile.name == name for name, profile in PROFILES.items())
+
+
+def test_paper_is_the_paper_and_nothing_else():
+    paper = get_profile("paper")
+    assert paper == Profile()
+    assert not [row for row in paper.as_rows() if row["differs"]]
+    assert (paper.sft.lr, paper.sft.epochs, paper.sft.batch) == (2e-5, 2.0, 64)
+    assert (paper.grpo.lr, paper.grpo.beta) == (1e-6, 0.001)
+    assert (paper.grpo.states_per_step, paper.grpo.steps) == (256, 39)
+    assert (paper.collect.max_steps, paper.collect.max_minutes, paper.evaluate.k) == (15, 30.0, 8)
+    assert paper.collect.trajectories_per_task * 9 >= 10_000
+    assert paper.model == "Qwen/Qwen2.5-7B" and paper.coder == "endpoint"
+
+
+@pytest.mark.parametrize("name", list(PROFILES))
+def test_every_constant_has_a_source_and_every_deviation_a_reason(name):
+    for row in get_profile(name).as_rows():
+        assert row["source"], row
+        if row["differs"] and row["stage"] != "pretrain":
+            assert row["why"] or row["source"].startswith(("deviation", "open")), row
+
+
+@pytest.mark.parametrize("name", list(PROFILES))
+def test_a_profile_is_plain_data(name):
+    profile = get_profile(name)
+    assert json.loads(json.dumps(profile.to_json(), allow_nan=False))["grpo"]["steps"] == profile.grpo.steps
+    assert profile.grpo.group_size >= 8
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        profile.grpo.steps = 1
+
+
+def test_smoke_is_laptop_in_small():
+    smoke, laptop = get_profile("smoke"), get_profile("laptop")
+    assert smoke.budget_minutes == 3 and laptop.budget_minutes == 15
+    for name in ("model", "coder", "reply_format", "prompt_style", "workers"):
+        assert getattr(smoke, name) == getattr(laptop, name)
+    assert laptop.evaluate.k >= 4 and laptop.evaluate.max_steps >= 6
+
+
+def test_table_shows_values_beside_the_papers():
+    table = get_profile("laptop").as_table()
+    assert list(table.columns) == ["value", "paper", "source", "differs", "why"]
+    assert table.loc[("grpo", "beta"), "paper"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("lapto", "laptop"), ("Smoke", "smoke"), ("colab", "colab-t4"), ("papper", "paper")]
+)
+def test_an_unknown_name_is_told_the_closest(wrong, right):
+    with pytest.raises(ProfileError, match=f"'{wrong}' is unknown: the closest is '{right}'.*smoke, laptop"):
+        get_profile(wrong)
+
+
+def test_with_values_changes_a_copy():
+    arm = get_profile("laptop").with_values("v2-arm", grpo__reward_form="v2", workers=4)
+    assert (arm.name, arm.grpo.reward_form, arm.workers) == ("v2-arm", "v2", 4)
+    assert get_profile("laptop").grpo.reward_form == "v1"
+    assert arm.grpo.steps == get_profile("laptop").grpo.steps
+
+
+@pytest.mark.parametrize("key", ["grpo__step", "steps", "nonsense__lr", "grpo", "sft__"])
+def test_with_values_refuses_an_unknown_constant(key):
+    with pytest.raises(ProfileError, match="is unknown"):
+        get_profile("laptop").with_values("arm", **{key: 1})
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (GRPOProfile, {"group_size": 1}),
+        (GRPOProfile, {"lr": -1.0}),
+        (GRPOProfile, {"beta": float("nan")}),
+        (SFTProfile, {"holdout_share": 1.0}),
+        (SFTProfile, {"lr": float("inf")}),
+        (CollectProfile, {"selection": "v3"}),
+        (EvalProfile, {"k": -1}),
+        (Profile, {"reply_format": "five"}),
+        (Profile, {"backend": "cuda"}),
+    ],
+)
+def test_values_out_of_range_are_refused(section, values):
+    with pytest.raises(ProfileError, match=next(iter(values))):
+        section(**values)

@@ -1,0 +1,147 @@
+"""The page of a run: verdict from files, missing pieces named, nothing loaded from elsewhere, nothing run."""
+
+import json
+import re
+
+import pytest
+from synthetic_run import SCALES, figure_tables, make_run, rows, step, trajectory
+from test_show import HOSTILE, tags_of
+
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.results.figures import render
+from mlagent_lib.results.report import write_report
+from mlagent_lib.results.rundata import read_run
+from mlagent_lib.results.verdict import verdict_of
+
+
+def page_of(folder) -> str:
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = make_run(tmp_path_factory.mktemp("runs") / "laptop-seed0")
+    for name, df in figure_tables().items():
+        render(name, df, folder / "figures")
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "02_sft.ipynb").write_text("{}")
+    return folder
+
+
+def test_a_whole_run_gives_a_whole_page(full):
+    page = page_of(full)
+    tags_of(page.replace("<!doctype html>", ""))
+    assert "on held-in tasks it improved on SFT, on held-out tasks it improved on SFT" in page
+    assert "Missing" not in page
+    assert page.count("data:image/svg+xml;base64,") == 8
+    for title in (
+        "Policies and tasks",
+        "Learning",
+        "One trajectory",
+        "Where the minutes went",
+        "What was run",
+    ):
+        assert f">{title}</h2>" in page and f">{title}</a>" in page
+    assert 'href="notebooks/02_sft.ipynb"' in page
+    assert "03_stepwise_grpo.ipynb: not executed yet" in page
+    assert "T2 (" in page
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(full):
+    page = page_of(full)
+    assert not re.search(r"""(src|href)=["'](https?:|//|file:|/)""", page)
+    assert not tags_of(page.replace("<!doctype html>", "")).names & {"script", "iframe", "object", "link"}
+    assert "default-src 'none'" in page
+
+
+def test_the_same_files_give_the_same_page(full):
+    assert page_of(full) == page_of(full)
+
+
+def test_verdict_words_follow_the_intervals(tmp_path):
+    worse = make_run(tmp_path / "a", rows(means={"sft": 0.6, "rl": 0.3}))
+    assert "made the policy worse" in verdict_of(read_run(worse)).sentence
+    same = make_run(tmp_path / "b", rows(k=6, means={"sft": 0.3, "rl": 0.3}))
+    assert "no clear difference" in verdict_of(read_run(same)).sentence
+    single = make_run(tmp_path / "c", rows(k=1))
+    assert "uncertainty this run cannot tell" in verdict_of(read_run(single)).sentence
+    assert "(no interval)" in verdict_of(read_run(single)).tiles[0].value
+
+
+def test_verdict_numbers_by_hand(tmp_path):
+    made = [trajectory("up", "sft", 0.6), trajectory("up", "rl", 0.8)]  # gap 0.25 and 0.75
+    found = verdict_of(read_run(make_run(tmp_path / "a", made)))
+    assert found.tiles[0].value.startswith("+0.50")
+    assert "from 0.25 after SFT to 0.75 after RL" in found.tiles[0].note
+    assert any("One seed" in note for note in found.caveats)
+    reward = next(tile for tile in found.tiles if "not trained on" in tile.label and "reward" in tile.label)
+    assert reward.value == "0.10 → 0.21"
+
+
+def test_step_rewards_on_held_out_states_give_an_interval(tmp_path):
+    folder = make_run(tmp_path / "a")
+    lines = ["policy,seed,task,state,reward"]
+    lines += [
+        f"{p},0,up,{s},{(0.2 if p == 'rl' else 0.1) + s / 1000}" for p in ("sft", "rl") for s in range(9)
+    ]
+    (folder / "04_evaluation" / "step_rewards.csv").write_text("\n".join(lines))
+    tile = next(t for t in verdict_of(read_run(folder)).tiles if "mean step reward" in t.label)
+    assert tile.value == "+0.10 [0.10, 0.10]"
+    assert tile.note == "9 states of 1 tasks, seeds: 1"
+
+
+def test_smoke_says_what_it_is_not(tmp_path):
+    found = verdict_of(read_run(make_run(tmp_path / "a", profile="smoke")))
+    assert any("tests the machinery" in note for note in found.caveats)
+
+
+def test_missing_pieces_are_named_with_the_command(tmp_path):
+    folder = tmp_path / "runs" / "smoke-seed3"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"profile": "smoke", "seed": 3}))
+    page = page_of(folder)
+    assert "No verdict yet" in page
+    assert "mlagent run --profile smoke --seed 3 --run-id smoke-seed3" in page
+    for piece in ("figures/gap_by_policy.svg", "tasks.csv", "overall.csv", "metrics.jsonl", "the manifests"):
+        assert piece in page
+
+
+def test_damaged_pieces_are_named_and_stop_nothing(tmp_path):
+    folder = make_run(tmp_path / "a")
+    (folder / "04_evaluation" / "tasks.csv").write_bytes(b"\xff\xfe\x00")
+    (folder / "04_evaluation" / "overall.csv").write_text("")
+    with open(folder / "03_grpo" / "metrics.jsonl", "a") as handle:
+        handle.write('{"step": 1')
+    (folder / "02_sft" / "manifest.json").write_text("[]")
+    (folder / "run.json").write_text("[1]")
+    page = page_of(folder)
+    for piece in ("tasks.csv (damaged", "overall.csv (damaged", "1 unreadable lines", "damaged manifest"):
+        assert piece in page
+
+
+def test_hostile_text_in_a_run_stays_text(tmp_path):
+    made = [
+        trajectory("up", p, 0.7, steps=[step(0, reply=HOSTILE, observation=HOSTILE)]) for p in ("sft", "rl")
+    ]
+    folder = make_run(tmp_path / "a", made, profile=HOSTILE)
+    found = tags_of(page_of(folder).replace("<!doctype html>", ""))
+    assert not found.names & {"script", "iframe"}
+    assert not any(name.startswith("on") for name in found.attributes)
+
+
+def test_the_trajectory_shown_is_the_median_one(tmp_path):
+    made = [trajectory("up", "rl", score, k=k) for k, score in enumerate((0.51, 0.8765, 0.6543))]
+    page = page_of(make_run(tmp_path / "a", made))
+    assert "report score 0.5 → 0.6543" in page
+
+
+def test_no_run_folder_is_an_error_with_a_cure(tmp_path):
+    with pytest.raises(RunError, match="mlagent run"):
+        write_report(tmp_path / "nothing")
+
+
+def test_unscored_trajectories_are_said(tmp_path):
+    made = [*rows(), trajectory("up", "rl", None, k=9)]
+    found = verdict_of(read_run(make_run(tmp_path / "a", made)))
+    assert any(note.startswith("1 of ") for note in found.caveats)
+    assert set(SCALES) == {"up", "down", "far"}
