@@ -50,7 +50,9 @@ Draws the committed figures again from their CSV files, in seconds and without t
 examples:
   mlagent figures                        redraw figures/
   mlagent figures --check                write nothing; exit 1 if a figure would change
-  mlagent figures --folder runs/laptop-seed0/figures"""
+  mlagent figures --folder runs/laptop-seed0/figures
+  mlagent figures --runs runs/laptop-seed0 runs/laptop-seed1 runs/laptop-seed2
+                                         make figures/ and the README's tables from finished runs"""
 
 PRETRAIN_HELP = """\
 Rebuilds the pocket model from nothing: corpus, tokenizer, weights, measurement and card. No network.
@@ -123,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "figures", help="redraw the figures from their CSV", formatter_class=plain, description=FIGURES_HELP
     )
     figures.add_argument("--check", action="store_true", help="write nothing, exit 1 if one would change")
+    figures.add_argument("--runs", nargs="+", metavar="RUN", help="make them anew from these finished runs")
     figures.add_argument("--folder", help="folder of the figures, default figures/ of the checkout")
     figures.set_defaults(call=_figures)
 
@@ -296,6 +299,15 @@ def _figures(arguments: argparse.Namespace) -> int:
     from mlagent_lib.results.figures import redraw_all
 
     folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
+    if arguments.runs:
+        from mlagent_lib.publish import publish, refresh_readme
+
+        publish(arguments.runs, folder)
+        readme = folder.parent / "README.md"
+        print(f"{folder}: made from {len(arguments.runs)} runs")
+        if readme.exists() and refresh_readme(readme, folder):
+            print(f"{readme}: tables brought up to date")
+        return 0
     changed = redraw_all(folder, check=arguments.check)
     for name in changed:
         print(f"{name}: {'would change' if arguments.check else 'redrawn'}")

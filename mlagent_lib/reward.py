@@ -24,10 +24,10 @@ def step_reward(
 ) -> float:
     """Return the reward of one action: Eq. 6 of arXiv 2505.23723.
 
-    ``v1`` (29 May 2025) is ``sigmoid(100 * (after - before) / (best - init))``, with 0 for a failed and 0.5 for a
-    neutral action. ``v2`` (30 Apr 2026) is ``(after - before) / (best - init)``, with -1 and 0. Neither clips.
-    The ablations take one part away from ``v1``. The paper states the value only for the performance part (a
-    binary signal); the other two are ours:
+    ``v1`` (29 May 2025) is ``sigmoid(100 * (after - before) / (best - init))``, with 0 for a failed and 0.5
+    for a neutral action. ``v2`` (30 Apr 2026) is ``(after - before) / (best - init)``, with -1 and 0. Neither
+    clips. The ablations take one part away from ``v1``. The paper states the value only for the performance
+    part (a binary signal); the other two are ours:
 
     * ``v1-no-performance``: 1 for a better score, 0 for a worse one, 0.5 for the same.
     * ``v1-no-format``: a failed action gets the neutral 0.5.
@@ -38,13 +38,13 @@ def step_reward(
         before: Score m_t of the state the action started from, in the task's unit. Needed for ``EDITED``.
         after: Score m_{t+1} of the edited script, in the task's unit. Needed for ``EDITED``.
         init: Score of the starter script, m_init.
-        best: Best known score, m_best. ``best < init`` where lower is better: the sign of ``best - init`` carries
-            the direction, so there is no flag.
+        best: Best known score, m_best. ``best < init`` where lower is better: the sign of ``best - init``
+            carries the direction, so there is no flag.
         form: One of `FORMS`.
 
     Raises:
-        ValueError: The outcome is ``UNSCORED``, a score is missing or not finite, ``best`` equals ``init``, or the
-            form is unknown. A score of NaN is never a reward of 0.
+        ValueError: The outcome is ``UNSCORED``, a score is missing or not finite, ``best`` equals ``init``,
+            or the form is unknown. A score of NaN is never a reward of 0.
 
     Example:
         >>> round(step_reward(Outcome.EDITED, before=0.50, after=0.51, init=0.5, best=1.0), 4)
@@ -74,7 +74,9 @@ def _performance(before: float | None, after: float | None, init: float, best: f
         if value is None or not math.isfinite(value):
             raise ValueError(f"{name} is {value!r}: an edited step needs four finite scores")
     if best == init:
-        raise ValueError(f"best and init are both {best!r}: the task leaves nothing to gain, so Eq. 6 is undefined")
+        raise ValueError(
+            f"best and init are both {best!r}: the task leaves nothing to gain, so Eq. 6 is undefined"
+        )
     share = (after - before) / (best - init)
     if form == "v2":
         return share

@@ -187,7 +187,7 @@ def test_profile_dataclass_goes_into_the_manifest(tmp_path):
 
 def test_missing_input_names_the_notebook_that_makes_it(tmp_path):
     with (
-        pytest.raises(RunError, match=r"is missing, and 02_sft needs it.*01_ideas_and_collection\.ipynb"),
+        pytest.raises(RunError, match=r"is missing, and 02_sft needs it.*01_collection\.ipynb"),
         Stage(tmp_path, "02_sft", params=PARAMS) as stage,
     ):
         stage.read("01_collection/trajectories.jsonl")

@@ -31,9 +31,16 @@ def make(tmp_path):
 
     def build(metric):
         kind, columns, classes, feedback, report = KINDS[metric]
-        task = Task(name=metric, folder=tmp_path, modality="tabular", kind=kind, metric=metric,
-                    greater_is_better=grading.get_metric(metric).greater_is_better, answer_columns=columns,
-                    classes=classes)
+        task = Task(
+            name=metric,
+            folder=tmp_path,
+            modality="tabular",
+            kind=kind,
+            metric=metric,
+            greater_is_better=grading.get_metric(metric).greater_is_better,
+            answer_columns=columns,
+            classes=classes,
+        )
         task.labels_dir.mkdir(parents=True)
         names = "a,b" if kind == "multioutput" else "target"
         (task.labels_dir / "feedback.csv").write_text(f"id,{names}\n{feedback}")
@@ -59,7 +66,9 @@ def test_the_true_answers_score_best_on_both_sets(make, metric):
     task = make(metric)
     for labels in ("feedback", "report"):
         if metric in ("pearson", "qwk", "auc") or labels == "feedback":
-            assert grade(task, gold_submission(task), labels) == pytest.approx(grading.get_metric(metric).perfect)
+            assert grade(task, gold_submission(task), labels) == pytest.approx(
+                grading.get_metric(metric).perfect
+            )
 
 
 def test_any_order_bom_and_windows_lines_are_accepted(make):
@@ -69,30 +78,52 @@ def test_any_order_bom_and_windows_lines_are_accepted(make):
     assert grade(task, content, "report") == 1.0
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (None, "missing"),
-    (b"", "empty"),
-    (b"id,prediction\n12,0\n31,2\n45,\0\n", "nul-byte"),
-    (b"id,prediction\n12,0\n31,2\n45,\xff\n", "not-utf8"),
-    (b"prediction,id\n0,12\n2,31\n1,45\n", "header"),
-    (b"id,prediction,extra\n12,0,1\n31,2,1\n45,1,1\n", "header"),
-    (b"\x80\x04K\x01.", "not-utf8"),
-    (b'id,prediction\n12,0\n31,2\n45,"1\n', "bad-csv"),
-    (b"id,prediction\n12,0,9\n31,2\n45,1\n", "bad-csv"),
-    (b"id,prediction\n12,0\n31,2\n", "row-count"),
-    (b"id,prediction\n12,0\n31,2\n45,1\n46,1\n", "row-count"),
-    (b"id,prediction\n12,0\n31,2\n99,1\n", "unknown-id"),
-    (b"id,prediction\n12,0\n31,2\n031,1\n", "unknown-id"),
-    (b"id,prediction\n12,0\n12,0\n45,1\n", "duplicate-id"),
-    (b"id,prediction\n12,0\n31,7\n45,1\n", "unknown-class"),
-    (b"id,prediction\n12,0\n31,1.5\n45,1\n", "unknown-class"),
-])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "missing"),
+        (b"", "empty"),
+        (b"id,prediction\n12,0\n31,2\n45,\0\n", "nul-byte"),
+        (b"id,prediction\n12,0\n31,2\n45,\xff\n", "not-utf8"),
+        (b"prediction,id\n0,12\n2,31\n1,45\n", "header"),
+        (b"id,prediction,extra\n12,0,1\n31,2,1\n45,1,1\n", "header"),
+        (b"\x80\x04K\x01.", "not-utf8"),
+        (b'id,prediction\n12,0\n31,2\n45,"1\n', "bad-csv"),
+        (b"id,prediction\n12,0,9\n31,2\n45,1\n", "bad-csv"),
+        (b"id,prediction\n12,0\n31,2\n", "row-count"),
+        (b"id,prediction\n12,0\n31,2\n45,1\n46,1\n", "row-count"),
+        (b"id,prediction\n12,0\n31,2\n99,1\n", "unknown-id"),
+        (b"id,prediction\n12,0\n31,2\n031,1\n", "unknown-id"),
+        (b"id,prediction\n12,0\n12,0\n45,1\n", "duplicate-id"),
+        (b"id,prediction\n12,0\n31,7\n45,1\n", "unknown-class"),
+        (b"id,prediction\n12,0\n31,1.5\n45,1\n", "unknown-class"),
+    ],
+)
 def test_each_fault_has_its_name(make, content, reason):
     assert refused(make("accuracy"), content) == reason
 
 
-@pytest.mark.parametrize("field", ["nan", "inf", "-inf", "1e400", "0x1", "1_0", "\u0660", " 1", "1 ", "", "True",
-                                   "1e", "--1", "1,0", "=1+1", "\uff11"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "0x1",
+        "1_0",
+        "\u0660",
+        " 1",
+        "1 ",
+        "",
+        "True",
+        "1e",
+        "--1",
+        "1,0",
+        "=1+1",
+        "\uff11",
+    ],
+)
 def test_only_plain_finite_numbers_are_numbers(make, field):
     content = f'id,prediction\n12,0\n31,2\n45,"{field}"\n'.encode()
     assert refused(make("mae"), content) == "not-a-number"
@@ -108,7 +139,9 @@ def test_probabilities_must_be_probabilities(make):
     task = make("logloss")
     assert refused(task, (head + "45,0.5,0.5,0.1\n").encode()) == "row-sum"
     assert refused(task, (head + "45,1.2,-0.1,-0.1\n").encode()) == "out-of-range"
-    assert grade(task, (head + "45,0.3333,0.3333,0.3334\n").encode(), "report") == pytest.approx(np.log(3), abs=1e-3)
+    assert grade(task, (head + "45,0.3333,0.3333,0.3334\n").encode(), "report") == pytest.approx(
+        np.log(3), abs=1e-3
+    )
 
 
 def test_ranges_of_the_other_metrics(make, tmp_path):
@@ -131,7 +164,9 @@ def test_a_huge_submission_is_refused_at_once(make):
     assert refused(make("mae"), b"x" * (grading.LARGEST_SUBMISSION + 1)) == "too-large"
 
 
-@pytest.mark.parametrize("damage", ["id,target\n12,nan\n", "id,target\n", "target\n1\n", "", "id,target\n12,1\n12,1\n"])
+@pytest.mark.parametrize(
+    "damage", ["id,target\n12,nan\n", "id,target\n", "target\n1\n", "", "id,target\n12,1\n12,1\n"]
+)
 def test_damaged_labels_are_our_fault(make, damage):
     task = make("mae")
     (task.labels_dir / "feedback.csv").write_text(damage)
@@ -169,7 +204,8 @@ def test_a_foreign_folder_is_graded_by_its_own_script(tmp_path):
     (tmp_path / "scripts" / "research_problem.txt").write_text("Improve train.py.")
     (tmp_path / "scripts" / "eval.py").write_text(
         "import os\ndef get_score(folder):\n"
-        "    return float(open(os.path.join(folder, 'submission.csv')).read())\n")
+        "    return float(open(os.path.join(folder, 'submission.csv')).read())\n"
+    )
     task = load_task(tmp_path, greater_is_better=True, limits=Limits())
     assert grade(task, b"0.25") == 0.25
     assert refused(task, b"no number") == "evaluator-refused"

@@ -60,8 +60,10 @@ def test_map_at_5_agrees_with_a_plain_loop():
     rng = draws(0)
     truth = rng.integers(0, 8, 40)
     guesses = np.array([rng.permutation(8)[:5] for _ in range(40)])
-    plain = [next((1 / (i + 1) for i, g in enumerate(row) if g == t), 0.0)
-             for t, row in zip(truth, guesses, strict=True)]
+    plain = [
+        next((1 / (i + 1) for i, g in enumerate(row) if g == t), 0.0)
+        for t, row in zip(truth, guesses, strict=True)
+    ]
     assert metrics.map_at_5(truth, guesses) == pytest.approx(np.mean(plain))
 
 

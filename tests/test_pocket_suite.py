@@ -16,20 +16,29 @@ from mlagent_lib.tasks.grading import grade, read_labels
 from mlagent_lib.tasks.pocket import cards, frames, sources, suite, writing
 from mlagent_lib.tasks.pocket.cards import CARDS
 from mlagent_lib.tasks.pocket.catalogue import AXES, edits, read_block, replace_block
-from mlagent_lib.tasks.pocket.measure import run_trusted
+from mlagent_lib.tasks.pocket.facts import FACTS
+from mlagent_lib.tasks.pocket.measure import restate, run_trusted
 from mlagent_lib.tasks.pocket.suite import SCORES, build_suite, ensure_suite, normalised_rows
 from mlagent_lib.tasks.task import checksums, load_task
 
 NAMES = [spec.name for spec in CARDS]
-PAPER_METRICS = {"accuracy": "accuracy", "AUC": "auc", "logloss": "logloss", "MAE": "mae", "RMSLE": "rmsle",
-                 "MCRMSE": "mcrmse", "RMSE": "rmse", "MAP@5": "map@5", "QWK": "qwk", "Pearson": "pearson"}
+PAPER_METRICS = {
+    "accuracy": "accuracy",
+    "AUC": "auc",
+    "logloss": "logloss",
+    "MAE": "mae",
+    "RMSLE": "rmsle",
+    "MCRMSE": "mcrmse",
+    "RMSE": "rmse",
+    "MAP@5": "map@5",
+    "QWK": "qwk",
+    "Pearson": "pearson",
+}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("suite")
-    build_suite(folder)
-    return folder
+    return ensure_suite(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(params=NAMES)
@@ -47,6 +56,10 @@ def test_each_task_of_the_paper_has_one_stand_in_with_its_metric():
     for spec in CARDS:
         stated = spec.paper_task.rsplit("(", 1)[1].rstrip(")")
         assert PAPER_METRICS[stated] == spec.metric
+
+
+def test_cards_state_facts_of_the_common_vocabulary():
+    assert {fact for spec in CARDS for fact in spec.facts} <= set(FACTS)
 
 
 def test_held_out_tasks_have_relatives_among_the_held_in():
@@ -92,13 +105,13 @@ def test_the_frame_is_short_and_has_its_blocks(task):
     for axis in AXES:
         assert read_block(script, axis)
         rest = replace_block(rest, axis, "")
-    assert len([line for line in rest.splitlines() if line.strip() and not line.startswith("# ")]) <= 21
+    assert len([line for line in rest.splitlines() if line.strip() and not line.startswith("# ")]) <= 22
     assert max(map(len, script.splitlines())) <= 110
 
 
 def test_no_file_of_the_agent_names_a_hidden_path(task):
     for name, content in task.env_files().items():
-        for word in (b"labels", b"scripts", b"mlagent", b"feedback.csv"):
+        for word in (b"labels/", b"scripts", b"mlagent", b"feedback"):
             assert word not in content, name
 
 
@@ -130,8 +143,17 @@ def test_eval_scores_a_folder_on_the_report_labels(built, tmp_path):
     assert module.get_score(str(tmp_path)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["pocket-digits", "pocket-stains", "pocket-citations", "pocket-flukes",
-                                  "pocket-manuals", "pocket-essays"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pocket-digits",
+        "pocket-stains",
+        "pocket-citations",
+        "pocket-flukes",
+        "pocket-manuals",
+        "pocket-essays",
+    ],
+)
 def test_starters_reproduce_their_stated_scores(built, name):
     findings = check_task(load_task(built / name), run_trusted)
     assert [finding for finding in findings if not finding.ok] == []
@@ -184,6 +206,17 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [".pocket.lock"]
 
 
+def test_scores_are_measured_again_where_the_files_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "_request", lambda spec: "Another request.")
+    assert build_suite(tmp_path, ["pocket-ballots"]) == ["pocket-ballots"]
+    restate(tmp_path, ["pocket-ballots"])
+    task = load_task(tmp_path / "pocket-ballots")
+    record = json.loads(SCORES.read_text())["tasks"]["pocket-ballots"]
+    for name in ("feedback", "report"):
+        assert task.baseline[name] == pytest.approx(record["baseline"][name], abs=0.02)
+        assert task.best[name] == pytest.approx(record["best"][name], abs=0.02)
+
+
 def test_rows_are_compared_after_normalising():
     table = pd.DataFrame({"a": [1, 1.00000001, np.nan, np.nan], "b": ["X y", "x  Y!", "z", "z"]})
     assert normalised_rows(table).nunique() == 2
@@ -200,7 +233,9 @@ def test_every_modality_and_kind_of_the_suite_has_enough_edits():
 
 
 def test_importing_the_tasks_loads_no_model_library():
-    code = ("import sys; import mlagent_lib.tasks.task, mlagent_lib.tasks.grading, mlagent_lib.tasks.check; "
-            "print({'torch', 'transformers', 'sklearn'} & set(sys.modules))")
+    code = (
+        "import sys; import mlagent_lib.tasks.task, mlagent_lib.tasks.grading, mlagent_lib.tasks.check; "
+        "print({'torch', 'transformers', 'sklearn'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

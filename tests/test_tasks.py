@@ -11,7 +11,8 @@ import yaml
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.limits import Limits
-from mlagent_lib.tasks import check, task as task_module
+from mlagent_lib.tasks import check
+from mlagent_lib.tasks import task as task_module
 from mlagent_lib.tasks.check import check_task
 from mlagent_lib.tasks.pocket.measure import Ran, run_trusted
 from mlagent_lib.tasks.pocket.suite import build_suite
@@ -53,9 +54,11 @@ def test_the_doctests_hold():
 def test_a_card_becomes_a_task(built):
     task = load_task(built)
     assert (task.name, task.modality, task.kind, task.metric) == (NAME, "tabular", "label", "accuracy")
-    assert task.greater_is_better and task.split == "held-in" and task.paper_task.startswith("spaceship-titanic")
+    assert (
+        task.greater_is_better and task.split == "held-in" and task.paper_task.startswith("spaceship-titanic")
+    )
     assert set(task.env_files()) == {"train.py", "data_description.txt"}
-    assert task.limits.seconds == 10 and task.rows == 344 and task.columns == 8
+    assert task.limits.seconds == 20 and task.rows == 344 and task.columns == 8
     assert task.read_only == ("data/*", "data_description.txt")
     assert "random seed" in task.research_problem
     assert len(task.digest) == 64
@@ -96,13 +99,16 @@ def test_a_foreign_folder_needs_direction_and_limits(folder):
     assert not task.greater_is_better and task.metric == "loss" and task.modality == "other"
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"direction": "up"}, "maximize or minimize"),
-    ({"direction": None}, "lacks direction"),
-    ({"split": "train"}, "split"),
-    ({"baseline": {"feedback": 0.5}}, "baseline"),
-    ({"limits": {"minutes": 3}}, "minutes"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"direction": "up"}, "maximize or minimize"),
+        ({"direction": None}, "lacks direction"),
+        ({"split": "train"}, "split"),
+        ({"baseline": {"feedback": 0.5}}, "baseline"),
+        ({"limits": {"minutes": 3}}, "minutes"),
+    ],
+)
 def test_a_wrong_card_is_refused_with_its_cure(folder, changes, words):
     edit_card(folder, **changes)
     with pytest.raises(TaskError, match=words) as error:
@@ -177,12 +183,15 @@ def test_repeated_hidden_rows_and_answers_in_test_are_found(folder):
     assert {"no hidden row is there twice", "test.csv holds no answer"} <= broken(folder)
 
 
-@pytest.mark.parametrize(("ran", "rule"), [
-    (Ran("error", "NameError: x", 0.1), "the starter runs"),
-    (Ran("ok", "", 9.0), "the starter leaves time for better scripts"),
-    (Ran("ok", "", 0.1, {}, 2 << 30), "the starter leaves memory for better scripts"),
-    (Ran("ok", "", 0.1), "the starter's submission can be scored"),
-])
+@pytest.mark.parametrize(
+    ("ran", "rule"),
+    [
+        (Ran("error", "NameError: x", 0.1), "the starter runs"),
+        (Ran("ok", "", 19.0), "the starter leaves time for better scripts"),
+        (Ran("ok", "", 0.1, {}, 2 << 30), "the starter leaves memory for better scripts"),
+        (Ran("ok", "", 0.1), "the starter's submission can be scored"),
+    ],
+)
 def test_a_bad_starter_is_found(built, ran, rule):
     assert rule in broken(built, lambda task, files: ran)
 

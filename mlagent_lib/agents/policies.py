@@ -1,7 +1,7 @@
-"""Policies: state in, reply out. Scripted, random, endpoint and local ones share one interface and one prompt.
+"""Policies: state in, reply out. Scripted, random, endpoint and local ones share interface and prompt.
 
-A policy answers a list of turns at once, so that a local model generates in batches while the environment executes
-in batches. None of them sees a score on hidden labels.
+A policy answers a list of turns at once, so that a local model generates in batches while the environment
+executes in batches. None of them sees a score on hidden labels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class Starter:
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """Return one reply for each turn, in order."""
-        return [final_reply(trend=trend_of(turn.state, turn.task.greater_is_better), stream=turn.stream) for turn in turns]
+        return [
+            final_reply(trend=trend_of(turn.state, turn.task.greater_is_better), stream=turn.stream)
+            for turn in turns
+        ]
 
 
 class RandomIdeas:
@@ -80,8 +83,8 @@ class RandomIdeas:
 class ScriptedExpert:
     """The default expert: it looks around now and then, implements its ideas one by one, and ends.
 
-    It stands in for GPT-4o-mini (paper v1 section 5.1) where there is no account: the diversity of its trajectories
-    comes from the ideas, as in the paper, its wording from a list of short sentences.
+    It stands in for GPT-4o-mini (paper v1 section 5.1) where there is no account: the diversity of its
+    trajectories comes from the ideas, as in the paper, its wording from a list of short sentences.
 
     Args:
         look_share: Chance of a look (a neutral action) before each idea, 0 to 1.
@@ -127,7 +130,8 @@ class ChatPolicy:
     """Any chat model behind an endpoint, as expert or as evaluated agent.
 
     Args:
-        complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server fails.
+        complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server
+            fails.
         name: Recorded as the source of its trajectories.
         style: Prompt style.
     """
@@ -160,7 +164,12 @@ class LocalPolicy:
     """
 
     def __init__(
-        self, generate: Callable[[list[list[dict]], int], list[str]], *, name: str, seed: int, style: str = "pocket"
+        self,
+        generate: Callable[[list[list[dict]], int], list[str]],
+        *,
+        name: str,
+        seed: int,
+        style: str = "pocket",
     ):
         self.name, self.style, self.seed = name, style, seed
         self._generate = generate

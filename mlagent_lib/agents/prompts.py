@@ -1,9 +1,10 @@
 """What the policy reads: a state as chat messages, in the short pocket style or the paper's full style.
 
 The full style follows the structure of the paper's prompt (v1 Tables 4-6): a request, the tools with their
-arguments, the research problem, the reply format, then the last steps in turn. The pocket style says the same in
-some 150 tokens, and shows the blocks of the script as if they had just been inspected (a deviation: the small model
-has no window for a whole history). Neither ever shows a score on hidden labels, only what the script printed.
+arguments, the research problem, the reply format, then the last steps in turn. The pocket style says the same
+in some 150 tokens, and shows the blocks of the script as if they had just been inspected (a deviation: the
+small model has no window for a whole history). Neither ever shows a score on hidden labels, only what the
+script printed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def render(state: State, task: Task, *, style: str = "pocket", max_steps: int = 
         ValueError: The style is unknown.
     """
     if style == "pocket":
-        return [{"role": "user", "content": pocket_text(card(task), state, task.greater_is_better, max_steps)}]
+        return [
+            {"role": "user", "content": pocket_text(card(task), state, task.greater_is_better, max_steps)}
+        ]
     if style == "full":
         return _full(state, task, max_steps)
     raise ValueError(f"prompt style {style!r} is unknown: choose pocket or full")
@@ -60,7 +63,8 @@ def pocket_text(task_card: str, state: State, greater_is_better: bool, max_steps
         shown = visible_part(script)
     except ValueError:  # the script lost a block: show what there is
         shown = script[:1500]
-    return f"{task_card}\n{shown}\nHistory:{history_text(state, greater_is_better)}\nStep {state.step + 1} of {max_steps}."
+    history = history_text(state, greater_is_better)
+    return f"{task_card}\n{shown}\nHistory:{history}\nStep {state.step + 1} of {max_steps}."
 
 
 def history_text(state: State, greater_is_better: bool) -> str:
@@ -82,8 +86,8 @@ def history_text(state: State, greater_is_better: bool) -> str:
 def trends(state: State, greater_is_better: bool) -> list[str]:
     """Return for each past step how it went, from what the agent could see.
 
-    The words are ``better``, ``worse`` and ``same`` for a step with a visible metric; ``done`` for a look, and
-    ``failed`` for the rest.
+    The words are ``better``, ``worse`` and ``same`` for a step with a visible metric; ``done`` for a look,
+    and ``failed`` for the rest.
     """
     words, last = [], state.visible_start
     for step in state.history:
@@ -111,20 +115,26 @@ def _number(value: float) -> str:
 
 def _full(state: State, task: Task, max_steps: int) -> list[dict]:
     tools = "\n".join(
-        f"- {name}: Action Input is {{{', '.join(f'{argument!r}: ...' for argument in names)}}}".replace("'", '"')
+        f"- {name}: Action Input is {{{', '.join(f'{argument!r}: ...' for argument in names)}}}".replace(
+            "'", '"'
+        )
         for name, names in ACTIONS.items()
     )
     system = (
-        "You are a machine-learning engineer who improves the script of a task step by step. In each step you "
-        f"take one action.\n\nActions:\n{tools}\n\n"
+        "You are a machine-learning engineer who improves the script of a task step by step. In each step "
+        f"you take one action.\n\nActions:\n{tools}\n\n"
         "Edit Script (AI) hands your instruction to a coder and runs the edited script at once.\n"
-        "Answer with these fields, each on a line of its own, and nothing after the last: Reflection, Research Plan "
-        "and Status, Fact Check, Thought, Action, Action Input. Action Input is one JSON object.\n"
-        f"You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace are logged "
-        "and do not pay."
+        "Answer with these fields, each on a line of its own, and nothing after the last: Reflection, "
+        "Research Plan and Status, Fact Check, Thought, Action, Action Input. "
+        "Action Input is one JSON object.\n"
+        f"You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace "
+        "are logged and do not pay."
     )
     script = state.files.get("train.py", b"").decode(errors="replace")
-    problem = f"Research problem: {task.research_problem}\n\n{card(task)}\n\ntrain.py now:\n```python\n{script}\n```"
+    problem = (
+        f"Research problem: {task.research_problem}\n\n{card(task)}\n\n"
+        f"train.py now:\n```python\n{script}\n```"
+    )
     messages = [{"role": "system", "content": system}, {"role": "user", "content": problem}]
     recent = state.history[-HISTORY_STEPS:]
     if len(state.history) > len(recent):

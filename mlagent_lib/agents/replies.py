@@ -1,7 +1,7 @@
 """How the scripted agents word a reply: short sentences in the six fields, drawn from a named stream.
 
-The sentences carry what the state tells (how the last step went, what comes next), so that a model trained on them
-reads its history. They are ours; the field names and their order are the paper's.
+The sentences carry what the state tells (how the last step went, what comes next), so that a model trained on
+them reads its history. They are ours; the field names and their order are the paper's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,12 @@ _THOUGHT = {
 
 
 def compose(
-    action: str, arguments: dict[str, str], *, topic: str, trend: str, stream: np.random.Generator,
+    action: str,
+    arguments: dict[str, str],
+    *,
+    topic: str,
+    trend: str,
+    stream: np.random.Generator,
     reply_format: str = "six",
 ) -> str:
     """Return the text of a reply.
@@ -54,8 +59,12 @@ def compose(
         reply_format: ``six`` or ``no-thought``.
     """
     texts = (
-        _pick(_REFLECTION[trend], stream), _pick(_PLAN[topic], stream), _pick(_CHECK, stream),
-        _pick(_THOUGHT[topic], stream), action, json.dumps(arguments),
+        _pick(_REFLECTION[trend], stream),
+        _pick(_PLAN[topic], stream),
+        _pick(_CHECK, stream),
+        _pick(_THOUGHT[topic], stream),
+        action,
+        json.dumps(arguments),
     )
     names = FIELDS if reply_format == "six" else NO_THOUGHT_FIELDS
     values = dict(zip(FIELDS, texts, strict=True))
@@ -76,9 +85,18 @@ def look_reply(*, trend: str, stream: np.random.Generator, reply_format: str = "
     """Return a reply that looks without editing: one of the four neutral actions."""
     choices = (
         ("List Files", {"dir_path": "."}),
-        ("Inspect Script Lines",
-         {"script_name": "train.py", "start_line_number": "1", "end_line_number": str(stream.integers(20, 60))}),
-        ("Understand File", {"file_name": "data_description.txt", "things_to_look_for": "columns and target"}),
+        (
+            "Inspect Script Lines",
+            {
+                "script_name": "train.py",
+                "start_line_number": "1",
+                "end_line_number": str(stream.integers(20, 60)),
+            },
+        ),
+        (
+            "Understand File",
+            {"file_name": "data_description.txt", "things_to_look_for": "columns and target"},
+        ),
         ("Execute Script", {"script_name": "train.py"}),
         ("Copy File", {"source": "train.py", "destination": "backup.py"}),
     )
@@ -89,7 +107,11 @@ def look_reply(*, trend: str, stream: np.random.Generator, reply_format: str = "
 def final_reply(*, trend: str, stream: np.random.Generator, reply_format: str = "six") -> str:
     """Return a reply that ends the trajectory."""
     return compose(
-        "Final Answer", {"final_answer": "train.py is improved."}, topic="end", trend=trend, stream=stream,
+        "Final Answer",
+        {"final_answer": "train.py is improved."},
+        topic="end",
+        trend=trend,
+        stream=stream,
         reply_format=reply_format,
     )
 

@@ -1,18 +1,20 @@
 """Trajectories: a policy and the environment in turn, many side by side, and the row that records each.
 
-All trajectories of a call advance together: the policy answers for all, then the environment executes for all. A
-step that *we* fail to score is tried again; if it fails again, its trajectory ends as ``unscored`` and is left out of
-every average, and counted.
+All trajectories of a call advance together: the policy answers for all, then the environment executes for
+all. A step that *we* fail to score is tried again; if it fails again, its trajectory ends as ``unscored`` and
+is left out of every average, and counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import Policy, Turn
-from mlagent_lib.core.seeding import derive_seed, rng
+from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.actions import Action, ActionError, safe_path, storable
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, Toolbox, run_steps, start_state
 from mlagent_lib.environment.workspace import State
@@ -21,6 +23,7 @@ from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import Task
 
 TRAJECTORY_SCHEMA = "mlagent.trajectory/1"
+SCRIPT = "train.py"
 MAX_UNSCORED = 2  # ours: retries of a step that we failed to score
 
 
@@ -57,6 +60,7 @@ class _Running:
     steps: list[dict] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     stop: str = ""
+    reply: str | None = None
     unscored: int = 0
 
 
@@ -71,13 +75,22 @@ def reward_of(result: StepResult, task: Task, form: str = "v1") -> float | None:
     if result.outcome is Outcome.UNSCORED:
         return None
     return step_reward(
-        result.outcome, before=result.score_before, after=result.score_after, init=task.baseline["feedback"],
-        best=task.best["feedback"], form=form,
+        result.outcome,
+        before=result.score_before,
+        after=result.score_after,
+        init=task.baseline["feedback"],
+        best=task.best["feedback"],
+        form=form,
     )
 
 
 def run_trajectories(
-    jobs: Sequence[Job], policy: Policy, tools: Toolbox, *, max_steps: int, form: str = "v1",
+    jobs: Sequence[Job],
+    policy: Policy,
+    tools: Toolbox,
+    *,
+    max_steps: int,
+    form: str = "v1",
     progress: Callable[[int], None] | None = None,
 ) -> list[dict]:
     """Return one row for each job, in order (schema ``mlagent.trajectory/1``).
@@ -97,10 +110,10 @@ def run_trajectories(
     first = {name: start_state(task, tools) for name, task in starts.items()}
     running = [_begin(job, job.start or first[job.task.name], max_steps) for job in jobs]
     while active := [run for run in running if not run.stop]:
-        replies = policy.act([run.turn for run in active])
-        results = run_steps([(run.turn.state, reply) for run, reply in zip(active, replies, strict=True)], tools)
-        for run, reply, result in zip(active, replies, results, strict=True):
-            _advance(run, reply, result, max_steps, form)
+        _reply([run for run in active if run.reply is None], policy)
+        results = run_steps([(run.turn.state, run.reply) for run in active], tools)
+        for run, result in zip(active, results, strict=True):
+            _advance(run, result, max_steps, form)
         if progress:
             progress(len(active))
     return [_row(run, tools) for run in running]
@@ -112,15 +125,24 @@ def _begin(job: Job, state: State, max_steps: int) -> _Running:
     return _Running(job, turn, states=[state])
 
 
-def _advance(run: _Running, reply: str, result: StepResult, max_steps: int, form: str) -> None:
-    if result.outcome is Outcome.UNSCORED:
-        run.unscored += 1
-        if run.unscored > MAX_UNSCORED:
-            run.stop = "unscored"
-            run.steps.append(step_row(run.turn.state, reply, result, run.job.task, form))
+def _reply(waiting: list[_Running], policy: Policy) -> None:
+    """Ask for replies where none is pending: after a failure of ours the same reply is tried again."""
+    if waiting:
+        replies = policy.act([run.turn for run in waiting])
+        for run, reply in zip(waiting, replies, strict=True):
+            run.reply = storable(reply)
+
+
+def _advance(run: _Running, result: StepResult, max_steps: int, form: str) -> None:
+    failed = result.outcome is Outcome.UNSCORED
+    run.unscored = run.unscored + 1 if failed else 0
+    if failed and run.unscored <= MAX_UNSCORED:
         return
-    run.steps.append(step_row(run.turn.state, reply, result, run.job.task, form))
-    run.turn.state = result.state
+    run.steps.append(step_row(run.turn.state, run.reply, result, run.job.task, form))
+    if failed:
+        run.stop = "unscored"
+        return
+    run.reply, run.turn.state = None, result.state
     run.states.append(result.state)
     if result.state.done:
         run.stop = "final-answer"
@@ -138,8 +160,7 @@ def step_row(before: State, reply: str, result: StepResult, task: Task, form: st
         task: The task.
         form: Reward form.
     """
-    action = result.action
-    name = action.arguments.get("save_name", "train.py") if action else "train.py"
+    action, failed = result.action, result.outcome is Outcome.UNSCORED
     return {
         "step": before.step,
         "state": before.to_json(),
@@ -152,13 +173,22 @@ def step_row(before: State, reply: str, result: StepResult, task: Task, form: st
         "score_before": result.score_before,
         "score_after": result.score_after,
         "reward": reward_of(result, task, form),
-        "script_before": before.files.get("train.py", b"").decode(errors="replace"),
-        "script_after": result.state.files.get(name, b"").decode(errors="replace"),
-        "visible_metric": result.state.history[-1].visible if result.state.history else None,
+        "script_before": before.files.get(SCRIPT, b"").decode(errors="replace"),
+        "script_after": result.state.files.get(_saved_name(action), b"").decode(errors="replace"),
+        "visible_metric": None if failed else result.state.history[-1].visible,
         "seconds": result.seconds,
         "cache_hit": result.cache_hit,
         "tier": result.tier,
     }
+
+
+def _saved_name(action: Action | None) -> str:
+    """Return which file a step wrote, in normal form; train.py where it wrote none."""
+    with contextlib.suppress(ActionError):
+        return (
+            safe_path(action.arguments["save_name"]) if action and "save_name" in action.arguments else SCRIPT
+        )
+    return SCRIPT
 
 
 def _row(run: _Running, tools: Toolbox) -> dict:
@@ -172,7 +202,7 @@ def _row(run: _Running, tools: Toolbox) -> dict:
         "task": task.name,
         "split": task.split,
         "source": job.source,
-        "seed": derive_seed(job.seed, "trajectory", job.source, task.name, job.index),
+        "seed": job.seed,
         "ideas": [idea.to_json() for idea in job.ideas],
         "steps": run.steps,
         "final": {
@@ -193,4 +223,9 @@ def _report(state: State, task: Task, tools: Toolbox) -> float:
 
 def states_of(rows: Iterable[dict]) -> list[State]:
     """Return the states that the steps of trajectories started from: the raw material of a state pool."""
-    return [State.from_json(step["state"]) for row in rows for step in row["steps"] if step["outcome"] != "unscored"]
+    return [
+        State.from_json(step["state"])
+        for row in rows
+        for step in row["steps"]
+        if step["outcome"] != "unscored"
+    ]

@@ -61,11 +61,12 @@ SCHEMA = "mlagent.manifest/1"
 # The story in order: each notebook and the stages (folders of a run) that it writes.
 NOTEBOOKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("00_tour.ipynb", ("00_tour",)),
-    ("01_ideas_and_collection.ipynb", ("01_collection",)),
+    ("01_collection.ipynb", ("01_collection",)),
     ("02_sft.ipynb", ("02_sft",)),
     ("03_stepwise_grpo.ipynb", ("03_grpo",)),
     ("04_evaluation.ipynb", ("04_evaluation",)),
-    ("05_paper_against_ours.ipynb", ("05_paper",)),
+    ("05_paper_vs_ours.ipynb", ("05_paper",)),
+    ("06_explore.ipynb", ("06_explore",)),
 )
 
 _MANIFEST = "manifest.json"

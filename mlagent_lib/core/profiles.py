@@ -54,13 +54,13 @@ class CollectProfile:
     tasks: str | tuple[str, ...] = _f("held-in", "the 9 training tasks of the paper", "smoke: two")
     trajectories_per_task: int = _f(1112, "10k trajectories over 9 tasks, v1 and v2", "minutes, not days")
     max_steps: int = _f(15, "15 steps, s5.1", "a pocket script has only three blocks to edit")
-    max_minutes: float = _f(30.0, "30 minutes a trajectory, s5.1", "a pocket script runs in seconds")
     ideas_per_task: int = _f(100, "at least 100 candidate ideas a task, v1", "smoke: fewer are quicker")
-    selection: str = _f("v1", "v1: farthest average distance; v2 (B.1): farthest-point sampling")
+    selection: str = _f(
+        "v1", "v1: farthest average distance; v2 (B.1): farthest-point sampling",
+        "v2 draws distinct axes, which suits a script of three blocks",
+    )
     ideas_kept: int = _f(10, "the 10 farthest ideas, v1; used by selection v1")
     ideas_k: int = _f(5, "open: K per axis is not given in v2 B.1; used by selection v2")
-    max_ideas_in_prompt: int = _f(3, "1 to 3 ideas, v1; k~U{1,2,3}, v2 Alg. 1")
-    temperature: float = _f(0.5, "open: MLAgentBench's default is taken; only for an endpoint as expert")
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -80,8 +80,6 @@ class SFTProfile:
     lora_r: int = _f(64, "deviation: LoRA in place of full fine-tuning, so that one GPU is enough")
     lora_alpha: int = _f(64, "deviation: see lora_r", "alpha = 2r learns faster in few steps")
     holdout_share: float = _f(0.1, "deviation: the paper keeps no states back; ours measure validity")
-    holdout_tasks: tuple[str, ...] = _f((), "deviation: tasks of the collection left out of SFT, if any")
-    max_minutes: float = _f(0.0, "open: 0 is no limit", "a slow machine stops in time, and says so")
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -102,15 +100,13 @@ class GRPOProfile:
     epsilon: float = _f(0.2, "open: clip range; the usual default of PPO")
     temperature: float = _f(1.0, "open: rollout temperature; sampling from the policy itself")
     max_new_tokens: int = _f(1024, "open: reply length", "a pocket reply is short")
-    max_prompt_tokens: int = _f(13976, "the rest of cutoff_len 15000", "pocket prompts are short")
     reward_form: str = _f("v1", "Eq. 6 of v1; the kit's `reward` module holds v2 and the ablations too")
     num_iterations: int = _f(1, "1 epoch over the states, s5.1")
     eval_every: int = _f(5, "v1 Fig. 4 has a point every 5 steps", "as many points in fewer steps")
     eval_states: int = _f(64, "open: states never trained on: for the curve and the best checkpoint", "time")
+    eval_samples: int = _f(1, "open: replies on each of these states", "less noise in the choice")
+    test_samples: int = _f(8, "open: replies on each test state, before and after RL", "smoke: fewer")
     pool_size: int = _f(10000, "10k states, s5.1", "as many as the smaller collection gives")
-    lora_r: int = _f(64, "deviation: LoRA in place of full fine-tuning")
-    lora_alpha: int = _f(64, "deviation: see lora_r", "as in SFT")
-    max_minutes: float = _f(0.0, "open: 0 is no limit", "a slow machine stops in time, and says so")
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -129,7 +125,6 @@ class EvalProfile:
     tasks: str | tuple[str, ...] = _f("all", "3 held-in, 10 held-out, v1 Table 1; here all 19", "smoke: four")
     k: int = _f(8, "avg@8 and best@8, v1 Table 1", "minutes")
     max_steps: int = _f(15, "as in training, 15 steps, s5.1", "minutes")
-    max_minutes: float = _f(30.0, "30 minutes a trajectory, s5.1", "a pocket script runs in seconds")
     temperature: float = _f(0.5, "open: MLAgentBench's default", "the policy as it was trained")
     policies: tuple[str, ...] = _f(POLICIES, "deviation: the paper compares larger models (v1 Table 1)")
 
@@ -142,17 +137,17 @@ class EvalProfile:
 class PretrainProfile:
     """The pocket model, made from nothing: the paper has no such model, it starts from Qwen2.5-7B."""
 
-    hidden: int = _f(256, "deviation: a stand-in of a few million parameters, Qwen2 architecture")
-    layers: int = _f(6, "deviation: see hidden")
+    hidden: int = _f(192, "deviation: a stand-in of a few million parameters, Qwen2 architecture")
+    layers: int = _f(4, "deviation: see hidden")
     heads: int = _f(4, "deviation: see hidden")
-    feed_forward: int = _f(768, "deviation: see hidden")
-    vocabulary: int = _f(4096, "deviation: byte-level BPE trained on the generated text")
-    max_positions: int = _f(512, "deviation: the longest pocket prompt and reply fit")
-    examples: int = _f(300_000, "deviation: until edits are right; hours on two cores", "a test builds a toy")
-    tokenizer_examples: int = _f(20_000, "deviation: enough for stable pieces", "a test builds a toy")
+    feed_forward: int = _f(640, "deviation: see hidden")
+    vocabulary: int = _f(2048, "deviation: byte-level BPE trained on the generated text")
+    max_positions: int = _f(1024, "deviation: the longest pocket prompt and reply fit")
+    examples: int = _f(48_000, "deviation: until edits are right; about an hour on two cores", "a test builds a toy")
+    tokenizer_examples: int = _f(6_000, "deviation: enough for stable pieces", "a test builds a toy")
     coder_share: float = _f(0.5, "deviation: half of the examples are coder edits, half agent turns")
     batch: int = _f(32, "deviation: fits two cores")
-    lr: float = _f(1e-3, "deviation: usual for a model of this size")
+    lr: float = _f(2e-3, "deviation: usual for a model of this size")
     use_cpu: bool = _f(True, "deviation: rebuilt without a GPU")
     bf16: bool = _f(True, "deviation: half the time on a CPU with bfloat16")
     measure_examples: int = _f(400, "deviation: fresh examples to measure coder and policy on", "a test")
@@ -255,16 +250,16 @@ _LAPTOP = Profile(
     prompt_style="pocket",
     workers=2,
     threads=2,
-    collect=CollectProfile(trajectories_per_task=12, max_steps=6, max_minutes=2.0),
+    collect=CollectProfile(trajectories_per_task=14, max_steps=6, selection="v2"),
     sft=SFTProfile(
         lr=1e-3, epochs=3.0, batch=16, max_length=768, warmup_share=0.05, lora_r=16, lora_alpha=32,
-        max_minutes=2.5,
+        holdout_share=0.15,
     ),
     grpo=GRPOProfile(
-        steps=40, states_per_step=8, lr=1e-4, beta=0.04, max_new_tokens=160, max_prompt_tokens=512,
-        eval_states=24, pool_size=256, lora_r=16, lora_alpha=32, max_minutes=5.0,
+        steps=60, states_per_step=8, lr=3e-4, beta=0.04, max_new_tokens=96, eval_every=10, eval_states=48,
+        eval_samples=2, test_samples=8, pool_size=400,
     ),
-    evaluate=EvalProfile(k=4, max_steps=6, max_minutes=2.0, temperature=1.0),
+    evaluate=EvalProfile(k=4, max_steps=6, temperature=1.0),
 )  # fmt: skip
 
 _SMOKE = _LAPTOP.with_values(
@@ -273,17 +268,17 @@ _SMOKE = _LAPTOP.with_values(
     budget_minutes=3.0,
     collect__tasks=("pocket-digits", "pocket-homes"),
     evaluate__tasks=("pocket-digits", "pocket-homes", "pocket-grades", "pocket-forests"),
-    collect__trajectories_per_task=2,
+    collect__trajectories_per_task=3,
     collect__max_steps=2,
     collect__ideas_per_task=30,
     sft__epochs=1.0,
-    sft__max_minutes=0.5,
     grpo__steps=2,
     grpo__states_per_step=2,
     grpo__eval_every=1,
     grpo__eval_states=4,
     grpo__pool_size=8,
-    grpo__max_minutes=0.5,
+    grpo__eval_samples=1,
+    grpo__test_samples=1,
     evaluate__k=1,
     evaluate__max_steps=2,
     pretrain__hidden=32,
@@ -300,12 +295,10 @@ _ABLATIONS = _LAPTOP.with_values(
     purpose="The pocket model with the time that comparing arms over seeds needs: hours on a CPU.",
     budget_minutes=60.0,
     collect__trajectories_per_task=30,
-    sft__max_minutes=0.0,
     grpo__steps=120,
     grpo__eval_every=10,
     grpo__eval_states=64,
     grpo__pool_size=1000,
-    grpo__max_minutes=0.0,
     evaluate__k=8,
     evaluate__max_steps=10,
 )
@@ -316,10 +309,10 @@ _GPU = Profile(
     model="Qwen/Qwen2.5-7B-Instruct",
     coder="base",
     collect=CollectProfile(trajectories_per_task=100),
-    sft=SFTProfile(lr=1e-4, batch=16, max_length=8192, warmup_share=0.05, max_minutes=60.0),
+    sft=SFTProfile(lr=1e-4, batch=16, max_length=8192, warmup_share=0.05),
     grpo=GRPOProfile(
-        steps=100, states_per_step=16, lr=1e-5, max_new_tokens=512, max_prompt_tokens=6144, pool_size=2000,
-        max_minutes=240.0,
+        steps=100, states_per_step=16, lr=1e-5, max_new_tokens=512, pool_size=2000,
+        
     ),
 )  # fmt: skip
 
@@ -336,16 +329,11 @@ _COLAB = _GPU.with_values(
     sft__max_length=3072,
     sft__lora_r=16,
     sft__lora_alpha=32,
-    sft__max_minutes=30.0,
     grpo__steps=60,
     grpo__states_per_step=4,
     grpo__max_new_tokens=256,
-    grpo__max_prompt_tokens=2048,
     grpo__eval_states=24,
     grpo__pool_size=500,
-    grpo__lora_r=16,
-    grpo__lora_alpha=32,
-    grpo__max_minutes=75.0,
     evaluate__k=4,
     evaluate__max_steps=8,
 )

@@ -1,7 +1,7 @@
 """The paper's seven actions: parse a reply, check the arguments, and act on the files of a workspace.
 
-Parsing is total: any text gives either an `Action` or an `Invalid` with a named reason. Nothing here runs a script
-or calls a model; `step` does.
+Parsing is total: any text gives either an `Action` or an `Invalid` with a named reason. Nothing here runs a
+script or calls a model; `step` does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {
 FIELDS = ("Reflection", "Research Plan and Status", "Fact Check", "Thought", "Action", "Action Input")
 NO_THOUGHT_FIELDS = ("Action", "Action Input")
 MAX_INSPECT_LINES = 100  # "max 100 lines", tools prompt, paper v1 Table 4
+MAX_PATH_BYTES = 200  # ours: file systems allow 255 a name
 MAX_REPLY_CHARS = 20_000  # ours: a reply is a few hundred characters; longer ones are a runaway generation
 
 
@@ -51,7 +52,8 @@ def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
 
     Args:
         text: The policy's reply.
-        reply_format: ``six`` for all six fields of MLAgentBench, ``no-thought`` for the last two (paper's ablation).
+        reply_format: ``six`` for all six fields of MLAgentBench, ``no-thought`` for the last two (paper's
+            ablation).
 
     Example:
         >>> parse_action('Action: List Files\nAction Input: {"dir_path": "."}', "no-thought").name
@@ -65,7 +67,9 @@ def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
     fields = split_fields(text, names)
     for name in names:
         if name not in fields:
-            return Invalid("missing-field", f"Invalid action: the field '{name}:' is missing or out of order.")
+            return Invalid(
+                "missing-field", f"Invalid action: the field '{name}:' is missing or out of order."
+            )
     name = fields["Action"].strip()
     if name not in ACTIONS:
         shown = name[:60]
@@ -87,7 +91,7 @@ def split_fields(text: str, names: tuple[str, ...] = FIELDS) -> dict[str, str]:
         if match:
             found.append((name, match.start(), match.end()))
             at = match.end()
-    ends = [start for _, start, _ in found[1:]] + [len(text)]
+    ends = [start for _, start, _ in found[1:]] + [len(text)] * bool(found)
     return {name: text[begin:end].strip() for (name, _, begin), end in zip(found, ends, strict=True)}
 
 
@@ -97,7 +101,9 @@ def _parse_arguments(text: str, names: tuple[str, ...]) -> dict[str, str] | Inva
     except (ValueError, RecursionError):
         return Invalid("bad-json", "ActionInputParsingError: the Action Input is not one JSON object.")
     if not isinstance(value, dict) or set(value) != set(names):
-        return Invalid("wrong-arguments", f"ActionInputParsingError: the keys must be exactly {', '.join(names)}.")
+        return Invalid(
+            "wrong-arguments", f"ActionInputParsingError: the keys must be exactly {', '.join(names)}."
+        )
     arguments = {}
     for name in names:
         item = value[name]
@@ -121,29 +127,42 @@ def _whole_number(item: object) -> str | None:
 
 
 def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate from a \ud800 escape
-        return False
-    return True
+    return text == storable(text)
+
+
+def storable(text: str) -> str:
+    r"""Return the text with each lone surrogate, which no file can hold, replaced by a question mark.
+
+    Example:
+        >>> storable("a\ud800b")
+        'a?b'
+    """
+    return text.encode("utf-8", "replace").decode()
 
 
 class ActionError(Exception):
-    """The tool failed: what MLAgentBench shows as ``EnvError``. An outcome of the policy's action, not of ours."""
+    """The tool failed: MLAgentBench's ``EnvError``. An outcome of the policy's action, not of ours."""
+
+
+def _normal(path: str) -> str:
+    """Return the one spelling of a path, or "." for the workspace itself."""
+    return posixpath.normpath("/".join(part.strip() for part in path.replace("\\", "/").split("/")))
 
 
 def safe_path(path: str) -> str:
-    """Return a path inside the workspace in normal form.
+    """Return the path of a file or folder inside the workspace in normal form.
 
     Raises:
-        ActionError: The path leaves the workspace or is empty.
+        ActionError: The path leaves the workspace, is the workspace, is too long, or holds control
+            characters.
 
     Example:
         >>> safe_path("./scripts/../train.py")
         'train.py'
     """
-    clean = posixpath.normpath(path.strip().replace("\\", "/")) if path.strip() else ""
-    if not clean or clean.startswith(("/", "..")) or len(clean) > 200:
+    clean = _normal(path)
+    leaves = clean.startswith("/") or clean.split("/")[0] in ("..", ".")
+    if leaves or not clean.isprintable() or len(clean.encode()) > MAX_PATH_BYTES:
         raise ActionError(f"EnvError: {path[:80]!r} is not a path inside the workspace.")
     return clean
 
@@ -155,8 +174,8 @@ def is_read_only(path: str, globs: tuple[str, ...]) -> bool:
         >>> is_read_only("data/../train.csv", ("./train.csv",))
         True
     """
-    clean = posixpath.normpath(path)
-    patterns = [posixpath.normpath(glob) for glob in globs]
+    clean = _normal(path)
+    patterns = [_normal(glob) for glob in globs]
     parents = [clean] + [clean[:i] for i, letter in enumerate(clean) if letter == "/"]
     return any(fnmatch.fnmatchcase(name, pattern) for name in parents for pattern in patterns) or (
         clean == "data" or clean.startswith("data/")
@@ -184,9 +203,9 @@ def list_files(files: Mapping[str, bytes], data_names: tuple[str, ...], dir_path
     Raises:
         ActionError: There is no such folder.
     """
-    folder = "" if dir_path.strip() in (".", "./", "") else safe_path(dir_path) + "/"
+    folder = "" if _normal(dir_path) == "." else safe_path(dir_path) + "/"
     every = sorted(files) + [f"data/{name}" for name in data_names]
-    inside = [path[len(folder):] for path in every if path.startswith(folder)]
+    inside = [path[len(folder) :] for path in every if path.startswith(folder)]
     if not inside:
         raise ActionError(f"EnvError: cannot list files in the folder {dir_path[:80]}: no such folder.")
     return "\n".join(sorted({name.split("/")[0] + ("/" if "/" in name else "") for name in inside}))
@@ -200,7 +219,9 @@ def inspect_lines(files: Mapping[str, bytes], script_name: str, start: int, end:
     """
     lines = read_text(files, script_name).splitlines()
     if start > end or end - start >= MAX_INSPECT_LINES:
-        raise ActionError(f"EnvError: lines {start} to {end}: show at most {MAX_INSPECT_LINES} lines, first to last.")
+        raise ActionError(
+            f"EnvError: lines {start} to {end}: show at most {MAX_INSPECT_LINES} lines, first to last."
+        )
     shown = lines[max(start - 1, 0) : end]
     return f"Here are the lines (the file ends at line {len(lines)}):\n\n" + "\n".join(shown)
 
@@ -214,7 +235,11 @@ def look_for(files: Mapping[str, bytes], file_name: str, things: str) -> str:
         ActionError: There is no such file.
     """
     lines = read_text(files, file_name).splitlines()
-    words = {word for word in re.findall(r"[a-z_]{3,}", things.lower())}
-    hits = [f"{i}: {line}" for i, line in enumerate(lines, 1) if words & set(re.findall(r"[a-z_]{3,}", line.lower()))]
+    words = set(re.findall(r"[a-z_]{3,}", things.lower()))
+    hits = [
+        f"{i}: {line}"
+        for i, line in enumerate(lines, 1)
+        if words & set(re.findall(r"[a-z_]{3,}", line.lower()))
+    ]
     shown = hits[:12] or [f"{i}: {line}" for i, line in enumerate(lines[:12], 1)]
     return f"{file_name} has {len(lines)} lines. By key word, without a reading model:\n" + "\n".join(shown)

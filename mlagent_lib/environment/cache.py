@@ -1,8 +1,8 @@
 """Executions by content: an experiment that was made is never made again, and says so.
 
-The key covers everything that can change the result: the task's data, the workspace, the script, the limits, the
-versions of the libraries. Only results that depend on content alone are kept on disk: a time-out under load may be
-a success on a quiet machine, so it is remembered for this process only.
+The key covers everything that can change the result: the task's data and metric, the workspace, the script,
+the limits, the versions of the libraries. Only results that depend on content alone are kept on disk: a
+time-out under load may be a success on a quiet machine, so it is remembered for this process only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from mlagent_lib.core.artifacts import write_json
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.environment.workspace import State, WorkspaceStore
+from mlagent_lib.tasks.task import Task
 
 _LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels")
 
@@ -56,9 +57,17 @@ def library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: version(name) for name in _LIBRARIES}}
 
 
-def execution_key(state: State, script: str, limits: Limits) -> str:
-    """Return the name of an experiment: equal experiments have equal names on every machine."""
-    parts = [state.digest, script, limits.to_json(), library_versions()]
+def execution_key(state: State, script: str, task: Task, limits: Limits) -> str:
+    """Return the name of an experiment: equal experiments have equal names on every machine.
+
+    Args:
+        state: Its digest covers the workspace and the files of the task, hidden labels included.
+        script: Which file is executed.
+        task: What its card says about scoring; the card is not among the files that the digest covers.
+        limits: What the run may use.
+    """
+    scoring = [task.metric, task.kind, list(task.answer_columns), list(task.classes)]
+    parts = [state.digest, script, scoring, limits.to_json(), library_versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -86,7 +95,7 @@ class ExecutionCache:
             if digest != _row_digest(row):
                 return None
             found = Execution(**row)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
         with self._lock:
             return self._memory.setdefault(key, found)

@@ -1,9 +1,9 @@
 """Coders: they turn an edit instruction into an edited script. The policy says what, the coder writes it.
 
-In the paper the coder is Qwen2.5-Coder-32B-Instruct. Here it is one of three: `BlockCoder` (a small model, the
-policy's own base weights with the adapter off), `ChatCoder` (any chat endpoint, whole file in a code fence as in
-MLAgentBench), `RuleCoder` (the pocket catalogue itself). A coder that fails returns a `CoderError` for its row,
-and the step becomes a corner case, not the policy's error.
+In the paper the coder is Qwen2.5-Coder-32B-Instruct. Here it is one of three: `BlockCoder` (a small model,
+the policy's own base weights with the adapter off), `ChatCoder` (any chat endpoint, whole file in a code
+fence as in MLAgentBench), `RuleCoder` (the pocket catalogue itself). A coder that fails returns a
+`CoderError` for its row, and the step becomes a corner case, not the policy's error.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class Coder(Protocol):
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
         """Return the edited script for each request, in order, or why there is none.
 
-        A `CoderError` is the coder's failure (a corner case of the step), an `Unscored` is ours (its server is down).
+        A `CoderError` is the coder's failure (a corner case of the step), an `Unscored` is ours (its server
+        is down).
         """
 
 
 class RuleCoder:
-    """The pocket catalogue as a coder: exact on its own wordings with any numbers, refuses everything else."""
+    """The pocket catalogue as a coder: exact on its own wordings with any numbers, refuses all else."""
 
     name = "rules"
 
@@ -77,7 +78,8 @@ def visible_part(script: str) -> str:
         ValueError: A block is missing.
 
     Example:
-        >>> text = "import x\\n# data\\na\\n\\n# model\\nb\\n\\n# learning\\nc\\n\\nprint('validation auc:', f())\\n"
+        >>> blocks = "# data\\na\\n\\n# model\\nb\\n\\n# learning\\nc\\n\\n"
+        >>> text = "import x\\n" + blocks + "print('validation auc:', f())\\n"
         >>> print(visible_part(text))
         # data
         a
@@ -89,7 +91,7 @@ def visible_part(script: str) -> str:
     """
     parts = [f"# {axis}\n{catalogue.read_block(script, axis)}" for axis in catalogue.AXES]
     metric = re.search(r"validation ([\w@-]+):", script)
-    return "\n".join(parts + [f"# validation {metric.group(1)}"] * bool(metric))
+    return "\n".join(parts + ([f"# validation {metric.group(1)}"] if metric else []))
 
 
 def parse_block_reply(reply: str) -> tuple[str, str]:
@@ -109,8 +111,8 @@ class BlockCoder:
     """A small model as coder: it answers with the header of the block it rewrites and the new lines.
 
     Args:
-        generate: Takes prompts (of `block_prompt`) and returns replies, in order. Greedy, so that the same request
-            gives the same script and results can be cached.
+        generate: Takes prompts (of `block_prompt`) and returns replies, in order. Greedy, so that the same
+            request gives the same script and results can be cached.
         name: Recorded in each step.
     """
 
@@ -144,16 +146,17 @@ class BlockCoder:
 
 
 CHAT_INSTRUCTIONS = (
-    "You edit one Python script for a machine-learning engineer. Apply the edit instruction and nothing else. "
-    "Answer with the whole edited script in one ```python code block."
+    "You edit one Python script for a machine-learning engineer. Apply the edit instruction and nothing "
+    "else. Answer with the whole edited script in one ```python code block."
 )
 
 
 class ChatCoder:
-    """Any chat model as coder: it gets script and instruction and answers with the whole file in a code fence.
+    """Any chat model as coder: it gets script and instruction, and answers with the file in a code fence.
 
     Args:
-        complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server fails.
+        complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server
+            fails.
         name: Recorded in each step.
     """
 
@@ -173,6 +176,5 @@ class ChatCoder:
         except EndpointError as error:
             return Unscored(f"the coder's server failed: {error.message}", cure=error.cure)
         blocks = re.findall(r"```(?:python|py)?\s*\n(.*?)```", reply, re.DOTALL)
-        if not blocks:
-            return CoderError("the coder answered without a code block")
-        return max(blocks, key=len)
+        script = max(blocks, key=len, default="")
+        return script if script.strip() else CoderError("the coder answered without a code block")

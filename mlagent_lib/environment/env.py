@@ -16,11 +16,22 @@ from mlagent_lib.tasks.task import Task
 MAX_STEPS = 15  # "15 steps", paper v1/v2 section 5.1
 
 
+class AnyText(gymnasium.spaces.Text):
+    """All texts: a reply in any script is an action, if often an invalid one. Samples are printable ASCII."""
+
+    def __init__(self, sample_length: int = 200):
+        super().__init__(max_length=sample_length, charset=string.printable)
+
+    def contains(self, x: object) -> bool:
+        """Return whether x is a text."""
+        return isinstance(x, str)
+
+
 class Environment(gymnasium.Env):
     """One ML task as a Gymnasium environment whose actions and observations are texts.
 
-    The *reward* of the Gymnasium signature is 0.0 here unless ``reward`` is given: the environment knows outcomes and
-    scores, `mlagent_lib.reward` knows what they are worth.
+    The *reward* of the Gymnasium signature is 0.0 here unless ``reward`` is given: the environment knows
+    outcomes and scores, `mlagent_lib.reward` knows what they are worth.
 
     Args:
         task: The task.
@@ -34,8 +45,8 @@ class Environment(gymnasium.Env):
     def __init__(self, task: Task, tools: Toolbox, *, max_steps: int = MAX_STEPS, reward=None):
         self.task, self.tools, self.max_steps = task, tools, max_steps
         self._reward = reward
-        text = gymnasium.spaces.Text(max_length=100_000, charset=string.printable)
-        self.action_space = self.observation_space = text
+        tools.tasks[task.name] = task
+        self.action_space, self.observation_space = AnyText(), AnyText()
         self.state: State | None = None
 
     def reset(self, *, seed: int | None = None, options: Mapping | None = None) -> tuple[str, dict]:
@@ -72,7 +83,13 @@ class Environment(gymnasium.Env):
         return result.observation, reward, self.state.done, truncated, self._info(result)
 
     def snapshot(self) -> State:
-        """Return the present state: a value, so nothing that follows changes it."""
+        """Return the present state: a value, so nothing that follows changes it.
+
+        Raises:
+            MlagentError: `reset` was not called.
+        """
+        if self.state is None:
+            raise MlagentError("snapshot() before reset()", cure="call env.reset() first")
         return self.state
 
     def restore(self, state: State) -> None:

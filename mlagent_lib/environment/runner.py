@@ -1,9 +1,9 @@
 """Runs of scripts that a model wrote: a request in, a result out, isolated and warm.
 
-`Runner` keeps one warm server per worker (`isolation.client`), hands every run to a free one, and turns what the
-run left behind into a `RunResult`. What a script does wrong is a status of the result. What we do wrong (a server
-that died, a jail that could not be built) is tried again and then raised as `Unscored`; it never becomes the
-script's failure.
+`Runner` keeps one warm server per worker (`isolation.client`), hands every run to a free one, and turns what
+the run left behind into a `RunResult`. What a script does wrong is a status of the result. What we do wrong
+(a server that died, a jail that could not be built) is tried again and then raised as `Unscored`; it never
+becomes the script's failure.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import secrets
 import tempfile
 import threading
 import weakref
@@ -22,7 +23,7 @@ from pathlib import Path
 from ..core.errors import Unscored
 from ..core.limits import Limits
 from .isolation import box, verdict
-from .isolation.client import Finished, ServerLost, WarmServer
+from .isolation.client import WARM_MODULES, Finished, ServerLost, WarmServer
 from .isolation.cold import ColdServer
 from .isolation.probe import TierReport, choose, probe
 
@@ -96,6 +97,7 @@ class Runner:
         workers: How many scripts run at a time, at least 1.
         tier: ``auto`` for the best that works here, or a name from `isolation.tiers`.
         allow_unsafe: Permit the tiers that isolate nothing, for scripts that you trust.
+        modules: What the servers load before the first run; scripts may import anything else as well.
 
     Raises:
         IsolationError: If this machine cannot give the tier.
@@ -107,15 +109,24 @@ class Runner:
         ('ok', '2\\n')
     """
 
-    def __init__(self, workers: int = 2, tier: str = "auto", *, allow_unsafe: bool = False):
+    def __init__(
+        self,
+        workers: int = 2,
+        tier: str = "auto",
+        *,
+        allow_unsafe: bool = False,
+        modules: tuple[str, ...] = WARM_MODULES,
+    ):
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._tier = choose(tier, allow_unsafe=allow_unsafe)
         self.workers = workers
-        self._base = tempfile.mkdtemp(prefix="mlagent-run-")
-        os.chmod(self._base, 0o711)  # a throw-away user has to pass through, and sees no names
+        # made by the first server, so that a runner that was never used leaves nothing, even when killed
+        self._base = os.path.join(tempfile.gettempdir(), f"mlagent-run-{secrets.token_hex(8)}")
         folders = [os.path.join(self._base, f"server{number}") for number in range(workers)]
-        make = ColdServer if self._tier.name == "T0" else lambda folder: WarmServer(folder, self._tier)
+        make = (
+            ColdServer if self._tier.name == "T0" else lambda folder: WarmServer(folder, self._tier, modules)
+        )
         self._servers = [make(folder) for folder in folders]
         self._free: queue.LifoQueue = queue.LifoQueue()  # the last used is the warmest
         for server in reversed(self._servers):
@@ -147,7 +158,9 @@ class Runner:
             self._free.put(server)
         return _result(finished, request, data_dir, self.tier)
 
-    def _attempt(self, server: WarmServer | ColdServer, request: RunRequest, data_dir: str | None) -> Finished:
+    def _attempt(
+        self, server: WarmServer | ColdServer, request: RunRequest, data_dir: str | None
+    ) -> Finished:
         limits, reasons = request.limits.to_json(), []
         for _ in range(_ATTEMPTS):
             try:
@@ -159,17 +172,32 @@ class Runner:
             cure="free memory and disk on this machine, then resume; `mlagent doctor` checks the isolation",
         )
 
-    def run_many(self, requests: Iterable[RunRequest]) -> list[RunResult]:
+    def run_many(
+        self, requests: Iterable[RunRequest], *, keep_unscored: bool = False
+    ) -> list[RunResult | Unscored]:
         """Return the results in the order of ``requests``, computed as many at a time as there are workers.
 
+        Args:
+            requests: What to run.
+            keep_unscored: Give back a failure of ours in its place, so that it does not spoil the others.
+
         Raises:
-            Unscored: The first failure of ours, after the others have ended. To keep the good rows, call `run`.
+            Unscored: The first failure of ours, after all have ended, unless ``keep_unscored``.
         """
+
+        def run(request: RunRequest) -> RunResult | Unscored:
+            try:
+                return self.run(request)
+            except Unscored as error:
+                return error
+
         requests = list(requests)
-        if len(requests) <= 1:
-            return [self.run(request) for request in requests]
-        with ThreadPoolExecutor(min(self.workers, len(requests)), "mlagent-run") as pool:
-            return list(pool.map(self.run, requests))
+        with ThreadPoolExecutor(self.workers, "mlagent-run") as pool:
+            results = list(pool.map(run, requests))
+        failures = [result for result in results if isinstance(result, Unscored)]
+        if failures and not keep_unscored:
+            raise failures[0]
+        return results
 
     def warm(self) -> None:
         """Start all servers now, in parallel, instead of on the first runs."""
@@ -189,7 +217,7 @@ class Runner:
             list(pool.map(start, range(self.workers)))
 
     def close(self) -> None:
-        """Wait for the runs in progress, stop all servers, remove all temporary files. May be called twice."""
+        """Wait for the runs in progress, stop all servers, remove all temporary files."""
         if self._closed.is_set():
             return
         self._closed.set()

@@ -1,16 +1,17 @@
 """One step of the ML environment: reply -> action -> edit -> execution -> feedback -> outcome.
 
-`run_steps` is the pure form that step-wise RL uses: states and replies in, results out, order kept, and one bad row
-never spoils another. As in the paper an edit is followed by its execution, and m_{t+1} is the score of the edited
-script on the feedback labels; m_t is the last valid score on the way to the state (the paper is silent about states
-whose script is broken).
+`run_steps` is the pure form that step-wise RL uses: states and replies in, results out, order kept, and one
+bad row never spoils another. As in the paper an edit is followed by its execution, and m_{t+1} is the score
+of the edited script on the feedback labels; m_t is the last valid score on the way to the state (the paper is
+silent about states whose script is broken).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlagent_lib.core.errors import CoderError, SubmissionError, Unscored
@@ -26,6 +27,7 @@ from mlagent_lib.environment.actions import (
     parse_action,
     read_text,
     safe_path,
+    storable,
 )
 from mlagent_lib.environment.cache import Execution, ExecutionCache, execution_key
 from mlagent_lib.environment.coder import Coder, EditRequest
@@ -35,7 +37,11 @@ from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import Task, load_task
 
-_VISIBLE = re.compile(r"^validation [\w@ -]+: ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)$", re.MULTILINE | re.IGNORECASE)
+_VISIBLE = re.compile(
+    r"^validation [\w@ -]+: ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)$", re.MULTILINE | re.IGNORECASE
+)
+SUBMISSION = "submission.csv"
+MAX_FILES = 50  # ours: editable files of a workspace
 _CORNER_STATUS = ("timeout", "memory", "disk", "files", "processes", "output")
 
 
@@ -83,6 +89,7 @@ class Toolbox:
         home: Where task folders are; None for the default.
         reply_format: ``six`` or ``no-thought``.
         limits: Overrides the limits of the tasks.
+        tasks: Tasks by name, each read once; give tasks here that are in no home folder.
     """
 
     runner: Runner
@@ -91,17 +98,22 @@ class Toolbox:
     home: Path | None = None
     reply_format: str = "six"
     limits: Limits | None = None
+    tasks: dict[str, Task] = field(default_factory=dict, repr=False, compare=False)
 
     def task(self, name: str) -> Task:
-        """Return the task of that name."""
-        return load_task(name, home=self.home)
+        """Return the task of that name; it is read from disk on the first call only."""
+        if name not in self.tasks:
+            self.tasks[name] = load_task(name, home=self.home)
+        return self.tasks[name]
 
     def execute_many(self, jobs: Sequence[tuple[State, str]]) -> list[tuple[Execution | Unscored, bool]]:
         """Return for each (state, script) what its execution came to, and whether it was known already.
 
         Equal experiments of one batch are made once: the later ones count as hits.
         """
-        keys = [execution_key(state, script, self._limits(state)) for state, script in jobs]
+        keys = [
+            execution_key(state, script, self.task(state.task), self._limits(state)) for state, script in jobs
+        ]
         known: dict[str, Execution | Unscored] = {}
         todo: dict[str, tuple[State, str]] = {}
         hits = []
@@ -112,27 +124,31 @@ class Toolbox:
                 known[key] = found
             else:
                 todo.setdefault(key, job)
-        requests = [
-            RunRequest(dict(state.files), self.task(state.task).data_dir, script, self._limits(state))
-            for state, script in todo.values()
-        ]
-        for (key, (state, _)), result in zip(todo.items(), self.runner.run_many(requests), strict=True):
+        requests = [self._request(state, script) for state, script in todo.values()]
+        results = self.runner.run_many(requests, keep_unscored=True) if requests else []
+        for (key, (state, _)), result in zip(todo.items(), results, strict=True):
             known[key] = self._judge(state, result)
             if isinstance(known[key], Execution):
                 self.cache.put(key, known[key])
         return [(known[key], hit) for key, hit in zip(keys, hits, strict=True)]
 
+    def _request(self, state: State, script: str) -> RunRequest:
+        """Only a submission that the run itself writes counts, so none is laid into its workspace."""
+        files = {path: data for path, data in state.files.items() if path != SUBMISSION or path == script}
+        data_dir = self.task(state.task).data_dir
+        return RunRequest(files, data_dir if data_dir.is_dir() else None, script, self._limits(state))
+
     def _limits(self, state: State) -> Limits:
         return self.limits or self.task(state.task).limits
 
     def _judge(self, state: State, result) -> Execution | Unscored:
-        """Archive and score what a run left. The archive comes first: every score can be recomputed from it."""
+        """Archive and score what a run left, in this order: a score can be recomputed from the archive."""
         if isinstance(result, Unscored):
             return result
         score = refusal = digest = None
         if result.status == "ok":
-            submission = result.collected.get("submission.csv")
-            refusal = result.collect_errors.get("submission.csv")
+            submission = result.collected.get(SUBMISSION)
+            refusal = result.collect_errors.get(SUBMISSION, "missing") if submission is None else None
             if submission is not None:
                 digest = self.cache.archive.put(submission)
                 try:
@@ -160,6 +176,7 @@ def start_state(task: Task, tools: Toolbox) -> State:
     Raises:
         Unscored: The starter could not be executed or scored; that is never the policy's fault.
     """
+    tools.tasks[task.name] = task
     state = State(task=task.name, task_digest=task.digest, files=task.env_files())
     execution, _ = tools.execute_many([(state, "train.py")])[0]
     if isinstance(execution, Unscored):
@@ -172,19 +189,19 @@ def start_state(task: Task, tools: Toolbox) -> State:
         )
     seen = visible_metric(execution.output)
     return replace(
-        state, score=execution.score, visible=seen, visible_start=seen, submission=execution.submission, _hashes=None
+        state, score=execution.score, visible=seen, visible_start=seen, submission=execution.submission
     )
 
 
 def visible_metric(output: str) -> float | None:
-    """Return the last validation metric that a script printed, or None. Never used as a score.
+    """Return the last validation metric that a script printed, or None without a finite one. Never a score.
 
     Example:
         >>> visible_metric("epoch 1\\nvalidation accuracy: 0.75\\n")
         0.75
     """
-    found = _VISIBLE.findall(output)
-    return float(found[-1]) if found else None
+    found = [float(number) for number in _VISIBLE.findall(output)]
+    return next((value for value in reversed(found) if math.isfinite(value)), None)
 
 
 def run_step(state: State, text: str, tools: Toolbox) -> StepResult:
@@ -200,8 +217,8 @@ def run_steps(rows: Sequence[tuple[State, str]], tools: Toolbox) -> list[StepRes
         tools: Runner, coder and cache.
 
     Returns:
-        One result a row, in order. A row that we failed to score is UNSCORED and tells why; the others are not
-        touched by it.
+        One result a row, in order. A row that we failed to score is UNSCORED and tells why; the others are
+        not touched by it.
     """
     plans = [_plan(state, text, tools) for state, text in rows]
     _edit(plans, tools)
@@ -229,6 +246,7 @@ class _Plan:
 
 def _plan(state: State, text: str, tools: Toolbox) -> _Plan:
     task = tools.task(state.task)
+    text = storable(text)
     plan = _Plan(before=state, text=text, task=task, after=state)
     if task.digest != state.task_digest:
         plan.outcome, plan.reason = Outcome.UNSCORED, "other-data"
@@ -251,8 +269,7 @@ def _act(plan: _Plan, action: Action) -> None:
     files, arguments = plan.before.files, action.arguments
     plan.outcome, plan.reason = Outcome.NEUTRAL, "valid"
     if action.name == "List Files":
-        names = tuple(sorted(path.name for path in plan.task.data_dir.iterdir())) if plan.task.data_dir else ()
-        plan.observation = list_files(files, names, arguments["dir_path"])
+        plan.observation = list_files(files, _data_names(plan.task), arguments["dir_path"])
     elif action.name == "Copy File":
         source, target = safe_path(arguments["source"]), _writable(plan, arguments["destination"])
         read_text(files, source)
@@ -264,23 +281,32 @@ def _act(plan: _Plan, action: Action) -> None:
     elif action.name == "Understand File":
         plan.observation = look_for(files, arguments["file_name"], arguments["things_to_look_for"])
     elif action.name == "Final Answer":
-        plan.after = replace(plan.before, done=True, _hashes=None)
+        plan.after = replace(plan.before, done=True)
         plan.observation = "The answer is noted. The run ends here."
     elif action.name == "Execute Script":
+        read_text(files, arguments["script_name"])
         plan.script = safe_path(arguments["script_name"])
-        read_text(files, plan.script)
     else:
         script = read_text(files, arguments["script_name"])
         plan.script = _writable(plan, arguments["save_name"])
         plan.edit = EditRequest(plan.task, script, arguments["edit_instruction"])
 
 
+def _data_names(task: Task) -> tuple[str, ...]:
+    folder = task.data_dir
+    return tuple(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ()
+
+
 def _writable(plan: _Plan, name: str) -> str:
-    path = safe_path(name)
+    path, files = safe_path(name), plan.before.files
     if is_read_only(path, plan.task.read_only):
         raise ActionError(f"EnvError: {path} is read-only.")
-    if len(plan.before.files) >= 50 and path not in plan.before.files:
-        raise ActionError("EnvError: the workspace is full: it holds at most 50 files.")
+    if path == SUBMISSION:
+        raise ActionError(f"EnvError: {SUBMISSION} is written by a script that runs, not by hand.")
+    if any(path.startswith(other + "/") or other.startswith(path + "/") for other in files):
+        raise ActionError(f"EnvError: {path} is a folder or lies below a file.")
+    if len(files) >= MAX_FILES and path not in files:
+        raise ActionError(f"EnvError: the workspace is full: it holds at most {MAX_FILES} files.")
     return path
 
 
@@ -290,12 +316,13 @@ def _edit(plans: list[_Plan], tools: Toolbox) -> None:
         return
     for plan, edited in zip(todo, tools.coder.edit_many([plan.edit for plan in todo]), strict=True):
         if isinstance(edited, Unscored):
-            plan.outcome, plan.reason, plan.failure, plan.script = Outcome.UNSCORED, "coder-server", str(edited), ""
+            plan.outcome, plan.reason, plan.failure = Outcome.UNSCORED, "coder-server", str(edited)
+            plan.script = ""
         elif isinstance(edited, CoderError):
             plan.outcome, plan.reason, plan.script = Outcome.CORNER, "coder", ""
-            plan.observation = f"LLMError: the edit was not made: {edited.message}"
+            plan.observation = storable(f"LLMError: the edit was not made: {edited.message}")
         else:
-            plan.after = plan.before.with_file(plan.script, edited.encode())
+            plan.after = plan.before.with_file(plan.script, storable(edited).encode())
 
 
 def _finish(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> StepResult:
@@ -308,9 +335,7 @@ def _finish(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> S
         visible = visible_metric(execution.output) if execution.score is not None else None
         _classify(plan, execution)
         if execution.score is not None:
-            after = replace(
-                after, score=execution.score, submission=execution.submission, visible=visible, _hashes=None
-            )
+            after = replace(after, score=execution.score, submission=execution.submission, visible=visible)
     action = plan.action
     past = HistoryStep(
         reply=plan.text,
@@ -321,7 +346,7 @@ def _finish(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> S
         visible=visible,
     )
     return StepResult(
-        state=replace(after, history=after.history + (past,), step=after.step + 1, _hashes=None),
+        state=replace(after, history=after.history + (past,), step=after.step + 1),
         outcome=plan.outcome,
         reason=plan.reason,
         observation=plan.observation,
@@ -347,8 +372,10 @@ def _classify(plan: _Plan, execution: Execution) -> None:
         plan.outcome, plan.reason = Outcome.ERROR, execution.error_type or "script"
         plan.observation = f"{saved}The script has failed.\n{shown}"
     elif execution.score is None:
-        plan.outcome, plan.reason = Outcome.ERROR, f"submission-{execution.refusal or 'missing'}"
-        plan.observation = f"{saved}The script ended, but its submission.csv was refused: {execution.refusal}.\n{shown}"
+        plan.outcome, plan.reason = Outcome.ERROR, f"submission-{execution.refusal}"
+        plan.observation = (
+            f"{saved}The script ended, but its {SUBMISSION} was refused: {execution.refusal}.\n{shown}"
+        )
     else:
         plan.outcome, plan.reason = (Outcome.EDITED, "scored") if edited else (Outcome.NEUTRAL, "valid")
         plan.observation = f"{saved}The script has been executed. Here is the output:\n{shown}"

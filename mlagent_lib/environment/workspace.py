@@ -1,8 +1,9 @@
 """States of an ML workspace: what a step starts from, how it is stored, restored and forked.
 
-A state holds the editable text files by content and the task's data by reference, so that a snapshot copies no
-data and a restore can never lose read-only files (MLAgentBench's resume does). Files that a *script* writes are
-not part of the state: each run starts in a fresh folder, and only the submission is kept, by its hash.
+A state holds the editable text files by content and the task's data by reference, so that a snapshot copies
+no data and a restore can never lose read-only files (MLAgentBench's resume does). Files that a *script*
+writes are not part of the state: each run starts in a fresh folder, and only the submission is kept, by its
+hash.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class State:
     submission: str | None = None
     step: int = 0
     done: bool = False
-    _hashes: Mapping[str, str] = field(default=None, repr=False, compare=False)
+    _hashes: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
@@ -103,7 +104,7 @@ class State:
 
     def with_file(self, path: str, content: bytes) -> State:
         """Return the state with one file written."""
-        return replace(self, files={**self.files, path: content}, _hashes=None)
+        return replace(self, files={**self.files, path: content})
 
     def to_json(self, *, embed: bool = True) -> dict:
         """Return the state as JSON-ready values; with ``embed`` one JSON line holds the file contents too."""
@@ -140,13 +141,14 @@ class State:
                 f"a state has schema {row.get('schema')!r}, expected {STATE_SCHEMA!r}",
                 cure="make the state pool again with this version of the kit",
             )
-        embedded = {digest: _decode(text) for digest, text in row.get("blobs", {}).items()}
+        embedded = row.get("blobs", {})
         files = {}
         for path, digest in row["files"].items():
-            content = embedded[digest] if digest in embedded else None if blobs is None else blobs[digest]
+            content = _decode(embedded[digest]) if digest in embedded else _look_up(blobs, digest)
             if content is None or hashlib.sha256(content).hexdigest() != digest:
                 raise RunError(
-                    f"file {path!r} of a state of task {row['task']!r} is missing or damaged (sha256 {digest[:12]}…)",
+                    f"file {path!r} of a state of task {row['task']!r} is missing or damaged "
+                    f"(sha256 {digest[:12]}…)",
                     cure="make the state pool again: its stored content does not match its name",
                 )
             files[path] = content
@@ -163,8 +165,15 @@ def _encode(data: bytes) -> str | dict:
         return {"base64": base64.b64encode(data).decode()}
 
 
-def _decode(value: str | Mapping) -> bytes:
-    return value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
+def _decode(value: str | Mapping) -> bytes | None:
+    try:
+        return value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
+    except (ValueError, KeyError, TypeError):  # damaged
+        return None
+
+
+def _look_up(blobs: Mapping[str, bytes] | WorkspaceStore | None, digest: str) -> bytes | None:
+    return blobs.get(digest) if isinstance(blobs, Mapping) else None if blobs is None else blobs[digest]
 
 
 class WorkspaceStore:
@@ -196,9 +205,13 @@ class WorkspaceStore:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise RunError(f"no blob {digest[:12]}… under {self.folder}", cure="make this stage again") from None
+            raise RunError(
+                f"no blob {digest[:12]}… under {self.folder}", cure="make this stage again"
+            ) from None
         if hashlib.sha256(data).hexdigest() != digest:
-            raise RunError(f"blob {path} is damaged: its content has another sha256", cure=f"delete {path} and rerun")
+            raise RunError(
+                f"blob {path} is damaged: its content has another sha256", cure=f"delete {path} and rerun"
+            )
         return data
 
     def snapshot(self, state: State) -> dict:

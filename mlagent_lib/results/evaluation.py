@@ -112,7 +112,7 @@ def relative_gain_pct(score: float, init: float, *, greater_is_better: bool) -> 
     """
     if not init > 0:
         raise ValueError(f"the relative gain divides by init, which must be positive, not {init}")
-    return (1 if greater_is_better else -1) * 100.0 * (score - init) / init
+    return (1 if greater_is_better else -1) * 100.0 * (score - init) / init + 0.0  # no negative zero
 
 
 def gap_closed(score: float, init: float, best: float) -> float:
@@ -136,7 +136,7 @@ def gap_closed(score: float, init: float, best: float) -> float:
     """
     if best == init:
         raise ValueError(f"best and init are both {init}: there is no gap to close")
-    return (score - init) / (best - init)
+    return (score - init) / (best - init) + 0.0  # no negative zero
 
 
 def avg_at_k(scores: Iterable[float]) -> float:

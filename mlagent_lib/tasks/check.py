@@ -48,7 +48,9 @@ def table_bytes(task: Task, ids: tuple[str, ...], answer: np.ndarray) -> bytes:
     """
     lines = [",".join(header_of(task))]
     # repr keeps every digit; whole numbers are written plainly, as class numbers must be.
-    lines += [",".join([key, *(repr(float(value)) for value in row)]) for key, row in zip(ids, answer, strict=True)]
+    lines += [
+        ",".join([key, *(repr(float(value)) for value in row)]) for key, row in zip(ids, answer, strict=True)
+    ]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -73,7 +75,9 @@ def gold_submission(task: Task, spoiled: float = 0.0) -> bytes:
     return table_bytes(task, tuple(ids), np.concatenate(answers))
 
 
-def check_task(task: Task, execute: Callable[[Task, dict[str, bytes]], object] | None = None) -> list[Finding]:
+def check_task(
+    task: Task, execute: Callable[[Task, dict[str, bytes]], object] | None = None
+) -> list[Finding]:
     """Return one finding for each rule of the task contract that could be checked.
 
     Args:
@@ -91,37 +95,71 @@ def check_task(task: Task, execute: Callable[[Task, dict[str, bytes]], object] |
 
 
 def _check_card(task: Task) -> Iterator[Finding]:
-    yield Finding("env/train.py exists", "train.py" in task.env_files(), "env/train.py", "the starter",
-                  "put a starter script that runs into env/train.py")
-    yield Finding("the request is not empty", bool(task.research_problem), "scripts/research_problem.txt",
-                  f"{len(task.research_problem)} characters", "write the request to the agent")
+    yield Finding(
+        "env/train.py exists",
+        "train.py" in task.env_files(),
+        "env/train.py",
+        "the starter",
+        "put a starter script that runs into env/train.py",
+    )
+    yield Finding(
+        "the request is not empty",
+        bool(task.research_problem),
+        "scripts/research_problem.txt",
+        f"{len(task.research_problem)} characters",
+        "write the request to the agent",
+    )
     if not (task.folder / "task.yaml").is_file():
         return
     known = task.metric in METRICS
-    yield Finding("the metric is known", known, "task.yaml", f"metric {task.metric}",
-                  f"choose one of {', '.join(METRICS)}")
+    yield Finding(
+        "the metric is known",
+        known,
+        "task.yaml",
+        f"metric {task.metric}",
+        f"choose one of {', '.join(METRICS)}",
+    )
     if known:
         right = get_metric(task.metric).greater_is_better == task.greater_is_better
-        yield Finding("the direction fits the metric", right, "task.yaml",
-                      f"greater_is_better={task.greater_is_better} for {task.metric}", "correct direction")
+        yield Finding(
+            "the direction fits the metric",
+            right,
+            "task.yaml",
+            f"greater_is_better={task.greater_is_better} for {task.metric}",
+            "correct direction",
+        )
     sign = 1 if task.greater_is_better else -1
     for name in LABEL_SETS:
         better = sign * (task.best[name] - task.baseline[name])
-        yield Finding("the best known score beats the starter's", better > 0, "task.yaml",
-                      f"{name}: starter {task.baseline[name]:g}, best {task.best[name]:g}",
-                      "measure both scores again")
+        yield Finding(
+            "the best known score beats the starter's",
+            better > 0,
+            "task.yaml",
+            f"{name}: starter {task.baseline[name]:g}, best {task.best[name]:g}",
+            "measure both scores again",
+        )
     stated = yaml.safe_load((task.folder / "task.yaml").read_text(encoding="utf-8")).get("checksums")
     if stated is not None:
         found = checksums(task.folder)
         changed = sorted(path for path in stated.keys() | found.keys() if stated.get(path) != found.get(path))
-        yield Finding("all files match their checksums", not changed, ", ".join(changed[:3]) or "env, scripts",
-                      f"{len(found)} files, {len(changed)} differ", "rebuild the task with its scripts/prepare.py")
+        yield Finding(
+            "all files match their checksums",
+            not changed,
+            ", ".join(changed[:3]) or "env, scripts",
+            f"{len(found)} files, {len(changed)} differ",
+            "rebuild the task with its scripts/prepare.py",
+        )
 
 
 def _check_labels(task: Task) -> Iterator[Finding]:
     mode = task.labels_dir.stat().st_mode & 0o777
-    yield Finding("only the owner may open the labels", mode & 0o077 == 0, "scripts/labels", f"mode {mode:o}",
-                  "chmod 700 the folder")
+    yield Finding(
+        "only the owner may open the labels",
+        mode & 0o077 == 0,
+        "scripts/labels",
+        f"mode {mode:o}",
+        "chmod 700 the folder",
+    )
     for name in LABEL_SETS:
         where = f"scripts/labels/{name}.csv"
         try:
@@ -130,11 +168,21 @@ def _check_labels(task: Task) -> Iterator[Finding]:
             yield Finding("the true answers can be scored", False, where, str(error), "rebuild the task")
             continue
         perfect = get_metric(task.metric).perfect
-        yield Finding("the true answers score best possible", abs(gold - perfect) < 1e-9, where,
-                      f"{gold:g}, best possible {perfect:g}", "compare the labels with the metric")
+        yield Finding(
+            "the true answers score best possible",
+            abs(gold - perfect) < 1e-9,
+            where,
+            f"{gold:g}, best possible {perfect:g}",
+            "compare the labels with the metric",
+        )
         worse = spoiled < gold if task.greater_is_better else spoiled > gold
-        yield Finding("wrong answers score worse", worse, where, f"half of the rows wrong: {spoiled:g}",
-                      "correct direction in task.yaml")
+        yield Finding(
+            "wrong answers score worse",
+            worse,
+            where,
+            f"half of the rows wrong: {spoiled:g}",
+            "correct direction in task.yaml",
+        )
 
 
 def _check_disjoint(task: Task) -> Iterator[Finding]:
@@ -146,52 +194,106 @@ def _check_disjoint(task: Task) -> Iterator[Finding]:
         test = pd.read_csv(task.data_dir / "test.csv", index_col="id")
         ids = {name: set(read_labels(task, name)[0]) for name in LABEL_SETS}
     except (OSError, ValueError, KeyError, MlagentError) as error:
-        yield Finding("the three sets can be compared", False, where, str(error),
-                      "write data/train.csv and data/test.csv with an id column")
+        yield Finding(
+            "the three sets can be compared",
+            False,
+            where,
+            str(error),
+            "write data/train.csv and data/test.csv with an id column",
+        )
         return
     both = ids["feedback"] & ids["report"]
-    yield Finding("feedback and report rows are disjoint", not both, "scripts/labels", f"{len(both)} ids in both",
-                  "split the hidden rows anew")
+    yield Finding(
+        "feedback and report rows are disjoint",
+        not both,
+        "scripts/labels",
+        f"{len(both)} ids in both",
+        "split the hidden rows anew",
+    )
     listed = set(map(str, test.index))
-    yield Finding("test.csv holds exactly the hidden rows", listed == ids["feedback"] | ids["report"],
-                  "env/data/test.csv", f"{len(listed)} ids, {sum(map(len, ids.values()))} labels",
-                  "write one line for each hidden label")
+    yield Finding(
+        "test.csv holds exactly the hidden rows",
+        listed == ids["feedback"] | ids["report"],
+        "env/data/test.csv",
+        f"{len(listed)} ids, {sum(map(len, ids.values()))} labels",
+        "write one line for each hidden label",
+    )
     keys = normalised_rows(test)
     repeated = int(keys.duplicated().sum())
-    yield Finding("no hidden row is there twice", repeated == 0, "env/data/test.csv", f"{repeated} repeated rows",
-                  "drop rows that are equal after normalising")
+    yield Finding(
+        "no hidden row is there twice",
+        repeated == 0,
+        "env/data/test.csv",
+        f"{repeated} repeated rows",
+        "drop rows that are equal after normalising",
+    )
     shared = int(keys.isin(set(normalised_rows(train[list(test.columns)]))).sum())
-    yield Finding("no hidden row is a visible one", shared == 0, "env/data/train.csv", f"{shared} shared rows",
-                  "drop rows that are equal after normalising")
-    answers = [name for name in header_of(task)[1:] if name in test.columns] + \
-        [name for name in ("target",) if name in test.columns]
-    yield Finding("test.csv holds no answer", not answers, "env/data/test.csv", f"columns {answers}",
-                  "remove the columns")
+    yield Finding(
+        "no hidden row is a visible one",
+        shared == 0,
+        "env/data/train.csv",
+        f"{shared} shared rows",
+        "drop rows that are equal after normalising",
+    )
+    answers = [name for name in header_of(task)[1:] if name in test.columns] + [
+        name for name in ("target",) if name in test.columns
+    ]
+    yield Finding(
+        "test.csv holds no answer",
+        not answers,
+        "env/data/test.csv",
+        f"columns {answers}",
+        "remove the columns",
+    )
 
 
 def _check_starter(task: Task, execute: Callable[[Task, dict[str, bytes]], object]) -> Iterator[Finding]:
     where = "env/train.py"
     ran = execute(task, task.env_files())
-    yield Finding("the starter runs", ran.status == "ok", where,
-                  f"{ran.status}: {ran.output.strip()[-300:]}" if ran.status != "ok" else f"{ran.seconds:.2f} s",
-                  "correct the starter: it must be free of bugs")
+    yield Finding(
+        "the starter runs",
+        ran.status == "ok",
+        where,
+        f"{ran.status}: {ran.output.strip()[-300:]}" if ran.status != "ok" else f"{ran.seconds:.2f} s",
+        "correct the starter: it must be free of bugs",
+    )
     if ran.status != "ok":
         return
     share = ran.seconds / task.limits.seconds
-    yield Finding("the starter leaves time for better scripts", share <= SHARE_OF_LIMITS, where,
-                  f"{ran.seconds:.2f} s of {task.limits.seconds:g} s", "raise limits.seconds or use fewer rows")
+    yield Finding(
+        "the starter leaves time for better scripts",
+        share <= SHARE_OF_LIMITS,
+        where,
+        f"{ran.seconds:.2f} s of {task.limits.seconds:g} s",
+        "raise limits.seconds or use fewer rows",
+    )
     memory = getattr(ran, "peak_memory_bytes", 0) / task.limits.memory_bytes
-    yield Finding("the starter leaves memory for better scripts", memory <= SHARE_OF_LIMITS, where,
-                  f"{memory:.0%} of the limit", "raise limits.memory_bytes or use fewer rows")
+    yield Finding(
+        "the starter leaves memory for better scripts",
+        memory <= SHARE_OF_LIMITS,
+        where,
+        f"{memory:.0%} of the limit",
+        "raise limits.memory_bytes or use fewer rows",
+    )
     gap = {name: abs(task.best[name] - task.baseline[name]) for name in task.baseline if name in task.best}
     for name in LABEL_SETS:
         try:
             score = grade(task, ran.collected.get("submission.csv"), name)
         except (SubmissionError, Unscored) as error:
-            yield Finding("the starter's submission can be scored", False, where, str(error),
-                          "write submission.csv with an answer for every id of test.csv")
+            yield Finding(
+                "the starter's submission can be scored",
+                False,
+                where,
+                str(error),
+                "write submission.csv with an answer for every id of test.csv",
+            )
             return
         if name in task.baseline:
             near = abs(score - task.baseline[name]) <= SCORE_TOLERANCE * gap.get(name, 0.0) + 1e-6
-            yield Finding("the starter reproduces its stated score", near, "task.yaml",
-                          f"{name}: {score:.6g}, stated {task.baseline[name]:.6g}", "measure the scores again")
+            yield Finding(
+                "the starter reproduces its stated score",
+                near,
+                "task.yaml",
+                f"{name}: {score:.6g}, stated {task.baseline[name]:.6g}",
+                "measure the scores again",
+            )

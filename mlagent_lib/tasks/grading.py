@@ -1,8 +1,8 @@
 """From the bytes of a submission to a score, against labels that no run can read.
 
 The bytes are parsed strictly and never executed, unpickled or imported. What is wrong with the submission
-becomes a `SubmissionError` with a fixed class name; what is wrong with our labels becomes `Unscored`, so that our
-failure is never the policy's reward.
+becomes a `SubmissionError` with a fixed class name; what is wrong with our labels becomes `Unscored`, so that
+our failure is never the policy's reward.
 """
 
 from __future__ import annotations
@@ -30,8 +30,21 @@ _NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?"
 
 # Every reason a submission can be refused for. Fixed names: a free text could carry a label to the agent.
 REASONS = (
-    "missing", "empty", "too-large", "nul-byte", "not-utf8", "bad-csv", "header", "row-count", "unknown-id",
-    "duplicate-id", "not-a-number", "out-of-range", "unknown-class", "row-sum", "undefined-score",
+    "missing",
+    "empty",
+    "too-large",
+    "nul-byte",
+    "not-utf8",
+    "bad-csv",
+    "header",
+    "row-count",
+    "unknown-id",
+    "duplicate-id",
+    "not-a-number",
+    "out-of-range",
+    "unknown-class",
+    "row-sum",
+    "undefined-score",
     "evaluator-refused",
 )
 
@@ -96,12 +109,14 @@ def parse_table(content: bytes, header: tuple[str, ...]) -> dict[str, tuple[floa
 
 @lru_cache(maxsize=128)
 def _read_labels(path: Path, stamp: tuple) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return ids and values of one label file. ``stamp`` keeps a changed file from being answered by memory."""
+    """Return ids and values of one label file; ``stamp`` changes with the file, so that memory stays true."""
     try:
         header = tuple(path.read_text(encoding="utf-8").split("\n", 1)[0].strip().split(","))
         table = parse_table(path.read_bytes(), header)
     except (OSError, UnicodeDecodeError) as error:
-        raise Unscored(f"labels {path} cannot be read ({error.__class__.__name__})", cure="rebuild the task") from error
+        raise Unscored(
+            f"labels {path} cannot be read ({error.__class__.__name__})", cure="rebuild the task"
+        ) from error
     except SubmissionError as error:
         raise Unscored(f"labels {path} are damaged ({error.reason})", cure="rebuild the task") from error
     if header[0] != "id" or not table:
@@ -208,8 +223,10 @@ def grade(task: Task, submission: bytes | None, labels: str = "feedback") -> flo
         ids, truth = known[labels]
         score_answer(task, truth, gold_answer(task, truth))
     except ValueError as error:
-        raise Unscored(f"task {task.name}: its {labels} labels cannot be scored ({error})",
-                       cure="run mlagent tasks check on its folder") from error
+        raise Unscored(
+            f"task {task.name}: its {labels} labels cannot be scored ({error})",
+            cure="run mlagent tasks check on its folder",
+        ) from error
     table = parse_table(submission, header_of(task))
     if len(table) != sum(len(found) for found, _ in known.values()):
         raise SubmissionError("row-count")
@@ -241,12 +258,21 @@ def _grade_by_script(task: Task, submission: bytes) -> float:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "submission.csv").write_bytes(submission)
         try:
-            done = subprocess.run([sys.executable, "-I", "-c", _CALL_EVAL, str(script), folder], cwd=folder,
-                                  capture_output=True, text=True, timeout=FOREIGN_SECONDS, check=False)
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", _CALL_EVAL, str(script), folder],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=FOREIGN_SECONDS,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
-            raise Unscored(f"{script} did not answer within {FOREIGN_SECONDS} s", cure="make it faster") from error
+            raise Unscored(
+                f"{script} did not answer within {FOREIGN_SECONDS} s", cure="make it faster"
+            ) from error
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("score ")]
     if done.returncode or not lines:
-        # A foreign evaluator raises for bad submissions and for its own faults alike: they cannot be told apart.
+        # A foreign evaluator raises for bad submissions and for its own faults alike: they cannot be told
+        # apart.
         raise SubmissionError("evaluator-refused")
     return parse_number(lines[-1][1])

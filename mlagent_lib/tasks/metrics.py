@@ -1,7 +1,7 @@
 """The metrics of the tasks, in numpy alone, each with the direction that is better.
 
-The grader uses these functions and no library, so that a script which patches a library changes no score. Every
-function refuses inputs that are not finite and answers with a finite number, or raises `ValueError`.
+The grader uses these functions and no library, so that a script which patches a library changes no score.
+Every function refuses inputs that are not finite and answers with a finite number, or raises `ValueError`.
 """
 
 from __future__ import annotations

@@ -154,8 +154,14 @@ def list_tasks(split: str | None = None) -> list[str]:
     return [card.name for card in CARDS if split in (None, card.split)]
 
 
-def load_task(path_or_name: str | Path, *, home: Path | None = None, greater_is_better: bool | None = None,
-              limits: Limits | None = None, **stated) -> Task:
+def load_task(
+    path_or_name: str | Path,
+    *,
+    home: Path | None = None,
+    greater_is_better: bool | None = None,
+    limits: Limits | None = None,
+    **stated,
+) -> Task:
     """Return the task in a folder, or the pocket task of this name.
 
     Args:
@@ -166,31 +172,46 @@ def load_task(path_or_name: str | Path, *, home: Path | None = None, greater_is_
         stated: Any other attribute of `Task` for such a folder (``metric``, ``modality``, ``baseline`` ...).
 
     Raises:
-        TaskError: No such task; a file or a key is missing; direction or limits of a foreign folder not given.
+        TaskError: No such task; a file or a key is missing; direction or limits of a foreign folder not
+        given.
     """
     folder = Path(path_or_name)
     if not folder.is_dir():
         if str(path_or_name) != folder.name:
-            raise TaskError(f"there is no task folder {folder}", cure="give an existing folder or a task name")
+            raise TaskError(
+                f"there is no task folder {folder}", cure="give an existing folder or a task name"
+            )
         if home is None and str(path_or_name) not in list_tasks():
-            raise TaskError(f"there is no task named {str(path_or_name)!r}",
-                            cure=f"give a folder, or one of {', '.join(list_tasks())}")
+            raise TaskError(
+                f"there is no task named {str(path_or_name)!r}",
+                cure=f"give a folder, or one of {', '.join(list_tasks())}",
+            )
         folder = (home or suite_home()) / str(path_or_name)
     folder = folder.resolve()
     for needed in ("env", "scripts"):
         if not (folder / needed).is_dir():
-            raise TaskError(f"{folder} is no task folder: {needed}/ is missing",
-                            cure="a task folder holds env/ and scripts/")
+            raise TaskError(
+                f"{folder} is no task folder: {needed}/ is missing",
+                cure="a task folder holds env/ and scripts/",
+            )
     card = folder / "task.yaml"
     if card.is_file():
         task = _from_card(folder, _read_yaml(card))
         return task if limits is None else _replaced(task, limits)
     if greater_is_better is None or limits is None:
-        raise TaskError(f"{folder} has no task.yaml, so that its direction and limits are not known",
-                        cure="call load_task(folder, greater_is_better=True or False, limits=Limits(...))")
+        raise TaskError(
+            f"{folder} has no task.yaml, so that its direction and limits are not known",
+            cure="call load_task(folder, greater_is_better=True or False, limits=Limits(...))",
+        )
     stated = {"modality": "other", "kind": "other", "metric": "score"} | stated
-    return Task(name=folder.name, folder=folder, greater_is_better=greater_is_better, limits=limits,
-                **_texts(folder), **stated)
+    return Task(
+        name=folder.name,
+        folder=folder,
+        greater_is_better=greater_is_better,
+        limits=limits,
+        **_texts(folder),
+        **stated,
+    )
 
 
 def _replaced(task: Task, limits: Limits) -> Task:
@@ -203,7 +224,9 @@ def _read_yaml(path: Path) -> dict:
     try:
         card = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise TaskError(f"{path} is not valid YAML ({error.__class__.__name__})", cure="correct the file") from error
+        raise TaskError(
+            f"{path} is not valid YAML ({error.__class__.__name__})", cure="correct the file"
+        ) from error
     if not isinstance(card, dict):
         raise TaskError(f"{path} holds no table of keys", cure="write one 'key: value' a line")
     return card
@@ -226,8 +249,10 @@ def _scores(card: dict, key: str, path: Path) -> dict[str, float]:
     try:
         return {name: float(scores[name]) for name in ("feedback", "report")}
     except (KeyError, TypeError, ValueError) as error:
-        raise TaskError(f"{path}: {key} must hold numbers for feedback and report, found {scores!r}",
-                        cure="state both scores") from error
+        raise TaskError(
+            f"{path}: {key} must hold numbers for feedback and report, found {scores!r}",
+            cure="state both scores",
+        ) from error
 
 
 def _from_card(folder: Path, card: dict) -> Task:
@@ -243,16 +268,30 @@ def _from_card(folder: Path, card: dict) -> Task:
     try:
         limits = Limits(**card["limits"])
     except TypeError as error:
-        raise TaskError(f"{path}: limits holds an unknown key ({error})",
-                        cure=f"known are {', '.join(Limits().to_json())}") from error
+        raise TaskError(
+            f"{path}: limits holds an unknown key ({error})",
+            cure=f"known are {', '.join(Limits().to_json())}",
+        ) from error
     answer = card.get("answer", {})
     return Task(
-        name=card["name"], folder=folder, modality=card["modality"], kind=card["kind"], metric=card["metric"],
-        greater_is_better=card["direction"] == "maximize", split=card.get("split", "other"),
-        paper_task=card.get("paper_task", ""), baseline=_scores(card, "baseline", path),
-        best=_scores(card, "best", path), best_provenance=card["best"].get("provenance", ""), limits=limits,
-        description=card.get("description", ""), facts=tuple(card.get("facts", ())), rows=card.get("rows", 0),
-        columns=card.get("columns", 0), provenance=card.get("provenance", ""),
-        answer_columns=tuple(answer.get("columns", ())), classes=tuple(answer.get("classes", ())),
+        name=card["name"],
+        folder=folder,
+        modality=card["modality"],
+        kind=card["kind"],
+        metric=card["metric"],
+        greater_is_better=card["direction"] == "maximize",
+        split=card.get("split", "other"),
+        paper_task=card.get("paper_task", ""),
+        baseline=_scores(card, "baseline", path),
+        best=_scores(card, "best", path),
+        best_provenance=card["best"].get("provenance", ""),
+        limits=limits,
+        description=card.get("description", ""),
+        facts=tuple(card.get("facts", ())),
+        rows=card.get("rows", 0),
+        columns=card.get("columns", 0),
+        provenance=card.get("provenance", ""),
+        answer_columns=tuple(answer.get("columns", ())),
+        classes=tuple(answer.get("classes", ())),
         **_texts(folder),
     )

@@ -1,9 +1,9 @@
-"""The text from which the pocket model is pretrained: coder edits, and agent turns on tasks that do not exist.
+"""The text from which the pocket model is pretrained: coder edits, and agent turns on invented tasks.
 
-Every task card, script, history and score here is drawn at random: names from word lists, blocks from the edit
-catalogue, scores from a random walk that nobody executed. So the model learns the format, the vocabulary of edits
-and how to carry them out, but nothing about which edit is good on which task. No task of the suite, held-in or
-held-out, is named or shown.
+Every task card, script, history and score here is drawn at random: names from word lists, blocks from the
+edit catalogue, scores from a random walk that nobody executed. So the model learns the format, the vocabulary
+of edits and how to carry them out, but nothing about which edit is good on which task. No task of the suite,
+held-in or held-out, is named or shown.
 """
 
 from __future__ import annotations
@@ -22,30 +22,34 @@ from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.pocket import catalogue
 from mlagent_lib.tasks.pocket.facts import FACTS
 
-_FIRST = (
-    "amber", "arctic", "autumn", "bamboo", "basalt", "bright", "canyon", "cedar", "cobalt", "copper", "coral",
-    "crystal", "delta", "desert", "dusk", "echo", "ember", "falcon", "fern", "flint", "forest", "frost", "garnet",
-    "glacier", "golden", "granite", "harbour", "hazel", "hidden", "honey", "indigo", "iron", "island", "ivory",
-    "jade", "jasper", "juniper", "lagoon", "lantern", "lemon", "linen", "lunar", "maple", "marble", "meadow",
-    "mellow", "misty", "mossy", "nimble", "north", "oaken", "ocean", "olive", "onyx", "opal", "orchid", "pearl",
-    "pepper", "pine", "plain", "polar", "prairie", "quartz", "quiet", "rapid", "raven", "river", "rocky", "rose",
-    "ruby", "rust", "saffron", "sandy", "scarlet", "shadow", "silent", "silver", "small", "solar", "south", "spring",
-    "steel", "stone", "storm", "sugar", "summer", "swift", "tidal", "timber", "topaz", "urban", "velvet", "violet",
-    "warm", "west", "wild", "willow", "winter", "wooden", "young", "pocket", "tiny", "mini",
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_FIRST = _words(
+    """
+    amber arctic autumn bamboo basalt bright canyon cedar cobalt copper coral crystal delta desert dusk
+    echo ember falcon fern flint forest frost garnet glacier golden granite harbour hazel hidden honey
+    indigo iron island ivory jade jasper juniper lagoon lantern lemon linen lunar maple marble meadow
+    mellow misty mossy nimble north oaken ocean olive onyx opal orchid pearl pepper pine plain polar
+    prairie quartz quiet rapid raven river rocky rose ruby rust saffron sandy scarlet shadow silent silver
+    small solar south spring steel stone storm sugar summer swift tidal timber topaz urban velvet violet
+    warm west wild willow winter wooden young pocket tiny mini
+    """
 )
-_SECOND = (
-    "apples", "arrows", "bakery", "beads", "beetles", "berries", "bills", "birds", "boats", "bones", "bottles",
-    "bridges", "buses", "cables", "candles", "cards", "cells", "chairs", "chats", "cities", "clouds", "coins",
-    "comments", "crops", "dunes", "engines", "essays", "faces", "farms", "ferries", "fields", "fish", "flights",
-    "flowers", "flats", "fruits", "games", "gauges", "gears", "glyphs", "grains", "hands", "hills", "homes", "horses",
-    "houses", "icons", "insects", "jars", "journals", "keys", "kites", "lakes", "lamps", "leaves", "letters",
-    "loans", "maps", "masks", "meals", "mills", "moths", "mugs", "news", "notes", "nuts", "pages", "papers", "parks",
-    "patents", "paths", "petals", "phones", "photos", "pieces", "plants", "plates", "players", "poems", "pollen",
-    "ponds", "posts", "queries", "rails", "rents", "reviews", "riddles", "roads", "rocks", "roofs", "routes",
-    "sales", "scans", "seeds", "sensors", "shells", "ships", "shoes", "shops", "signals", "signs", "spots",
-    "stamps", "stars", "stops", "stories", "streets", "taxis", "teams", "tickets", "tiles", "tools", "towers",
-    "towns", "toys", "trades", "trains", "trees", "trips", "tunes", "users", "valves", "votes", "walks", "walls",
-    "waves", "wells", "wheels", "wines", "words", "yards", "whales", "digits", "grades", "mail", "rivers",
+_SECOND = _words(
+    """
+    apples arrows bakery beads beetles berries bills birds boats bones bottles bridges buses cables
+    candles cards cells chairs chats cities clouds coins comments crops dunes engines essays faces farms
+    ferries fields fish flights flowers flats fruits games gauges gears glyphs grains hands hills homes
+    horses houses icons insects jars journals keys kites lakes lamps leaves letters loans maps masks meals
+    mills moths mugs news notes nuts pages papers parks patents paths petals phones photos pieces plants
+    plates players poems pollen ponds posts queries rails rents reviews riddles roads rocks roofs routes
+    sales scans seeds sensors shells ships shoes shops signals signs spots stamps stars stops stories
+    streets taxis teams tickets tiles tools towers towns toys trades trains trees trips tunes users valves
+    votes walks walls waves wells wheels wines words yards whales digits grades mail rivers
+    """
 )
 _METRICS = {
     "label": (("accuracy", True),),
@@ -55,11 +59,15 @@ _METRICS = {
     "multioutput": (("mcrmse", False), ("rmse", False)),
 }
 _LOOK_SHARE = 0.12  # ours: turns that look instead of editing
-_OFF_GRID_SHARE = 0.3  # ours: coder edits with whole numbers that no idea proposes, so that numbers are copied
+_OFF_GRID_SHARE = (
+    0.3  # ours: coder edits with whole numbers that no idea proposes, so that numbers are copied
+)
 _FINAL_SHARE = 0.04  # ours: turns that end the trajectory
 
 
-def examples(seed: int, *, coder_share: float = 0.5, forbidden: frozenset[str] = frozenset()) -> Iterator[dict]:
+def examples(
+    seed: int, *, coder_share: float = 0.5, forbidden: frozenset[str] = frozenset()
+) -> Iterator[dict]:
     """Yield chat examples without end: ``{"kind", "prompt", "completion"}``.
 
     Args:
@@ -82,7 +90,9 @@ def coder_example(stream: np.random.Generator) -> dict:
     instruction = _instruction(modality, kind, stream)[1]
     if stream.random() < _OFF_GRID_SHARE:
         other = re.sub(r"(?<![\d.])\d+(?!\.?\d)", lambda _: str(stream.integers(2, 200)), instruction)
-        if catalogue.interpret(other, modality, kind):  # else the number belongs to the wording, as in "3 by 3"
+        if catalogue.interpret(
+            other, modality, kind
+        ):  # else the number belongs to the wording, as in "3 by 3"
             instruction = other
     axis, block = catalogue.interpret(instruction, modality, kind)
     return {"kind": "coder", "prompt": block_prompt(script, instruction), "completion": f"# {axis}\n{block}"}
@@ -127,7 +137,7 @@ def _instruction(modality: str, kind: str, stream: np.random.Generator) -> tuple
 
 
 def _script(modality: str, kind: str, metric: str, stream: np.random.Generator) -> str:
-    """Return a script whose blocks are random; the learning block is plain half of the time, as in starters."""
+    """Return a script of random blocks; the learning block is plain half of the time, as in starters."""
     blocks = {axis: _edit(modality, kind, axis, stream).block for axis in catalogue.AXES}
     if stream.random() < 0.5:
         blocks["learning"] = "learner = make_pipeline(prepare, model)"
@@ -136,7 +146,9 @@ def _script(modality: str, kind: str, metric: str, stream: np.random.Generator) 
 
 
 def _state(script: str, modality: str, kind: str, max_steps: int, stream: np.random.Generator) -> State:
-    value = float(10 ** stream.uniform(-1.2, 1.6)) if stream.random() < 0.5 else float(stream.uniform(0.1, 0.95))
+    value = (
+        float(10 ** stream.uniform(-1.2, 1.6)) if stream.random() < 0.5 else float(stream.uniform(0.1, 0.95))
+    )
     start, history = round(value, 4), []
     for _ in range(int(stream.integers(0, min(max_steps, 6)))):
         draw = stream.random()
@@ -149,18 +161,29 @@ def _state(script: str, modality: str, kind: str, max_steps: int, stream: np.ran
             name = _pick(("List Files", "Inspect Script Lines", "Understand File"), stream)
             history.append(HistoryStep("", name, {}, "", "neutral"))
     return State(
-        task="none", task_digest="", files={"train.py": script.encode()}, history=tuple(history),
-        visible_start=start, step=len(history),
+        task="none",
+        task_digest="",
+        files={"train.py": script.encode()},
+        history=tuple(history),
+        visible_start=start,
+        step=len(history),
     )
 
 
-def _edited(modality: str, kind: str, stream: np.random.Generator, outcome: str, visible: float | None) -> HistoryStep:
+def _edited(
+    modality: str, kind: str, stream: np.random.Generator, outcome: str, visible: float | None
+) -> HistoryStep:
     instruction = _instruction(modality, kind, stream)[1]
     return HistoryStep("", "Edit Script (AI)", {"edit_instruction": instruction}, "", outcome, visible)
 
 
 def _card(
-    modality: str, kind: str, metric: str, higher: bool, stream: np.random.Generator, forbidden: frozenset[str]
+    modality: str,
+    kind: str,
+    metric: str,
+    higher: bool,
+    stream: np.random.Generator,
+    forbidden: frozenset[str],
 ) -> str:
     name = f"{_pick(_FIRST, stream)}-{_pick(_SECOND, stream)}"
     while name in forbidden:
@@ -177,4 +200,3 @@ def _card(
 
 def _pick(items, stream: np.random.Generator):
     return items[int(stream.integers(len(items)))]
-

@@ -1,9 +1,9 @@
-"""Step-wise GRPO: restore a state of the pool, take ONE action, execute it, update (paper section 4.2, Eq. 4).
+"""Step-wise GRPO: restore a state, take ONE action, execute it, update (paper section 4.2, Eq. 4).
 
 Differs from the paper, and each difference is named in the notebook where it happens:
 
-* GRPO (arXiv 2402.03300) for PPO: the mean of G actions from one state is the baseline, so no critic is trained. The
-  paper allows it ("any RL algorithm applies").
+* GRPO (arXiv 2402.03300) for PPO: the mean of G actions from one state is the baseline, so no critic is
+  trained. The paper allows it ("any RL algorithm applies").
 * LoRA for full fine-tuning; the reference of the KL term is the SFT adapter.
 * The checkpoint is chosen on states kept back for it; the paper takes the last.
 
@@ -13,172 +13,37 @@ Rows of the dataset are states, and TRL repeats each row G times in a batch, so 
 from __future__ import annotations
 
 import json
-import logging
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.agents.rollout import reward_of
-from mlagent_lib.core.artifacts import append_jsonl, read_jsonl, write_json
-from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.artifacts import append_jsonl, read_jsonl, write_json, write_text
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.core.seeding import derive_seed
-from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.step import Toolbox, run_steps
+from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.backends import Backend, base_coder, generate_texts, load
+from mlagent_lib.training.backends import Backend, base_coder, load
 from mlagent_lib.training.pool import StatePool
-
-log = logging.getLogger("mlagent.grpo")
-
-
-class StepReward:
-    """The reward function that TRL calls: executes each sampled action ONCE from its restored state.
-
-    A step that we failed to score gets the mean reward of its group: its advantage is then zero, so our failure
-    never moves the policy, and it is counted.
-
-    Args:
-        pool: States by id.
-        tools: Runner, coder and cache.
-        form: Reward form.
-        group_size: G, the actions a state.
-    """
-
-    __name__ = "step_reward"
-
-    def __init__(self, pool: dict[str, State], tools: Toolbox, *, form: str, group_size: int):
-        self.pool, self.tools, self.form, self.group_size = pool, tools, form, group_size
-        self.seconds = 0.0
-        self.last: dict = {}
-
-    def __call__(self, prompts, completions, state_id, **kwargs) -> list[float]:
-        """Return one reward for each completion, in order."""
-        began = time.perf_counter()
-        for start in range(0, len(state_id), self.group_size):
-            if len(set(state_id[start : start + self.group_size])) != 1:
-                raise RunError("a group mixes states", cure="make the batch a multiple of the group size")
-        texts = [completion[0]["content"] for completion in completions]
-        results = run_steps([(self.pool[key], text) for key, text in zip(state_id, texts, strict=True)], self.tools)
-        rewards = [reward_of(result, self.tools.task(result.state.task), self.form) for result in results]
-        filled, flat = fill_groups(rewards, self.group_size)
-        self.seconds = time.perf_counter() - began
-        self.last = step_statistics(results, rewards) | {
-            "flat_groups": flat,
-            "groups": len(rewards) // self.group_size,
-            "advantage_std": _spread(filled, self.group_size),
-            "seconds_execution": round(self.seconds, 4),
-        }
-        return filled
-
-
-def fill_groups(rewards: Sequence[float | None], group_size: int) -> tuple[list[float], int]:
-    """Return rewards with the unscored ones set to the mean of their group, and how many groups are flat.
-
-    Args:
-        rewards: One for each action; None where we failed. Length is a multiple of ``group_size``.
-        group_size: Actions a state.
-
-    Example:
-        >>> fill_groups([1.0, 0.0, None, 0.5, 0.5, 0.5], 3)
-        ([1.0, 0.0, 0.5, 0.5, 0.5, 0.5], 1)
-    """
-    filled, flat = [], 0
-    for start in range(0, len(rewards), group_size):
-        group = rewards[start : start + group_size]
-        scored = [reward for reward in group if reward is not None]
-        mean = sum(scored) / len(scored) if scored else 0.0
-        flat += len(set(scored)) <= 1
-        filled += [mean if reward is None else reward for reward in group]
-    return filled, flat
-
-
-def _spread(rewards: Sequence[float], group_size: int) -> float:
-    """Return the mean over groups of the standard deviation of rewards: what the advantages are scaled by."""
-    spreads = []
-    for start in range(0, len(rewards), group_size):
-        group = rewards[start : start + group_size]
-        mean = sum(group) / len(group)
-        spreads.append(math.sqrt(sum((reward - mean) ** 2 for reward in group) / len(group)))
-    return sum(spreads) / len(spreads)
-
-
-def step_statistics(results: Sequence, rewards: Sequence[float | None]) -> dict:
-    """Return the named statistics of a batch of steps: shares are of the scored steps, 0 to 1."""
-    scored = [result for result in results if result.outcome is not Outcome.UNSCORED]
-    found = {
-        f"share_{case.value}": sum(result.outcome is case for result in scored) / max(len(scored), 1)
-        for case in Outcome
-        if case is not Outcome.UNSCORED
-    }
-    known = [reward for reward in rewards if reward is not None]
-    executed = [result for result in scored if result.executed]
-    return found | {
-        "reward": sum(known) / max(len(known), 1),
-        "validity": 1.0 - found["share_invalid"],
-        "steps": len(results),
-        "unscored": len(results) - len(scored),
-        "executions": len(executed),
-        "cache_hits": sum(result.cache_hit for result in executed),
-    }
-
-
-@dataclass(frozen=True)
-class StepEvaluation:
-    """What a policy does in one step from given states, without learning from it."""
-
-    statistics: dict
-    rows: list[dict]
-
-
-def evaluate_steps(
-    generate: Callable[[list[list[dict]], int], list[str]], states: Sequence[State], tools: Toolbox, *,
-    style: str, max_steps: int, form: str, seed: int, samples: int = 1,
-) -> StepEvaluation:
-    """Return statistics of single steps from states, ``samples`` replies each.
-
-    Args:
-        generate: Takes conversations and a seed, returns replies.
-        states: Where to start from.
-        tools: Runner, coder and cache.
-        style: Prompt style.
-        max_steps: Length of a trajectory, as the prompt tells it.
-        form: Reward form.
-        seed: Of the sampling.
-        samples: Replies a state.
-    """
-    repeated = [state for state in states for _ in range(samples)]
-    prompts = [render(state, tools.task(state.task), style=style, max_steps=max_steps) for state in repeated]
-    replies = generate(prompts, seed)
-    results = run_steps(list(zip(repeated, replies, strict=True)), tools)
-    rewards = [reward_of(result, tools.task(state.task), form) for state, result in zip(repeated, results, strict=True)]
-    rows = [
-        {"task": state.task, "state_id": state.id, "outcome": result.outcome.value, "reward": reward, "reply": reply}
-        for state, result, reward, reply in zip(repeated, results, rewards, replies, strict=True)
-    ]
-    return StepEvaluation(step_statistics(results, rewards), rows)
-
-
-def sampler(backend: Backend, *, temperature: float, max_new_tokens: int) -> Callable[[list[list[dict]], int], list[str]]:
-    """Return the function that samples replies from a loaded model, for `LocalPolicy` and `evaluate_steps`."""
-
-    def generate(conversations: list[list[dict]], seed: int) -> list[str]:
-        return generate_texts(
-            backend.model, backend.tokenizer, conversations, temperature=temperature, max_new_tokens=max_new_tokens,
-            seed=seed,
-        )
-
-    return generate
+from mlagent_lib.training.scoring import StepReward, evaluate_steps, sampler
 
 
 def train_grpo(
-    pool: StatePool, select: Sequence[State], profile: GRPOProfile, *, make_tools: Callable[[object], Toolbox],
-    model: str, backend: str, adapter: Path, out: Path, seed: int, style: str, max_steps: int,
-    coder: str = "base", progress: Callable[[dict], None] | None = None,
+    pool: StatePool,
+    select: Sequence[State],
+    profile: GRPOProfile,
+    *,
+    make_tools: Callable[[object], Toolbox],
+    model: str,
+    backend: str,
+    adapter: Path,
+    out: Path,
+    seed: int,
+    style: str,
+    max_steps: int,
+    coder: str = "base",
+    progress: Callable[[dict], None] | None = None,
 ) -> dict:
     """Train the policy with step-wise GRPO, save the chosen adapter under ``out/adapter``, return a summary.
 
@@ -199,19 +64,47 @@ def train_grpo(
         coder: ``base`` for the model's own base weights, ``rules`` for the catalogue.
         progress: Called with each row of metrics.
     """
-    loaded = load(model, backend=backend, adapter=adapter, trainable=True)
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
-
+    loaded = load(model, backend=backend, adapter=adapter, trainable=True)  # first: Unsloth patches trl
     tools = make_tools(base_coder(loaded) if coder == "base" else None)
     reward = StepReward(pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size)
-    on_gpu = loaded.device == "cuda"
-    batch = profile.states_per_step * profile.group_size
-    config = GRPOConfig(
+    generate = sampler(loaded, temperature=profile.temperature, max_new_tokens=profile.max_new_tokens)
+
+    def measure(step: int) -> dict:
+        return evaluate_steps(
+            generate, select, tools, style=style, max_steps=max_steps, form=profile.reward_form,
+            seed=derive_seed(seed, "grpo-select", step), samples=profile.eval_samples,
+        ).statistics  # fmt: skip
+
+    recorder = _Recorder(out, reward, measure, progress or (lambda row: None))
+    trainer = _trainer(
+        loaded,
+        _config(profile, out, seed, on_gpu=loaded.device == "cuda"),
+        recorder,
+        [
+            {
+                "prompt": render(state, tools.task(state.task), style=style, max_steps=max_steps),
+                "state_id": state.id,
+                "task": state.task,
+            }
+            for state in pool.states
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl holds what it would print
+    resumed = _last_checkpoint(out)
+    _forget_after(recorder.metrics, resumed[0] if resumed else -1)
+    began = time.perf_counter()
+    trainer.train(resume_from_checkpoint=resumed[1] if resumed else None)
+    return _finish(trainer.model, out, adapter, recorder.metrics, time.perf_counter() - began)
+
+
+def _config(profile: GRPOProfile, out: Path, seed: int, *, on_gpu: bool):
+    """Return TRL's settings: the profile's numbers, and every default that matters, by name."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
         output_dir=str(out / "checkpoints"),
         max_steps=profile.steps,
-        per_device_train_batch_size=batch,
+        per_device_train_batch_size=profile.states_per_step * profile.group_size,
         gradient_accumulation_steps=1,
         num_generations=profile.group_size,
         num_iterations=profile.num_iterations,
@@ -247,77 +140,89 @@ def train_grpo(
         disable_tqdm=True,
     )
 
+
+class _Recorder:
+    """What is written while training: a row a step, and one for the states kept back every few steps."""
+
+    def __init__(self, out: Path, reward: StepReward, measure: Callable[[int], dict], progress: Callable):
+        self.out, self.metrics, self.reward = out, out / "metrics.jsonl", reward
+        self._measure, self._progress = measure, progress
+        self._began = self._seconds = self.rollout_seconds = 0.0
+
+    def step_began(self) -> None:
+        """Start the clocks; those of the rollout stay 0 where an update reuses the last actions."""
+        self._began = time.perf_counter()
+        self.reward.seconds = self.rollout_seconds = 0.0
+
+    def step_ended(self) -> None:
+        """Stop the clock, before anything is logged or saved."""
+        self._seconds = time.perf_counter() - self._began
+
+    def trained(self, logs: dict, step: int) -> None:
+        """Write the row of a step."""
+        self._write(_train_row(logs, step, self.reward, self.rollout_seconds, self._seconds))
+
+    def kept_back(self, step: int, model) -> None:
+        """Write the row for the states kept back, once a step, and keep the adapter when it is the best."""
+        if not _has(self.metrics, "holdout", step):
+            found = self._measure(step)
+            row = {"split": "holdout", "step": step}
+            self._write(row | {name: found[name] for name in ("reward", "validity", "unscored")})
+        best = _best_row(self.metrics)
+        if best["step"] == step:
+            _save_adapter(model, self.out / "best")
+            write_json(self.out / "best.json", best)
+
+    def _write(self, row: dict) -> None:
+        append_jsonl(self.metrics, row)
+        self._progress(row)
+
+
+def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict]):
+    """Return TRL's trainer with a clock around generation and scoring; the algorithm is TRL's."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOTrainer
+
     class Trainer(GRPOTrainer):
-        """GRPOTrainer with a clock around generation and scoring; the algorithm is TRL's."""
-
-        seconds_rollout = 0.0
-
         def _generate_and_score_completions(self, inputs):
             began = time.perf_counter()
             outputs = super()._generate_and_score_completions(inputs)
-            self.seconds_rollout = time.perf_counter() - began
+            recorder.rollout_seconds = time.perf_counter() - began
             return outputs
 
-    metrics = out / "metrics.jsonl"
-    generate = sampler(loaded, temperature=profile.temperature, max_new_tokens=profile.max_new_tokens)
-
-    def holdout(step: int) -> dict:
-        found = evaluate_steps(
-            generate, select, tools, style=style, max_steps=max_steps, form=profile.reward_form,
-            seed=derive_seed(seed, "grpo-select", step),
-        ).statistics
-        return {"split": "holdout", "step": step, **{name: found[name] for name in ("reward", "validity", "unscored")}}
-
     class Log(TrainerCallback):
-        """Write one row a step, and one for the states kept back every few steps; keep the best adapter."""
+        """Tell the recorder what happens."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            recorder.kept_back(state.global_step, trainer.model)  # or what a kill left out after a checkpoint
 
         def on_step_begin(self, args, state, control, **kwargs):
-            self.began = time.perf_counter()
-            if state.global_step == 0 and not _has(metrics, "holdout", 0):
-                self._write(holdout(0))
-                self.began = time.perf_counter()
+            recorder.step_began()
 
         def on_step_end(self, args, state, control, **kwargs):
-            self.seconds = time.perf_counter() - self.began
+            recorder.step_ended()
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" in logs:
-                self._write(_train_row(logs, state.global_step, reward, trainer.seconds_rollout, self.seconds))
+                recorder.trained(logs, state.global_step)
 
         def on_save(self, args, state, control, **kwargs):
-            row = holdout(state.global_step)
-            self._write(row)
-            best = _best_row(metrics)
-            if best["step"] == state.global_step:
-                _save_adapter(trainer.model, out / "best")
-                write_json(out / "best.json", best)
+            recorder.kept_back(state.global_step, trainer.model)
 
-        def _write(self, row: dict) -> None:
-            append_jsonl(metrics, row)
-            if progress:
-                progress(row)
-
-    rows = [
-        {
-            "prompt": render(state, tools.task(state.task), style=style, max_steps=max_steps),
-            "state_id": state.id,
-            "task": state.task,
-        }
-        for state in pool.states
-    ]
     trainer = Trainer(
-        model=loaded.model, args=config, processing_class=loaded.tokenizer, reward_funcs=reward,
-        train_dataset=Dataset.from_list(rows), callbacks=[Log()],
+        model=loaded.model,
+        args=config,
+        processing_class=loaded.tokenizer,
+        reward_funcs=recorder.reward,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[Log()],
     )
-    resumed = _last_checkpoint(out)
-    _forget_after(metrics, resumed[0] if resumed else -1)
-    began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resumed[1] if resumed else None)
-    return _finish(trainer.model, out, adapter, metrics, time.perf_counter() - began)
+    return trainer
 
 
 def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> dict:
-    """Put the chosen adapter in place. When no checkpoint beats the start, the SFT adapter stays, and says so."""
+    """Put the chosen adapter in place: the SFT adapter (step 0) when no checkpoint beats the start."""
     best = _best_row(metrics)
     chosen = out / "best" if best["step"] > 0 else adapter
     shutil.rmtree(out / "adapter", ignore_errors=True)
@@ -357,7 +262,7 @@ def _train_row(logs: dict, step: int, reward: StepReward, rollout: float, total:
 
 
 def _best_row(metrics: Path) -> dict:
-    """Return the row of the best checkpoint: highest reward on the states kept back. Ties go to the earlier."""
+    """Return the row of the best checkpoint: highest reward on the states kept back, the earlier in a tie."""
     rows = [row for row in read_jsonl(metrics)[0] if row.get("split") == "holdout"]
     return max(rows, key=lambda row: (row["reward"], -row["step"]))
 
@@ -388,8 +293,6 @@ def _last_checkpoint(out: Path) -> tuple[int, str] | None:
 
 def _forget_after(metrics: Path, step: int) -> None:
     """Drop the rows of steps that will be made again, so that no step is counted twice."""
-    rows = read_jsonl(metrics)[0] if metrics.exists() else []
-    metrics.unlink(missing_ok=True)
-    for row in rows:
-        if row["step"] <= step:
-            append_jsonl(metrics, row)
+    if metrics.exists():
+        kept = [row for row in read_jsonl(metrics)[0] if row["step"] <= step]
+        write_text(metrics, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept))

@@ -1,8 +1,8 @@
 """The state pool: where step-wise RL starts from, and the states kept back to measure it.
 
-The paper samples 10k states from the expert trajectories and says no more (section 5.1). Ours is split by trajectory,
-so that no two parts hold states of one trajectory: *train* for SFT and RL, *select* for the choice of the checkpoint,
-*test* for what is reported as "states not trained on".
+The paper samples 10k states from the expert trajectories and says no more (section 5.1). Ours is split by
+trajectory, so that no two parts hold states of one trajectory: *train* for SFT and RL, *select* for the
+choice of the checkpoint, *test* for what is reported as "states not trained on".
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from mlagent_lib.agents.rollout import states_of
 from mlagent_lib.core.errors import RunError
@@ -25,7 +27,8 @@ def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict
     Args:
         rows: Expert trajectories.
         seed: Root of the streams.
-        share: Fraction kept back for *select*, and again for *test*; at least one trajectory of each task each.
+        share: Fraction kept back for *select*, and again for *test*: at least one trajectory of each task
+            each, and never so many that none is left to train on.
 
     Raises:
         RunError: A task has fewer than three trajectories.
@@ -40,11 +43,12 @@ def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict
         own = [row for row in rows if row["task"] == task]
         if len(own) < len(PARTS):
             raise RunError(
-                f"task {task!r} has {len(own)} trajectories, but training, selecting and testing need one each",
+                f"task {task!r} has {len(own)} trajectories, but training, selecting and testing need one "
+                "each",
                 cure="collect at least 3 trajectories a task",
             )
         order = rng(seed, "split", task).permutation(len(own))
-        kept = max(1, round(share * len(own)))
+        kept = min(max(1, round(share * len(own))), (len(own) - 1) // 2)
         for position, index in enumerate(order):
             part = "select" if position < kept else "test" if position < 2 * kept else "train"
             parts[part].append(own[index])
@@ -73,14 +77,8 @@ class StatePool:
         unique = list({state.id: state for state in states_of(rows) if not state.done}.values())
         if limit is None or len(unique) <= limit:
             return cls(tuple(unique))
-        order = rng(seed, "pool").permutation(len(unique))
-        counts: Counter[str] = Counter()
-        ranked = []
-        for index in order:
-            counts[unique[index].task] += 1
-            ranked.append((counts[unique[index].task], index))
-        kept = sorted(index for _, index in sorted(ranked)[:limit])
-        return cls(tuple(unique[index] for index in kept))
+        kept = _spread(unique, limit, rng(seed, "pool"))
+        return cls(tuple(unique[index] for index in sorted(kept)))
 
     def __len__(self) -> int:
         return len(self.states)
@@ -90,15 +88,15 @@ class StatePool:
         return {state.id: state for state in self.states}
 
     def sample(self, count: int, seed: int, *names: str | int) -> list[State]:
-        """Return ``count`` states, spread over the tasks, drawn from a named stream (all when there are fewer)."""
-        return list(StatePool._thin(self.states, count, seed, names))
+        """Return ``count`` states (or all), spread over the tasks, drawn from the stream of that name."""
+        return [self.states[index] for index in _spread(self.states, count, rng(seed, "pool-sample", *names))]
 
-    @staticmethod
-    def _thin(states: Sequence[State], count: int, seed: int, names: tuple) -> list[State]:
-        order = rng(seed, "pool-sample", *names).permutation(len(states))
-        seen: Counter[str] = Counter()
-        ranked = []
-        for position, index in enumerate(order):
-            seen[states[index].task] += 1
-            ranked.append((seen[states[index].task], position, index))
-        return [states[index] for _, _, index in sorted(ranked)[:count]]
+
+def _spread(states: Sequence[State], count: int, stream: np.random.Generator) -> list[int]:
+    """Return the indices of ``count`` states in random order, every task's first before any task's second."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for position, index in enumerate(stream.permutation(len(states)).tolist()):
+        seen[states[index].task] += 1
+        ranked.append((seen[states[index].task], position, index))
+    return [index for _, _, index in sorted(ranked)[:count]]

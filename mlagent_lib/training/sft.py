@@ -1,8 +1,9 @@
-"""Exploration-enriched fine-tuning: LoRA SFT on expert trajectories with TRL, loss on the assistant's turns only.
+"""Exploration-enriched fine-tuning: LoRA SFT on expert trajectories with TRL, loss on the replies only.
 
-Differs from the paper (v1 section 4.1, Eq. 2), which tunes all weights of Qwen2.5-7B with LLaMA-Factory: LoRA here, and one row for
-each step (its prompt is the state as the policy reads it) instead of one row for a whole conversation; the sum of
-Eq. 2 over steps is the same. The ideas are not in the prompt, so that the policy learns to have them.
+Differs from the paper (v1 section 4.1, Eq. 2), which tunes all weights of Qwen2.5-7B with LLaMA-Factory: LoRA
+here, and one row for each step (its prompt is the state as the policy reads it) instead of one row for a
+whole conversation; the sum of Eq. 2 over steps is the same. The ideas are not in the prompt, so that the
+policy learns to have them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.backends import load, lora_config
 
 
-def sft_rows(trajectories: Sequence[dict], tasks: dict[str, Task], *, style: str, max_steps: int) -> list[dict]:
+def sft_rows(
+    trajectories: Sequence[dict], tasks: dict[str, Task], *, style: str, max_steps: int
+) -> list[dict]:
     """Return one prompt-completion row in TRL's conversational form for each step of the expert.
 
     Args:
@@ -41,7 +44,9 @@ def sft_rows(trajectories: Sequence[dict], tasks: dict[str, Task], *, style: str
     return rows
 
 
-def train_sft(rows: Sequence[dict], profile: SFTProfile, *, model: str, backend: str, out: Path, seed: int) -> dict:
+def train_sft(
+    rows: Sequence[dict], profile: SFTProfile, *, model: str, backend: str, out: Path, seed: int
+) -> dict:
     """Train a LoRA adapter on the rows, save it under ``out/adapter`` and return what was measured.
 
     Args:
@@ -54,7 +59,7 @@ def train_sft(rows: Sequence[dict], profile: SFTProfile, *, model: str, backend:
     """
     loaded = load(model, backend=backend)  # first: Unsloth must be imported before trl
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     began = time.perf_counter()
@@ -78,6 +83,7 @@ def train_sft(rows: Sequence[dict], profile: SFTProfile, *, model: str, backend:
         bf16=on_gpu,
         fp16=False,
         logging_steps=5,
+        logging_first_step=True,
         save_strategy="no",
         report_to="none",
         seed=derive_seed(seed, "sft"),
@@ -90,7 +96,11 @@ def train_sft(rows: Sequence[dict], profile: SFTProfile, *, model: str, backend:
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" in logs:
-                row = {"step": state.global_step, "loss": float(logs["loss"]), "lr": float(logs["learning_rate"])}
+                row = {
+                    "step": state.global_step,
+                    "loss": float(logs["loss"]),
+                    "lr": float(logs["learning_rate"]),
+                }
                 row["token_accuracy"] = float(logs.get("mean_token_accuracy", float("nan")))
                 append_jsonl(out / "metrics.jsonl", {k: v for k, v in row.items() if v == v})
 
@@ -102,6 +112,7 @@ def train_sft(rows: Sequence[dict], profile: SFTProfile, *, model: str, backend:
         peft_config=lora_config(profile.lora_r, profile.lora_alpha),
         callbacks=[Log()],
     )
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl holds what it would print
     trainer.train()
     trainer.model.save_pretrained(out / "adapter")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_LONG_PATH = 1000  # characters; the kernel takes 4096 in all
 
 
 class Refused(Exception):
@@ -51,7 +52,9 @@ def check_names(names: Iterable[str], data_dir: str | None) -> None:
     """
     for name in names:
         if _inside(name).parts[0] == "data" and data_dir is not None:
-            raise ValueError(f"'data' is the link to the task's data, so {name!r} cannot be a file of a workspace")
+            raise ValueError(
+                f"'data' is the link to the task's data, so {name!r} cannot be a file of a workspace"
+            )
 
 
 def fill(box: Box, files: dict[str, bytes], data_dir: str | None, owner: int | None) -> None:
@@ -144,8 +147,7 @@ def _read_plain(descriptor: int, max_bytes: int) -> bytes:
 def empty(path: str) -> None:
     """Remove all that is in a folder: thousands of levels deep, with mode 0, with any name.
 
-    Subfolders are moved up beside ``path`` and emptied there, so that no path ever grows long. Links are not
-    followed.
+    Where a path grows long, the folder is moved up beside ``path`` and emptied there. Links are not followed.
     """
     counter = itertools.count()
     waiting = [path]
@@ -160,9 +162,11 @@ def empty(path: str) -> None:
                 os.unlink(entry.path)
         for inner in deeper:
             _open_up(inner)  # moving a folder needs the right to write it
-            flat = f"{path}.{next(counter)}.gone"
-            os.rename(inner, flat)
-            waiting.append(flat)
+            if len(inner) > len(path) + _LONG_PATH:
+                flat = f"{path}.{next(counter)}.gone"
+                os.rename(inner, flat)
+                inner = flat
+            waiting.append(inner)
         if not deeper:
             waiting.pop()
             if folder != path:

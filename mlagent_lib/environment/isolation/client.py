@@ -22,14 +22,15 @@ _GRACE_SECONDS = 60.0  # on top of a run's own limit, before the server counts a
 _STOP_SECONDS = 10.0
 
 WARM_MODULES = (
-    "numpy", "pandas", "scipy.stats", "scipy.sparse", "scipy.optimize", "sklearn.linear_model", "sklearn.ensemble",
-    "sklearn.tree", "sklearn.svm", "sklearn.neighbors", "sklearn.neural_network", "sklearn.naive_bayes",
-    "sklearn.discriminant_analysis", "sklearn.preprocessing", "sklearn.impute", "sklearn.compose",
-    "sklearn.feature_extraction.text", "sklearn.feature_selection", "sklearn.decomposition", "sklearn.pipeline",
-    "sklearn.model_selection", "sklearn.calibration", "sklearn.metrics", "sklearn.kernel_approximation",
-    "sklearn.gaussian_process", "sklearn.multioutput", "sklearn.multiclass", "sklearn.cluster",
-    "sklearn.random_projection", "sklearn.dummy", "csv", "json", "re", "string", "collections", "itertools",
-    "pathlib", "warnings", "tempfile", "subprocess", "concurrent.futures", "multiprocessing",
+    "numpy", "pandas", "scipy.stats", "scipy.sparse", "scipy.optimize", "sklearn.linear_model",
+    "sklearn.ensemble", "sklearn.tree", "sklearn.svm", "sklearn.neighbors", "sklearn.neural_network",
+    "sklearn.naive_bayes", "sklearn.discriminant_analysis", "sklearn.preprocessing", "sklearn.impute",
+    "sklearn.compose", "sklearn.feature_extraction.text", "sklearn.feature_selection",
+    "sklearn.decomposition", "sklearn.pipeline", "sklearn.model_selection", "sklearn.calibration",
+    "sklearn.metrics", "sklearn.kernel_approximation", "sklearn.gaussian_process", "sklearn.multioutput",
+    "sklearn.multiclass", "sklearn.cluster", "sklearn.random_projection", "sklearn.dummy", "csv", "json",
+    "re", "string", "collections", "itertools", "pathlib", "warnings", "tempfile", "subprocess",
+    "concurrent.futures", "multiprocessing",
 )  # fmt: skip
 
 
@@ -121,19 +122,21 @@ class WarmServer:
         output = base64.b64decode(report["output"])
         return Finished(report, output, self._box.path, collected, refused)
 
-    # ------------------------------------------------------------------------------------------------ the process
+    # ---- the process -----------------------------------------------------------------------------
 
     def _start(self) -> None:
         if self.process is not None and self.process.poll() is None:
             return
         self.close(kill=True)
-        os.makedirs(self.folder, mode=0o711)
-        os.chmod(self.folder, 0o711)  # a throw-away user has to pass through
-        self._log = tempfile.TemporaryFile()
+        os.makedirs(os.path.dirname(self.folder), exist_ok=True)
+        os.mkdir(self.folder)
+        for folder in (os.path.dirname(self.folder), self.folder):
+            os.chmod(folder, 0o711)  # a throw-away user has to pass through, and sees no names
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         program = str(Path(__file__).with_name("warm_server.py"))
         # -s -B and a clean environment; its own session, so that Ctrl-C in a terminal reaches only us
         self.process = subprocess.Popen(
-            [sys.executable, "-s", "-B", program],
+            [sys.executable, "-s", "-B", program, self.folder],  # the folder only tells who it is
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, cwd="/",
             env=jail.clean_environment("/nonexistent"), start_new_session=True,
         )  # fmt: skip

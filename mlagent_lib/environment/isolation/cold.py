@@ -65,7 +65,13 @@ def _execute(folder: str, script: str, limits: dict) -> tuple[dict, bytes]:
         sink.seek(max(0, total - limits["output_bytes"]))
         output = sink.read()
     stop = "timeout" if late.is_set() else "exit"
-    return {"stop": stop, "code": code, "seconds": time.monotonic() - start, "peak": 0, "total": total}, output
+    return {
+        "stop": stop,
+        "code": code,
+        "seconds": time.monotonic() - start,
+        "peak": 0,
+        "total": total,
+    }, output
 
 
 def _kill_group(process: subprocess.Popen) -> None:

@@ -1,11 +1,11 @@
 """One run: a guard process that watches, and the jailed process that executes the script.
 
-`guard` runs in a process forked from the warm server and never returns. It forks the run, measures it, kills
-everything the run left behind, and writes one JSON line for the parent. The run writes to a pipe that only the
-guard reads; it inherits no other descriptor.
+`guard` runs in a process forked from the warm server and never returns. It forks the run, measures it,
+kills everything the run left behind, and writes one JSON line for the parent. The run writes to a pipe that
+only the guard reads; it inherits no other descriptor.
 
-With namespaces one small process more stands between the two: the first process of the new process namespace,
-whose end makes the kernel kill all the others in it.
+With namespaces one small process more stands between the two: the first process of the new process
+namespace, whose end makes the kernel kill all the others in it.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def clean_environment(home: str) -> dict[str, str]:
         # arrow: no background thread in the server, no arena of a gigabyte in a limited address space
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "JE_ARROW_MALLOC_CONF": "background_thread:false",
+        # one arena more for each thread would use up the address space
+        "MALLOC_ARENA_MAX": "2",
         # loky cannot make semaphores without /dev/shm and would try in every run
         "JOBLIB_MULTIPROCESSING": "0",
     }
@@ -99,7 +101,7 @@ def _some(descriptor: int | None) -> set[int]:
     return set() if descriptor is None else {descriptor}
 
 
-# ------------------------------------------------------------------------------------------------ the guard
+# ---- the guard -----------------------------------------------------------------------------------
 
 
 def guard(job: Job, ruleset: int | None, reply: int, lifeline: int, execute: Callable[[Job], int]) -> None:
@@ -236,12 +238,12 @@ class _Watch:
     def _scan(self) -> str | None:
         tree = limits_os.descendants(os.getpid())
         self.scans += 1
+        if sum(p.threads for p in tree) - self.job.namespaces > self.limits["processes"]:
+            return "processes"
         memory = limits_os.resident_bytes(tree, self.limits["memory_bytes"])
         self.peak = max(self.peak, memory)
         if memory > self.limits["memory_bytes"]:
             return "memory"
-        if sum(p.threads for p in tree) - self.job.namespaces > self.limits["processes"]:
-            return "processes"
         if self.scans % 2 == 0:
             return self._disk(limits_os.deleted_bytes(tree))
         return None
@@ -288,7 +290,7 @@ class _Watch:
         )  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------- the jailed side
+# ---- the jailed side -----------------------------------------------------------------------------
 
 
 def _first_process(
@@ -330,7 +332,7 @@ def _head_of_namespaces(child: int, notes: int) -> None:
 def _lock_in(
     job: Job, ruleset: int | None, output: int, notes: int, shared_memory: bool, process_base: int
 ) -> None:
-    """Give up every right that the run does not need. The order matters: each step needs the rights before it."""
+    """Give up every right that the run does not need; each step needs the rights that the next gives up."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (output, 1), (output, 2)):
@@ -339,8 +341,9 @@ def _lock_in(
     os.set_inheritable(notes, False)
     os.chdir(job.workspace)
     os.umask(0o077)
-    if ruleset is not None and shared_memory:
-        landlock.allow(ruleset, ["/dev/shm"], landlock.WRITE)
+    if ruleset is not None and job.namespaces:  # fresh mounts, so not yet in the rules
+        landlock.allow(ruleset, ["/proc"], landlock.READ)
+        landlock.allow(ruleset, ["/dev/shm"] if shared_memory else [], landlock.WRITE)
     if job.uid is not None:
         kernel.become(job.uid)
     elif ruleset is not None:
@@ -348,7 +351,9 @@ def _lock_in(
     own_space = limits_os.address_space()
     limits_os.set_rlimits(job.limits, own_space=own_space, process_base=process_base)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # so that the guard may read the run's share of memory
-    kernel.check(kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL), "pdeathsig")  # changing user clears it
+    kernel.check(
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL), "pdeathsig"
+    )  # changing user clears it
     kernel.check(kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
     if ruleset is not None:
         landlock.enter(ruleset)

@@ -39,7 +39,9 @@ def syscall(number: int, *args: int) -> int:
 
 def syscall_with_buffer(number: int, a: int, b: int, buffer: bytes, d: int) -> int:
     """Return the result of a raw system call whose third argument points at ``buffer``."""
-    result = _libc.syscall(ctypes.c_long(number), ctypes.c_long(a), ctypes.c_long(b), buffer, ctypes.c_long(d))
+    result = _libc.syscall(
+        ctypes.c_long(number), ctypes.c_long(a), ctypes.c_long(b), buffer, ctypes.c_long(d)
+    )
     return result if result >= 0 else -ctypes.get_errno()
 
 
@@ -109,11 +111,13 @@ def map_own_ids(uid: int, gid: int) -> None:
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> int:
-    return _libc.mount(source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode())
+    return _libc.mount(
+        source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()
+    )
 
 
 def private_mounts() -> bool:
-    """Mount a ``/proc`` that shows this process namespace only; return whether ``/dev/shm`` is private too."""
+    """Mount a ``/proc`` of this process namespace only; return whether ``/dev/shm`` is private too."""
     check(_mount("none", "/", "none", _MS_REC_PRIVATE), "make mounts private")
     check(_mount("proc", "/proc", "proc", _MS_NOSUID_NODEV_NOEXEC), "mount /proc")
     options = "size=64m,nr_inodes=1k,mode=1777"

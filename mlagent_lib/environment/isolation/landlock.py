@@ -1,9 +1,9 @@
 """Landlock: which files a run may read and write, decided by the kernel, without any privilege.
 
-Source: Linux kernel documentation, ``userspace-api/landlock``. The interface grew in versions ("ABI"): 1 files,
-2 renames across folders, 3 truncation, 4 TCP, 5 device ioctls, 6 signals and abstract sockets. What an older
-kernel cannot do, `seccomp` does more bluntly. Landlock only ever *adds* rights below a folder, it cannot take a
-subfolder out again; `paths.allow_tree` works around that.
+Source: Linux kernel documentation, ``userspace-api/landlock``. The interface grew in versions ("ABI"): 1
+files, 2 renames across folders, 3 truncation, 4 TCP, 5 device ioctls, 6 signals and abstract sockets. What
+an older kernel cannot do, `seccomp` does more bluntly. Landlock only ever *adds* rights below a folder, it
+cannot take a subfolder out again; `paths.allow_tree` works around that.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ WRITE = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _
 DEVICE = READ_FILE | WRITE_FILE
 
 _MOST_KEPT = 64
+_MOST_USES = 300  # with namespaces every run adds rules for its private mounts
 
 
 @functools.lru_cache(maxsize=1)
@@ -88,17 +89,21 @@ class Rulesets:
 
     def __init__(self, trees: list[str], listings: list[str], workspace: str):
         self.trees, self.listings, self.workspace = trees, listings, workspace
-        self._kept: dict[tuple, int] = {}
+        self._kept: dict[tuple, tuple[int, int]] = {}  # descriptor, times used
 
     def get(self, read: list[str]) -> int:
         """Return the descriptor of the rule set of a run that may also read ``read``."""
         infos = [os.stat(path) for path in [self.workspace, *read]]
         key = tuple((info.st_dev, info.st_ino) for info in infos)
-        if key not in self._kept:
-            if len(self._kept) >= _MOST_KEPT:
-                os.close(self._kept.pop(next(iter(self._kept))))
-            self._kept[key] = self._build(read)
-        return self._kept[key]
+        ruleset, uses = self._kept.get(key, (-1, _MOST_USES))
+        if uses >= _MOST_USES:
+            if ruleset < 0 and len(self._kept) >= _MOST_KEPT:
+                ruleset, _ = self._kept.pop(next(iter(self._kept)))
+            if ruleset >= 0:
+                os.close(ruleset)
+            ruleset, uses = self._build(read), 0
+        self._kept[key] = (ruleset, uses + 1)
+        return ruleset
 
     def _build(self, read: list[str]) -> int:
         ruleset = create()

@@ -1,4 +1,4 @@
-"""Limits of one run: what the kernel enforces (rlimits) and what a guard has to measure (tree, memory, disk)."""
+"""Limits of one run: what the kernel enforces (rlimits), what a guard measures (tree, memory, disk)."""
 
 from __future__ import annotations
 
@@ -147,11 +147,16 @@ def resident_bytes(tree: list[Process], limit: int) -> int:
 
 
 def _proportional_bytes(pid: int, otherwise: int) -> int:
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as handle:
-        for line in handle:
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
-    return otherwise
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as handle:
+            for line in handle:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except PermissionError:
+        return otherwise
+    except OSError:
+        return 0  # it ended meanwhile
+    return 0
 
 
 def disk_use(folder: str, *, max_files: int) -> tuple[int, int]:

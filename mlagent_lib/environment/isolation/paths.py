@@ -16,7 +16,18 @@ from collections.abc import Iterable
 
 # folders that libraries use for data: inside them only code stays readable
 _DATA_FOLDERS = frozenset(
-    "data _data dataset datasets sample_data sampledata test_data testdata package_data examples".split()
+    {
+        "data",
+        "_data",
+        "dataset",
+        "datasets",
+        "sample_data",
+        "sampledata",
+        "test_data",
+        "testdata",
+        "package_data",
+        "examples",
+    }  # fmt: skip
 )
 # folders denied whole as soon as they hold anything but code
 _TEST_FOLDERS = frozenset({"test", "tests"})
@@ -91,7 +102,9 @@ def bundled_data(root: str) -> list[str]:
     """
     denied: list[str] = []
     _find_data(root, False, denied)
-    denied += [os.path.join(root, name) for name in _DENIED_PACKAGES if os.path.isdir(os.path.join(root, name))]
+    denied += [
+        os.path.join(root, name) for name in _DENIED_PACKAGES if os.path.isdir(os.path.join(root, name))
+    ]
     return denied
 
 

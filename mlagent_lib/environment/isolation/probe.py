@@ -20,7 +20,7 @@ from .tiers import BEST_FIRST, TIERS, Tier
 
 _LIMITS = Limits(seconds=20.0, memory_bytes=1 << 30, processes=16)
 
-_ATTACKS = r'''
+_ATTACKS = r"""
 import json, os, socket, subprocess, sys
 
 plan = json.load(open("plan.json"))
@@ -55,7 +55,7 @@ honest = open("own.txt").read() == "mine" and open("data/given.txt").read() == "
 other = subprocess.run([sys.executable, "-c", "print(6 * 7)"], capture_output=True, text=True)
 honest = honest and other.stdout.strip() == "42"
 json.dump({"honest": honest, "done": done, "error": other.stderr[-500:]}, open("report.json", "w"))
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def _try(tier: Tier) -> str:
         files = {"attack.py": _ATTACKS.encode(), "plan.json": json.dumps(plan).encode()}
         run = server.run(files, data, "attack.py", _LIMITS.to_json(), ("report.json",))
         if "report.json" not in run.collected:
-            return "an honest script fails: " + run.output.decode("utf-8", "replace")[-300:].strip()
+            return f"an honest script fails: {_last_line(run.output.decode('utf-8', 'replace'))}"
         report = json.loads(run.collected["report.json"])
         if report["done"]:
             return "not refused: " + ", ".join(report["done"])
         if not report["honest"]:
-            return "an honest script fails: " + report["error"]
+            return f"an honest script fails: {_last_line(report['error'])}"
         return ""
     except client.ServerLost as error:
         return str(error)
@@ -109,7 +109,11 @@ def _try(tier: Tier) -> str:
         shutil.rmtree(base, ignore_errors=True)
 
 
-@functools.lru_cache(maxsize=None)
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2][-200:]
+
+
+@functools.cache
 def _verdict(name: str) -> str:
     tier = TIERS[name]
     if not kernel.LINUX:
@@ -123,7 +127,7 @@ def _verdict(name: str) -> str:
     return _try(tier)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _chosen() -> str | None:
     return next((name for name in BEST_FIRST if not _verdict(name)), None)
 
@@ -140,12 +144,14 @@ def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
             reasons = "; ".join(f"{n}: {_verdict(n)}" for n in BEST_FIRST)
             raise IsolationError(
                 f"no isolation tier works on this machine ({reasons})",
-                cure="run on Linux 5.13 or later (WSL2 on Windows, a Linux VM on macOS), or, for scripts that you "
+                cure="run on Linux 5.13 or later (WSL2 on Windows, a VM on macOS), or, for scripts that you "
                 "trust, give tier='T1' (Linux) or 'T0' with allow_unsafe=True",
             )
         return TIERS[name]
     if tier not in TIERS:
-        raise IsolationError(f"isolation tier {tier!r} is unknown", cure=f"choose auto or one of {', '.join(TIERS)}")
+        raise IsolationError(
+            f"isolation tier {tier!r} is unknown", cure=f"choose auto or one of {', '.join(TIERS)}"
+        )
     wanted = TIERS[tier]
     if wanted.unsafe and not allow_unsafe:
         raise IsolationError(
@@ -171,12 +177,18 @@ def probe() -> TierReport:
     failed = {name: _verdict(name) for name in BEST_FIRST if _verdict(name)}
     available = tuple(name for name in BEST_FIRST if name not in failed)
     chosen = available[0] if available else None
-    why = f"the strongest tier that passed the probe: {TIERS[chosen].meaning}" if chosen else "no tier passed the probe"
+    why = (
+        f"the strongest tier that passed the probe: {TIERS[chosen].meaning}"
+        if chosen
+        else "no tier passed the probe"
+    )
     return TierReport(available, chosen, why, failed, tuple(_lines(chosen, available, failed)))
 
 
 def _lines(chosen: str | None, available: tuple[str, ...], failed: dict[str, str]) -> list[str]:
-    system = f"{platform.system()} {platform.release()}, {platform.machine()}, Python {platform.python_version()}"
+    system = (
+        f"{platform.system()} {platform.release()}, {platform.machine()}, Python {platform.python_version()}"
+    )
     lines = [f"machine: {system}"]
     if kernel.LINUX:
         user = "root" if os.geteuid() == 0 else "a normal user"
@@ -192,9 +204,14 @@ def _lines(chosen: str | None, available: tuple[str, ...], failed: dict[str, str
     tier = TIERS[chosen]
     lines.append(f"in use: {chosen}")
     lines.append("a run reads the interpreter, the libraries without their bundled data, its task's data")
-    lines.append("a run writes its workspace only; it has no network and cannot signal or look into other processes")
+    lines.append(
+        "a run writes its workspace only; it has no network and cannot signal or look into other processes"
+    )
     if not tier.namespaces:
-        lines.append("a run sees names and sizes of files and the list of processes; multiprocessing.Pool does not work")
-    lines.append("same kernel: a hole in the kernel opens every tier, so keep secrets off a machine with hostile models")
+        lines.append(
+            "a run sees the sizes of files and the list of processes; multiprocessing.Pool does not work"
+        )
+    lines.append(
+        "same kernel: a hole in it opens every tier, so keep secrets off a machine with hostile models"
+    )
     return lines
-

@@ -15,38 +15,62 @@ from . import kernel
 
 _X86 = {
     "socket": 41, "connect": 42, "bind": 49, "listen": 50, "ptrace": 101, "process_vm_readv": 310,
-    "process_vm_writev": 311, "mount": 165, "umount2": 166, "pivot_root": 155, "unshare": 272, "setns": 308,
-    "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425, "keyctl": 250, "add_key": 248,
-    "request_key": 249, "kexec_load": 246, "init_module": 175, "finit_module": 313, "shmget": 29, "msgget": 68,
-    "semget": 64, "mq_open": 240, "pidfd_getfd": 438, "open_by_handle_at": 304, "swapon": 167, "reboot": 169,
-    "chroot": 161, "personality": 135, "setpriority": 141, "ioprio_set": 251, "sched_setattr": 314,
-    "sched_setparam": 142, "sched_setscheduler": 144, "symlink": 88, "symlinkat": 266, "mknod": 133,
-    "mknodat": 259, "memfd_create": 319, "memfd_secret": 447, "process_madvise": 440, "kcmp": 312, "syslog": 103,
+    "process_vm_writev": 311, "mount": 165, "umount2": 166, "pivot_root": 155, "unshare": 272,
+    "setns": 308, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "io_uring_setup": 425,
+    "keyctl": 250, "add_key": 248, "request_key": 249, "kexec_load": 246, "init_module": 175,
+    "finit_module": 313, "shmget": 29, "msgget": 68, "semget": 64, "mq_open": 240, "pidfd_getfd": 438,
+    "open_by_handle_at": 304, "swapon": 167, "reboot": 169, "chroot": 161, "personality": 135,
+    "setpriority": 141, "ioprio_set": 251, "sched_setattr": 314, "sched_setparam": 142,
+    "sched_setscheduler": 144, "symlink": 88, "symlinkat": 266, "mknod": 133, "mknodat": 259,
+    "memfd_create": 319, "memfd_secret": 447, "process_madvise": 440, "kcmp": 312, "syslog": 103,
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmount": 432, "mount_setattr": 442,
 }  # fmt: skip
 _ARM = {
     "socket": 198, "connect": 203, "bind": 200, "listen": 201, "ptrace": 117, "process_vm_readv": 270,
     "process_vm_writev": 271, "mount": 40, "umount2": 39, "pivot_root": 41, "unshare": 97, "setns": 268,
-    "bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "io_uring_setup": 425, "keyctl": 219, "add_key": 217,
-    "request_key": 218, "kexec_load": 104, "init_module": 105, "finit_module": 273, "shmget": 194, "msgget": 186,
-    "semget": 190, "mq_open": 180, "pidfd_getfd": 438, "open_by_handle_at": 265, "swapon": 224, "reboot": 142,
-    "chroot": 51, "personality": 92, "setpriority": 140, "ioprio_set": 30, "sched_setattr": 274,
-    "sched_setparam": 118, "sched_setscheduler": 119, "symlinkat": 36, "mknodat": 33, "memfd_create": 279,
-    "memfd_secret": 447, "process_madvise": 440, "kcmp": 272, "syslog": 116,
-    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmount": 432, "mount_setattr": 442,
+    "bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "io_uring_setup": 425, "keyctl": 219,
+    "add_key": 217, "request_key": 218, "kexec_load": 104, "init_module": 105, "finit_module": 273,
+    "shmget": 194, "msgget": 186, "semget": 190, "mq_open": 180, "pidfd_getfd": 438,
+    "open_by_handle_at": 265, "swapon": 224, "reboot": 142, "chroot": 51, "personality": 92,
+    "setpriority": 140, "ioprio_set": 30, "sched_setattr": 274, "sched_setparam": 118,
+    "sched_setscheduler": 119, "symlinkat": 36, "mknodat": 33, "memfd_create": 279, "memfd_secret": 447,
+    "process_madvise": 440, "kcmp": 272, "syslog": 116, "open_tree": 428, "move_mount": 429,
+    "fsopen": 430, "fsmount": 432, "mount_setattr": 442,
 }  # fmt: skip
-# Landlock does not guard modes, owners, times and extended attributes. Answering "done" without doing it keeps
-# the host unchanged and honest code such as shutil.copy2 working.
-_X86_PRETEND = [90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 188, 189, 190, 197, 198, 199, 463, 466]
-_ARM_PRETEND = [52, 53, 452, 54, 55, 88, 5, 6, 7, 14, 15, 16, 463, 466]
-# kill, rt_sigqueueinfo, tkill, rt_tgsigqueueinfo, pidfd_send_signal
-_X86_SIGNALS, _ARM_SIGNALS = [62, 129, 200, 297, 424], [129, 138, 130, 240, 424]
+# Landlock does not guard modes, owners, times and extended attributes. Answering "done" without doing it
+# keeps the host unchanged and honest code such as shutil.copy2 working.
+_X86_PRETEND = [
+    90,
+    91,
+    268,
+    452,
+    92,
+    93,
+    94,
+    260,
+    132,
+    235,
+    261,
+    280,
+    188,
+    189,
+    190,
+    197,
+    198,
+    199,
+    463,
+    466,
+    469,
+]
+_ARM_PRETEND = [52, 53, 452, 54, 55, 88, 5, 6, 7, 14, 15, 16, 463, 466, 469]
+# rt_sigqueueinfo, tkill, rt_tgsigqueueinfo, pidfd_send_signal
+_X86_SIGNALS, _ARM_SIGNALS = [129, 200, 297, 424], [138, 130, 240, 424]
 
 _SPECIAL = {
     "x86_64": {"arch": 0xC000003E, "clone": 56, "clone3": 435, "prctl": 157, "prlimit64": 302, "fcntl": 72,
-               "ioctl": 16, "tgkill": 234, "truncate": 76, "sched_setaffinity": 203},
+               "ioctl": 16, "kill": 62, "tgkill": 234, "truncate": 76, "sched_setaffinity": 203},
     "aarch64": {"arch": 0xC00000B7, "clone": 220, "clone3": 435, "prctl": 167, "prlimit64": 261, "fcntl": 25,
-                "ioctl": 29, "tgkill": 131, "truncate": 45, "sched_setaffinity": 122},
+                "ioctl": 29, "kill": 129, "tgkill": 131, "truncate": 45, "sched_setaffinity": 122},
 }  # fmt: skip
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -66,7 +90,9 @@ def _answer(number: int, action: int) -> list[Instruction]:
     return [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, action)]
 
 
-def _guarded(number: int, offset: int, tests: list[tuple[int, int]], *, unless: bool = False) -> list[Instruction]:
+def _guarded(
+    number: int, offset: int, tests: list[tuple[int, int]], *, unless: bool = False
+) -> list[Instruction]:
     """Refuse call ``number`` when one of ``tests`` holds for its argument (``unless``: when none holds)."""
     hit, miss = (_ALLOW, _REFUSE) if unless else (_REFUSE, _ALLOW)
     body: list[Instruction] = [(_LOAD, 0, 0, offset)]
@@ -98,8 +124,12 @@ def program(*, signals: bool, truncation: bool) -> bytes:
     code += _guarded(number["sched_setaffinity"], _ARG0, [(_EQUAL, 0)], unless=True)
     if signals:
         refused += _X86_SIGNALS if x86 else _ARM_SIGNALS
+        # to itself and to its own group, which `setsid` made
+        code += _guarded(number["kill"], _ARG0, [(_EQUAL, os.getpid()), (_EQUAL, 0)], unless=True)
         code += _guarded(number["tgkill"], _ARG0, [(_EQUAL, os.getpid())], unless=True)  # abort() still works
-        code += _guarded(number["fcntl"], _ARG1, [(_EQUAL, 8), (_EQUAL, 10), (_EQUAL, 15)])  # F_SETOWN, F_SETSIG
+        code += _guarded(
+            number["fcntl"], _ARG1, [(_EQUAL, 8), (_EQUAL, 10), (_EQUAL, 15)]
+        )  # F_SETOWN, F_SETSIG
         code += _guarded(number["ioctl"], _ARG1, [(_EQUAL, 0x8901), (_EQUAL, 0x8902)])
     if truncation:
         refused.append(number["truncate"])

@@ -31,8 +31,17 @@ TIERS = {
         Tier("T3+uid", True, True, True, True, "T3 as a throw-away user: the strongest tier, needs root"),
         Tier("T2+uid", True, True, False, True, "T2 as a throw-away user, needs root"),
         Tier("T3", True, True, True, False, "T2 in its own user, process, network, ipc and mount namespaces"),
-        Tier("T2", True, True, False, False, "file rules (Landlock), system-call filter, limits, sweep, watchdog"),
-        Tier("T1", False, False, False, False, "limits, sweep and watchdog only: scripts can read labels", True),
+        Tier(
+            "T2",
+            True,
+            True,
+            False,
+            False,
+            "file rules (Landlock), system-call filter, limits, sweep, watchdog",
+        ),
+        Tier(
+            "T1", False, False, False, False, "limits, sweep and watchdog only: scripts can read labels", True
+        ),
         Tier("T0", False, False, False, False, "a plain subprocess with a time limit: no isolation", True),
     )
 }

@@ -1,4 +1,4 @@
-"""From what a run left behind to what is said about it: clean text, status, error type and line. Pure."""
+"""From what a run left behind to what is said about it: clean text, status, error type and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"^(?:[\w.]+\.)?([A-Za-z_]\w*)(?::|$)")
-# stopped by a limit of the kernel and not caught by the script: what it was, by the last line of the traceback
+# a limit of the kernel that the script ran into: which one, by the last line of the traceback
 _LIMITS = (
     (re.compile(r"MemoryError\b|Unable to allocate"), "memory"),
     (re.compile(r"\[Errno 27\]|\[Errno 122\]"), "disk"),
@@ -28,8 +28,10 @@ def clean_text(raw: bytes, total: int, replace: dict[str, str]) -> str:
         replace: Paths, and what to write in their place.
 
     Example:
-        >>> clean_text(b"\\x1b[31mred\\x1b[0m\\r\\nat /tmp/x/work/train.py", 40, {"/tmp/x/work": "/workspace"})
-        'red\\nat /workspace/train.py'
+        >>> clean_text(b"\\x1b[31mred\\x1b[0m in /tmp/x/a.py", 27, {"/tmp/x": "/workspace"})
+        'red in /workspace/a.py'
+        >>> clean_text(b"the end", 1007, {})
+        '[... 1000 bytes of output cut ...]\\nthe end'
     """
     cut = total - len(raw)
     if cut > 0:
@@ -53,7 +55,7 @@ def error_of(output: str, script: str, exit_code: int) -> tuple[str | None, int 
     A death by signal gives the signal's name, ``sys.exit`` gives ``SystemExit``.
 
     Example:
-        >>> text = 'Traceback (most recent call last):\\n  File "train.py", line 7, in <module>\\nValueError: no'
+        >>> text = 'Traceback (most recent call last):\\n  File "train.py", line 7, in f\\nValueError: no'
         >>> error_of(text, "train.py", 1)
         ('ValueError', 7, 'ValueError: no')
     """

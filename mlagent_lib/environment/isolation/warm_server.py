@@ -4,9 +4,9 @@ Started as ``python -s -B warm_server.py`` with a clean environment. It reads JS
 first its configuration, then one job a line, and answers one line each. The end of its input means that the
 parent is gone: it kills what is running, removes its workspaces and leaves.
 
-``-I`` would be shorter but also ignores PYTHONHASHSEED, and with it the order of sets would change from server
-to server. The environment is an allow-list of ours and this file's folder leaves ``sys.path`` at once, which
-closes the same doors.
+``-I`` would be shorter but also ignores PYTHONHASHSEED, and with it the order of sets would change from
+server to server. The environment is an allow-list of ours and this file's folder leaves ``sys.path`` at
+once, which closes the same doors.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _practise() -> None:
     numpy.linalg.svd(numpy.eye(3))
 
 
-# ----------------------------------------------------------------------------------------------- inside the jail
+# ---- inside the jail -----------------------------------------------------------------------------
 
 
 def execute(job) -> int:
@@ -100,7 +100,7 @@ def execute(job) -> int:
     os.environ.update(jail.clean_environment(folder))
     for name in [n for n in sys.modules if n == _PACKAGE or n.startswith(_PACKAGE + ".")]:
         del sys.modules[name]
-    sys.argv[:] = [job.script]
+    sys.argv[:] = sys.orig_argv[:] = [job.script]
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     _standard_streams()
@@ -118,9 +118,9 @@ def execute(job) -> int:
 
 
 def _standard_streams() -> None:
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     for name, descriptor, errors in (("stdout", 1, "surrogateescape"), ("stderr", 2, "backslashreplace")):
-        stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
+        stream = open(descriptor, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -170,7 +170,7 @@ def _flush_open_files() -> None:
             stream.flush()
 
 
-# ------------------------------------------------------------------------------------------------------ the loop
+# ---- the loop ------------------------------------------------------------------------------------
 
 
 def _serve_one(job, ruleset: int | None, requests: int, reply: int) -> bool:

@@ -1,7 +1,7 @@
 """Generated grey images, ten by ten: textures, leaves, radar targets, outlines, individuals.
 
-Each function returns images on a scale of 0..100 in which the class shows, but not in one fixed pixel: position,
-exposure and noise vary, as they do in photographs.
+Each function returns images on a scale of 0..100 in which the class shows, but not in one fixed pixel:
+position, exposure and noise vary, as they do in photographs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def cactus(rng: np.random.Generator, n: int = 2000) -> Sample:
 
 
 def leaves(rng: np.random.Generator, n: int = 2100) -> Sample:
-    """Return leaves that are healthy (0), rusty with small bright dots (1), scabbed with dark blots (2), both (3)."""
+    """Return leaves: healthy (0), rusty with small bright dots (1), scabbed with dark blots (2), both (3)."""
     label = rng.integers(0, 4, n)
     rows, columns = _grid(n)
     vein = np.exp(-((columns - _column(rng.uniform(-1, 1, n))) ** 2)) * 8
@@ -53,11 +53,15 @@ def leaves(rng: np.random.Generator, n: int = 2100) -> Sample:
     for _ in range(4):
         rusty = (label % 2 == 1) & (rng.random(n) < 0.75)
         r, c = rng.uniform(-4.5, 4.5, (2, n, 1, 1))
-        images = images + _column(rusty * rng.uniform(12, 34, n)) * np.exp(-((rows - r) ** 2 + (columns - c) ** 2) / 0.5)
+        images = images + _column(rusty * rng.uniform(12, 34, n)) * np.exp(
+            -((rows - r) ** 2 + (columns - c) ** 2) / 0.5
+        )
     for _ in range(2):
         scabbed = (label >= 2) & (rng.random(n) < 0.8)
         r, c = rng.uniform(-4, 4, (2, n, 1, 1))
-        images = images - _column(scabbed * rng.uniform(8, 26, n)) * np.exp(-((rows - r) ** 2 + (columns - c) ** 2) / 5)
+        images = images - _column(scabbed * rng.uniform(8, 26, n)) * np.exp(
+            -((rows - r) ** 2 + (columns - c) ** 2) / 5
+        )
     return sample_of(pixels(_exposed(rng, images, 3)), label)
 
 
@@ -84,7 +88,9 @@ def silhouettes(rng: np.random.Generator, n: int = 2000, species: int = 12) -> S
     rows, columns = _grid(n)
     angle = np.arctan2(rows, columns) + _column(rng.normal(0, 0.16, n))
     own = lobes[label] * rng.normal(1, 0.2, (n, 5))
-    radius = sum(own[:, k, None, None] * np.cos((k + 1) * angle + phase[label, k, None, None]) for k in range(5))
+    radius = sum(
+        own[:, k, None, None] * np.cos((k + 1) * angle + phase[label, k, None, None]) for k in range(5)
+    )
     size = _column(rng.normal(3.0, 0.25, n))
     distance = np.hypot(rows - rng.normal(0, 0.25, (n, 1, 1)), columns - rng.normal(0, 0.25, (n, 1, 1)))
     inside = 1 / (1 + np.exp(-3 * (size * (1 + 0.9 * radius) - distance)))

@@ -1,7 +1,7 @@
 """The starter scripts: a short frame for each modality and kind, around the three blocks that edits rewrite.
 
-A frame reads the data, keeps the last quarter of the visible rows for validation, fits ``learner``, prints one
-line with the validation score, and writes ``submission.csv``.
+A frame reads the data, keeps the last quarter of the visible rows for validation, fits ``learner``, prints
+one line with the validation score, and writes ``submission.csv``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _INPUTS = {
 }
 _EXTRAS = {
     "tabular": 'numbers = X.select_dtypes("number").columns.tolist()\n'
-               "words = [name for name in X if name not in numbers]",
+    "words = [name for name in X if name not in numbers]",
     "text": "",
     "image": "side = int(X.shape[1] ** 0.5)",
     "graph": 'F, edges = pd.read_csv("data/nodes.csv").to_numpy(), pd.read_csv("data/edges.csv").to_numpy()\n'
-             "A = np.eye(len(F))\n"
-             "A[edges, edges[:, ::-1]] = 1\n"
-             "A = csr_matrix(A / A.sum(axis=1, keepdims=True))",
+    "A = np.eye(len(F))\n"
+    "A[edges, edges[:, ::-1]] = 1\n"
+    "A = csr_matrix(A / A.sum(axis=1, keepdims=True))",
 }
 # Name of the metric -> import, expression of the validation score (`guess` is the answer on X_valid).
 _METRICS = {
@@ -85,7 +85,8 @@ def starter_script(modality: str, kind: str, metric: str, classes: int, blocks: 
         blocks: Lines of the blocks ``data``, ``model`` and ``learning``.
 
     Example:
-        >>> text = starter_script("image", "label", "accuracy", 10, {"data": "a", "model": "b", "learning": "c"})
+        >>> blocks = {"data": "a", "model": "b", "learning": "c"}
+        >>> text = starter_script("image", "label", "accuracy", 10, blocks)
         >>> [line for line in text.splitlines() if line.startswith("# ")]
         ['# data', '# model', '# learning']
     """
@@ -93,28 +94,40 @@ def starter_script(modality: str, kind: str, metric: str, classes: int, blocks: 
     needed, score = _METRICS["auc-classes" if metric == "auc" and not binary else metric]
     answer = _ANSWERS[metric if metric in ("rmsle", "qwk") else "binary" if binary else kind]
     columns = answer_columns(kind, metric, classes, ("prediction",))
-    named = "outputs" if kind == "multioutput" else json.dumps(columns) if len(columns) <= 5 else "names"
+    named = "outputs" if kind == "multioutput" else json.dumps(columns) if len(columns) == 1 else "names"
     head = ["import numpy as np", "import pandas as pd"]
     head += ["from scipy.sparse import csr_matrix"] if modality == "graph" else []
     head += [f"from sklearn.metrics import {needed}"] if needed else []
     head += [
-        "from sklearn.pipeline import make_pipeline", "", "SEED = 0", "np.random.seed(SEED)",
+        "from sklearn.pipeline import make_pipeline",
+        "",
+        "SEED = 0",
+        "np.random.seed(SEED)",
         'train, test = pd.read_csv("data/train.csv"), pd.read_csv("data/test.csv", index_col="id")',
         _INPUTS[modality],
     ]
     if kind == "multioutput":
-        head += ["outputs = [name for name in train if name not in test]", "y_all = train[outputs].to_numpy()"]
+        head += [
+            "outputs = [name for name in train if name not in test]",
+            "y_all = train[outputs].to_numpy()",
+        ]
     else:
         head += ['y_all = train["target"].to_numpy()']
-    head += ["cut = len(train) * 3 // 4", "X, X_valid, y, y_valid = X_all[:cut], X_all[cut:], y_all[:cut], y_all[cut:]"]
+    head += [
+        "cut = len(train) * 3 // 4",
+        "X, X_valid, y, y_valid = X_all[:cut], X_all[cut:], y_all[:cut], y_all[cut:]",
+    ]
     head += [_EXTRAS[modality]] if _EXTRAS[modality] else []
     tail = [
-        "learner.fit(X, y)", f"guess = {answer.format(X='X_valid')}",
-        f"score = {score}", f'print(f"validation {metric}: {{score:.4f}}")',
+        "learner.fit(X, y)",
+        f"guess = {answer.format(X='X_valid')}",
+        f"score = {score}",
+        f'print(f"validation {metric}: {{score:.4f}}")',
         f"answer = {answer.format(X='X_test')}",
     ]
     if named == "names":
-        tail.append('names = [f"class_{k}" for k in learner.classes_]')
+        numbers = "range(1, 6)" if kind == "rank" else "learner.classes_"
+        tail.append(f'names = [f"{columns[0][:-2]}_{{k}}" for k in {numbers}]')
     tail.append(f'pd.DataFrame(answer, test.index, {named}).to_csv("submission.csv")')
     middle = [f"# {axis}\n{blocks[axis]}\n" for axis in ("data", "model", "learning")]
     return "\n".join([*head, "", *middle, *tail]) + "\n"

@@ -1,13 +1,12 @@
 """Measures the starter's and the best known scores of the pocket tasks, and how healthy each task is.
 
-The scripts run here are this package's own (starters and catalogue edits), so that a plain fork of this process
-runs them; scripts of a policy belong into the isolated runner, which can be given as ``execute``.
+The scripts run here are this package's own (starters and catalogue edits), so that a plain fork of this
+process runs them; scripts of a policy belong into the isolated runner, which can be given as ``execute``.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import json
 import multiprocessing
@@ -15,7 +14,6 @@ import os
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +30,28 @@ from mlagent_lib.tasks.task import Task, load_task
 HELPS = 0.02  # of the gap between starter and best: smaller changes count as neither help nor harm
 FRONT = 6  # edits of each axis that the ascent tries again, best single edits first
 ROUNDS = 2
-_WARM = ("ensemble", "neighbors", "svm", "linear_model", "tree", "neural_network", "decomposition", "compose",
-         "impute", "preprocessing", "feature_extraction.text", "calibration", "multiclass", "kernel_approximation",
-         "discriminant_analysis", "naive_bayes", "feature_selection", "dummy", "metrics", "multioutput")
+_WARM = (
+    "ensemble",
+    "neighbors",
+    "svm",
+    "linear_model",
+    "tree",
+    "neural_network",
+    "decomposition",
+    "compose",
+    "impute",
+    "preprocessing",
+    "feature_extraction.text",
+    "calibration",
+    "multiclass",
+    "kernel_approximation",
+    "discriminant_analysis",
+    "naive_bayes",
+    "feature_selection",
+    "dummy",
+    "metrics",
+    "multioutput",
+)
 
 
 @dataclass(frozen=True)
@@ -49,17 +66,11 @@ class Ran:
 
 
 def _child(folder: str) -> None:
-    """Run train.py of a folder in this forked process; its output goes to ``out.txt``."""
+    """Run train.py of a folder in this forked process; its output and its traceback go to ``out.txt``."""
     os.chdir(folder)
-    with open("out.txt", "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        try:
-            source = Path("train.py").read_text(encoding="utf-8")
-            exec(compile(source, "train.py", "exec"), {"__name__": "__main__"})  # our own scripts only
-            code = 0
-        except Exception:  # the script's failure is a result here
-            traceback.print_exc()
-            code = 1
-    os._exit(code)
+    sys.stdout = sys.stderr = open("out.txt", "w")  # noqa: SIM115 - closed by the end of the process
+    source = Path("train.py").read_text(encoding="utf-8")
+    exec(compile(source, "train.py", "exec"), {"__name__": "__main__"})  # our own scripts only
 
 
 def run_trusted(task: Task, files: dict[str, bytes]) -> Ran:
@@ -181,18 +192,25 @@ def measure(task: Task, execute: Execute = run_trusted) -> dict:
     health = {}
     for axis in AXES:
         own = [gains[edit.key] for edit in catalogue if edit.axis == axis]
-        health[axis] = {"edits": len(own), "help": sum(g > HELPS * gap for g in own),
-                        "fail": sum(g == float("-inf") for g in own)}
+        health[axis] = {
+            "edits": len(own),
+            "help": sum(g > HELPS * gap for g in own),
+            "fail": sum(g == float("-inf") for g in own),
+        }
         health[axis]["hurt"] = sum(g < -HELPS * gap for g in own) - health[axis]["fail"]
     keys = {edit.block: edit.key for edit in catalogue} | {PLAIN: "learning/plain"}
     note = f"coordinate ascent over the catalogue, chosen on feedback, {len(work.seen)} runs"
     return {
         "digest": task.digest,
-        "baseline": {name: round(value, 6) for name, value in baseline.items()} | {"provenance": "the starter, run once"},
+        "baseline": {name: round(value, 6) for name, value in baseline.items()}
+        | {"provenance": "the starter, run once"},
         "best": {name: round(value, 6) for name, value in top.items()} | {"provenance": note},
         "best_blocks": {axis: keys.get(best[axis], "starter") for axis in AXES},
         "single_edits": health,
-        "best_single": {"key": order[0].key, "feedback": round(work.sign * work.value(singles[order[0].key]), 6)},
+        "best_single": {
+            "key": order[0].key,
+            "feedback": round(work.sign * work.value(singles[order[0].key]), 6),
+        },
         "slowest_seconds": round(max(entry[2] for entry in work.seen.values()), 1),
         "median_seconds": round(sorted(entry[2] for entry in work.seen.values())[len(work.seen) // 2], 2),
     }
@@ -202,12 +220,16 @@ def summary(name: str, record: dict) -> str:
     """Return one line on the health of a task."""
     health = record["single_edits"].values()
     total = sum(axis["edits"] for axis in health)
-    shares = " ".join(f"{word} {sum(axis[word] for axis in health) / total:.0%}" for word in ("help", "hurt", "fail"))
+    shares = " ".join(
+        f"{word} {sum(axis[word] for axis in health) / total:.0%}" for word in ("help", "hurt", "fail")
+    )
     axes = " ".join(f"{axis} {row['help']}/{row['edits']}" for axis, row in record["single_edits"].items())
-    return (f"{name:19s} starter {record['baseline']['feedback']:.4f}|{record['baseline']['report']:.4f} "
-            f"best {record['best']['feedback']:.4f}|{record['best']['report']:.4f} {shares} ({axes}) "
-            f"single {record['best_single']['key']} {record['best_single']['feedback']:.4f} "
-            f"{record['median_seconds']}s max {record['slowest_seconds']}s {list(record['best_blocks'].values())}")
+    return (
+        f"{name:19s} starter {record['baseline']['feedback']:.4f}|{record['baseline']['report']:.4f} "
+        f"best {record['best']['feedback']:.4f}|{record['best']['report']:.4f} {shares} ({axes}) "
+        f"single {record['best_single']['key']} {record['best_single']['feedback']:.4f} "
+        f"{record['median_seconds']}s max {record['slowest_seconds']}s {list(record['best_blocks'].values())}"
+    )
 
 
 def _store(records: dict) -> None:
@@ -215,11 +237,58 @@ def _store(records: dict) -> None:
     import pandas
     import sklearn
 
-    versions = {"python": ".".join(map(str, sys.version_info[:3])), "numpy": numpy.__version__,
-                "pandas": pandas.__version__, "scikit-learn": sklearn.__version__}
-    content = {"note": "measured by python -m mlagent_lib.tasks.pocket.suite --measure", "versions": versions,
-               "tasks": {spec.name: records[spec.name] for spec in CARDS if spec.name in records}}
+    versions = {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "numpy": numpy.__version__,
+        "pandas": pandas.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
+    content = {
+        "note": "measured by python -m mlagent_lib.tasks.pocket.suite --measure",
+        "versions": versions,
+        "tasks": {spec.name: records[spec.name] for spec in CARDS if spec.name in records},
+    }
     SCORES.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _blocks_of(task: Task, record: dict) -> dict[str, str]:
+    """Return the best known blocks of a record; those of the starter where it names none."""
+    blocks = dict(card(task.name).blocks)
+    by_key = {edit.key: edit.block for edit in edits(task.modality, task.kind)}
+    for axis, key in record.get("best_blocks", {}).items():
+        blocks[axis] = by_key.get(key, blocks[axis])
+    return blocks
+
+
+def confirm(folder: Path, names: list[str], execute: Execute = run_trusted) -> list[str]:
+    """Run starter and best known script once; where both still score as recorded, record the new files.
+
+    After a change of words (a description, a comment) the measured scores stay true, and need no new search.
+
+    Args:
+        folder: A built suite.
+        names: Tasks to confirm.
+
+    Returns:
+        The tasks whose scores changed: they must be measured again.
+    """
+    changed = []
+    for name in names:
+        task, record = load_task(folder / name), recorded_scores().get(name)
+        work = Measurement(task, execute)
+        same = record is not None
+        for entry, blocks in (("baseline", work.blocks), ("best", _blocks_of(task, record or {}))):
+            scores = work.run(blocks)[0]
+            same = (
+                same
+                and scores is not None
+                and all(abs(scores[part] - record[entry][part]) < 1e-5 for part in LABEL_SETS)
+            )
+        if same:
+            _store(recorded_scores() | {name: record | {"digest": task.digest}})
+        else:
+            changed.append(name)
+    return changed
 
 
 def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> None:
@@ -233,10 +302,7 @@ def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> N
     for name in names:
         task = load_task(folder / name)
         work = Measurement(task, execute)
-        blocks = dict(work.blocks)
-        by_key = {edit.key: edit.block for edit in edits(task.modality, task.kind)}
-        for axis, key in records.get(name, {}).get("best_blocks", {}).items():
-            blocks[axis] = by_key.get(key, blocks[axis])
+        blocks = _blocks_of(task, records.get(name, {}))
         path = folder / name / "task.yaml"
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         for entry, chosen in (("baseline", work.blocks), ("best", blocks)):
@@ -251,7 +317,12 @@ def main(arguments: list[str]) -> None:
     """Measure all or some tasks and record the scores, or restate those of a built suite."""
     parser = argparse.ArgumentParser(prog="python -m mlagent_lib.tasks.pocket.suite")
     parser.add_argument("--measure", nargs="*", metavar="TASK", help="tasks to measure; all without a name")
-    parser.add_argument("--restate", nargs="+", metavar="FOLDER TASK", help="a built suite and some of its tasks")
+    parser.add_argument(
+        "--restate", nargs="+", metavar="FOLDER TASK", help="a built suite and some of its tasks"
+    )
+    parser.add_argument(
+        "--confirm", action="store_true", help="only confirm recorded scores for changed files"
+    )
     found = parser.parse_args(arguments)
     if found.restate:
         restate(Path(found.restate[0]), found.restate[1:])
@@ -259,6 +330,9 @@ def main(arguments: list[str]) -> None:
     names = found.measure or [spec.name for spec in CARDS]
     with tempfile.TemporaryDirectory() as folder:
         build_suite(Path(folder), names)
+        if found.confirm:
+            print("to be measured again:", ", ".join(confirm(Path(folder), names)) or "none")
+            return
         for name in names:
             start = time.perf_counter()
             record = measure(load_task(Path(folder, name)))

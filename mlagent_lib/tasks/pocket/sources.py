@@ -39,8 +39,8 @@ def sample_of(inputs: pd.DataFrame, target, **extra: pd.DataFrame) -> Sample:
 def bundled_folders() -> list[Path]:
     """Return the folders whose files hold the real rows of the suite: a run must not read them.
 
-    The text of ``pydoc_data`` is a file of the standard library, the others belong to packages. Folders that this
-    machine lacks are left out. No package is imported for it.
+    The text of ``pydoc_data`` is a file of the standard library, the others belong to packages. Folders that
+    this machine lacks are left out. No package is imported for it.
     """
     found = [Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data"]
     for package, parts in (("sklearn", ("data", "images", "descr")), ("statsmodels", ("",))):
@@ -65,7 +65,7 @@ def digits(rng: np.random.Generator) -> Sample:
 
 
 def _photo_patches(side: int, half: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return all grey patches of one half (``left``, ``right``) of the two sample photos, and the photo's number."""
+    """Return the grey patches of one half (``left``, ``right``) of the two sample photos, and which photo."""
     from sklearn.datasets import load_sample_image
 
     found, labels = [], []
@@ -112,13 +112,22 @@ def ballots(rng: np.random.Generator) -> Sample:
     vote = data["vote"].astype(int)
     inputs = data[["popul", "TVnews", "selfLR", "ClinLR", "DoleLR", "age", "income"]].copy()
     inputs = inputs.mask(rng.random(inputs.shape) < 0.05)
-    levels = ("none", "grades", "high-school", "some-college", "college-degree", "bachelor", "master", "doctorate")
+    levels = (
+        "none",
+        "grades",
+        "high-school",
+        "some-college",
+        "college-degree",
+        "bachelor",
+        "master",
+        "doctorate",
+    )
     inputs["education"] = [levels[int(code)] for code in data["educ"]]
     return sample_of(inputs, vote)
 
 
 def visits(rng: np.random.Generator) -> Sample:
-    """Return persons of the RAND health insurance experiment (statsmodels ``randhie``); the answer is visits."""
+    """Return persons of the RAND health insurance experiment (statsmodels ``randhie``) and their visits."""
     from statsmodels.datasets import randhie
 
     data = randhie.load_pandas().data
@@ -143,14 +152,26 @@ def homes(rng: np.random.Generator, n: int = 2400) -> Sample:
     condition = np.clip(np.round(1.4 + (year - 1985) / 30 + rng.normal(0, 0.8, n)), 0, 3).astype(int)
     heating = rng.choice(["gas", "oil", "heat-pump", "stove"], n, p=[0.5, 0.2, 0.2, 0.1])
     log_price = (
-        2.6 + 0.75 * (np.log(area) - 4.6) + 0.12 * (np.log(lot) - 5.4) + worth + 0.14 * condition + 0.05 * garage
-        + 0.08 * (heating == "heat-pump") - 0.12 * (heating == "stove")
-        + 0.25 * ((year - 1985) / 40) ** 2 * (district < 3) + rng.normal(0, 0.09, n)
+        2.6
+        + 0.75 * (np.log(area) - 4.6)
+        + 0.12 * (np.log(lot) - 5.4)
+        + worth
+        + 0.14 * condition
+        + 0.05 * garage
+        + 0.08 * (heating == "heat-pump")
+        - 0.12 * (heating == "stove")
+        + 0.25 * ((year - 1985) / 40) ** 2 * (district < 3)
+        + rng.normal(0, 0.09, n)
     )
-    inputs = pd.DataFrame({"area": area.round(), "lot": lot.round(), "year": year.round(), "rooms": rooms,
-                           "garage": garage})
+    inputs = pd.DataFrame(
+        {"area": area.round(), "lot": lot.round(), "year": year.round(), "rooms": rooms, "garage": garage}
+    )
     inputs = inputs.mask(rng.random(inputs.shape) < 0.08)
-    inputs["district"], inputs["condition"], inputs["heating"] = districts[district], conditions[condition], heating
+    inputs["district"], inputs["condition"], inputs["heating"] = (
+        districts[district],
+        conditions[condition],
+        heating,
+    )
     return sample_of(inputs, np.exp(log_price).round(2))
 
 
@@ -163,29 +184,38 @@ def forests(rng: np.random.Generator, n: int = 2600) -> Sample:
     soil = rng.integers(0, 5, n)
     area = rng.integers(0, 3, n)
     north = np.cos(np.deg2rad(aspect))
-    score = np.column_stack([
-        1.6 * height + 0.5 * (soil == 0),
-        1.2 - 1.3 * height**2 + 0.6 * (soil == 1),
-        -1.3 * height + 0.9 * (area == 1) - 0.4 * north,
-        -1.6 * height + 1.1 * (soil == 4) + 0.8 * (water < 150) - 0.5,
-        0.9 * north * (slope > 14) + 1.3 * (area == 2) + 0.3 * (soil == 3) - 0.2 * height,
-        1.2 * height + 1.4 * (water > 420) + 0.7 * (soil == 2) - 0.9,
-    ])
+    score = np.column_stack(
+        [
+            1.6 * height + 0.5 * (soil == 0),
+            1.2 - 1.3 * height**2 + 0.6 * (soil == 1),
+            -1.3 * height + 0.9 * (area == 1) - 0.4 * north,
+            -1.6 * height + 1.1 * (soil == 4) + 0.8 * (water < 150) - 0.5,
+            0.9 * north * (slope > 14) + 1.3 * (area == 2) + 0.3 * (soil == 3) - 0.2 * height,
+            1.2 * height + 1.4 * (water > 420) + 0.7 * (soil == 2) - 0.9,
+        ]
+    )
     cover = np.argmax(3.2 * score + rng.gumbel(0, 0.75, score.shape), axis=1)
-    inputs = pd.DataFrame({
-        "elevation": (2700 + 280 * height).round(), "aspect": aspect.round(), "slope": slope.round(1),
-        "water": water.round(), "road": road.round(), "fire": fire.round(),
-        "shade_noon": (220 + 20 * north - slope + rng.normal(0, 6, n)).round(),
-        "soil": soils[soil], "area": np.array(["north-range", "valley", "south-range"])[area],
-    })
+    inputs = pd.DataFrame(
+        {
+            "elevation": (2700 + 280 * height).round(),
+            "aspect": aspect.round(),
+            "slope": slope.round(1),
+            "water": water.round(),
+            "road": road.round(),
+            "fire": fire.round(),
+            "shade_noon": (220 + 20 * north - slope + rng.normal(0, 6, n)).round(),
+            "soil": soils[soil],
+            "area": np.array(["north-range", "valley", "south-range"])[area],
+        }
+    )
     return sample_of(inputs, cover)
 
 
 def citations(rng: np.random.Generator, n: int = 2400, fields: int = 8, words: int = 32) -> Sample:
-    """Return a generated graph of papers that cite papers mostly of their own field; the answer is the field."""
+    """Return a generated graph of papers that mostly cite their own field; the answer is the field."""
     label = rng.integers(0, fields, n)
     centre = rng.normal(0, 1, (fields, words))
-    centre[:, words // 2:] = 0  # half of the features say nothing
+    centre[:, words // 2 :] = 0  # half of the features say nothing
     features = 0.45 * centre[label] + rng.normal(0, 1, (n, words))
     near = [np.flatnonzero(label == k) for k in range(fields)]
     pairs = []

@@ -1,6 +1,7 @@
 """Builds the folders of the pocket suite: deterministically, at once or not at all, by one process at a time.
 
-``python -m mlagent_lib.tasks.pocket.suite --measure`` measures the scores that the cards state (see `measure`).
+``python -m mlagent_lib.tasks.pocket.suite --measure`` measures the scores that the cards state (see
+`measure`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mlagent_lib.tasks.pocket.sources import Sample
 from mlagent_lib.tasks.task import checksums, digest_of
 
 SUITE_SEED = 2505_23723
-LIMITS = Limits(seconds=10.0)
+LIMITS = Limits(seconds=20.0)
 HERE = Path(__file__).parent
 SCORES = HERE / "scores.json"
 READ_ONLY = ("data/*", "data_description.txt")
@@ -67,24 +68,36 @@ def draw_sample(spec: Card) -> Sample:
     fresh = ~normalised_rows(inputs).duplicated()
     inputs, targets = inputs[fresh].reset_index(drop=True), targets[fresh].reset_index(drop=True)
     if len(inputs) < sum(spec.rows):
-        raise TaskError(f"{spec.name}: {spec.source} gives {len(inputs)} different rows, {sum(spec.rows)} are needed",
-                        cure="ask for fewer rows in cards.py")
+        raise TaskError(
+            f"{spec.name}: {spec.source} gives {len(inputs)} different rows, {sum(spec.rows)} are needed",
+            cure="ask for fewer rows in cards.py",
+        )
     return Sample(inputs[: sum(spec.rows)], targets[: sum(spec.rows)], sample.extra)
 
 
 def _description(spec: Card, sample: Sample) -> str:
     """Return the text that the agent reads about the data."""
     inputs = list(sample.inputs)
-    shown = ", ".join(inputs) if len(inputs) <= 12 else f"{inputs[0]} ... {inputs[-1]} ({len(inputs)} columns)"
+    shown = (
+        ", ".join(inputs) if len(inputs) <= 12 else f"{inputs[0]} ... {inputs[-1]} ({len(inputs)} columns)"
+    )
     targets = list(sample.targets)
-    asked = ", ".join(targets) if len(targets) <= 4 else f"{targets[0]} ... {targets[-1]} ({len(targets)} columns)"
+    asked = (
+        ", ".join(targets)
+        if len(targets) <= 4
+        else f"{targets[0]} ... {targets[-1]} ({len(targets)} columns)"
+    )
     lines = [
-        spec.description, "", f"data/train.csv: {spec.rows[0]} rows, inputs {shown}; answers {asked}.",
+        spec.description,
+        "",
+        f"data/train.csv: {spec.rows[0]} rows, inputs {shown}; answers {asked}.",
         f"data/test.csv: {sum(spec.rows[1:])} rows, id and the same inputs.",
     ]
     if "nodes" in sample.extra:
-        lines += ["data/nodes.csv: one line of features for each node, node 0 first.",
-                  "data/edges.csv: source, cites (two node numbers)."]
+        lines += [
+            "data/nodes.csv: one line of features for each node, node 0 first.",
+            "data/edges.csv: source, cites (two node numbers).",
+        ]
     lines += ["Facts: " + "; ".join(spec.facts) + ".", "Origin: " + spec.provenance + "."]
     return "\n".join(lines) + "\n"
 
@@ -94,8 +107,8 @@ def _request(spec: Card) -> str:
     better = "raise" if get_metric(spec.metric).greater_is_better else "lower"
     return (
         f"{spec.description}\n\n"
-        f"You are given a training script train.py and data_description.txt. Understand the script, then improve "
-        f"it: {better} the {spec.metric} on the test rows to {spec.goal}.\n"
+        f"You are given a training script train.py and data_description.txt. Understand the script, then "
+        f"improve it: {better} the {spec.metric} on the test rows to {spec.goal}.\n"
         f"(1) Do not change the random seed.\n"
         f"(2) Save the answers for all rows of data/test.csv to submission.csv, in the format of train.py.\n"
         f"(3) One run may take {LIMITS.seconds:g} seconds on one core.\n"
@@ -171,14 +184,23 @@ def write_task(spec: Card, folder: Path, recorded: dict | None = None) -> None:
     exact = bool(recorded) and recorded["digest"] == digest
     columns = answer_columns(spec.kind, spec.metric, len(classes), tuple(sample.targets))
     content = {
-        "name": spec.name, "modality": spec.modality, "kind": spec.kind, "metric": spec.metric,
+        "name": spec.name,
+        "modality": spec.modality,
+        "kind": spec.kind,
+        "metric": spec.metric,
         "direction": "maximize" if get_metric(spec.metric).greater_is_better else "minimize",
-        "split": spec.split, "paper_task": spec.paper_task, "description": spec.description,
-        "facts": list(spec.facts), "rows": spec.rows[0], "columns": sample.inputs.shape[1],
-        "provenance": spec.provenance, "real": spec.real,
+        "split": spec.split,
+        "paper_task": spec.paper_task,
+        "description": spec.description,
+        "facts": list(spec.facts),
+        "rows": spec.rows[0],
+        "columns": sample.inputs.shape[1],
+        "provenance": spec.provenance,
+        "real": spec.real,
         "answer": {"columns": list(columns), "classes": classes},
         **_stated_scores(spec, recorded if exact else None),
-        "limits": LIMITS.to_json(), "checksums": sums,
+        "limits": LIMITS.to_json(),
+        "checksums": sums,
     }
     (folder / "task.yaml").write_text(yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")
 
@@ -214,7 +236,8 @@ def fingerprint() -> str:
 
 
 def build_suite(folder: Path, names: list[str] | None = None) -> list[str]:
-    """Write the tasks into a folder and return the names of those whose scores are not recorded for these files.
+    """Write the tasks into a folder and return the names of those whose scores are not recorded for these
+    files.
 
     Args:
         folder: An empty or missing folder.
@@ -239,6 +262,7 @@ def ensure_suite(home: Path) -> Path:
     Args:
         home: Folder for caches.
     """
+    home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     target = home / f"pocket-{fingerprint()}"
     if target.is_dir():
@@ -264,12 +288,14 @@ def _measure_again(folder: Path, names: list[str]) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise TaskError(f"the scores of {', '.join(names)} could not be measured: {done.stderr.strip()[-500:]}",
-                        cure="install the pinned versions of the packages")
+        raise TaskError(
+            f"the scores of {', '.join(names)} could not be measured: {done.stderr.strip()[-500:]}",
+            cure="install the pinned versions of the packages",
+        )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
+    if any(argument.startswith("--") for argument in sys.argv[1:]):
         from mlagent_lib.tasks.pocket.measure import main
 
         main(sys.argv[1:])

@@ -14,45 +14,88 @@ import pandas as pd
 
 from mlagent_lib.tasks.pocket.sources import Sample, bundled_folders, sample_of
 
-# Plain word, learned word.
-_SYNONYMS = [pair.split("/") for pair in (
-    "good/beneficial big/considerable bad/detrimental help/facilitate show/demonstrate use/utilise many/numerous "
-    "people/individuals kids/adolescents teacher/educator get/obtain need/require start/commence hard/demanding "
-    "easy/effortless main/essential problem/obstacle idea/notion buy/purchase fast/rapid thing/aspect "
-    "change/transform money/funds job/occupation"
-).split()]
-_ADJECTIVES = (0, 1, 2, 13, 14, 15, 19)
-_VERBS = (3, 4, 5, 10, 11, 12, 18, 21)
-_NOUNS = (7, 8, 9, 16, 17, 20, 22, 23)
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+# Plain word / learned word. Learned words share their endings, as in English.
+_ADJECTIVES, _VERBS, _NOUNS = (
+    tuple(pair.split("/") for pair in text.split())
+    for text in (
+        "good/beneficial big/substantial bad/detrimental hard/challenging easy/effortless main/essential "
+        "fast/expeditious old/traditional new/innovative nice/delightful small/negligible strong/influential "
+        "weak/insufficient rich/prosperous sad/unfortunate loud/boisterous clean/immaculate dirty/insanitary "
+        "cheap/inexpensive odd/unconventional wide/extensive right/appropriate wrong/inappropriate "
+        "safe/protective",
+        "help/facilitate show/demonstrate use/utilise get/acquire need/necessitate start/initiate "
+        "buy/purchase "
+        "change/transform make/generate keep/preserve like/appreciate stop/discontinue give/contribute "
+        "break/deteriorate see/contemplate find/determine tell/communicate think/speculate fix/rectify "
+        "lose/relinquish",
+        "people/individuals kids/adolescents teacher/educator problem/complication idea/imagination "
+        "thing/characteristic money/remuneration job/occupation house/accommodation talk/conversation "
+        "fight/confrontation plan/intention look/observation rule/regulation test/examination "
+        "trip/expedition "
+        "fun/satisfaction food/nourishment work/employment group/organisation",
+    )
+)
 _LINKS = ("however", "moreover", "for example", "as a result", "in contrast", "therefore", "finally")
 _LOOSE = ("and", "then", "and then", "so", "but")
 _TOPICS = {
-    "school": "homework lessons uniform canteen library exam classroom".split(),
-    "city": "traffic market bridge tram museum square river".split(),
+    "school": _words(
+        "homework lessons uniform canteen library exam classroom science history music break trip "
+        "club locker essay timetable holiday maths sports computer"
+    ),
+    "city": _words(
+        "traffic market bridge tram museum square river station cinema airport bakery park tower "
+        "harbour hospital stadium suburb bicycle pavement theatre"
+    ),
 }
 
 
+# Writers misspell by sound: the same letters go wrong in many words.
+_SOUNDS = (
+    ("ck", "k"),
+    ("c", "k"),
+    ("tion", "shun"),
+    ("ee", "ea"),
+    ("ea", "ee"),
+    ("i", "y"),
+    ("ph", "f"),
+    ("s", "z"),
+    ("th", "d"),
+    ("ou", "u"),
+    ("er", "ur"),
+    ("o", "oa"),
+    ("l", "ll"),
+    ("m", "mm"),
+    ("a", "e"),
+)
+
+
 def _misspell(rng: np.random.Generator, word: str) -> str:
-    """Return the word with two letters swapped, one doubled, one dropped, or one vowel changed."""
-    at, how = int(rng.integers(1, max(2, len(word) - 1))), rng.integers(4)
-    if how == 0 and at + 1 < len(word):
-        return word[:at] + word[at + 1] + word[at] + word[at + 2:]
-    if how == 1:
-        return word[:at] + word[at] + word[at:]
-    if how == 2:
-        return word[:at] + word[at + 1:]
-    return re.sub("[aeiou]", lambda _: "aeiou"[rng.integers(5)], word, count=1)
+    """Return the word with one sound in it written wrongly."""
+    rules = [rule for rule in _SOUNDS if rule[0] in word[1:]]
+    if not rules:
+        return word + "e"
+    wrong, written = rules[rng.integers(len(rules))]
+    return word[0] + word[1:].replace(wrong, written, 1)
 
 
-def _pick(rng: np.random.Generator, group: tuple[int, ...], learned: float) -> str:
-    return _SYNONYMS[rng.choice(group)][int(rng.random() < learned)]
+def _pick(rng: np.random.Generator, group: tuple[list[str], ...], learned: float) -> str:
+    return group[rng.integers(len(group))][int(rng.random() < learned)]
 
 
 def _sentence(rng: np.random.Generator, chance: np.ndarray, topic: list[str]) -> str:
     """Return one sentence; ``chance`` holds the four skills (words, spelling, grammar, cohesion) in 0..1."""
     learned, spelling, grammar, cohesion = chance
-    subject, plural = (("they", True), ("the " + _pick(rng, _NOUNS, learned), False), ("we", True),
-                       ("my friend", False))[rng.integers(4)]
+    subject, plural = (
+        ("they", True),
+        ("the " + _pick(rng, _NOUNS, learned), False),
+        ("we", True),
+        ("my friend", False),
+    )[rng.integers(4)]
     agrees = rng.random() < 0.35 + 0.65 * grammar
     verb = _pick(rng, _VERBS, learned) + ("" if plural == agrees else "s")
     article = "the " if rng.random() < 0.3 + 0.7 * grammar else ""
@@ -60,17 +103,23 @@ def _sentence(rng: np.random.Generator, chance: np.ndarray, topic: list[str]) ->
     if rng.random() < 0.5:
         words += f" because of {_pick(rng, _ADJECTIVES, learned)} {_pick(rng, _NOUNS, learned)}"
     if rng.random() < 0.25:
-        words += " and it should " + ("have" if rng.random() < grammar else "of") + " been " + \
-            _pick(rng, _ADJECTIVES, learned)
-    words = " ".join(_misspell(rng, word) if len(word) > 3 and rng.random() < 0.3 * (1 - spelling) else word
-                     for word in words.split())
+        words += (
+            " and it should "
+            + ("have" if rng.random() < grammar else "of")
+            + " been "
+            + _pick(rng, _ADJECTIVES, learned)
+        )
+    words = " ".join(
+        _misspell(rng, word) if len(word) > 3 and rng.random() < 0.5 * (1 - spelling) else word
+        for word in words.split()
+    )
     if rng.random() < 0.75:
         words = str(rng.choice(_LINKS if rng.random() < cohesion else _LOOSE)) + " " + words
     return words[0].upper() + words[1:]
 
 
 def _essay(rng: np.random.Generator, skill: np.ndarray, topic: list[str], sentences: int) -> str:
-    chance = 1 / (1 + np.exp(-1.8 * skill))
+    chance = 1 / (1 + np.exp(-2 * skill))
     text = ". ".join(_sentence(rng, chance, topic) for _ in range(sentences))
     return text + "."
 
@@ -80,20 +129,20 @@ def _skills(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.sqrt(0.5) * (rng.normal(size=(n, 1)) + rng.normal(size=(n, 4)))
 
 
-def essays(rng: np.random.Generator, n: int = 1900) -> Sample:
+def essays(rng: np.random.Generator, n: int = 1600) -> Sample:
     """Return generated essays of learners, each with four marks from 1 to 5."""
     skill = _skills(rng, n)
-    texts = [_essay(rng, row, _TOPICS["school"], int(rng.integers(6, 9))) for row in skill]
+    texts = [_essay(rng, row, _TOPICS["school"], int(rng.integers(8, 12))) for row in skill]
     marks = np.clip(3 + 0.8 * skill + rng.normal(0, 0.2, skill.shape), 1, 5)
     names = ["vocabulary", "spelling", "grammar", "cohesion"]
     return Sample(pd.DataFrame({"text": texts}), pd.DataFrame(marks.round(1), columns=names))
 
 
-def grades(rng: np.random.Generator, n: int = 1900) -> Sample:
+def grades(rng: np.random.Generator, n: int = 1600) -> Sample:
     """Return generated essays with one grade from 1 to 6; better writers also write more."""
     skill = _skills(rng, n)
     quality = skill @ np.array([0.35, 0.3, 0.25, 0.25])
-    counts = np.clip(np.round(6 + 1.2 * quality + rng.normal(0, 1, n)), 3, 10).astype(int)
+    counts = np.clip(np.round(7 + 1.2 * quality + rng.normal(0, 1, n)), 3, 11).astype(int)
     texts = [_essay(rng, row, _TOPICS["city"], k) for row, k in zip(skill, counts, strict=True)]
     grade = np.clip(np.round(3.5 + 1.35 * quality + rng.normal(0, 0.25, n)), 1, 6).astype(int)
     return sample_of(pd.DataFrame({"text": texts}), grade)
@@ -113,27 +162,69 @@ def _disguise(rng: np.random.Generator, word: str, rate: float) -> str:
 
 
 _GAME = {
-    "bad": "clown fool dunce muppet nitwit donkey numpty coward twit buffoon".split(),
-    "rude": ["you are a {bad}", "what a {bad} you are", "shut up {bad}", "you {bad}", "you sound like a {bad}",
-             "only a {bad} would write this", "go home you {bad}", "nobody likes you {bad}"],
-    "mild": ["the {bad} in the story was funny", "do not call people a {bad}", "he played the {bad} on stage",
-             "i felt like a {bad} myself", "my costume is a {bad}", "they said {bad} is just a word"],
-    "plain": ["you are right", "i like this {thing}", "the {thing} was too long", "you should see the {thing}",
-              "what a {thing}", "go to the {thing} with us", "nobody told me about the {thing}",
-              "shut the door after the {thing}", "you and i agree on the {thing}", "only the {thing} helps"],
-    "thing": "game song recipe match film concert bike garden train story".split(),
+    "bad": _words("clown fool dunce muppet nitwit donkey numpty coward twit buffoon"),
+    "rude": [
+        "you are a {bad}",
+        "what a {bad} you are",
+        "shut up {bad}",
+        "you {bad}",
+        "you sound like a {bad}",
+        "only a {bad} would write this",
+        "go home you {bad}",
+        "nobody likes you {bad}",
+    ],
+    "mild": [
+        "the {bad} in the story was funny",
+        "do not call people a {bad}",
+        "he played the {bad} on stage",
+        "i felt like a {bad} myself",
+        "my costume is a {bad}",
+        "they said {bad} is just a word",
+    ],
+    "plain": [
+        "you are right",
+        "i like this {thing}",
+        "the {thing} was too long",
+        "you should see the {thing}",
+        "what a {thing}",
+        "go to the {thing} with us",
+        "nobody told me about the {thing}",
+        "shut the door after the {thing}",
+        "you and i agree on the {thing}",
+        "only the {thing} helps",
+    ],
+    "thing": _words("game song recipe match film concert bike garden train story"),
 }
 _TALK = {
-    "bad": "garbage rubbish pathetic disgusting stupid worthless moronic filthy hateful ridiculous".split(),
-    "rude": ["your edit is {bad}", "you {bad} liar", "leave this page you {bad} troll", "your {bad} face",
-             "everyone here thinks you are {bad}", "stop posting your {bad} opinions", "i hate your {bad} rules"],
-    "mild": ["the word {bad} needs a source", "the critic called the novel {bad}", "the section on {bad} water is new",
-             "sorry my first draft was {bad}", "the quote says {bad} and i kept it"],
-    "plain": ["your edit is fine", "please add a source for the {thing}", "the {thing} needs a better title",
-              "i moved the {thing} to the talk page", "thanks for the {thing}", "leave the {thing} as it is",
-              "everyone here thinks the {thing} is useful", "stop the merge of the {thing} please",
-              "i wrote your {thing} into the archive"],
-    "thing": "article section template image table citation category summary link map".split(),
+    "bad": _words("garbage rubbish pathetic disgusting stupid worthless moronic filthy hateful ridiculous"),
+    "rude": [
+        "your edit is {bad}",
+        "you {bad} liar",
+        "leave this page you {bad} troll",
+        "your {bad} face",
+        "everyone here thinks you are {bad}",
+        "stop posting your {bad} opinions",
+        "i hate your {bad} rules",
+    ],
+    "mild": [
+        "the word {bad} needs a source",
+        "the critic called the novel {bad}",
+        "the section on {bad} water is new",
+        "sorry my first draft was {bad}",
+        "the quote says {bad} and i kept it",
+    ],
+    "plain": [
+        "your edit is fine",
+        "please add a source for the {thing}",
+        "the {thing} needs a better title",
+        "i moved the {thing} to the talk page",
+        "thanks for the {thing}",
+        "leave the {thing} as it is",
+        "everyone here thinks the {thing} is useful",
+        "stop the merge of the {thing} please",
+        "i wrote your {thing} into the archive",
+    ],
+    "thing": _words("article section template image table citation category summary link map"),
 }
 
 
@@ -142,10 +233,16 @@ def _remarks(rng: np.random.Generator, n: int, lists: dict, rate: float, disguis
     label = (rng.random(n) < rate).astype(int)
     texts = []
     for rude in label:
-        kinds = list(rng.choice(["mild", "plain"], int(rng.integers(1, 4)), p=[0.35, 0.65])) + ["rude"] * int(rude)
+        kinds = list(rng.choice(["mild", "plain"], int(rng.integers(1, 4)), p=[0.35, 0.65])) + ["rude"] * int(
+            rude
+        )
         rng.shuffle(kinds)
-        phrases = [str(rng.choice(lists[kind])).format(bad=_disguise(rng, str(rng.choice(lists["bad"])), disguised),
-                                                       thing=rng.choice(lists["thing"])) for kind in kinds]
+        phrases = [
+            str(rng.choice(lists[kind])).format(
+                bad=_disguise(rng, str(rng.choice(lists["bad"])), disguised), thing=rng.choice(lists["thing"])
+            )
+            for kind in kinds
+        ]
         texts.append(str(rng.choice([", ", " ", "! ", ". "])).join(phrases))
     flipped = rng.random(n) < 0.02
     return sample_of(pd.DataFrame({"text": texts}), np.where(flipped, 1 - label, label))
@@ -162,17 +259,31 @@ def talk_pages(rng: np.random.Generator, n: int = 2300) -> Sample:
 
 
 _DOMAINS = {
-    "power": "motor battery coil turbine charger rotor grid voltage".split(),
-    "fluid": "pump valve pipe nozzle filter tank pressure flow".split(),
-    "optics": "lens mirror laser prism fibre camera beam sensor".split(),
-    "cloth": "fabric thread weave seam yarn needle felt lining".split(),
+    "power": ["motor", "battery", "coil", "turbine", "charger", "rotor", "grid", "voltage"],
+    "fluid": ["pump", "valve", "pipe", "nozzle", "filter", "tank", "pressure", "flow"],
+    "optics": ["lens", "mirror", "laser", "prism", "fibre", "camera", "beam", "sensor"],
+    "cloth": ["fabric", "thread", "weave", "seam", "yarn", "needle", "felt", "lining"],
 }
-_CLOSE = {"motor": "engine", "battery": "cell", "pump": "compressor", "valve": "gate", "pipe": "duct",
-          "lens": "objective", "mirror": "reflector", "laser": "emitter", "fabric": "textile", "thread": "strand",
-          "coil": "winding", "filter": "strainer", "camera": "imager", "seam": "joint", "tank": "vessel",
-          "needle": "pin"}
-_BROAD = "device apparatus system unit element assembly".split()
-_OPPOSITE = "without non free lacking".split()
+_CLOSE = {
+    "motor": "engine",
+    "battery": "cell",
+    "pump": "compressor",
+    "valve": "gate",
+    "pipe": "duct",
+    "lens": "objective",
+    "mirror": "reflector",
+    "laser": "emitter",
+    "fabric": "textile",
+    "thread": "strand",
+    "coil": "winding",
+    "filter": "strainer",
+    "camera": "imager",
+    "seam": "joint",
+    "tank": "vessel",
+    "needle": "pin",
+}
+_BROAD = ["device", "apparatus", "system", "unit", "element", "assembly"]
+_OPPOSITE = ["without", "non", "free", "lacking"]
 
 
 def phrases(rng: np.random.Generator, n: int = 2000) -> Sample:
@@ -188,9 +299,13 @@ def phrases(rng: np.random.Generator, n: int = 2000) -> Sample:
         else:
             words, score = [str(rng.choice([k for k in kinds if k != adjective]))], score - 6
         how = rng.choice(["same", "close", "domain", "broad", "other"], p=[0.2, 0.2, 0.2, 0.2, 0.2])
-        word = {"same": noun, "close": _CLOSE.get(noun, noun), "domain": str(rng.choice(_DOMAINS[domain])),
-                "broad": str(rng.choice(_BROAD)),
-                "other": str(rng.choice(_DOMAINS[str(rng.choice([k for k in names if k != domain]))]))}[str(how)]
+        word = {
+            "same": noun,
+            "close": _CLOSE.get(noun, noun),
+            "domain": str(rng.choice(_DOMAINS[domain])),
+            "broad": str(rng.choice(_BROAD)),
+            "other": str(rng.choice(_DOMAINS[str(rng.choice([k for k in names if k != domain]))])),
+        }[str(how)]
         score += {"same": 45, "close": 36, "domain": 8, "broad": 4, "other": -26}[str(how)]
         if rng.random() < 0.2:
             words, score = [str(rng.choice(_OPPOSITE)), *words], score - 30
@@ -211,8 +326,10 @@ def _pages() -> list[list[str]]:
         if folder.name == "descr":
             works[1] = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.rst"))]
         elif folder.parent.name == "statsmodels":
-            works[2] = [re.sub(r"^(from|import) .*$", "", path.read_text(encoding="utf-8"), flags=re.M)
-                        for path in sorted(Path(folder).glob("*/data.py"))]
+            works[2] = [
+                re.sub(r"^(from|import) .*$", "", path.read_text(encoding="utf-8"), flags=re.M)
+                for path in sorted(Path(folder).glob("*/data.py"))
+            ]
     found = []
     for pages in works:
         words = re.findall(r"[A-Za-z][a-z'-]+|[.,;:()]", "\n".join(pages))
@@ -221,7 +338,7 @@ def _pages() -> list[list[str]]:
 
 
 def manuals(rng: np.random.Generator, size: int = 14) -> Sample:
-    """Return snippets of the Python reference (0), scikit-learn's (1) and statsmodels' data descriptions (2)."""
+    """Return snippets of Python's reference (0), scikit-learn's (1) and statsmodels' (2) data pages."""
     works = _pages()
     count = min(700, min(len(words) // size for words in works))
     texts, labels = [], []

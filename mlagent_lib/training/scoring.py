@@ -1,0 +1,204 @@
+"""Single steps of a policy as a reward function for TRL, and as a measurement: executed, scored, counted.
+
+What it does not do: no loss and no update (`grpo`), no formula of a reward (`mlagent_lib.reward`).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.rollout import reward_of
+from mlagent_lib.core.errors import RunError, Unscored
+from mlagent_lib.environment.outcome import Outcome
+from mlagent_lib.environment.step import StepResult, Toolbox, run_steps
+from mlagent_lib.environment.workspace import State
+from mlagent_lib.training.backends import Backend, generate_texts
+
+
+class StepReward:
+    """The reward function that TRL calls: executes each sampled action ONCE from its restored state.
+
+    A step that we failed to score gets the mean reward of its group: its advantage is then zero, so our
+    failure never moves the policy, and it is counted.
+
+    Args:
+        pool: States by id.
+        tools: Runner, coder and cache.
+        form: Reward form.
+        group_size: G, the actions a state.
+    """
+
+    __name__ = "step_reward"
+
+    def __init__(self, pool: dict[str, State], tools: Toolbox, *, form: str, group_size: int):
+        self.pool, self.tools, self.form, self.group_size = pool, tools, form, group_size
+        self.seconds = 0.0
+        self.last: dict = {}
+
+    def __call__(self, prompts, completions, state_id, **kwargs) -> list[float]:
+        """Return one reward for each completion, in order.
+
+        Raises:
+            RunError: A group mixes states.
+            Unscored: Not one action could be scored: something of ours is broken, and training on would be
+                idle.
+        """
+        began = time.perf_counter()
+        for start in range(0, len(state_id), self.group_size):
+            if len(set(state_id[start : start + self.group_size])) != 1:
+                raise RunError("a group mixes states", cure="make the batch a multiple of the group size")
+        texts = [completion[0]["content"] for completion in completions]
+        results = run_steps(
+            [(self.pool[key], text) for key, text in zip(state_id, texts, strict=True)], self.tools
+        )
+        rewards = [reward_of(result, self.tools.task(result.state.task), self.form) for result in results]
+        if all(reward is None for reward in rewards):
+            raise Unscored(
+                f"none of the {len(rewards)} actions of a step could be scored: {results[0].failure}",
+                cure="repair what failed, then run again: training goes on from its last checkpoint",
+            )
+        filled, flat = fill_groups(rewards, self.group_size)
+        advantages = group_advantages(filled, self.group_size)
+        self.seconds = time.perf_counter() - began
+        self.last = step_statistics(results, rewards) | {
+            "flat_groups": flat,
+            "groups": len(rewards) // self.group_size,
+            "advantage_std": round(math.sqrt(statistics.fmean(value**2 for value in advantages)), 6),
+            "seconds_execution": round(self.seconds, 4),
+        }
+        return filled
+
+
+def fill_groups(rewards: Sequence[float | None], group_size: int) -> tuple[list[float], int]:
+    """Return rewards with the unscored ones set to the mean of their group, and how many groups are flat.
+
+    Args:
+        rewards: One for each action; None where we failed. Length is a multiple of ``group_size``.
+        group_size: Actions a state.
+
+    Example:
+        >>> fill_groups([1.0, 0.0, None, 0.5, 0.5, 0.5], 3)
+        ([1.0, 0.0, 0.5, 0.5, 0.5, 0.5], 1)
+    """
+    filled, flat = [], 0
+    for start in range(0, len(rewards), group_size):
+        group = rewards[start : start + group_size]
+        scored = [reward for reward in group if reward is not None]
+        mean = sum(scored) / len(scored) if scored else 0.0
+        flat += len(set(scored)) <= 1
+        filled += [mean if reward is None else reward for reward in group]
+    return filled, flat
+
+
+def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
+    """Return each reward less its group's mean, over its group's standard deviation, as TRL does.
+
+    Args:
+        rewards: One for each action; length is a multiple of ``group_size``.
+        group_size: Actions a state, at least 2.
+
+    Example:
+        >>> [round(value, 2) for value in group_advantages([1.0, 1.0, 0.0, 0.0, 5.0, 5.0, 5.0, 5.0], 4)]
+        [0.87, 0.87, -0.87, -0.87, 0.0, 0.0, 0.0, 0.0]
+    """
+    found = []
+    for start in range(0, len(rewards), group_size):
+        group = rewards[start : start + group_size]
+        mean, spread = statistics.fmean(group), statistics.stdev(group)
+        found += [(reward - mean) / (spread + 1e-4) for reward in group]  # 1e-4: TRL's guard
+    return found
+
+
+def step_statistics(results: Sequence[StepResult], rewards: Sequence[float | None]) -> dict:
+    """Return the named statistics of a batch of steps: shares are of the scored steps, 0 to 1."""
+    scored = [result for result in results if result.outcome is not Outcome.UNSCORED]
+    found = {
+        f"share_{case.value}": sum(result.outcome is case for result in scored) / max(len(scored), 1)
+        for case in Outcome
+        if case is not Outcome.UNSCORED
+    }
+    known = [reward for reward in rewards if reward is not None]
+    executed = [result for result in scored if result.executed]
+    return found | {
+        "reward": sum(known) / max(len(known), 1),
+        "validity": 1.0 - found["share_invalid"],
+        "steps": len(results),
+        "unscored": len(results) - len(scored),
+        "executions": len(executed),
+        "cache_hits": sum(result.cache_hit for result in executed),
+    }
+
+
+@dataclass(frozen=True)
+class StepEvaluation:
+    """What a policy does in one step from given states, without learning from it."""
+
+    statistics: dict
+    rows: list[dict]
+
+
+def evaluate_steps(
+    generate: Callable[[list[list[dict]], int], list[str]],
+    states: Sequence[State],
+    tools: Toolbox,
+    *,
+    style: str,
+    max_steps: int,
+    form: str,
+    seed: int,
+    samples: int = 1,
+) -> StepEvaluation:
+    """Return statistics of single steps from states, ``samples`` replies each.
+
+    Args:
+        generate: Takes conversations and a seed, returns replies.
+        states: Where to start from.
+        tools: Runner, coder and cache.
+        style: Prompt style.
+        max_steps: Length of a trajectory, as the prompt tells it.
+        form: Reward form.
+        seed: Of the sampling.
+        samples: Replies a state.
+    """
+    repeated = [state for state in states for _ in range(samples)]
+    prompts = [render(state, tools.task(state.task), style=style, max_steps=max_steps) for state in repeated]
+    replies = generate(prompts, seed)
+    results = run_steps(list(zip(repeated, replies, strict=True)), tools)
+    rewards = [
+        reward_of(result, tools.task(state.task), form)
+        for state, result in zip(repeated, results, strict=True)
+    ]
+    rows = [
+        {
+            "task": state.task,
+            "state_id": state.id,
+            "outcome": result.outcome.value,
+            "reward": reward,
+            "reply": reply,
+        }
+        for state, result, reward, reply in zip(repeated, results, rewards, replies, strict=True)
+    ]
+    return StepEvaluation(step_statistics(results, rewards), rows)
+
+
+def sampler(
+    backend: Backend, *, temperature: float, max_new_tokens: int
+) -> Callable[[list[list[dict]], int], list[str]]:
+    """Return the function that samples replies from a loaded model (for `LocalPolicy`, `evaluate_steps`)."""
+
+    def generate(conversations: list[list[dict]], seed: int) -> list[str]:
+        return generate_texts(
+            backend.model,
+            backend.tokenizer,
+            conversations,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+
+    return generate

@@ -1,0 +1,672 @@
+"""Scripts run isolated: what honest ones can do, what hostile ones cannot, and that nothing is left."""
+
+# ruff: noqa: E501 - scripts in strings
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mlagent_lib.core.errors import IsolationError, Unscored
+from mlagent_lib.core.limits import Limits
+from mlagent_lib.environment.isolation import landlock
+from mlagent_lib.environment.isolation import probe as probing
+from mlagent_lib.environment.runner import Runner, RunRequest, probe
+
+pytestmark = pytest.mark.skipif(probing._chosen() is None, reason="no isolation tier works on this machine")
+
+MB = 1 << 20
+SMALL = Limits(
+    seconds=20.0,
+    memory_bytes=400 * MB,
+    output_bytes=4000,
+    file_bytes=2 * MB,
+    disk_bytes=6 * MB,
+    files=60,
+    processes=16,
+)
+
+
+def request(script, *, data=None, limits=SMALL, collect=(), **files):
+    files = {name.replace("__", "."): content.encode() for name, content in files.items()}
+    return RunRequest(
+        {"train.py": textwrap.dedent(script).encode(), **files}, data, "train.py", limits, collect
+    )
+
+
+def limited(**changes):
+    return Limits(**{**SMALL.to_json(), **changes})
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with Runner(workers=2) as pool:
+        pool.warm()
+        yield pool
+
+
+def ours(mark):
+    """Command lines of living processes that carry ``mark``."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            line = Path(f"/proc/{name}/cmdline").read_bytes()
+            state = Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if mark.encode() in line and state != "Z":
+            found.append((int(name), line))
+    return found
+
+
+def settles(condition, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def gone(mark):
+    return settles(lambda: not ours(mark))
+
+
+# ---- ordinary runs -------------------------------------------------------------------------------
+
+
+def test_a_script_reads_its_data_and_hands_in_a_submission(runner, tmp_path):
+    (tmp_path / "train.csv").write_text("x,y\n1,0\n2,0\n3,1\n4,1\n")
+    result = runner.run(
+        request(
+            """
+            import pandas as pd
+            from sklearn.linear_model import LogisticRegression
+            from helper import name
+            frame = pd.read_csv("data/train.csv")
+            model = LogisticRegression().fit(frame[["x"]], frame["y"])
+            pd.DataFrame({"id": frame.index, name: model.predict(frame[["x"]])}).to_csv("submission.csv", index=False)
+            print("validation accuracy:", model.score(frame[["x"]], frame["y"]))
+            """,
+            data=tmp_path,
+            collect=("submission.csv", "other.csv"),
+            helper__py="name = 'prediction'",
+        )
+    )
+    assert (result.status, result.exit_code, result.error_type) == ("ok", 0, None)
+    assert result.output == "validation accuracy: 1.0\n"
+    assert result.collected == {"submission.csv": b"id,prediction\n0,0\n1,0\n2,1\n3,1\n"}
+    assert result.collect_errors == {"other.csv": "missing"}
+    assert result.tier == runner.tier == probe().chosen
+    assert 0 < result.seconds < 20 and result.peak_memory_bytes > MB
+
+
+def test_a_file_that_the_script_never_closed_is_complete(runner):
+    result = runner.run(
+        request("handle = open('submission.csv', 'w')\nhandle.write('1,2')", collect=("submission.csv",))
+    )
+    assert result.collected == {"submission.csv": b"1,2"}
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "line", "code"),
+    [
+        ("x = 1\nimport numpy as np\nnp.linalg.inv(np.zeros((2, 2)))\n", "LinAlgError", 3, 1),
+        ("def f():\n    return {}['a']\n\nf()\n", "KeyError", 2, 1),
+        ("x = (\n", "SyntaxError", 1, 1),
+        ("import not_there\n", "ModuleNotFoundError", 1, 1),
+        ("def f(): f()\nf()\n", "RecursionError", 1, 1),
+        ("import sys\nprint('bye')\nsys.exit(3)\n", "SystemExit", None, 3),
+        ("import os\nos.kill(os.getpid(), 15)\n", "SIGTERM", None, -15),
+        ("import ctypes\nctypes.string_at(0)\n", "SIGSEGV", None, -11),
+        ("import os\nos.abort()\n", "SIGABRT", None, -6),
+    ],
+)
+def test_an_error_has_a_type_and_a_line(runner, script, kind, line, code):
+    result = runner.run(request(script))
+    assert (result.status, result.error_type, result.error_line, result.exit_code) == (
+        "error",
+        kind,
+        line,
+        code,
+    )
+    assert "/tmp" not in result.output and "warm_server" not in result.output
+
+
+def test_the_traceback_is_what_python_prints(runner):
+    result = runner.run(request("def f():\n    return 1 / 0\n\nf()\n"))
+    assert result.output == textwrap.dedent("""\
+        Traceback (most recent call last):
+          File "train.py", line 4, in <module>
+            f()
+          File "train.py", line 2, in f
+            return 1 / 0
+                   ~~^~~
+        ZeroDivisionError: division by zero
+        """) or sys.version_info[:2] != (3, 11)
+
+
+HONEST = {
+    "joblib": """
+        import numpy as np
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.model_selection import cross_val_score
+        x = np.random.rand(120, 4)
+        print(cross_val_score(RandomForestClassifier(5), x, (x[:, 0] > .5).astype(int), n_jobs=2, cv=3).mean() > .5)
+    """,
+    "threads": """
+        from concurrent.futures import ThreadPoolExecutor
+        with ThreadPoolExecutor(2) as pool: print(list(pool.map(abs, [-1, -2])) == [1, 2])
+    """,
+    "temporary files": """
+        import os, tempfile
+        with tempfile.TemporaryDirectory() as folder:
+            open(folder + "/x", "w").write("1"); ok = os.listdir(folder) == ["x"]
+        with tempfile.NamedTemporaryFile() as handle: handle.write(b"x")
+        print(ok)
+    """,
+    "tables and arrays": """
+        import joblib, numpy as np, pandas as pd
+        pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}).to_pickle("a.pkl"); joblib.dump(np.arange(9), "m.joblib", compress=3)
+        m = np.memmap("m.dat", dtype="f4", mode="w+", shape=(10,)); m[:] = 1; m.flush()
+        print(pd.read_pickle("a.pkl").shape == (2, 2) and joblib.load("m.joblib").sum() == 36 and m.sum() == 10)
+    """,
+    "subprocesses": """
+        import subprocess, sys
+        a = subprocess.run([sys.executable, "-c", "import json; print(6 * 7)"], capture_output=True, text=True).stdout
+        b = subprocess.run("echo hi | tr a-z A-Z", shell=True, capture_output=True, text=True).stdout
+        print((a, b) == ("42\\n", "HI\\n"))
+    """,
+    "copies and moves": """
+        import os, shutil
+        open("s.txt", "w").write("x"); shutil.copy2("s.txt", "t.txt"); os.makedirs("d/e"); shutil.copytree("d", "d2")
+        os.replace("t.txt", "u.txt"); os.rename("u.txt", "d/u.txt"); shutil.move("d/u.txt", "v.txt"); shutil.rmtree("d2")
+        os.chmod("v.txt", 0o644); print(sorted(os.listdir(".")) == ["d", "s.txt", "train.py", "v.txt"])
+    """,
+    "database and log": """
+        import logging, sqlite3
+        c = sqlite3.connect("x.db"); c.execute("create table t(a)"); c.execute("insert into t values(1)"); c.commit()
+        logging.basicConfig(filename="l.log", level=20); logging.info("hi"); logging.shutdown()
+        print(c.execute("select count(*) from t").fetchone() == (1,) and "hi" in open("l.log").read())
+    """,
+    "asyncio": """
+        import asyncio
+        async def five():
+            await asyncio.sleep(0.01)
+            return 5
+        print(asyncio.run(five()) == 5)
+    """,
+    "the machine": """
+        import datetime, getpass, locale, os, platform, threadpoolctl, uuid
+        import sklearn.svm
+        print(all([os.cpu_count(), platform.platform(), getpass.getuser(), uuid.uuid4().version == 4, threadpoolctl.threadpool_info()]))
+    """,
+    "models": """
+        import numpy as np
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.neural_network import MLPClassifier
+        from sklearn.svm import SVC
+        x = np.random.rand(300, 5); y = (x[:, 0] + x[:, 1] > 1).astype(int)
+        print(all(m.fit(x, y).predict(x).shape == (300,) for m in (HistGradientBoostingClassifier(max_iter=5), SVC(), MLPClassifier(max_iter=5))))
+    """,
+    "datasets made, not loaded": """
+        from sklearn.datasets import make_classification
+        import statsmodels.api
+        print(make_classification(20)[0].shape == (20, 20))
+    """,
+    "network that is not there": """
+        import urllib.request
+        try: urllib.request.urlopen("http://127.0.0.1:9", timeout=2)
+        except OSError as error: print("clean error" in f"clean error {error}")
+    """,
+}  # fmt: skip
+
+
+def test_honest_scripts_work(runner):
+    # several processes share the memory of the run, so honest work gets an ordinary budget
+    limits = Limits(seconds=60.0)
+    scripts = {k: s for k, s in HONEST.items() if k != "copies and moves" or landlock.abi() >= 2}
+    results = dict(
+        zip(scripts, runner.run_many(request(s, limits=limits) for s in scripts.values()), strict=True)
+    )
+    failed = {
+        name: (r.status, r.output)
+        for name, r in results.items()
+        if r.status != "ok" or "True" not in r.output
+    }
+    assert not failed
+
+
+def test_the_same_request_gives_the_same_output():
+    script = """
+        import os, random, sys
+        import numpy as np
+        print({"a", "b", "c", "d"}, hash("a"), random.random(), np.random.rand(), os.getcwd(), __file__, sys.argv)
+        print(sorted(os.environ), os.path.realpath("data"), sys.path[0])
+        x = np.random.rand(50, 3)
+        from sklearn.ensemble import RandomForestClassifier
+        print(RandomForestClassifier(3).fit(x, x[:, 0] > .5).predict_proba(x[:5]).tolist())
+    """
+    outputs = set()
+    with tempfile.TemporaryDirectory() as data:
+        for _ in range(2):  # two fresh servers
+            with Runner(workers=1) as pool:
+                outputs |= {pool.run(request(script, data=Path(data))).output for _ in range(2)}
+    assert len(outputs) == 1
+    assert "/tmp" not in outputs.pop()
+
+
+# ---- limits --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "changes"),
+    [
+        ("while True: pass", "timeout", {"seconds": 0.5}),
+        ("import signal, time\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep(60)", "timeout", {"seconds": 0.5}),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", "timeout", {"seconds": 0.5}),
+        ("x = bytearray(1 << 30)", "memory", {}),
+        ("import numpy as np\nx = np.ones(1 << 28)", "memory", {}),
+        (
+            "import os, time\nfor _ in range(4):\n    if os.fork() == 0:\n        x = bytearray(150 << 20)\n"
+            "        for i in range(0, len(x), 4096): x[i] = 1\n        time.sleep(30)\ntime.sleep(30)",
+            "memory",
+            {},
+        ),
+        ("open('big', 'wb').write(b'x' * (3 << 20))", "disk", {}),
+        ("open('big', 'wb').truncate(1 << 40)", "disk", {}),
+        ("for i in range(9): open(f'part{i}', 'wb').write(b'x' * (1 << 20))", "disk", {}),
+        (
+            "import os, time\nkept = []\nfor i in range(9):\n    f = open('x', 'wb', buffering=0); f.write(b'x' * (1 << 20))\n"
+            "    os.unlink('x'); kept.append(f)\ntime.sleep(20)",
+            "disk",
+            {},
+        ),
+        ("for i in range(100): open(f'{i}', 'w').close()", "files", {}),
+        ("import os\nfor i in range(50):\n    os.mkdir('d'); os.chdir('d')", "files", {}),
+        ("import os, time\nfor _ in range(40):\n    if os.fork() == 0: time.sleep(30); os._exit(0)\ntime.sleep(30)",
+         "processes", {}),
+        ("import threading, time\nfor _ in range(40): threading.Thread(target=time.sleep, args=(30,)).start()",
+         "processes", {}),
+        ("for _ in range(200000): print('x' * 99)", "output", {}),
+    ],
+)  # fmt: skip
+def test_a_broken_limit_is_named(runner, script, status, changes):
+    result = runner.run(request(script, limits=limited(**changes)))
+    assert result.status == status, result
+    assert result.seconds < 15
+    assert runner.run(request("print('fine')")).output == "fine\n"
+
+
+def test_long_output_is_cut_at_the_front_and_marked(runner):
+    result = runner.run(request("for i in range(5000): print(i, '\\x1b[31mred\\x1b[0m')"))
+    assert result.status == "ok"
+    assert result.output.startswith("[... ") and " bytes of output cut ...]\n" in result.output
+    assert result.output.endswith("4998 red\n4999 red\n") and len(result.output) < 4100
+
+
+def test_limits_cannot_be_raised(runner):
+    result = runner.run(
+        request("import resource\nresource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)")
+    )
+    assert (result.status, result.error_type) == ("error", "ValueError")
+
+
+# ---- attacks -------------------------------------------------------------------------------------
+
+ATTACKS = r"""
+import ctypes, json, os, resource, signal, socket, subprocess, sys
+plan = json.load(open("plan.json"))
+libc = ctypes.CDLL(None, use_errno=True)
+done = []
+
+def attempt(name, attack):
+    try:
+        result = attack()
+    except (OSError, ImportError, ValueError, subprocess.CalledProcessError):
+        return
+    if not isinstance(result, int) or isinstance(result, bool) or result >= 0:
+        done.append(name)
+
+def write(path, mode="a"):
+    with open(path, mode) as handle:
+        handle.write("planted")
+
+def read(path):
+    return open(path, "rb").read(10)
+
+attempt("read secret", lambda: read(plan["secret"]))
+attempt("read through data", lambda: read("data/../secret.txt"))
+attempt("read by file descriptor", lambda: read(f"/proc/{plan['parent']}/root{plan['secret']}"))
+attempt("write outside", lambda: write(plan["folder"] + "/planted"))
+attempt("write to tmp", lambda: write("/tmp/mlagent-planted"))
+attempt("write to shared memory of the host", lambda: os.stat("/dev/shm").st_dev == plan["shm"] and write("/dev/shm/mlagent-planted") or -1)
+attempt("append to secret", lambda: write(plan["secret"]))
+attempt("delete secret", lambda: os.unlink(plan["secret"]))
+attempt("move secret", lambda: os.rename(plan["secret"], "mine"))
+attempt("hard link", lambda: os.link(plan["secret"], "mine"))
+attempt("symbolic link", lambda: os.symlink(plan["secret"], "mine"))
+attempt("truncate", lambda: os.truncate(plan["secret"], 0))
+attempt("write data", lambda: write("data/train.csv"))
+attempt("add data", lambda: write("data/new.csv"))
+attempt("replace workspace", lambda: os.rename(os.getcwd(), os.getcwd() + "2"))
+attempt("list other workspaces", lambda: os.listdir(os.path.dirname(os.path.dirname(os.getcwd()))))
+attempt("signal parent", lambda: plan["namespaces"] and plan["parent"] < 10 or os.kill(plan["parent"], signal.SIGURG) or 1)
+attempt("signal server", lambda: os.kill(os.getppid(), signal.SIGURG))
+attempt("limit parent", lambda: resource.prlimit(plan["parent"], resource.RLIMIT_CORE, (0, 0)))
+for name in ("environ", "mem", "maps", "cwd/pyproject.toml"):
+    attempt("parent " + name, lambda: read(f"/proc/{plan['parent']}/{name}"))
+    attempt("server " + name, lambda: read(f"/proc/{os.getppid()}/{name}"))
+attempt("tcp", lambda: socket.socket())
+attempt("udp", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+attempt("unix", lambda: socket.socket(socket.AF_UNIX))
+attempt("listen", lambda: socket.create_server(("127.0.0.1", 0)))
+attempt("memfd", lambda: os.memfd_create("x"))
+attempt("ptrace", lambda: libc.ptrace(16, plan["parent"], 0, 0))
+attempt("unshare", lambda: libc.unshare(0x10000000))
+attempt("mount", lambda: libc.mount(b"none", b"/tmp", b"tmpfs", 0, None))
+attempt("shared memory segment", lambda: libc.shmget(0, 4096, 0o1600))
+attempt("fifo", lambda: os.mkfifo("submission.csv"))
+attempt("become root", lambda: os.setuid(0) if os.getuid() else -1)
+attempt("iris.csv", lambda: read(plan["sklearn"] + "/data/iris.csv"))
+for name in ("load_digits", "load_iris", "load_diabetes", "load_sample_images", "load_linnerud"):
+    attempt(name, lambda: getattr(__import__("sklearn.datasets").datasets, name)())
+attempt("statsmodels data", lambda: __import__("statsmodels.datasets").datasets.sunspots.load())
+attempt("topics of the language", lambda: __import__("pydoc_data.topics"))
+attempt("this kit", lambda: __import__("mlagent_lib"))
+attempt("this kit's source", lambda: read(plan["kit"]))
+attempt("this kit's source by import", lambda: sys.path.append(os.path.dirname(os.path.dirname(plan["kit"]))) or __import__("mlagent_lib.core.limits"))
+attempt("open descriptors", lambda: -1 if set(os.listdir("/proc/self/fd")) <= {"0", "1", "2", "3"} else 1)
+attempt("another python", lambda: subprocess.run([sys.executable, "-c", "open(%r)" % plan["secret"]], check=True, stderr=-3))
+os.chmod(plan["secret"], 0o777)  # answered "done", and not done
+os.utime(plan["secret"], (0, 0))
+json.dump(done, open("done.json", "w"))
+"""  # noqa: E501
+
+
+@pytest.fixture(scope="module", params=["auto", "T2"])
+def any_tier(request, runner):
+    if request.param == "auto":
+        yield runner
+    elif request.param not in probe().available or request.param == runner.tier:
+        pytest.skip("not another tier of this machine")
+    else:
+        with Runner(workers=1, tier=request.param) as pool:
+            yield pool
+
+
+def test_no_attack_succeeds(any_tier, tmp_path, monkeypatch):
+    import sklearn.datasets
+
+    import mlagent_lib
+
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.csv").write_text("x\n1\n")
+    secret = tmp_path / "secret.txt"
+    secret.write_text("labels")
+    for path in (tmp_path, data, data / "train.csv", secret):
+        path.chmod(0o777)  # only the isolation may be what refuses
+    before = secret.stat()
+    monkeypatch.setenv("HF_TOKEN", "canary-token")
+    plan = {
+        "secret": str(secret), "folder": str(tmp_path), "parent": os.getpid(), "kit": mlagent_lib.__file__,
+        "sklearn": os.path.dirname(sklearn.datasets.__file__), "namespaces": "T3" in any_tier.tier,
+        "shm": os.stat("/dev/shm").st_dev,
+    }  # fmt: skip
+    result = any_tier.run(
+        request(
+            ATTACKS, data=data, collect=("done.json",), limits=Limits(seconds=60), plan__json=json.dumps(plan)
+        )
+    )
+    assert result.status == "ok", result.output
+    assert json.loads(result.collected["done.json"]) == []
+    after = secret.stat()
+    assert (secret.read_text(), after.st_mode, after.st_mtime, after.st_nlink) == (
+        "labels", before.st_mode, before.st_mtime, 1,
+    )  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "secret.txt"]
+    assert [p.name for p in data.iterdir()] == ["train.csv"] and (data / "train.csv").read_text() == "x\n1\n"
+    environments = any_tier.run(
+        request("import os, glob\nfor p in glob.glob('/proc/*/environ'):\n    try: print(open(p).read())\n"
+                "    except OSError: pass\nprint(os.environ)")
+    )  # fmt: skip
+    assert "canary-token" not in environments.output and environments.status == "ok"
+
+
+def test_killing_everything_kills_only_the_run(any_tier):
+    result = any_tier.run(request("import os, signal\nos.kill(-1, signal.SIGKILL)\nprint('still here')"))
+    assert result.status in ("ok", "error")
+    assert any_tier.run(request("print('next')")).output == "next\n"
+
+
+def test_a_daemon_is_dead_before_the_files_are_read(any_tier):
+    mark = f"daemon-{os.getpid()}-{time.monotonic_ns()}"
+    script = f"""
+        import os, subprocess, sys
+        open("submission.csv", "w").write("first")
+        program = "import time, signal\\nsignal.signal(15, signal.SIG_IGN)\\nfor _ in range(300):\\n    time.sleep(0.1); open('submission.csv', 'w').write('second')"
+        for _ in range(2):
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    os.execv(sys.executable, [sys.executable, "-c", program, "{mark}"])
+                os._exit(0)
+        print("started")
+    """  # noqa: E501
+    result = any_tier.run(request(script, collect=("submission.csv",)))
+    assert (result.status, result.output) == ("ok", "started\n")
+    assert result.collected == {"submission.csv": b"first"}
+    assert ours(mark) == []
+
+
+def test_what_a_run_changes_in_a_library_does_not_reach_the_next():
+    with Runner(workers=1) as pool:
+        patch = """
+            import builtins, os, numpy as np, sklearn.metrics
+            sklearn.metrics.accuracy_score = lambda *a, **k: 1.0
+            np.mean = lambda *a: 42
+            builtins.len = lambda x: 7
+            os.environ["LEFT"] = "behind"
+            open("left.txt", "w").write("behind")
+            print(sklearn.metrics.accuracy_score([0], [1]))
+        """
+        assert pool.run(request(patch)).output == "1.0\n"
+        check = """
+            import os, numpy as np, sklearn.metrics
+            print(sklearn.metrics.accuracy_score([0], [1]), np.mean([1, 3]), len("ab"), os.environ.get("LEFT"), os.listdir())
+        """
+        assert pool.run(request(check)).output == "0.0 2.0 2 None ['train.py']\n"
+
+
+# ---- when we ourselves fail ----------------------------------------------------------------------
+
+
+def test_a_server_killed_between_runs_is_replaced():
+    with Runner(workers=1, modules=()) as pool:
+        assert pool.run(request("print(1)")).output == "1\n"
+        pool._servers[0].process.kill()
+        assert pool.run(request("print(2)")).output == "2\n"
+
+
+def test_a_server_killed_during_a_run_is_replaced_and_the_run_repeated():
+    mark = f"during-{os.getpid()}-{time.monotonic_ns()}"
+    script = f"""
+        import subprocess, sys
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(1)", "{mark}"])
+        print("done")
+    """
+    with Runner(workers=1, modules=()) as pool:
+        pool.warm()
+        results = []
+        thread = threading.Thread(target=lambda: results.append(pool.run(request(script))))
+        thread.start()
+        assert settles(lambda: len(ours(mark)) == 1, seconds=10)
+        (first,) = [pid for pid, _ in ours(mark)]
+        pool._servers[0].process.kill()
+        thread.join(timeout=60)
+        assert results[0].output == "done\n"
+        assert first not in [pid for pid, _ in ours(mark)]
+    assert gone(mark)
+
+
+def test_three_failures_of_ours_are_unscored_and_never_the_scripts_failure(monkeypatch):
+    with Runner(workers=1, modules=()) as pool:
+        starts = []
+
+        def broken(self):
+            starts.append(1)
+            raise OSError("no memory to fork")
+
+        monkeypatch.setattr(type(pool._servers[0]), "_start", broken)
+        with pytest.raises(Unscored, match="no memory to fork"):
+            pool.run(request("print(1)"))
+        assert len(starts) == 3
+        kept = pool.run_many([request("print(1)")] * 2, keep_unscored=True)
+        assert [type(k) for k in kept] == [Unscored, Unscored]
+        with pytest.raises(Unscored):
+            pool.run_many([request("print(1)")] * 2)
+
+
+def test_when_the_parent_is_killed_everything_of_it_goes(tmp_path):
+    mark = f"parent-{os.getpid()}-{time.monotonic_ns()}"
+    program = f"""
+        import sys, tempfile
+        from mlagent_lib.environment.runner import Runner, RunRequest
+        pool = Runner(workers=1, modules=())
+        print(pool._base, flush=True)
+        script = b"import os, sys, time\\nif os.fork() == 0: os.setsid()\\nos.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(60)', '{mark}'])"
+        pool.run(RunRequest({{"a.py": script}}, None, "a.py"))
+    """  # noqa: E501
+    root = str(Path(__file__).resolve().parent.parent)
+    (tmp_path / "parent.py").write_text(textwrap.dedent(program))
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root},
+    )  # fmt: skip
+    base = parent.stdout.readline().strip()
+    assert settles(lambda: len(ours(mark)) == 2, seconds=30)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    assert gone(mark) and gone(base)
+    assert not os.path.exists(base)
+
+
+def test_ctrl_c_leaves_nothing_behind_and_the_runner_usable(monkeypatch):
+    with Runner(workers=1, modules=()) as pool:
+        pool.warm()
+        server = pool._servers[0]
+
+        def interrupted(seconds, receive=server._receive):
+            monkeypatch.setattr(server, "_receive", receive)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(server, "_receive", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(request("import time\ntime.sleep(30)"))
+        assert gone(pool._base)
+        assert pool.run(request("print('again')")).output == "again\n"
+
+
+# ---- many runs -----------------------------------------------------------------------------------
+
+
+def test_run_many_keeps_the_order_and_runs_in_parallel(runner):
+    scripts = [f"import time\ntime.sleep({0.4 if i % 3 == 0 else 0})\nprint({i})" for i in range(8)]
+    results = runner.run_many(request(script) for script in scripts)
+    assert [r.output for r in results] == [f"{i}\n" for i in range(8)]
+    assert runner.run_many([]) == []
+
+
+def test_one_bad_row_does_not_spoil_another(runner):
+    results = runner.run_many(map(request, ["print(1)", "1 / 0", "import os; os._exit(0)", "print(4)"]))
+    assert [r.status for r in results] == ["ok", "error", "ok", "ok"]
+
+
+def test_a_hundred_runs_leave_no_descriptor_no_zombie_no_file(runner):
+    def state():
+        zombies = [p for p in os.listdir("/proc") if p.isdigit() and _is_zombie_of_ours(p)]
+        return len(os.listdir("/proc/self/fd")), len(zombies), len(ours(runner._base))
+
+    runner.run_many([request("")] * 4)
+    assert settles(lambda: len(ours(runner._base)) == 2)  # the last guards are on their way out
+    before = state()
+    results = runner.run_many([request("print(1)", collect=("a",))] * 100)
+    assert [r.output for r in results] == ["1\n"] * 100
+    assert settles(lambda: state() == before), (before, state())
+    assert {p.name for p in Path(runner._base).rglob("*")} <= {"server0", "server1", "work"}
+
+
+def _is_zombie_of_ours(pid):
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return False
+    return fields[0] == "Z" and int(fields[1]) == os.getpid()
+
+
+def test_a_closed_runner_leaves_nothing_and_says_that_it_is_closed():
+    descriptors = len(os.listdir("/proc/self/fd"))
+    pool = Runner(workers=2, modules=())
+    assert not ours(pool._base)  # servers start on first use
+    pool.warm()
+    assert settles(lambda: len(ours(pool._base)) == 2)  # the guards are on their way out
+    pool.close()
+    pool.close()
+    assert not ours(pool._base) and not os.path.exists(pool._base)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    with pytest.raises(ValueError, match="closed"):
+        pool.run(request("print(1)"))
+
+
+def test_a_runner_that_nobody_closed_is_cleaned_up_at_exit():
+    program = (
+        "from mlagent_lib.environment.runner import Runner, RunRequest\n"
+        "pool = Runner(1, modules=())\nprint(pool._base, pool.run(RunRequest({'a.py': b''}, None, 'a.py')).status)"
+    )
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60
+    )
+    base, status = done.stdout.split()
+    assert (status, done.stderr) == ("ok", "")
+    assert gone(base) and not os.path.exists(base)
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+def test_wrong_requests_are_refused_before_anything_runs(runner):
+    with pytest.raises(ValueError, match="not among the files"):
+        RunRequest({"a.py": b""}, None, "b.py")
+    with pytest.raises(ValueError, match="relative path"):
+        RunRequest({"a.py": b"", "../b": b""}, None, "a.py")
+    with pytest.raises(ValueError, match="does not exist"):
+        runner.run(request("", data=Path("/not/there")))
+    with pytest.raises(ValueError, match="at least 1"):
+        Runner(workers=0)
+    with pytest.raises(IsolationError, match="allow_unsafe"):
+        Runner(tier="T1")
+
+
+@pytest.mark.parametrize("tier", ["T0", "T1"])
+def test_unsafe_tiers_run_trusted_scripts(tier):
+    with Runner(workers=1, tier=tier, allow_unsafe=True, modules=()) as pool:
+        result = pool.run(
+            request("open('submission.csv', 'w').write('x')\nprint(1)", collect=("submission.csv",))
+        )
+        assert (result.status, result.output, result.tier) == ("ok", "1\n", tier)
+        assert result.collected == {"submission.csv": b"x"}
+        late = pool.run(request("import time\ntime.sleep(20)", limits=limited(seconds=0.5)))
+        assert late.status == "timeout" and late.seconds < 5
+        assert pool.run(request("\n1 / 0")).error_line == 2
