@@ -114,7 +114,7 @@ def expert_policy(spec: str, reply_format: str = "six") -> Policy:
 def chosen_ideas(lab: Lab, task: Task) -> tuple | dict:
     """Return the far-apart ideas of a task by the profile's selection: a tuple for v1, by axis for v2."""
     settings = lab.profile.collect
-    ideas = candidate_ideas(task)
+    ideas = candidate_ideas(task, minimum=settings.ideas_per_task)
     vectors = embed([idea.text for idea in ideas], "tfidf").vectors
     if settings.selection == "v1":
         return select_v1(ideas, vectors, settings.ideas_kept)
@@ -220,9 +220,7 @@ def evaluate(lab: Lab, name: str, policy: Policy, tools: Toolbox, path: Path, *,
     ]
     done = {row["id"] for row in _rows(path)}
     todo = [job for job in jobs if job.id not in done]
-    if todo and len(todo) < len(
-        jobs
-    ):  # a policy cut off in the middle is made anew: its sampling is one stream
+    if todo:  # a policy that was cut off is made anew, and its held rows kept: its sampling is one stream
         todo = jobs
     _extend(path, todo, policy, tools, settings.max_steps, progress=progress)
     return [row for row in _rows(path) if row["source"] == name]

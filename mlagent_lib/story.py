@@ -26,7 +26,7 @@ from mlagent_lib.lab import Lab
 from mlagent_lib.results.intervals import Interval, paired_difference
 from mlagent_lib.results.show import CSS, Shown, diff_html, escape, table_markup
 from mlagent_lib.results.steps import learning_curve_table
-from mlagent_lib.results.style import look, new_figure, number, save_figure, styled, with_run
+from mlagent_lib.results.style import footer, look, new_figure, number, save_figure, styled, with_run
 from mlagent_lib.reward import step_reward
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import PARTS
@@ -290,7 +290,7 @@ def counted_tokens(lab: Lab, row: Mapping) -> tuple[Shown, str]:
 
 def loss_curve(lab: Lab, rows: Sequence[Mapping]):
     """Return the figure of the SFT loss over updates, saved as ``figures/sft_loss``."""
-    table = pd.DataFrame(rows)[["step", "loss"]]
+    table = for_figure(lab, pd.DataFrame(rows)[["step", "loss"]])
     with styled():
         figure = new_figure(6.2, 3.0)
         axis = figure.subplots()
@@ -298,6 +298,8 @@ def loss_curve(lab: Lab, rows: Sequence[Mapping]):
         axis.set_xlabel("update step")
         axis.set_ylabel("loss (nats per counted token)")
         axis.set_ylim(bottom=0)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        footer(figure, table, "each mark: mean since the one before")
     save_figure(figure, table, lab.run_dir / "figures" / "sft_loss")
     return figure
 

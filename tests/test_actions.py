@@ -37,13 +37,14 @@ ACCEPTED = [
     # text before the first field and blank lines between fields are common in chat models
     (f"Sure!\n\n{HEAD}\nAction: List Files\n\nAction Input: {LOOK}\n\n", "List Files"),
     # a field may run over lines, and may quote JSON or the word Action within a line
-    (HEAD.replace("d\n", 'd\nmore, e.g. {"a": 1} or Action: x\n') + f"Action: List Files\nAction Input: {LOOK}",
-     "List Files"),
+    (HEAD.replace("d\n", 'd\nmore, e.g. {"a": 1} or Action: x\n')
+     + f"Action: List Files\nAction Input: {LOOK}", "List Files"),
     # the object may be spread over lines; spaces around the name do not matter
     (HEAD + 'Action:   List Files  \nAction Input: {\n "dir_path":\n "."\n}', "List Files"),
     # line numbers as numbers or as strings of digits
     (HEAD + "Action: Inspect Script Lines\nAction Input: " + LINES % (1, '"20"'), "Inspect Script Lines"),
-    (HEAD + "Action: Inspect Script Lines\nAction Input: " + LINES % ('" 0 "', "999999999"), "Inspect Script Lines"),
+    (HEAD + "Action: Inspect Script Lines\nAction Input: " + LINES % ('" 0 "', "999999999"),
+     "Inspect Script Lines"),
     # an empty string is an argument; what it means is the tool's affair
     (HEAD + 'Action: Final Answer\nAction Input: {"final_answer": ""}', "Final Answer"),
 ]  # fmt: skip
@@ -91,13 +92,16 @@ def test_accepted_replies(text, name):
 def test_refused_replies(text, reason):
     found = parse_action(text)
     assert isinstance(found, Invalid) and found.reason == reason
-    assert found.message.startswith(("Invalid action: ", "ActionInputParsingError: ")) and len(found.message) < 300
+    assert (
+        found.message.startswith(("Invalid action: ", "ActionInputParsingError: "))
+        and len(found.message) < 300
+    )
 
 
 def test_each_action_of_the_paper_parses_with_its_own_arguments():
     assert list(ACTIONS) == [
-        "List Files", "Copy File", "Execute Script", "Final Answer", "Understand File", "Inspect Script Lines",
-        "Edit Script (AI)",
+        "List Files", "Copy File", "Execute Script", "Final Answer", "Understand File",
+        "Inspect Script Lines", "Edit Script (AI)",
     ]  # fmt: skip
     for name, names in ACTIONS.items():
         values = {argument: "3" for argument in names}
@@ -146,7 +150,8 @@ def test_any_arguments_give_an_action_or_a_reason(name, data):
 @pytest.mark.parametrize(
     ("path", "clean"),
     [
-        ("train.py", "train.py"), ("./train.py", "train.py"), (" train.py\n", "train.py"), ("a//b.py", "a/b.py"),
+        ("train.py", "train.py"), ("./train.py", "train.py"), (" train.py\n", "train.py"),
+        ("a//b.py", "a/b.py"), ("a / b.py ", "a/b.py"),
         ("a/../train.py", "train.py"), ("a\\b.py", "a/b.py"), ("a/b/", "a/b"), ("..foo", "..foo"),
         ("...", "..."), (".hidden", ".hidden"), ("data/train.csv", "data/train.csv"), ("C:/x", "C:/x"),
         ("a" * 200, "a" * 200), ("é" * 100, "é" * 100),
@@ -247,6 +252,8 @@ def test_inspecting_lines_counts_from_one_and_includes_both_ends():
 def test_looking_quotes_the_lines_with_a_word_and_says_how():
     head = "train.py has 3 lines. By key word, without a reading model:\n"
     assert look_for(FILES, "train.py", "What is TWO?") == head + "2: two"
-    assert look_for(FILES, "train.py", "?") == head + "1: one\n2: two\n3: three"  # nothing named: the first lines
+    assert (
+        look_for(FILES, "train.py", "?") == head + "1: one\n2: two\n3: three"
+    )  # nothing named: the first lines
     many = {"a.txt": b"target\n" * 40}
     assert look_for(many, "a.txt", "target").count("\n") == 12

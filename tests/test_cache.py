@@ -47,7 +47,9 @@ def test_hidden_labels_are_part_of_the_data(task):
     before = state_of(task)
     (task.labels_dir / "feedback.csv").write_text("id,target\n1,10\n2,11\n")
     after = state_of(write_task_again(task))
-    assert execution_key(before, "train.py", task, Limits()) != execution_key(after, "train.py", task, Limits())
+    assert execution_key(before, "train.py", task, Limits()) != execution_key(
+        after, "train.py", task, Limits()
+    )
 
 
 def write_task_again(task):

@@ -73,7 +73,11 @@ def test_unknown_names_are_errors():
 
 
 def test_blocks_are_read_and_replaced_where_they_stand():
-    assert [catalogue.read_block(SCRIPT, axis) for axis in catalogue.AXES] == ["a = 1", "b = 2\nb2 = 3", "c = 4"]
+    assert [catalogue.read_block(SCRIPT, axis) for axis in catalogue.AXES] == [
+        "a = 1",
+        "b = 2\nb2 = 3",
+        "c = 4",
+    ]
     replaced = catalogue.replace_block(SCRIPT, "model", "b = 9\n")
     assert replaced == SCRIPT.replace("b = 2\nb2 = 3", "b = 9")
     assert catalogue.read_block("# model\nb = 1\n", "model") == "b = 1"  # the last block needs no blank line

@@ -39,7 +39,9 @@ def requests(task, *instructions, script=TRAIN):
 
 
 def test_the_rule_coder_equals_the_catalogue_for_every_wording(task):
-    pairs = [(edit, wording) for edit in catalogue.edits("tabular", "regression") for wording in edit.wordings]
+    pairs = [
+        (edit, wording) for edit in catalogue.edits("tabular", "regression") for wording in edit.wordings
+    ]
     made = RuleCoder().edit_many(requests(task, *(wording for _, wording in pairs)))
     assert made == [catalogue.replace_block(TRAIN, edit.axis, edit.block) for edit, _ in pairs]
     assert len(made) >= 200

@@ -111,7 +111,9 @@ def test_before_reset_there_is_nothing_to_step_from(env):
 
 def test_our_failure_is_raised_and_the_step_can_be_tried_again(task, tmp_path):
     broken = [Unscored("no memory")]
-    tools = make_tools(tmp_path, FakeRunner(lambda request: broken[0] if b"=8)" in request.files["train.py"] else None))
+    tools = make_tools(
+        tmp_path, FakeRunner(lambda request: broken[0] if b"=8)" in request.files["train.py"] else None)
+    )
     env = Environment(task, tools)
     env.reset()
     before = env.snapshot()

@@ -1,4 +1,4 @@
-"""One step: every outcome and every observation once, the order of rows, and rows that do not spoil each other."""
+"""One step: every outcome and every observation once, the order of rows, and rows apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_task import NAME, TRAIN, FakeRunner, edit, final, make_tools, neighbours, reply, result, submission, write_task
+from tiny_task import (
+    NAME,
+    TRAIN,
+    FakeRunner,
+    edit,
+    final,
+    make_tools,
+    neighbours,
+    reply,
+    result,
+    submission,
+    write_task,
+)
 
 from mlagent_lib.core.errors import CoderError, Unscored
 from mlagent_lib.environment import step as stepping
@@ -60,8 +72,8 @@ def test_the_first_state_is_the_starter_executed_once(task, tools, start):
         ("hello", "invalid", "missing-field",
          "Invalid action: the field 'Reflection:' is missing or out of order."),
         (reply("Dance"), "invalid", "unknown-action",
-         "Invalid action: 'Dance'. Choose one of: List Files, Copy File, Execute Script, Final Answer, Understand "
-         "File, Inspect Script Lines, Edit Script (AI)."),
+         "Invalid action: 'Dance'. Choose one of: List Files, Copy File, Execute Script, Final Answer, "
+         "Understand File, Inspect Script Lines, Edit Script (AI)."),
         (reply("Final Answer", answer="x"), "invalid", "wrong-arguments",
          "ActionInputParsingError: the keys must be exactly final_answer."),
         (reply("List Files", dir_path=["."]), "invalid", "wrong-type",
@@ -94,7 +106,8 @@ def test_the_first_state_is_the_starter_executed_once(task, tools, start):
          "EnvError: cannot read file data/train.csv: it does not exist or is data."),
         (reply("Copy File", source="train.py", destination="./data/../data_description.txt"), "error", "tool",
          "EnvError: data_description.txt is read-only."),
-        (reply("Copy File", source="train.py", destination="data"), "error", "tool", "EnvError: data is read-only."),
+        (reply("Copy File", source="train.py", destination="data"), "error", "tool",
+         "EnvError: data is read-only."),
         (reply("Copy File", source="train.py", destination="."), "error", "tool",
          "EnvError: '.' is not a path inside the workspace."),
         (reply("Copy File", source="train.py", destination="train.py/copy"), "error", "tool",
@@ -133,7 +146,7 @@ def test_outcome_reason_and_observation_of_a_reply(start, tools, text, outcome, 
 
 
 def plain_linear() -> str:
-    """Return an instruction of the catalogue after which the script has no n_neighbors: `FakeRunner` fails it."""
+    """Return an instruction after which the script has no n_neighbors, so that `FakeRunner` fails it."""
     from mlagent_lib.tasks.pocket.catalogue import edits
 
     return next(
@@ -147,10 +160,12 @@ def plain_linear() -> str:
     ("answer", "outcome", "reason", "observation"),
     [
         *[
-            (result(status, "half way\n"), "corner", status, f"The script was stopped: {status} limit reached.\nhalf way\n")
+            (result(status, "half way\n"), "corner", status,
+             f"The script was stopped: {status} limit reached.\nhalf way\n")
             for status in ("timeout", "memory", "disk", "files", "processes", "output")
         ],
-        (result("error", "boom\n", error_type="KeyError"), "error", "KeyError", "The script has failed.\nboom\n"),
+        (result("error", "boom\n", error_type="KeyError"), "error", "KeyError",
+         "The script has failed.\nboom\n"),
         (result("error", "killed\n"), "error", "script", "The script has failed.\nkilled\n"),
         (result(output="x\n"), "error", "submission-missing",
          "The script ended, but its submission.csv was refused: missing.\nx\n"),
@@ -159,7 +174,8 @@ def plain_linear() -> str:
         (result(output="x\n", collected={"submission.csv": b"id,prediction\n1,5\n"}), "error",
          "submission-row-count", "The script ended, but its submission.csv was refused: row-count.\nx\n"),
         (result(output="x\n", collected={"submission.csv": submission(8).replace(b"11.0", b"nan")}), "error",
-         "submission-not-a-number", "The script ended, but its submission.csv was refused: not-a-number.\nx\n"),
+         "submission-not-a-number",
+         "The script ended, but its submission.csv was refused: not-a-number.\nx\n"),
         (result(output="a" * 3000, collected={"submission.csv": submission(8)}), "edited", "scored",
          "The script has been executed. Here is the output:\n" + "a" * 2000),
     ],
@@ -188,7 +204,12 @@ def test_every_outcome_occurs_in_the_tables_and_unscored_is_its_own_test():
 
 def test_scores_pass_from_step_to_step(start, tools):
     first = run_step(start, neighbours(12), tools)
-    assert (first.score_before, first.score_after, first.state.score, first.state.visible) == (5.0, 1.5, 1.5, 1.5)
+    assert (first.score_before, first.score_after, first.state.score, first.state.visible) == (
+        5.0,
+        1.5,
+        1.5,
+        1.5,
+    )
     second = run_step(first.state, neighbours(16), tools)
     assert (second.score_before, second.score_after) == (1.5, 2.0)
     # a broken script leaves m_t at the last valid score, and the next edit starts from it
@@ -206,7 +227,12 @@ def test_history_holds_what_the_policy_did_and_saw(start, tools):
     text = reply("Copy File", source="./train.py", destination="b.py")
     state = run_step(run_step(start, "nonsense", tools).state, text, tools).state
     invalid, copied = state.history
-    assert (invalid.reply, invalid.action, invalid.action_input, invalid.outcome) == ("nonsense", "", {}, "invalid")
+    assert (invalid.reply, invalid.action, invalid.action_input, invalid.outcome) == (
+        "nonsense",
+        "",
+        {},
+        "invalid",
+    )
     assert (copied.reply, copied.action) == (text, "Copy File")
     assert copied.action_input == {"source": "./train.py", "destination": "b.py"}
     assert state.files["b.py"] == state.files["train.py"]
@@ -271,7 +297,10 @@ def test_a_row_that_we_fail_is_unscored_and_spoils_no_other(start, tools):
 def test_labels_that_are_lost_are_our_failure(start, task, tools):
     (task.labels_dir / "feedback.csv").unlink()
     found = run_step(start, neighbours(8), tools)
-    assert (found.outcome, found.reason) == (Outcome.UNSCORED, "execution") and "feedback.csv" in found.failure
+    assert (found.outcome, found.reason) == (
+        Outcome.UNSCORED,
+        "execution",
+    ) and "feedback.csv" in found.failure
 
 
 class MixedCoder:
@@ -280,8 +309,8 @@ class MixedCoder:
     name = "mixed"
 
     def edit_many(self, requests):
-        made = {"up": TRAIN.replace("40", "8"), "lost": Unscored("no server"), "no": CoderError("cannot \ud800"),
-                "odd": TRAIN.replace("40", "16") + "# \ud800\n"}  # fmt: skip
+        made = {"up": TRAIN.replace("40", "8"), "lost": Unscored("no server"),
+                "no": CoderError("cannot \ud800"), "odd": TRAIN.replace("40", "16") + "# \ud800\n"}  # fmt: skip
         return [made[request.instruction] for request in requests]
 
 
@@ -306,7 +335,9 @@ def test_a_state_of_other_data_is_unscored(start, tools):
 
 def test_a_task_is_read_once(start, tools, monkeypatch):
     reads = []
-    monkeypatch.setattr(stepping, "load_task", lambda name, home: reads.append(name) or load_task(home / name))
+    monkeypatch.setattr(
+        stepping, "load_task", lambda name, home: reads.append(name) or load_task(home / name)
+    )
     fresh = replace(tools, tasks={})
     run_steps([(start, neighbours(n)) for n in range(2, 12)], fresh)
     run_step(start, neighbours(40), fresh)
@@ -351,7 +382,20 @@ def test_the_visible_metric(output, seen):
 
 
 WORDS = st.sampled_from(
-    ["train.py", ".", "data", "data/train.csv", "b.py", "..", "", "1", "5", "Use 8 nearest neighbours.", "\ud800", "x"]
+    [
+        "train.py",
+        ".",
+        "data",
+        "data/train.csv",
+        "b.py",
+        "..",
+        "",
+        "1",
+        "5",
+        "Use 8 nearest neighbours.",
+        "\ud800",
+        "x",
+    ]
 )
 CALLS = st.one_of(
     st.builds(lambda a: reply("List Files", dir_path=a), WORDS),
@@ -396,7 +440,9 @@ def test_a_real_edit_of_a_real_pocket_task_is_isolated_scored_and_remembered(tmp
         good, invalid, bad = run_steps([(start, text) for text in rows], tools)
         again = run_step(start, rows[0], tools)
     assert start.score == pytest.approx(task.baseline["feedback"])
-    assert good.outcome is Outcome.EDITED and good.score_after > start.score + 0.03 and good.tier == runner.tier
+    assert (
+        good.outcome is Outcome.EDITED and good.score_after > start.score + 0.03 and good.tier == runner.tier
+    )
     assert invalid.outcome is Outcome.INVALID
     assert (bad.outcome, bad.reason) == (Outcome.ERROR, "ValueError") and "n_neighbors" in bad.observation
     assert again.cache_hit and again.state == good.state

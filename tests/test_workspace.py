@@ -1,4 +1,4 @@
-"""States are values: stored, restored, pickled and forked bit-equal, here and on a machine with the same data."""
+"""States are values: stored, restored, pickled and forked bit-equal, here and on another machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ STATES = st.builds(
     task_digest=TEXT,
     files=st.dictionaries(TEXT, st.binary(max_size=30), max_size=3),
     history=st.tuples(
-        st.builds(HistoryStep, TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=2), TEXT, TEXT, st.none() | st.floats(0, 1))
+        st.builds(
+            HistoryStep, TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=2), TEXT, TEXT,
+            st.none() | st.floats(0, 1),
+        )
     ),
     score=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     step=st.integers(0, 99),
@@ -81,7 +84,8 @@ def test_the_digest_is_of_the_tree_and_the_id_of_the_whole_state():
     renamed = replace(STATE, files={"c.py": STATE.files["b.py"], "a.txt": STATE.files["a.txt"]})
     assert renamed.digest != STATE.digest
     ids = {STATE.id, later.id, replace(STATE, score=0.3).id, replace(STATE, visible=0.6).id,
-           replace(STATE, done=True).id, replace(STATE, submission=None).id, replace(STATE, task="x").id}  # fmt: skip
+           replace(STATE, done=True).id, replace(STATE, submission=None).id,
+           replace(STATE, task="x").id}  # fmt: skip
     assert len(ids) == 7
 
 

@@ -1,9 +1,10 @@
-"""A task small enough to be worked by hand, and a runner that runs nothing: shared by the tests of the environment.
+"""A task small enough to be worked by hand, and a runner that runs nothing: for the tests of the environment.
 
-Every true value of the feedback labels is 10, every one of the report labels is 20. `FakeRunner` reads the number
-``n`` of ``n_neighbors=n`` from a script and answers with predictions that are off by ``n / 8`` on feedback rows
-and by ``n / 4`` on report rows. So the mean absolute error is ``n / 8`` and ``n / 4`` (exact in binary): the starter
-(n = 40) has a score of 5.0 and 10.0, and "Use 12 nearest neighbours." one of 1.5 and 3.0.
+Every true value of the feedback labels is 10, every one of the report labels is 20. `FakeRunner` reads the
+number ``n`` of ``n_neighbors=n`` from a script and answers with predictions that are off by ``n / 8`` on
+feedback rows and by ``n / 4`` on report rows. So the mean absolute error is ``n / 8`` and ``n / 4`` (exact in
+binary): the starter (n = 40) has a score of 5.0 and 10.0, and "Use 12 nearest neighbours." one of 1.5 and
+3.0.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ limits: {{seconds: 5}}
 
 
 def write_task(home: Path, **replaced: str) -> Task:
-    """Write the task under ``home`` and return it; ``replaced`` gives other contents, as ``train_py="..."``."""
+    """Write the task under ``home`` and return it; ``replaced`` gives other contents (``train_py="..."``)."""
     folder = home / NAME
     texts = {
         "task.yaml": replaced.get("card", CARD),
@@ -85,8 +86,8 @@ def submission(n: float) -> bytes:
 def result(status: str = "ok", output: str = "", **changes) -> RunResult:
     """Return a run's result with the named attributes changed."""
     values = {
-        "status": status, "exit_code": 0, "output": output, "seconds": 0.5, "tier": "fake", "error_type": None,
-        "error_line": None, "collected": {}, "collect_errors": {}, "peak_memory_bytes": 1 << 20,
+        "status": status, "exit_code": 0, "output": output, "seconds": 0.5, "tier": "fake",
+        "error_type": None, "error_line": None, "collected": {}, "collect_errors": {}, "peak_memory_bytes": 1 << 20,
     }  # fmt: skip
     return RunResult(**(values | changes))
 
@@ -109,7 +110,9 @@ class FakeRunner:
             return given
         found = re.search(rb"n_neighbors=(\d+)", request.files[request.script])
         if not found:
-            return result("error", "NameError: name 'x' is not defined\n", error_type="NameError", exit_code=1)
+            return result(
+                "error", "NameError: name 'x' is not defined\n", error_type="NameError", exit_code=1
+            )
         n = int(found.group(1))
         seen = f"validation mae: {n / 8:.3f}\n"
         return result(output=seen, collected={"submission.csv": submission(n)})

@@ -143,7 +143,7 @@ class PretrainProfile:
     feed_forward: int = _f(640, "deviation: see hidden")
     vocabulary: int = _f(2048, "deviation: byte-level BPE trained on the generated text")
     max_positions: int = _f(1024, "deviation: the longest pocket prompt and reply fit")
-    examples: int = _f(48_000, "deviation: until edits are right; about an hour on two cores", "a test builds a toy")
+    examples: int = _f(80_000, "deviation: until edits are right; about an hour on two cores", "a test builds a toy")
     tokenizer_examples: int = _f(6_000, "deviation: enough for stable pieces", "a test builds a toy")
     coder_share: float = _f(0.5, "deviation: half of the examples are coder edits, half agent turns")
     batch: int = _f(32, "deviation: fits two cores")

@@ -45,6 +45,8 @@ class Task:
         research_problem: The request that the agent reads.
         read_only: Globs of files that the agent may not change.
         provenance: Where the data come from.
+        real: Whether the rows are public data bundled with a library: a tier that lets a run read that copy
+            makes the task contaminated.
         answer_columns: Columns of a submission besides ``id``.
         classes: The classes or ratings that an answer may name; empty for free numbers.
     """
@@ -68,6 +70,7 @@ class Task:
     research_problem: str = ""
     read_only: tuple[str, ...] = ()
     provenance: str = ""
+    real: bool = False
     answer_columns: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
 
@@ -291,6 +294,7 @@ def _from_card(folder: Path, card: dict) -> Task:
         rows=card.get("rows", 0),
         columns=card.get("columns", 0),
         provenance=card.get("provenance", ""),
+        real=bool(card.get("real", False)),
         answer_columns=tuple(answer.get("columns", ())),
         classes=tuple(answer.get("classes", ())),
         **_texts(folder),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mlagent_lib.agents.prompts import render
 from mlagent_lib.core.artifacts import append_jsonl, read_jsonl, write_json, write_text
+from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import Toolbox
@@ -63,7 +64,16 @@ def train_grpo(
         max_steps: Length of a trajectory, as the prompt tells it.
         coder: ``base`` for the model's own base weights, ``rules`` for the catalogue.
         progress: Called with each row of metrics.
+
+    Raises:
+        RunError: The pool is too small for one step.
+        Unscored: Not one action of a step could be scored.
     """
+    if len(pool) < profile.states_per_step:
+        raise RunError(
+            f"the pool holds {len(pool)} states, but a step takes {profile.states_per_step}",
+            cure="collect more trajectories, or give a smaller states_per_step",
+        )
     loaded = load(model, backend=backend, adapter=adapter, trainable=True)  # first: Unsloth patches trl
     tools = make_tools(base_coder(loaded) if coder == "base" else None)
     reward = StepReward(pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size)
@@ -76,24 +86,21 @@ def train_grpo(
         ).statistics  # fmt: skip
 
     recorder = _Recorder(out, reward, measure, progress or (lambda row: None))
+    step, checkpoint = _last_checkpoint(out) or (0, None)
+    _forget_after(recorder.metrics, step if checkpoint else -1)
+    rows = [
+        {
+            "prompt": render(state, tools.task(state.task), style=style, max_steps=max_steps),
+            "state_id": state.id,
+            "task": state.task,
+        }
+        for state in pool.states
+    ]
     trainer = _trainer(
-        loaded,
-        _config(profile, out, seed, on_gpu=loaded.device == "cuda"),
-        recorder,
-        [
-            {
-                "prompt": render(state, tools.task(state.task), style=style, max_steps=max_steps),
-                "state_id": state.id,
-                "task": state.task,
-            }
-            for state in pool.states
-        ],
+        loaded, _config(profile, out, seed, on_gpu=loaded.device == "cuda"), recorder, rows, step
     )
-    trainer.remove_callback(PrinterCallback)  # metrics.jsonl holds what it would print
-    resumed = _last_checkpoint(out)
-    _forget_after(recorder.metrics, resumed[0] if resumed else -1)
     began = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resumed[1] if resumed else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     return _finish(trainer.model, out, adapter, recorder.metrics, time.perf_counter() - began)
 
 
@@ -178,10 +185,21 @@ class _Recorder:
         self._progress(row)
 
 
-def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict]):
-    """Return TRL's trainer with a clock around generation and scoring; the algorithm is TRL's."""
+def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict], done: int):
+    """Return TRL's trainer with a clock around generation and scoring; the algorithm is TRL's.
+
+    Two of its methods are mended so that a training that was cut off goes on as if it had not been.
+
+    Args:
+        loaded: Model and tokenizer.
+        config: TRL's settings.
+        recorder: Told what happens.
+        rows: The data set, one row a state.
+        done: Steps that were made before.
+    """
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
+    from peft import load_peft_weights, set_peft_model_state_dict
+    from transformers import PrinterCallback
     from trl import GRPOTrainer
 
     class Trainer(GRPOTrainer):
@@ -191,11 +209,37 @@ def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict]):
             recorder.rollout_seconds = time.perf_counter() - began
             return outputs
 
-    class Log(TrainerCallback):
-        """Tell the recorder what happens."""
+        def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+            # Transformers 5.17 finds the copy "ref" in a subfolder, and then skips the adapter in training.
+            weights = load_peft_weights(resume_from_checkpoint)
+            set_peft_model_state_dict(self.model, weights, adapter_name="default")
 
-        def on_train_begin(self, args, state, control, **kwargs):
-            recorder.kept_back(state.global_step, trainer.model)  # or what a kill left out after a checkpoint
+        def _get_train_sampler(self, dataset=None):
+            # TRL 1.14 shuffles all epochs from one stream, which would begin again with the first one.
+            sampler = super()._get_train_sampler(dataset)
+            for _ in range(done * config.per_device_train_batch_size // len(sampler)):
+                next(iter(sampler))
+            return sampler
+
+    trainer = Trainer(
+        model=loaded.model,
+        args=config,
+        processing_class=loaded.tokenizer,
+        reward_funcs=recorder.reward,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[_callback(recorder)],
+    )
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl holds what it would print
+    return trainer
+
+
+def _callback(recorder: _Recorder):
+    """Return the trainer's callback that tells the recorder what happens."""
+    from transformers import TrainerCallback
+
+    class Log(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            recorder.kept_back(state.global_step, model)  # the start, or what a kill left out
 
         def on_step_begin(self, args, state, control, **kwargs):
             recorder.step_began()
@@ -207,18 +251,10 @@ def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict]):
             if "loss" in logs:
                 recorder.trained(logs, state.global_step)
 
-        def on_save(self, args, state, control, **kwargs):
-            recorder.kept_back(state.global_step, trainer.model)
+        def on_save(self, args, state, control, model=None, **kwargs):
+            recorder.kept_back(state.global_step, model)
 
-    trainer = Trainer(
-        model=loaded.model,
-        args=config,
-        processing_class=loaded.tokenizer,
-        reward_funcs=recorder.reward,
-        train_dataset=Dataset.from_list(rows),
-        callbacks=[Log()],
-    )
-    return trainer
+    return Log()
 
 
 def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> dict:

@@ -59,7 +59,7 @@ def train_sft(
     """
     loaded = load(model, backend=backend)  # first: Unsloth must be imported before trl
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback, set_seed
     from trl import SFTConfig, SFTTrainer
 
     began = time.perf_counter()
@@ -104,6 +104,7 @@ def train_sft(
                 row["token_accuracy"] = float(logs.get("mean_token_accuracy", float("nan")))
                 append_jsonl(out / "metrics.jsonl", {k: v for k, v in row.items() if v == v})
 
+    set_seed(config.seed)  # TRL draws the adapter's first weights before its trainer seeds anything
     trainer = SFTTrainer(
         model=loaded.model,
         args=config,

@@ -1,0 +1,102 @@
+"""The pretraining text: formats that parse, exact edits, invented tasks, and the same text again."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import islice
+
+import pytest
+
+from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.actions import ACTIONS, Action, parse_action
+from mlagent_lib.environment.coder import parse_block_reply
+from mlagent_lib.tasks.pocket import catalogue
+from mlagent_lib.tasks.task import list_tasks
+from mlagent_lib.training import corpus
+
+SUITE = frozenset(list_tasks())
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[dict]:
+    return list(islice(corpus.examples(11, forbidden=SUITE), 600))
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(drawn):
+    assert list(islice(corpus.examples(11, forbidden=SUITE), 50)) == drawn[:50]
+    assert list(islice(corpus.examples(12, forbidden=SUITE), 50)) != drawn[:50]
+
+
+def test_shares_of_the_two_kinds(drawn):
+    coder = sum(example["kind"] == "coder" for example in drawn)
+    assert {example["kind"] for example in drawn} == {"coder", "agent"} and 240 < coder < 360
+    assert {e["kind"] for e in islice(corpus.examples(0, coder_share=1.0), 20)} == {"coder"}
+    assert {e["kind"] for e in islice(corpus.examples(0, coder_share=0.0), 20)} == {"agent"}
+
+
+def test_coder_examples_are_what_the_catalogue_would_do(drawn):
+    off_grid = 0
+    for example in (example for example in drawn if example["kind"] == "coder"):
+        axis, block = parse_block_reply(example["completion"])
+        instruction = example["prompt"].rsplit("\nEdit: ", 1)[1]
+        pairs = [(modality, kind) for modality in catalogue.MODALITIES for kind in catalogue.KINDS]
+        known = [catalogue.interpret(instruction, *pair) for pair in pairs]
+        assert (axis, block) in known, instruction
+        proposed = {wording for pair in pairs for edit in catalogue.edits(*pair) for wording in edit.wordings}
+        off_grid += instruction not in proposed
+        assert example["prompt"].startswith("Script:\n# data\n") and "\n# validation " in example["prompt"]
+        compile(block, "block", "exec")
+    assert off_grid > 20  # numbers are copied, not remembered
+
+
+def test_agent_examples_are_actions_on_prompts_of_the_policys_form(drawn):
+    names = set()
+    for example in (example for example in drawn if example["kind"] == "agent"):
+        action = parse_action(example["completion"])
+        assert isinstance(action, Action), example["completion"]
+        names.add(action.name)
+        assert re.fullmatch(
+            r"Task: [\w-]+\. \w+, \w+, [\w@]+, (higher|lower) is better\.\n"
+            r"Data: \d+ rows, \d+ columns\. Facts: [^\n]+\.\n# data\n.*\n# validation [\w@]+\n"
+            r"History:\n.+\nStep \d+ of \d+\.",
+            example["prompt"],
+            re.DOTALL,
+        )
+    assert names == set(ACTIONS)
+
+
+def test_no_task_of_the_suite_is_named_and_none_of_its_words_is_needed(drawn):
+    text = json.dumps(drawn)
+    assert not [name for name in SUITE if name in text]
+    names = {
+        corpus._card("text", "label", "accuracy", True, rng(0, i), SUITE).split(".")[0] for i in range(300)
+    }
+    assert len(names) > 250  # many names, so that the format does not hang on familiar ones
+
+
+def test_forbidden_names_are_drawn_again():
+    stream_names = [
+        corpus._card("text", "label", "accuracy", True, rng(0, i), frozenset()) for i in range(50)
+    ]
+    taken = re.match(r"Task: ([\w-]+)\.", stream_names[7]).group(1)
+    again = corpus._card("text", "label", "accuracy", True, rng(0, 7), frozenset({taken}))
+    assert f"Task: {taken}." not in again
+
+
+def test_every_metric_has_a_direction_and_goes_with_its_kind(drawn):
+    assert set(corpus._METRICS) == set(catalogue.KINDS)
+    for example in (example for example in drawn if example["kind"] == "agent"):
+        _, kind, metric, direction = re.match(
+            r"Task: [\w-]+\. (\w+), (\w+), ([\w@]+), (\w+)", example["prompt"]
+        ).groups()
+        assert (metric, direction == "higher") in corpus._METRICS[kind]
+
+
+def test_the_text_is_frozen(drawn):
+    """A model is pretrained on it: who changes the text has to pretrain again, then change this."""
+    from hashlib import sha256
+
+    assert sha256(json.dumps(drawn).encode()).hexdigest() == (
+        "1e8219c81466eb33836e3ca5728599caf36d4d82c866ca6114afb0862819f8ba"
+    )

@@ -1,0 +1,473 @@
+"""The parts of step-wise GRPO by hand, and a policy of a few weights that learns which action pays."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_task import FakeRunner, edit, final, make_tools, neighbours, write_task
+
+from mlagent_lib.core.artifacts import append_jsonl, read_jsonl
+from mlagent_lib.core.errors import RunError, Unscored
+from mlagent_lib.core.profiles import GRPOProfile
+from mlagent_lib.environment.outcome import Outcome
+from mlagent_lib.environment.step import StepResult, run_steps, start_state
+from mlagent_lib.training.grpo import _best_row, _forget_after, _last_checkpoint, train_grpo
+from mlagent_lib.training.pool import StatePool
+from mlagent_lib.training.scoring import (
+    StepReward,
+    evaluate_steps,
+    fill_groups,
+    group_advantages,
+    step_statistics,
+)
+
+
+@pytest.fixture
+def task(tmp_path):
+    return write_task(tmp_path / "tasks")
+
+
+@pytest.fixture
+def tools(tmp_path, task):
+    return make_tools(tmp_path)
+
+
+@pytest.fixture
+def states(task, tools):
+    start = start_state(task, tools)
+    return [start, run_steps([(start, neighbours(20))], tools)[0].state]
+
+
+def completions(*texts):
+    return [[{"role": "assistant", "content": text}] for text in texts]
+
+
+# Groups -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rewards", "size", "filled", "flat"),
+    [
+        ([1.0, 0.0, None, 0.5, 0.5, 0.5], 3, [1.0, 0.0, 0.5, 0.5, 0.5, 0.5], 1),
+        ([None, None, 1.0, 0.0], 2, [0.0, 0.0, 1.0, 0.0], 1),  # a group without any score is flat
+        ([None, 0.25, 1.0, None], 2, [0.25, 0.25, 1.0, 1.0], 2),
+        ([-1.0, 0.0, 0.4, None], 4, [-1.0, 0.0, 0.4, pytest.approx(-0.2)], 0),
+        ([], 2, [], 0),
+    ],
+)
+def test_filling_groups(rewards, size, filled, flat):
+    assert fill_groups(rewards, size) == (filled, flat)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ([1, 1, 0, 0, 0], [1.0954, 1.0954, -0.7303, -0.7303, -0.7303]),  # mean 0.4, std sqrt(0.3)
+        ([0.2, 0.2, 0.2], [0, 0, 0]),
+        ([1, -1], [0.7071, -0.7071]),  # mean 0, std sqrt(2)
+    ],
+)
+def test_advantages_by_hand(rewards, expected):
+    assert group_advantages(rewards, len(rewards)) == pytest.approx(expected, abs=3e-4)
+
+
+REWARDS = st.lists(st.none() | st.floats(-1, 1).map(lambda value: round(value, 3)), min_size=4, max_size=4)
+
+
+@given(first=REWARDS, second=REWARDS, order=st.permutations(range(4)))
+def test_groups_never_mix_and_the_order_within_does_not_matter(first, second, order):
+    filled, flat = fill_groups(first + second, 4)
+    alone = [fill_groups(group, 4) for group in (first, second)]
+    assert filled == alone[0][0] + alone[1][0] and flat == alone[0][1] + alone[1][1]
+    turned, _ = fill_groups([first[i] for i in order], 4)
+    assert turned == pytest.approx([filled[i] for i in order])
+    advantages = group_advantages(filled, 4)
+    for reward, advantage in zip(first + second, advantages, strict=True):
+        if reward is None:
+            assert advantage == pytest.approx(0.0, abs=1e-6)  # our failure moves nothing
+    assert sum(advantages) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_advantages_are_those_of_trl():
+    torch = pytest.importorskip("torch")
+    rewards = [0.1, 0.9, 0.5, 0.5, 0.0, 1.0, 1.0, 0.3]
+    grouped = torch.tensor(rewards, dtype=torch.float64).view(2, 4)
+    wanted = (grouped - grouped.mean(1, keepdim=True)) / (grouped.std(1, keepdim=True) + 1e-4)
+    assert group_advantages(rewards, 4) == pytest.approx(wanted.flatten().tolist())
+
+
+# The reward function that TRL calls -------------------------------------------------------------------------
+
+
+def test_rewards_by_hand_one_execution_each_from_its_own_state(states, tools):
+    first, second = states
+    reward = StepReward({state.id: state for state in states}, tools, form="v2", group_size=2)
+    before = len(tools.runner.requests)
+    texts = (neighbours(8), "nonsense", neighbours(8), final())
+    ids = [first.id, first.id, second.id, second.id]
+    assert reward(None, completions(*texts), ids, task=["t"] * 4) == [0.8, -1.0, pytest.approx(0.3), 0.0]
+    assert len(tools.runner.requests) == before + 1  # the two edits are one experiment
+    row = reward.last
+    assert (row["flat_groups"], row["groups"], row["steps"], row["unscored"]) == (0, 2, 4, 0)
+    assert (row["executions"], row["cache_hits"], row["validity"]) == (2, 1, 0.75)
+    assert row["reward"] == pytest.approx((0.8 - 1.0 + 0.3 + 0.0) / 4)
+    assert row["advantage_std"] == pytest.approx(math.sqrt(0.5), abs=1e-3)  # two a group: +-0.7071
+    assert row["seconds_execution"] >= 0 and reward.seconds > 0
+
+
+def test_equal_rewards_are_flat_and_say_nothing(states, tools):
+    first, _ = states
+    reward = StepReward({first.id: first}, tools, form="v1", group_size=3)
+    assert reward(None, completions("a", "b", "c"), [first.id] * 3) == [0.0, 0.0, 0.0]
+    assert (reward.last["flat_groups"], reward.last["advantage_std"]) == (1, 0.0)
+
+
+def test_a_group_that_mixes_states_is_an_error(states, tools):
+    first, second = states
+    reward = StepReward({state.id: state for state in states}, tools, form="v1", group_size=2)
+    with pytest.raises(RunError, match="a group mixes states"):
+        reward(None, completions("a", "b"), [first.id, second.id])
+
+
+def test_what_we_fail_gets_the_mean_of_its_group_and_is_counted(states, task, tmp_path):
+    def answer(request):
+        return Unscored("lost") if b"n_neighbors=8)" in request.files["train.py"] else None
+
+    broken = make_tools(tmp_path / "b", FakeRunner(answer), home=tmp_path / "tasks")
+    first = states[0]
+    reward = StepReward({first.id: first}, broken, form="v2", group_size=3)
+    texts = (neighbours(20), neighbours(8), neighbours(40))
+    assert reward(None, completions(*texts), [first.id] * 3) == [0.5, 0.25, 0.0]
+    assert (reward.last["unscored"], reward.last["steps"], reward.last["flat_groups"]) == (1, 3, 0)
+    assert reward.last["reward"] == 0.25 and reward.last["share_edited"] == 1.0
+
+
+def test_a_batch_without_any_score_stops_the_training(states, task, tmp_path):
+    broken = make_tools(
+        tmp_path / "b", FakeRunner(lambda request: Unscored("no server")), home=tmp_path / "tasks"
+    )
+    first = states[0]
+    reward = StepReward({first.id: first}, broken, form="v1", group_size=2)
+    with pytest.raises(Unscored, match="none of the 2 actions of a step could be scored: no server"):
+        reward(None, completions(neighbours(8), neighbours(9)), [first.id] * 2)
+
+
+# Statistics -------------------------------------------------------------------------------------------------
+
+
+def test_statistics_leave_the_unscored_out_and_count_them(states):
+    def row(outcome, **values):
+        return StepResult(states[0], outcome, "r", "", **values)
+
+    results = [
+        row(Outcome.EDITED, executed=True, cache_hit=True), row(Outcome.EDITED, executed=True),
+        row(Outcome.INVALID), row(Outcome.CORNER, executed=True), row(Outcome.UNSCORED, executed=True),
+    ]  # fmt: skip
+    found = step_statistics(results, [1.0, 0.5, 0.0, 0.5, None])
+    assert found == {
+        "share_invalid": 0.25, "share_error": 0.0, "share_neutral": 0.0, "share_corner": 0.25,
+        "share_edited": 0.5,
+        "reward": 0.5, "validity": 0.75, "steps": 5, "unscored": 1, "executions": 3, "cache_hits": 1,
+    }  # fmt: skip
+    assert math.isclose(sum(value for name, value in found.items() if name.startswith("share_")), 1.0)
+    empty = step_statistics([], [])
+    assert (empty["reward"], empty["steps"], empty["unscored"]) == (0.0, 0, 0)
+
+
+def test_evaluating_steps_asks_once_and_records_each_reply(states, tools):
+    asked = []
+
+    def generate(conversations, seed):
+        asked.append((len(conversations), seed))
+        return [neighbours(8), "nonsense", final(), neighbours(8)]
+
+    found = evaluate_steps(generate, states, tools, style="pocket", max_steps=6, form="v2", seed=5, samples=2)
+    assert asked == [(4, 5)]
+    assert [row["reward"] for row in found.rows] == [0.8, -1.0, 0.0, pytest.approx(0.3)]
+    assert [row["state_id"] for row in found.rows] == [states[0].id] * 2 + [states[1].id] * 2
+    assert [row["outcome"] for row in found.rows] == ["edited", "invalid", "neutral", "edited"]
+    assert found.rows[1]["reply"] == "nonsense" and found.statistics["validity"] == 0.75
+
+
+# Checkpoints ------------------------------------------------------------------------------------------------
+
+
+def test_the_best_row_is_the_highest_held_back_reward_and_the_earlier_of_equals(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    for step, split, reward in (
+        (0, "holdout", 0.5),
+        (5, "holdout", 0.7),
+        (5, "train", 0.9),
+        (10, "holdout", 0.7),
+    ):
+        append_jsonl(metrics, {"step": step, "split": split, "reward": reward})
+    assert _best_row(metrics)["step"] == 5
+    append_jsonl(metrics, {"step": 15, "split": "holdout", "reward": 0.71})
+    assert _best_row(metrics)["step"] == 15
+
+
+def test_rows_after_the_checkpoint_are_forgotten(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    _forget_after(metrics, 3)
+    assert not metrics.exists()
+    for step in (0, 1, 2, 3, 3, 4):
+        append_jsonl(metrics, {"step": step})
+    _forget_after(metrics, 3)
+    assert [row["step"] for row in read_jsonl(metrics)[0]] == [0, 1, 2, 3, 3]
+    _forget_after(metrics, -1)
+    assert read_jsonl(metrics)[0] == []
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path):
+    assert _last_checkpoint(tmp_path) is None
+    for step, text in (
+        (4, '{"global_step": 4}'),
+        (12, '{"global_step": 12}'),
+        (20, '{"global_st'),
+        (24, None),
+    ):
+        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if text:
+            (folder / "trainer_state.json").write_text(text)
+    step, folder = _last_checkpoint(tmp_path)
+    assert step == 12 and Path(folder).name == "checkpoint-12"  # by number, not by name: 4 < 12
+    assert not (tmp_path / "checkpoints" / "checkpoint-20").exists()
+
+
+# Learning ---------------------------------------------------------------------------------------------------
+
+PAYS, WASTES = neighbours(8), neighbours(48)
+REPLIES = (PAYS, WASTES, "nonsense", final(), edit("Make it good."))
+
+
+@pytest.fixture(scope="module")
+def bandit(tmp_path_factory):
+    """Return folders of a random model whose every token is a reply, and of an adapter that does nothing."""
+    import torch
+    from peft import get_peft_model
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    from mlagent_lib.training.backends import lora_config
+
+    folder = tmp_path_factory.mktemp("bandit")
+    words = ["<pad>", "<eos>", "<unk>", *REPLIES]
+    vocabulary = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=vocabulary, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'][-9:] }}{% endfor %}"
+    tokenizer.save_pretrained(folder / "model")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2, bos_token_id=None, eos_token_id=1, pad_token_id=0, tie_word_embeddings=False,
+        initializer_range=0.25,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    model.save_pretrained(folder / "model")
+    get_peft_model(model, lora_config(4, 8)).save_pretrained(folder / "adapter")
+    return folder
+
+
+def train(bandit, states, tools, out, *, progress=None, **changes):
+    values = {
+        "steps": 24, "states_per_step": 2, "group_size": 8, "lr": 3e-2, "beta": 0.001, "max_new_tokens": 1,
+        "eval_every": 8, "eval_samples": 24,
+    }  # fmt: skip
+    profile = GRPOProfile(**(values | changes))
+    return train_grpo(
+        StatePool(tuple(states)), states, profile, make_tools=lambda coder: tools,
+        model=str(bandit / "model"),
+        backend="plain", adapter=bandit / "adapter", out=out, seed=0, style="pocket", max_steps=6,
+        coder="rules",
+        progress=progress,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_random_policy_learns_which_action_pays(bandit, states, tools, tmp_path):
+    from safetensors.torch import load_file
+
+    out = tmp_path / "out"
+    found = train(bandit, states, tools, out)
+    rows = read_jsonl(out / "metrics.jsonl")[0]
+    held = {row["step"]: row for row in rows if row["split"] == "holdout"}
+    trained = [row for row in rows if row["split"] == "train"]
+    assert list(held) == [0, 8, 16, 24] and [row["step"] for row in trained] == list(range(1, 25))
+    # five replies of about equal chance: 1 + 0 + 0 + 0.5 + 0.5 of 5, with a margin for the draw
+    assert held[0]["reward"] < 0.6
+    assert max(row["reward"] for row in held.values()) > held[0]["reward"] + 0.25
+    late = statistics.fmean(row["reward"] for row in trained[-5:])
+    assert late > statistics.fmean(row["reward"] for row in trained[:5]) + 0.25
+    best = max(held.values(), key=lambda row: (row["reward"], -row["step"]))
+    assert (found["chosen_step"], found["chosen_holdout_reward"]) == (best["step"], best["reward"])
+    assert (found["steps"], found["unscored"]) == (24, 0)
+    # the chosen adapter is not the one at the start, and only the adapter was trained
+    before = load_file(bandit / "adapter" / "adapter_model.safetensors")
+    after = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not before[name].equal(after[name]) for name in before)
+    assert not (out / "checkpoints").exists()
+    assert all(row["kl"] >= 0 and math.isfinite(row["loss"]) for row in trained)
+
+
+class Killed(BaseException):
+    """Stands for a kill in the middle of training."""
+
+
+def numbers(out: Path) -> list[dict]:
+    """Return the rows of metrics without what may differ from run to run: clocks and hits of the cache."""
+    rows = read_jsonl(out / "metrics.jsonl")[0]
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("seconds", "cache"))}
+        for row in rows
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kill", "states_per_step"),
+    [(("train", 7), 2), (("train", 7), 1), (("holdout", 3), 1)],  # in mid-epoch, and where an epoch ends
+)
+def test_a_killed_training_ends_where_an_uninterrupted_one_ends(
+    bandit, states, tools, tmp_path, kill, states_per_step
+):
+    from safetensors.torch import load_file
+
+    short = {"steps": 8, "eval_every": 3, "states_per_step": states_per_step}
+    whole = train(bandit, states, tools, tmp_path / "whole", **short)
+
+    def progress(row):
+        if (row["split"], row["step"]) == kill:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(bandit, states, tools, tmp_path / "cut", progress=progress, **short)
+    assert (tmp_path / "cut" / "checkpoints" / f"checkpoint-{kill[1] // 3 * 3}").is_dir()
+    resumed = train(bandit, states, tools, tmp_path / "cut", **short)
+    assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
+    assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
+    for folder in ("adapter", "last"):
+        first, second = (
+            load_file(tmp_path / run / folder / "adapter_model.safetensors") for run in ("whole", "cut")
+        )
+        assert all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_the_base_weights_can_play_the_coder_while_the_adapter_is_trained(bandit, states, tools, tmp_path):
+    from safetensors.torch import load_file
+
+    coders = []
+
+    def make_tools_with(coder):
+        coders.append(coder)
+        return replace(tools, coder=coder)
+
+    profile = GRPOProfile(steps=2, states_per_step=2, group_size=4, lr=3e-2, max_new_tokens=1, eval_every=2)
+    train_grpo(
+        StatePool(tuple(states)), states, profile, make_tools=make_tools_with, model=str(bandit / "model"),
+        backend="plain", adapter=bandit / "adapter", out=tmp_path, seed=1, style="pocket", max_steps=6,
+    )  # fmt: skip
+    assert coders[0].name == "base" and coders[0]._memory  # it was asked; what it said is no block
+    before, after = (
+        load_file(path / "adapter_model.safetensors") for path in (bandit / "adapter", tmp_path / "last")
+    )
+    assert any(not before[name].equal(after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_a_pool_smaller_than_a_step_is_an_error(bandit, states, tools, tmp_path):
+    with pytest.raises(RunError, match="holds 2 states, but a step takes 3"):
+        train(bandit, states, tools, tmp_path, states_per_step=3)
+
+
+@pytest.mark.slow
+def test_the_coder_is_the_base_model_whatever_the_adapter(bandit, tmp_path):
+    import torch
+
+    from mlagent_lib.training.backends import generate_texts, load
+
+    loaded = load(str(bandit / "model"), backend="plain", adapter=bandit / "adapter", trainable=True)
+    plain = load(str(bandit / "model"), backend="plain")
+    with torch.no_grad():
+        for name, weight in loaded.model.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(2.0)
+    ask = [[{"role": "user", "content": "anything"}]]
+
+    def logits(backend):
+        batch = backend.tokenizer("anything", return_tensors="pt").input_ids
+        return backend.model(batch).logits
+
+    bare = logits(plain)
+    assert not torch.equal(logits(loaded), bare)
+    trainable = {name for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+    with loaded.base():
+        assert torch.equal(logits(loaded), bare)
+        generate_texts(loaded.model, loaded.tokenizer, ask, temperature=0.0, max_new_tokens=1)
+    assert trainable == {name for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+    assert trainable and all("lora" in name for name in trainable)
+
+
+@pytest.mark.slow
+def test_sampling_follows_its_seed_and_leaves_the_global_stream(bandit):
+    import torch
+
+    from mlagent_lib.training.backends import load
+    from mlagent_lib.training.scoring import sampler
+
+    loaded = load(str(bandit / "model"), backend="plain")
+    generate = sampler(loaded, temperature=1.0, max_new_tokens=1)
+    asks = [[{"role": "user", "content": str(number)}] for number in range(40)]
+    torch.manual_seed(5)
+    first = generate(asks, 1)
+    left = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), left)
+    assert generate(asks, 1) == first != generate(asks, 2)
+    assert set(first) <= {*REPLIES, ""} and len(set(first)) > 2
+
+
+@pytest.mark.slow
+def test_without_a_better_checkpoint_the_start_is_kept(bandit, states, tools, tmp_path):
+    from safetensors.torch import load_file
+
+    flat = [replace(state, score=None) for state in states]  # nothing else than a look: every reward is equal
+    out = tmp_path / "out"
+    runner = FakeRunner(lambda request: None)
+    silent = make_tools(
+        tmp_path / "silent", runner, coder=NoCoder(), home=tmp_path / "tasks", reply_format="six"
+    )
+    found = train(bandit, flat, silent, out, steps=2, eval_every=1, reward_form="v1-no-format")
+    assert found["chosen_step"] == 0
+    first, second = (
+        load_file(path / "adapter_model.safetensors") for path in (bandit / "adapter", out / "adapter")
+    )
+    assert all(first[name].equal(second[name]) for name in first)
+    rows = [row for row in read_jsonl(out / "metrics.jsonl")[0] if row["split"] == "train"]
+    assert all(row["flat_groups"] == row["groups"] and row["advantage_std"] == 0.0 for row in rows)
+    json.dumps(found, allow_nan=False)
+
+
+class NoCoder:
+    """Refuses every edit: each becomes a corner case."""
+
+    name = "none"
+
+    def edit_many(self, requests):
+        from mlagent_lib.core.errors import CoderError
+
+        return [CoderError("no") for _ in requests]

@@ -1,0 +1,137 @@
+"""What the notebooks call: rows are written as they come, and a piece that was cut off goes on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from tiny_task import NAME, FakeRunner, write_task
+
+from mlagent_lib import lab as labs
+from mlagent_lib.agents.policies import ChatPolicy, RandomIdeas, ScriptedExpert, Starter
+from mlagent_lib.agents.schema import validate_row
+from mlagent_lib.core.artifacts import read_jsonl
+from mlagent_lib.core.errors import MlagentError, ProfileError
+from mlagent_lib.core.profiles import get_profile
+from mlagent_lib.environment.cache import ExecutionCache
+from mlagent_lib.environment.coder import ChatCoder, RuleCoder
+from mlagent_lib.lab import Lab, baseline_policy, chosen_ideas, collect, evaluate, expert_policy, make_coder
+
+
+@pytest.fixture
+def lab(tmp_path):
+    task = write_task(tmp_path / "tasks")
+    smoke = get_profile("smoke")
+    profile = replace(
+        smoke,
+        collect=replace(smoke.collect, tasks=(NAME,), trajectories_per_task=3, max_steps=3),
+        evaluate=replace(smoke.evaluate, tasks=(NAME,), k=2, max_steps=2),
+    )
+    return Lab(profile, 0, tmp_path / "run", FakeRunner(), ExecutionCache(tmp_path / "cache"), {NAME: task})
+
+
+def test_the_toolbox_shares_runner_cache_tasks_and_the_profiles_format(lab):
+    tools = lab.tools()
+    assert (tools.runner, tools.cache, tools.reply_format) == (lab.runner, lab.cache, "six")
+    assert isinstance(tools.coder, RuleCoder) and tools.task(NAME) is lab.task(NAME)
+    other = RuleCoder()
+    assert lab.tools(other).coder is other
+    lab.profile = replace(lab.profile, reply_format="no-thought")
+    assert lab.tools().reply_format == "no-thought"
+
+
+def test_tasks_by_choice(lab, monkeypatch):
+    monkeypatch.setattr(labs, "load_task", lambda name: name)
+    assert [len(lab.tasks(choice)) for choice in ("all", "held-in", "held-out")] == [19, 9, 10]
+    assert lab.tasks([NAME]) == [lab.task(NAME)]
+    (scale,) = lab.scales()
+    assert scale.task == NAME
+
+
+def test_opening_makes_the_folder_and_refuses_what_it_does_not_know(tmp_path):
+    opened = labs.open_lab("smoke", 3, str(tmp_path), "")
+    try:
+        assert opened.run_dir == tmp_path / "smoke-seed3" and opened.run_dir.is_dir() and opened.seed == 3
+    finally:
+        opened.close()
+    with pytest.raises(ProfileError, match="seed is '3'"):
+        labs.open_lab("smoke", "3", str(tmp_path), "")
+    with pytest.raises(ProfileError, match="seed is True"):
+        labs.open_lab("smoke", True, str(tmp_path), "")
+    with pytest.raises(ProfileError, match="lapto"):
+        labs.open_lab("lapto", 0, str(tmp_path), "")
+
+
+def test_policies_and_coders_by_name(lab):
+    assert isinstance(baseline_policy("starter"), Starter)
+    assert isinstance(baseline_policy("random-ideas"), RandomIdeas)
+    with pytest.raises(ProfileError, match="policy 'best' is unknown"):
+        baseline_policy("best")
+    assert isinstance(expert_policy("scripted"), ScriptedExpert)
+    assert expert_policy("scripted", "no-thought").reply_format == "no-thought"
+    assert isinstance(expert_policy("openai:m@http://127.0.0.1:9/v1"), ChatPolicy)
+    assert isinstance(make_coder(replace(lab.profile, coder="rules")), RuleCoder)
+    assert isinstance(make_coder(replace(lab.profile, coder="openai:m@http://127.0.0.1:9/v1")), ChatCoder)
+    for wrong in ("endpoint", "rule", ""):
+        with pytest.raises(MlagentError):
+            make_coder(replace(lab.profile, coder=wrong))
+
+
+def test_ideas_by_either_selection(lab):
+    task = lab.task(NAME)
+    first = replace(lab.profile, collect=replace(lab.profile.collect, selection="v1", ideas_kept=7))
+    found = chosen_ideas(replace(lab, profile=first), task)
+    assert len(found) == 7 == len({idea.key for idea in found})
+    second = replace(lab.profile, collect=replace(lab.profile.collect, selection="v2", ideas_k=4))
+    by_axis = chosen_ideas(replace(lab, profile=second), task)
+    assert {axis: len(ideas) for axis, ideas in by_axis.items()} == {"data": 4, "model": 4, "learning": 4}
+    assert by_axis == chosen_ideas(replace(lab, profile=second), task)
+    assert by_axis != chosen_ideas(replace(lab, profile=second, seed=1), task)
+
+
+def test_collecting_writes_rows_and_goes_on_where_it_stopped(lab, tmp_path):
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    progress = []
+    rows = collect(lab, whole, progress=lambda done, of: progress.append((done, of)))
+    assert progress == [(1, 1)] and rows == read_jsonl(whole)[0]
+    assert [row["id"] for row in rows] == [f"expert/{NAME}/{index}" for index in range(3)]
+    for row in rows:
+        validate_row(row)
+        assert 1 <= len(row["ideas"]) <= 3 and row["seed"] == 0
+    cut.write_text(whole.read_text().split("\n")[0] + "\n" + whole.read_text().split("\n")[1][:40])
+    again = collect(lab, cut)
+    assert [row["id"] for row in again] == [row["id"] for row in rows]
+    assert [step["reply"] for row in again for step in row["steps"]] == [
+        step["reply"] for row in rows for step in row["steps"]
+    ]
+    size = cut.stat().st_size
+    collect(lab, cut)
+    assert cut.stat().st_size == size
+
+
+def test_evaluating_shares_one_file_and_makes_only_what_is_missing(lab, tmp_path):
+    path = tmp_path / "trajectories.jsonl"
+    first = evaluate(lab, "starter", Starter(), lab.tools(), path)
+    assert [row["id"] for row in first] == [f"starter/{NAME}/0", f"starter/{NAME}/1"]
+    second = evaluate(lab, "random-ideas", RandomIdeas(), lab.tools(), path)
+    assert {row["source"] for row in second} == {"random-ideas"} and len(read_jsonl(path)[0]) == 4
+    text = path.read_text()
+    assert evaluate(lab, "random-ideas", RandomIdeas(), lab.tools(), path) == second
+    assert path.read_text() == text
+    # cut off after the first of its two: made anew, the held row kept, none written twice
+    path.write_text("".join(line + "\n" for line in text.split("\n")[:3]))
+    again = evaluate(lab, "random-ideas", RandomIdeas(), lab.tools(), path)
+    assert [row["id"] for row in again] == [row["id"] for row in second]
+    assert [row["steps"][0]["reply"] for row in again] == [row["steps"][0]["reply"] for row in second]
+
+
+def test_state_rewards_keep_the_unscored_as_missing():
+    rows = [
+        {"task": "a", "state_id": "s", "outcome": "edited", "reward": 0.75, "reply": "x"},
+        {"task": "a", "state_id": "s", "outcome": "unscored", "reward": None, "reply": "x"},
+    ]
+    frame = labs.state_rewards(rows, "rl", 3)
+    assert list(frame.columns) == ["policy", "seed", "task", "state", "reward", "outcome"]
+    assert frame["reward"][0] == 0.75 and math.isnan(frame["reward"][1])
+    assert set(frame["policy"]) == {"rl"} and set(frame["seed"]) == {3}
