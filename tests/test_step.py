@@ -176,7 +176,7 @@ def plain_linear() -> str:
         (result(output="x\n", collected={"submission.csv": submission(8).replace(b"11.0", b"nan")}), "error",
          "submission-not-a-number",
          "The script ended, but its submission.csv was refused: not-a-number.\nx\n"),
-        (result(output="a" * 3000, collected={"submission.csv": submission(8)}), "edited", "scored",
+        (result(output="b" * 9 + "a" * 2000, collected={"submission.csv": submission(8)}), "edited", "scored",
          "The script has been executed. Here is the output:\n" + "a" * 2000),
     ],
 )  # fmt: skip
@@ -309,8 +309,12 @@ class MixedCoder:
     name = "mixed"
 
     def edit_many(self, requests):
-        made = {"up": TRAIN.replace("40", "8"), "lost": Unscored("no server"),
-                "no": CoderError("cannot \ud800"), "odd": TRAIN.replace("40", "16") + "# \ud800\n"}  # fmt: skip
+        made = {
+            "up": TRAIN.replace("40", "8"),
+            "odd": TRAIN.replace("40", "16") + "# \ud800\n",
+            "no": CoderError("cannot \ud800"),
+            "lost": Unscored("no server"),
+        }
         return [made[request.instruction] for request in requests]
 
 

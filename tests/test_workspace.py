@@ -72,6 +72,7 @@ def test_a_state_cannot_be_changed_and_writing_makes_another():
         STATE.score = 1.0
     other = STATE.with_file("a.txt", b"new")
     assert (other.files["a.txt"], STATE.files["a.txt"]) == (b"new", "é\r\n".encode())
+    assert other.files["b.py"] == STATE.files["b.py"] and set(other.files) == set(STATE.files)
     assert other.history == STATE.history and other.digest != STATE.digest
 
 

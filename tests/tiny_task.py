@@ -87,7 +87,8 @@ def result(status: str = "ok", output: str = "", **changes) -> RunResult:
     """Return a run's result with the named attributes changed."""
     values = {
         "status": status, "exit_code": 0, "output": output, "seconds": 0.5, "tier": "fake",
-        "error_type": None, "error_line": None, "collected": {}, "collect_errors": {}, "peak_memory_bytes": 1 << 20,
+        "error_type": None, "error_line": None, "collected": {}, "collect_errors": {},
+        "peak_memory_bytes": 1 << 20,
     }  # fmt: skip
     return RunResult(**(values | changes))
 

@@ -120,7 +120,7 @@ def _parse_arguments(text: str, names: tuple[str, ...]) -> dict[str, str] | Inva
 
 
 def _whole_number(item: object) -> str | None:
-    if isinstance(item, bool) or not isinstance(item, int | str):
+    if not isinstance(item, int | str):
         return None
     text = str(item).strip() if not isinstance(item, int) or abs(item) < 10**9 else ""
     return text if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
