@@ -76,6 +76,7 @@ class Lab:
             self.cache,
             reply_format=self.profile.reply_format,
             tasks=self._tasks,
+            script_seconds=self.profile.script_seconds,
         )
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """From finished runs to committed results: tables and figures of several seeds, and the README's numbers.
 
-``mlagent figures --runs runs/laptop-seed0 runs/laptop-seed1 ...`` reads the stage files of each run (checked against
-their manifests) and writes ``figures/``: tidy CSV, the same figures as SVG and PNG, and a manifest that says which
-runs they come from. ``mlagent figures`` alone redraws the pictures from the CSV in seconds.
+``mlagent figures --runs runs/laptop-seed0 runs/laptop-seed1 ...`` reads the stage files of each run (checked
+against their manifests) and writes ``figures/``: tidy CSV, the same figures as SVG and PNG, and a manifest
+that says which runs they come from. ``mlagent figures`` alone redraws the pictures in seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.core.artifacts import read_jsonl, read_manifest, sha256_file, stage_problem, write_json, write_text
+from mlagent_lib.core.artifacts import (
+    read_jsonl,
+    read_manifest,
+    sha256_file,
+    stage_problem,
+    write_json,
+    write_text,
+)
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results import steps
 from mlagent_lib.results.evaluation import (
@@ -30,8 +37,24 @@ from mlagent_lib.tasks.task import list_tasks, load_task
 
 PAIRS = (("rl", "sft"), ("rl", "base"), ("rl", "random-ideas"), ("sft", "base"))
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
-_TRAJECTORY_COLUMNS = ["policy", "task", "split", "seed", "trajectory", "metric", "greater_is_better", "init", "best",
-                       "score", "score_by_feedback", "gap_closed", "gap_closed_by_feedback", "unscored", "steps", "stop"]
+_TRAJECTORY_COLUMNS = [
+    "policy",
+    "task",
+    "split",
+    "seed",
+    "trajectory",
+    "metric",
+    "greater_is_better",
+    "init",
+    "best",
+    "score",
+    "score_by_feedback",
+    "gap_closed",
+    "gap_closed_by_feedback",
+    "unscored",
+    "steps",
+    "stop",
+]
 
 
 def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.DataFrame]:
@@ -48,7 +71,9 @@ def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.Dat
     manifests = {run: _manifests(run) for run in runs}
     profiles = {found["04_evaluation"]["params"]["profile"] for found in manifests.values()}
     if len(profiles) != 1:
-        raise RunError(f"the runs are of different profiles: {', '.join(sorted(profiles))}", cure="publish one profile")
+        raise RunError(
+            f"the runs are of different profiles: {', '.join(sorted(profiles))}", cure="publish one profile"
+        )
     profile, hardware = profiles.pop(), next(iter(manifests.values()))["04_evaluation"].get("device", "")
     seeds = {run: found["04_evaluation"]["params"]["seed"] for run, found in manifests.items()}
     tables = _tables(runs, seeds)
@@ -66,7 +91,10 @@ def _manifests(run: Path) -> dict[str, dict]:
     for stage in _STAGES:
         problem = stage_problem(run / stage)
         if problem:
-            raise RunError(f"stage {stage} of {run} cannot be published: {problem}", cure=f"run 'mlagent run' for {run.name}")
+            raise RunError(
+                f"stage {stage} of {run} cannot be published: {problem}",
+                cure=f"run 'mlagent run' for {run.name}",
+            )
         found[stage] = read_manifest(run / stage)
     return found
 
@@ -75,7 +103,9 @@ def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFr
     scales = {name: TaskScale.of(load_task(name)) for name in list_tasks()}
     rows = [row for run in runs for row in read_jsonl(run / "04_evaluation" / "trajectories.jsonl")[0]]
     trajectories = trajectory_table(rows, scales)
-    rewards = pd.concat([pd.read_csv(run / "03_grpo" / "step_rewards.csv") for run in runs], ignore_index=True)
+    rewards = pd.concat(
+        [pd.read_csv(run / "03_grpo" / "step_rewards.csv") for run in runs], ignore_index=True
+    )
     metrics = {seeds[run]: read_jsonl(run / "03_grpo" / "metrics.jsonl")[0] for run in runs}
     return {
         "trajectories": trajectories[_TRAJECTORY_COLUMNS],
@@ -93,21 +123,35 @@ def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFr
 
 
 def step_differences(rewards: pd.DataFrame) -> pd.DataFrame:
-    """Return the paired difference in mean step reward on states not trained on, RL minus SFT, with its interval.
+    """Return the paired difference in mean step reward on states not trained on, RL minus SFT.
 
     Args:
         rewards: Columns policy, seed, task, state, reward.
     """
     found = paired_difference(rewards, "rl", "sft", "reward", unit="state")
     means = rewards.groupby("policy")["reward"].mean()
-    return pd.DataFrame([{
-        "after": "rl", "before": "sft", "reward_after": means["rl"], "reward_before": means["sft"],
-        "difference": found.value, "low": found.low, "high": found.high, "n": found.n, "seeds": found.seeds,
-        "level": found.level, "verdict": found.verdict,
-    }])
+    return pd.DataFrame(
+        [
+            {
+                "after": "rl",
+                "before": "sft",
+                "reward_after": means["rl"],
+                "reward_before": means["sft"],
+                "difference": found.value,
+                "low": found.low,
+                "high": found.high,
+                "n": found.n,
+                "seeds": found.seeds,
+                "level": found.level,
+                "verdict": found.verdict,
+            }
+        ]
+    )
 
 
-def _figure_tables(tables: dict[str, pd.DataFrame], runs: Sequence[Path], manifests: dict) -> dict[str, pd.DataFrame]:
+def _figure_tables(
+    tables: dict[str, pd.DataFrame], runs: Sequence[Path], manifests: dict
+) -> dict[str, pd.DataFrame]:
     first = runs[0]
     walls = {stage: manifests[first][stage]["wall_s"] for stage in _STAGES}
     found = {
@@ -129,7 +173,17 @@ def _figure_tables(tables: dict[str, pd.DataFrame], runs: Sequence[Path], manife
 
 
 def _manifest(profile: str, manifests: dict, seeds: dict, figures: Path) -> dict:
-    keep = ("seed", "git", "package", "versions", "platform", "device", "wall_s", "peak_memory_bytes", "summary")
+    keep = (
+        "seed",
+        "git",
+        "package",
+        "versions",
+        "platform",
+        "device",
+        "wall_s",
+        "peak_memory_bytes",
+        "summary",
+    )
     return {
         "schema": "mlagent.published/1",
         "profile": profile,
@@ -145,7 +199,8 @@ def _manifest(profile: str, manifests: dict, seeds: dict, figures: Path) -> dict
 def task_lines(home: Path | None = None) -> str:
     """Return the README's table of tasks as Markdown."""
     lines = [
-        "| paper's task | ours | modality | metric | better | data | rows (visible / feedback / report) | starter | best known |",
+        "| paper's task | ours | modality | metric | better | data | rows: visible / feedback / report | "
+        "starter | best known |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for split in ("held-in", "held-out"):
@@ -163,17 +218,25 @@ def task_lines(home: Path | None = None) -> str:
 
 def label_rows(task) -> tuple[int, int, int]:
     """Return the number of visible, feedback and report rows of a task."""
-    counts = [sum(1 for _ in open(task.labels_dir / f"{name}.csv")) - 1 for name in ("feedback", "report")]
-    return task.rows, *counts
+    files = [task.labels_dir / f"{name}.csv" for name in ("feedback", "report")]
+    return task.rows, *(len(pd.read_csv(path)) for path in files)
 
 
 def result_lines(figures: Path | str) -> str:
     """Return the README's table of results as Markdown, from the committed CSV files alone."""
     figures = Path(figures)
     overall = pd.read_csv(figures / "overall.csv")
-    names = {"starter": "starter", "random-ideas": "random ideas", "base": "pocket base", "sft": "after SFT",
-             "rl": "after step-wise GRPO"}
-    lines = ["| policy | held-in: gap closed | held-out: gap closed | held-in: gain | held-out: gain |", "|---|---|---|---|---|"]
+    names = {
+        "starter": "starter",
+        "random-ideas": "random ideas",
+        "base": "pocket base",
+        "sft": "after SFT",
+        "rl": "after step-wise GRPO",
+    }
+    lines = [
+        "| policy | held-in: gap closed | held-out: gap closed | held-in: gain | held-out: gain |",
+        "|---|---|---|---|---|",
+    ]
     for policy, label in names.items():
         cells = [_cell(overall, policy, split, "gap") for split in ("held-in", "held-out")]
         cells += [_cell(overall, policy, split, "gain") for split in ("held-in", "held-out")]
@@ -181,13 +244,17 @@ def result_lines(figures: Path | str) -> str:
     lines.append("")
     step = pd.read_csv(figures / "step_differences.csv").iloc[0]
     lines.append(
-        f"Mean step reward on states not trained on: {step['reward_before']:.3f} after SFT, {step['reward_after']:.3f} "
-        f"after RL; difference {step['difference']:+.3f} [{step['low']:+.3f}, {step['high']:+.3f}], "
+        f"Mean step reward on states not trained on: {step['reward_before']:.3f} after SFT, "
+        f"{step['reward_after']:.3f} after RL; difference {step['difference']:+.3f} "
+        f"[{step['low']:+.3f}, {step['high']:+.3f}], "
         f"{int(step['n'])} states, {int(step['seeds'])} seeds."
     )
-    for row in pd.read_csv(figures / "differences.csv").query("after == 'rl' and before == 'sft'").itertuples():
+    for row in (
+        pd.read_csv(figures / "differences.csv").query("after == 'rl' and before == 'sft'").itertuples()
+    ):
         lines.append(
-            f"Gap closed, {row.split} tasks: RL minus SFT {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], "
+            f"Gap closed, {row.split} tasks: RL minus SFT {row.difference:+.3f} "
+            f"[{row.low:+.3f}, {row.high:+.3f}], "
             f"{row.trajectories} pairs of trajectories on {row.tasks} tasks, {row.seeds} seeds."
         )
     return "\n\n".join(["\n".join(lines[: len(names) + 2]), *lines[len(names) + 3 :]])

@@ -20,7 +20,9 @@ def test_the_table_of_tasks_is_what_the_cards_say(repository):
 
 
 def test_the_results_are_those_of_the_committed_files(repository):
-    assert part((repository / "README.md").read_text(), "results") == publish.result_lines(repository / "figures")
+    assert part((repository / "README.md").read_text(), "results") == publish.result_lines(
+        repository / "figures"
+    )
 
 
 def test_every_committed_table_is_the_one_that_the_manifest_names(repository):

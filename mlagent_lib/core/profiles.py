@@ -56,7 +56,8 @@ class CollectProfile:
     max_steps: int = _f(15, "15 steps, s5.1", "a pocket script has only three blocks to edit")
     ideas_per_task: int = _f(100, "at least 100 candidate ideas a task, v1", "smoke: fewer are quicker")
     selection: str = _f(
-        "v1", "v1: farthest average distance; v2 (B.1): farthest-point sampling",
+        "v1",
+        "v1: farthest average distance; v2 (B.1): farthest-point sampling",
         "v2 draws distinct axes, which suits a script of three blocks",
     )
     ideas_kept: int = _f(10, "the 10 farthest ideas, v1; used by selection v1")
@@ -143,7 +144,9 @@ class PretrainProfile:
     feed_forward: int = _f(640, "deviation: see hidden")
     vocabulary: int = _f(2048, "deviation: byte-level BPE trained on the generated text")
     max_positions: int = _f(1024, "deviation: the longest pocket prompt and reply fit")
-    examples: int = _f(80_000, "deviation: until edits are right; about an hour on two cores", "a test builds a toy")
+    examples: int = _f(
+        80_000, "deviation: until edits are right; about an hour on two cores", "a test builds a toy"
+    )
     tokenizer_examples: int = _f(6_000, "deviation: enough for stable pieces", "a test builds a toy")
     coder_share: float = _f(0.5, "deviation: half of the examples are coder edits, half agent turns")
     batch: int = _f(32, "deviation: fits two cores")
@@ -169,12 +172,18 @@ class Profile:
     purpose: str = _f("The paper's numbers: a node of 8 GPUs and an endpoint as coder.", "for the reader")
     budget_minutes: float = _f(0.0, "open: 0 is no promise", "what the profile promises on its machine")
     model: str = _f("Qwen/Qwen2.5-7B", "Qwen2.5-7B (base), s5.1", "a model that the machine can train")
-    coder: str = _f("endpoint", "Qwen2.5-Coder-32B-Instruct, v1 B.2", "the policy's own base, adapter off")
+    coder: str = _f(
+        "endpoint", "Qwen2.5-Coder-32B-Instruct, v1 B.2",
+        "pocket: the catalogue itself, as the pocket model is below 95 %; gpu: the policy's own base",
+    )
     backend: str = _f("auto", "deviation: Unsloth with CUDA, else plain Transformers and PEFT, said aloud")
     reply_format: str = _f("six", "six fields, v1 Tables 5-6; no-thought is the ablation of v2")
     prompt_style: str = _f("full", "the MLAgentBench prompt, v1 Table 5", "a short prompt for a small model")
     workers: int = _f(8, "open: scripts executed at once", "one per core")
     threads: int = _f(8, "open: OMP_NUM_THREADS of the notebooks", "one per core")
+    script_seconds: float = _f(
+        1800.0, "open: no limit of a script is given; 30 minutes a trajectory", "a pocket script needs one"
+    )
     collect: CollectProfile = field(default_factory=CollectProfile)
     sft: SFTProfile = field(default_factory=SFTProfile)
     grpo: GRPOProfile = field(default_factory=GRPOProfile)
@@ -246,10 +255,11 @@ _LAPTOP = Profile(
     purpose="The main job: the whole story on 2 CPU cores, no network, no account.",
     budget_minutes=15.0,
     model="pocket",
-    coder="base",
+    coder="rules",
     prompt_style="pocket",
     workers=2,
     threads=2,
+    script_seconds=6.0,
     collect=CollectProfile(trajectories_per_task=14, max_steps=6, selection="v2"),
     sft=SFTProfile(
         lr=5e-4, epochs=2.0, batch=16, max_length=768, warmup_share=0.05, lora_r=16, lora_alpha=32,

@@ -89,6 +89,7 @@ class Toolbox:
         home: Where task folders are; None for the default.
         reply_format: ``six`` or ``no-thought``.
         limits: Overrides the limits of the tasks.
+        script_seconds: The longest a script may run where the task itself allows more; None for the task's.
         tasks: Tasks by name, each read once; give tasks here that are in no home folder.
     """
 
@@ -98,6 +99,7 @@ class Toolbox:
     home: Path | None = None
     reply_format: str = "six"
     limits: Limits | None = None
+    script_seconds: float | None = None
     tasks: dict[str, Task] = field(default_factory=dict, repr=False, compare=False)
 
     def task(self, name: str) -> Task:
@@ -139,7 +141,10 @@ class Toolbox:
         return RunRequest(files, data_dir if data_dir.is_dir() else None, script, self._limits(state))
 
     def _limits(self, state: State) -> Limits:
-        return self.limits or self.task(state.task).limits
+        limits = self.limits or self.task(state.task).limits
+        if self.script_seconds is None or self.script_seconds >= limits.seconds:
+            return limits
+        return replace(limits, seconds=self.script_seconds)
 
     def _judge(self, state: State, result) -> Execution | Unscored:
         """Archive and score what a run left, in this order: a score can be recomputed from the archive."""

@@ -31,7 +31,6 @@ GRPO_METRICS = {
     "seconds_total": "Wall seconds of the whole update; the three above and some bookkeeping.",
     "cache_hits": "Actions whose experiment had been made before and was read from the cache.",
     "executions": "Scripts that were run or found in the cache.",
-    "task_mix": "Number of sampled actions per task.",
     "lr": "Learning rate of the update.",
     "grad_norm": "Norm of the gradient before clipping.",
     "loss": "The clipped objective. Near 0 on fresh samples by construction: it does not measure progress.",

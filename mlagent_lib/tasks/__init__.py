@@ -1,0 +1,1 @@
+"""Task folders: what the agent sees, how it is graded, and the pocket suite."""

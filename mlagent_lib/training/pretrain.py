@@ -1,9 +1,9 @@
-"""Build the pocket model from nothing: tokenizer, pretraining, measurement, model card. One command rebuilds it.
+"""Build the pocket model from nothing: tokenizer, pretraining, measurement, model card. One command does it.
 
-``mlagent pretrain --out DIR`` draws the corpus (`mlagent_lib.training.corpus`), trains a byte-level BPE on it and a
-Qwen2-architecture model of a few million parameters with the Transformers Trainer (all weights, loss on the answers), then
-measures it as coder and as policy on examples it has not seen. It is a didactic stand-in for Qwen2.5-7B and its
-coder, not a language model: outside the pocket suite's vocabulary it knows nothing.
+``mlagent pretrain --out DIR`` draws the corpus (`mlagent_lib.training.corpus`), trains a byte-level BPE on it
+and a Qwen2-architecture model of a few million parameters with the Transformers Trainer (all weights, loss on
+the answers), then measures it as coder and as policy on examples it has not seen. It is a didactic stand-in
+for Qwen2.5-7B and its coder, not a language model: outside the pocket suite's vocabulary it knows nothing.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ CHAT_TEMPLATE = (
 def build_tokenizer(texts: list[str], vocab_size: int):
     """Return a byte-level BPE tokenizer whose pieces may span words but neither digits nor lines.
 
-    Whole phrases become one piece, so a reply is some 30 tokens and a state some 110; digits stay single, so that
-    numbers are copied digit by digit.
+    Whole phrases become one piece, so a reply is some 30 tokens and a state some 110; digits stay single, so
+    that numbers are copied digit by digit.
 
     Args:
         texts: What to learn the pieces from.
@@ -62,7 +62,10 @@ def build_tokenizer(texts: list[str], vocab_size: int):
     )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END_TURN, pad_token=END, model_input_names=["input_ids", "attention_mask"]
+        tokenizer_object=bpe,
+        eos_token=END_TURN,
+        pad_token=END,
+        model_input_names=["input_ids", "attention_mask"],
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -117,7 +120,9 @@ def train(profile: PretrainProfile, out: Path, forbidden: frozenset[str]) -> dic
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     began = time.perf_counter()
-    corpus = list(islice(examples(profile.seed, coder_share=profile.coder_share, forbidden=forbidden), profile.examples))
+    corpus = list(
+        islice(examples(profile.seed, coder_share=profile.coder_share, forbidden=forbidden), profile.examples)
+    )
     log.info("corpus of %d examples", len(corpus))
     sample = [f"{row['prompt']}\n{row['completion']}" for row in corpus[: profile.tokenizer_examples]]
     tokenizer = build_tokenizer(sample, profile.vocabulary)
@@ -192,7 +197,9 @@ def measure(model, tokenizer, seed: int, *, count: int) -> dict:
     found = {"count": count}
     stream = derive_seed(seed, "measure")
     coder = list(islice(examples(stream, coder_share=1.0), count))
-    replies = generate_texts(model, tokenizer, [[as_chat(row)["prompt"][0]] for row in coder], temperature=0.0)
+    replies = generate_texts(
+        model, tokenizer, [[as_chat(row)["prompt"][0]] for row in coder], temperature=0.0
+    )
     right = [_same_block(reply, row["completion"]) for reply, row in zip(replies, coder, strict=True)]
     found["coder_exact"] = sum(right) / count
     agent = list(islice(examples(derive_seed(stream, "agent"), coder_share=0.0), count))
@@ -212,6 +219,19 @@ def _same_block(reply: str, expected: str) -> bool:
 
 def write_card(out: Path, profile: PretrainProfile, measured: dict) -> None:
     """Write the model card next to the weights, from the measured numbers."""
+    shape = f"hidden {profile.hidden}, {profile.layers} layers, {profile.heads} heads"
+    count = f"n = {measured['count']:,}"
+    rows = {
+        "architecture": f"Qwen2, {shape}, {measured['parameters'] / 1e6:.1f} million parameters",
+        "tokenizer": f"byte-level BPE of {profile.vocabulary} pieces that span words; digits stay single",
+        "training text": f"{measured['examples']:,} examples: {profile.coder_share:.0%} coder edits, "
+        "the rest agent turns on task cards that do not exist, with random scripts, histories and scores",
+        "never seen": "any task of the suite, held-in or held-out; any executed score",
+        f"coder: unseen edits equal to the rule coder's ({count})": f"{measured['coder_exact']:.1%}",
+        f"policy: sampled turns that are valid actions ({count})": f"{measured['agent_valid']:.1%}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    note = f"\n{measured['note']}\n" if "note" in measured else ""
     text = f"""---
 license: mit
 library_name: transformers
@@ -219,22 +239,18 @@ tags: [didactic, ml-agent]
 ---
 # The pocket model
 
-A Qwen2-architecture model of {measured["parameters"] / 1e6:.1f} million parameters, trained from nothing by this kit
-on text that this kit generates. It plays the policy (with LoRA) and the coder (adapter off) of the laptop profile.
-**It is a didactic stand-in for Qwen2.5-7B and its coder, not a language model**: outside the edit catalogue of the
-pocket suite it knows nothing.
+Trained from nothing by this kit, on text that this kit generates. It plays the policy (with LoRA) and can
+play the coder (adapter off) on a laptop. **It is a didactic stand-in for Qwen2.5-7B and its coder, not a
+language model**: outside the edit catalogue of the pocket suite it knows nothing.
 
 | | |
 |---|---|
-| architecture | hidden {profile.hidden}, {profile.layers} layers, {profile.heads} heads, vocabulary {profile.vocabulary} (byte-level BPE, single digits, pieces span words) |
-| training text | {measured["examples"]:,} examples: {profile.coder_share:.0%} coder edits, the rest agent turns on task cards that do not exist, with random scripts, histories and scores |
-| never seen | any task of the suite, held-in or held-out; any executed score |
-| coder: edits equal to the rule coder's, unseen ones (n = {measured["count"]:,}) | {measured["coder_exact"]:.1%} |
-| policy: sampled turns that are valid actions, unseen ones (n = {measured["count"]:,}) | {measured["agent_valid"]:.1%} |
-| training time | {measured["seconds"] / 60:.0f} minutes on 2 CPU cores |
+{table}
 
-Rebuild: `mlagent pretrain --out DIR` (seed {profile.seed}; same machine and versions give the same weights).
-All figures above come from `measured.json`.
+Rebuild: `mlagent pretrain --out DIR` (seed {profile.seed}). The figures above come from `measured.json`.
+{note}
+Load the tokenizer with `PreTrainedTokenizerFast.from_pretrained`: `AutoTokenizer` of Transformers 5 would
+replace its splitting rules by Qwen's.
 """
     write_text(out / "README.md", text)
 
