@@ -51,6 +51,7 @@ from mlagent_lib.training.pool import StatePool, split_trajectories
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
 
 TRAJECTORIES = "01_collection/trajectories.jsonl"
+POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
 CODER_EDITS = 24  # ours: edits for each held-in task on which the coder is measured
 PAIRS = (("rl", "sft"), ("sft", "base"), ("rl", "base"), ("rl", "random-ideas"))
 
@@ -255,7 +256,7 @@ def grpo(lab: Lab, stage: Stage) -> None:
     profile, parts = lab.profile, split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
     adapter, before = sft_adapter(stage), pd.read_csv(stage.read("02_sft/test_steps.csv"))
     pool = StatePool.from_trajectories(
-        parts.trajectories["train"], limit=profile.grpo.pool_size, seed=lab.seed
+        parts.trajectories["train"], limit=profile.grpo.pool_size, seed=lab.seed, action=POOL_ACTION
     )
     select = StatePool(parts.select).sample(profile.grpo.eval_states, lab.seed, "select")
     if not stage.path("group.csv").exists():

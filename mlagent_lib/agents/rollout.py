@@ -221,11 +221,16 @@ def _report(state: State, task: Task, tools: Toolbox) -> float:
     return grade(task, tools.cache.archive[state.submission], "report")
 
 
-def states_of(rows: Iterable[dict]) -> list[State]:
-    """Return the states that the steps of trajectories started from: the raw material of a state pool."""
+def states_of(rows: Iterable[dict], *, action: str | None = None) -> list[State]:
+    """Return the states that the steps of trajectories started from: the raw material of a state pool.
+
+    Args:
+        rows: Trajectories.
+        action: Keep the states in which this action was taken; None keeps all.
+    """
     return [
         State.from_json(step["state"])
         for row in rows
         for step in row["steps"]
-        if step["outcome"] != "unscored"
+        if step["outcome"] != "unscored" and (action is None or step["action"] == action)
     ]

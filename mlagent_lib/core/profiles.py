@@ -262,11 +262,11 @@ _LAPTOP = Profile(
     script_seconds=6.0,
     collect=CollectProfile(trajectories_per_task=14, max_steps=6, selection="v2"),
     sft=SFTProfile(
-        lr=5e-4, epochs=2.0, batch=16, max_length=768, warmup_share=0.05, lora_r=16, lora_alpha=32,
+        lr=5e-4, epochs=3.0, batch=16, max_length=768, warmup_share=0.05, lora_r=16, lora_alpha=32,
         holdout_share=0.15,
     ),
     grpo=GRPOProfile(
-        steps=40, states_per_step=8, lr=1e-3, beta=0.04, max_new_tokens=96, eval_every=10, eval_states=48,
+        steps=50, states_per_step=8, lr=2e-3, beta=0.02, max_new_tokens=64, eval_every=10, eval_states=48,
         eval_samples=2, test_samples=8, pool_size=400,
     ),
     evaluate=EvalProfile(k=4, max_steps=6, temperature=1.0),

@@ -66,15 +66,19 @@ class StatePool:
     states: tuple[State, ...]
 
     @classmethod
-    def from_trajectories(cls, rows: Sequence[dict], *, limit: int | None = None, seed: int = 0) -> StatePool:
+    def from_trajectories(
+        cls, rows: Sequence[dict], *, limit: int | None = None, seed: int = 0, action: str | None = None
+    ) -> StatePool:
         """Return the pool of the states that trajectories went through.
 
         Args:
             rows: Trajectories.
             limit: Most states to keep, shared evenly between tasks; None keeps all.
             seed: Root of the stream that chooses among them.
+            action: Keep the states in which the expert took this action; None keeps all.
         """
-        unique = list({state.id: state for state in states_of(rows) if not state.done}.values())
+        found = states_of(rows, action=action)
+        unique = list({state.id: state for state in found if not state.done}.values())
         if limit is None or len(unique) <= limit:
             return cls(tuple(unique))
         kept = _spread(unique, limit, rng(seed, "pool"))
