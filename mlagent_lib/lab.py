@@ -166,11 +166,12 @@ def baseline_policy(name: str) -> Policy:
 
 @dataclass
 class Agent:
-    """A local policy ready to act, and the coder that shares its weights."""
+    """A local policy ready to act, its toolbox with the profile's coder, and the model behind both."""
 
     policy: LocalPolicy
     tools: Toolbox
     generate: Callable
+    backend: object
 
 
 def local_agent(lab: Lab, name: str, adapter: Path | None, *, temperature: float | None = None) -> Agent:
@@ -190,7 +191,7 @@ def local_agent(lab: Lab, name: str, adapter: Path | None, *, temperature: float
     heat = profile.evaluate.temperature if temperature is None else temperature
     generate = sampler(backend, temperature=heat, max_new_tokens=profile.grpo.max_new_tokens)
     policy = LocalPolicy(generate, name=name, seed=lab.seed, style=profile.prompt_style)
-    return Agent(policy, lab.tools(make_coder(profile, backend)), generate)
+    return Agent(policy, lab.tools(make_coder(profile, backend)), generate, backend)
 
 
 def make_coder(profile: Profile, backend=None) -> Coder:

@@ -179,11 +179,11 @@ def held_back_steps(lab: Lab, agent: Agent, name: str, states: Sequence[State]) 
 
 
 def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataFrame:
-    """Return how the coder edits the held-in starters, beside the rule coder, which is exact.
+    """Return how the model's base weights edit the held-in starters, beside the rule coder, which is exact.
 
     Args:
         lab: The run.
-        agent: Its toolbox holds the coder.
+        agent: Whose base weights play the coder, whichever coder the profile takes.
         per_task: Edits drawn from the catalogue of each task.
 
     Returns:
@@ -197,7 +197,9 @@ def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataF
             table.append(
                 {"task": task.name, "axis": pool[index].axis, "instruction": pool[index].instruction}
             )
-    wanted, got = RuleCoder().edit_many(requests), agent.tools.coder.edit_many(requests)
+    from mlagent_lib.training.backends import base_coder
+
+    wanted, got = RuleCoder().edit_many(requests), base_coder(agent.backend).edit_many(requests)
     for row, right, made in zip(table, wanted, got, strict=True):
         row["result"] = "exact" if made == right else "other" if isinstance(made, str) else "refused"
     return pd.DataFrame(table)

@@ -207,8 +207,10 @@ def test_two_runs_into_one_folder(story):
 
 
 COMMAND = """
+import signal
 import sys
 from mlagent_lib.pipeline import run_all
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits it as ignored
 run_all("smoke", 3, sys.argv[1], notebooks_dir=sys.argv[2],
         notebooks=(("a_collect.ipynb", ("01_collection",)), ("b_train.ipynb", ("02_sft",))),
         write_report=lambda run_dir: None)
