@@ -207,10 +207,11 @@ def task_lines(home: Path | None = None) -> str:
         lines.append(f"| **{split}** | | | | | | | | |")
         for name in list_tasks(split):
             task = load_task(name, home=home)
+            source = task.provenance if task.real else "generated from a seed"
             rows = " / ".join(str(count) for count in label_rows(task))
             lines.append(
                 f"| {task.paper_task} | `{name}` | {task.modality} | {task.metric} | "
-                f"{'higher' if task.greater_is_better else 'lower'} | {task.provenance} | {rows} | "
+                f"{'higher' if task.greater_is_better else 'lower'} | {source} | {rows} | "
                 f"{task.baseline['report']:.4g} | {task.best['report']:.4g} |"
             )
     return "\n".join(lines)
@@ -255,7 +256,7 @@ def result_lines(figures: Path | str) -> str:
         lines.append(
             f"Gap closed, {row.split} tasks: RL minus SFT {row.difference:+.3f} "
             f"[{row.low:+.3f}, {row.high:+.3f}], "
-            f"{row.trajectories} pairs of trajectories on {row.tasks} tasks, {row.seeds} seeds."
+            f"{row.trajectories} trajectories on {row.tasks} tasks, {row.seeds} seeds."
         )
     return "\n\n".join(["\n".join(lines[: len(names) + 2]), *lines[len(names) + 3 :]])
 

@@ -21,6 +21,16 @@ NAMES = [name for name, _ in NOTEBOOKS]
 LABELS = ("**Question.**", "**Paper.**", "**Needs.**", "**Writes.**", "**Time.**")
 BASE = {"profile": str, "seed": int, "runs_dir": str, "run_id": str}
 FORBIDDEN = ("sys.path", "%autoreload", "os.environ", "/home/", "/root/", "/tmp/", "http://", "https://")
+SAME_BYTES = (  # what the README promises of two smoke runs
+    "02_sft/test_steps.csv",
+    "02_sft/adapter/adapter_model.safetensors",
+    "03_grpo/step_rewards.csv",
+    "03_grpo/group.csv",
+    "04_evaluation/trajectories.csv",
+    "04_evaluation/tasks.csv",
+    "04_evaluation/overall.csv",
+    "04_evaluation/differences.csv",
+)
 LONGEST, MEDIAN, NEEDS_TEXT = 25, 8, 8
 
 
@@ -219,3 +229,12 @@ def test_the_numbers_of_the_chain_hang_together(smoke):
     assert overall.set_index("policy").loc["starter", "gap_closed"] == pytest.approx(0.0, abs=1e-4)
     group = pd.read_csv(smoke / "03_grpo" / "group.csv")
     assert group["advantage"].sum() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_second_run_with_the_same_seed_gives_the_same_numbers(smoke, tmp_path):
+    if smoke.name != "smoke-seed0":
+        pytest.skip("MLAGENT_SMOKE_RUN points to another run")
+    again = run_all("smoke", 0, str(tmp_path), say=lambda line: None)
+    for name in SAME_BYTES:
+        assert (again / name).read_bytes() == (smoke / name).read_bytes(), name
