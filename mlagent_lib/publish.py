@@ -248,7 +248,7 @@ def result_lines(figures: Path | str) -> str:
         f"Mean step reward on states not trained on: {step['reward_before']:.3f} after SFT, "
         f"{step['reward_after']:.3f} after RL; difference {step['difference']:+.3f} "
         f"[{step['low']:+.3f}, {step['high']:+.3f}], "
-        f"{int(step['n'])} states, {int(step['seeds'])} seeds."
+        f"{int(step['n'])} states, {_seeds(step['seeds'])}."
     )
     for row in (
         pd.read_csv(figures / "differences.csv").query("after == 'rl' and before == 'sft'").itertuples()
@@ -256,19 +256,23 @@ def result_lines(figures: Path | str) -> str:
         lines.append(
             f"Gap closed, {row.split} tasks: RL minus SFT {row.difference:+.3f} "
             f"[{row.low:+.3f}, {row.high:+.3f}], "
-            f"{row.trajectories} trajectories on {row.tasks} tasks, {row.seeds} seeds."
+            f"{row.trajectories} trajectories on {row.tasks} tasks, {_seeds(row.seeds)}."
         )
     return "\n\n".join(["\n".join(lines[: len(names) + 2]), *lines[len(names) + 3 :]])
+
+
+def _seeds(count: float) -> str:
+    return "one seed" if count == 1 else f"{int(count)} seeds"
 
 
 def _cell(overall: pd.DataFrame, policy: str, split: str, what: str) -> str:
     part = overall[(overall["policy"] == policy) & (overall["split"] == split)]
     if part.empty:
         return "–"
-    row = part.iloc[0]
-    if what == "gap":
-        return f"{row['gap_closed']:.3f} [{row['gap_low']:.3f}, {row['gap_high']:.3f}]"
-    return f"{row['gain_pct']:.1f} % [{row['gain_low']:.1f}, {row['gain_high']:.1f}]"
+    row, digits, unit = part.iloc[0], 3 if what == "gap" else 1, "" if what == "gap" else " %"
+    value = row["gap_closed" if what == "gap" else "gain_pct"]
+    shown = [f"{round(x, digits) + 0.0:.{digits}f}" for x in (value, row[f"{what}_low"], row[f"{what}_high"])]
+    return f"{shown[0]}{unit} [{shown[1]}, {shown[2]}]"
 
 
 def refresh_readme(readme: Path | str, figures: Path | str) -> bool:
