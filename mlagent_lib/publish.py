@@ -33,9 +33,9 @@ from mlagent_lib.results.evaluation import (
 )
 from mlagent_lib.results.figures import render, with_run
 from mlagent_lib.results.intervals import paired_difference
+from mlagent_lib.stages import PAIRS
 from mlagent_lib.tasks.task import list_tasks, load_task
 
-PAIRS = (("rl", "sft"), ("rl", "base"), ("rl", "random-ideas"), ("sft", "base"))
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
 _TRAJECTORY_COLUMNS = [
     "policy",

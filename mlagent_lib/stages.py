@@ -283,11 +283,6 @@ def _told(bar: Bar, row: dict) -> None:
     bar.to(row["step"], f"{where}: reward {row['reward']:.2f}, valid {row['validity']:.0%}")
 
 
-def of_run(rows: Sequence[dict], lab: Lab) -> list[dict]:
-    """Return trajectories with the seed of the *run*, by which results pair them."""
-    return [{**row, "seed": lab.seed} for row in rows]
-
-
 def evaluation(lab: Lab, stage: Stage) -> None:
     """Let every policy make its trajectories and write the tables of scores, gains and differences."""
     quiet()
@@ -300,7 +295,7 @@ def evaluation(lab: Lab, stage: Stage) -> None:
         policy, tools = _actor(lab, stage, name)
         rows = evaluate(lab, name, policy, tools, path, progress=bar.add)
         bar.finish(f"{len(rows)} trajectories")
-    rows = of_run(read_trajectories(path), lab)
+    rows = read_trajectories(path)
     table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
     write_table(stage, "trajectories.csv", table)
     write_table(stage, "tasks.csv", task_table(table))
