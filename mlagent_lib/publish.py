@@ -81,7 +81,7 @@ def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.Dat
         write_text(figures / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
     for name, table in _figure_tables(tables, runs, manifests).items():
         render(name, with_run(table, profile=profile, hardware=hardware), figures)
-    write_json(figures / "manifest.json", _manifest(profile, manifests, seeds, figures))
+    write_json(figures / "manifest.json", _manifest(profile, manifests, figures))
     return tables
 
 
@@ -172,7 +172,7 @@ def _figure_tables(
     return found
 
 
-def _manifest(profile: str, manifests: dict, seeds: dict, figures: Path) -> dict:
+def _manifest(profile: str, manifests: dict, figures: Path) -> dict:
     keep = (
         "seed",
         "git",

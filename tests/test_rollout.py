@@ -10,14 +10,13 @@ from tiny_task import FakeRunner, final, make_tools, neighbours, reply, write_ta
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import RandomIdeas, ScriptedExpert, Starter
 from mlagent_lib.agents.rollout import (
-    TRAJECTORY_SCHEMA,
     Job,
     reward_of,
     run_trajectories,
     states_of,
     step_row,
 )
-from mlagent_lib.agents.schema import validate_row
+from mlagent_lib.agents.schema import SCHEMA_NAME, validate_row
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import run_step, start_state
@@ -51,7 +50,7 @@ def test_a_trajectory_row_by_hand(task, tmp_path):
         [Job(task, "expert", 3, 7, ideas)], policy, tools, max_steps=15, progress=progress.append
     )
     validate_row(json.loads(json.dumps(row, allow_nan=False)))
-    assert (row["schema"], row["id"], row["task"]) == (TRAJECTORY_SCHEMA, "expert/tiny-homes/3", "tiny-homes")
+    assert (row["schema"], row["id"], row["task"]) == (SCHEMA_NAME, "expert/tiny-homes/3", "tiny-homes")
     assert (row["split"], row["source"]) == ("held-in", "expert")
     assert row["ideas"] == [
         {"key": "model/knn/8", "axis": "model", "instruction": "Use 8 nearest neighbours."}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import Policy, Turn
+from mlagent_lib.agents.schema import SCHEMA_NAME
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.actions import Action, ActionError, safe_path, storable
 from mlagent_lib.environment.outcome import Outcome
@@ -22,7 +23,6 @@ from mlagent_lib.reward import step_reward
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import Task
 
-TRAJECTORY_SCHEMA = "mlagent.trajectory/1"
 SCRIPT = "train.py"
 MAX_UNSCORED = 2  # ours: retries of a step that we failed to score
 
@@ -197,7 +197,7 @@ def _row(run: _Running, tools: Toolbox) -> dict:
     best = max(scored, key=lambda state: state.score if task.greater_is_better else -state.score)
     last = run.states[-1]
     return {
-        "schema": TRAJECTORY_SCHEMA,
+        "schema": SCHEMA_NAME,
         "id": job.id,
         "task": task.name,
         "split": task.split,
