@@ -13,7 +13,7 @@ import pytest
 
 from mlagent_lib.core.errors import IsolationError
 from mlagent_lib.environment.isolation import box, jail, landlock, limits_os, paths, probe, seccomp, verdict
-from mlagent_lib.environment.isolation.tiers import TIERS
+from mlagent_lib.environment.isolation.tiers import BEST_FIRST, TIERS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 isolated = pytest.mark.skipif(probe._chosen() is None, reason="no isolation tier works on this machine")
@@ -238,8 +238,11 @@ def test_the_filter_answers_each_call_as_meant(monkeypatch):
     code, x86 = seccomp.program(signals=True, truncation=True), 0xC000003E
     allow, refuse, pretend = 0x7FFF0000, 0x00050001, 0x00050000
     expected = {
-        (0,): allow, (41,): refuse, (53,): allow, (90,): pretend, (88,): refuse, (62, 1): refuse, (62, os.getpid()): allow, (76,): refuse,
-        (56, 0x01200011): allow, (56, 0x10000011): refuse, (435,): 0x00050026, (157, 4): refuse, (157, 15): allow,
+        (0,): allow, (41,): refuse, (53, 1, 0x80001): allow, (53, 1, 5): allow,
+        (53, 1, 0x80002): refuse, (53, 1, 3): refuse, (53, 2, 1): refuse, (46,): refuse, (307,): refuse,
+        (90,): pretend, (88,): refuse, (62, 1): refuse, (62, os.getpid()): allow, (76,): refuse,
+        (56, 0x01200011): allow, (56, 0x10000011): refuse, (56, 0x3D0F00): allow, (56, 0x3D0B00): refuse,
+        (436, 3, 99, 0): allow, (436, 3, 99, 2): refuse, (435,): 0x00050026, (157, 4): refuse, (157, 15): allow,
         (302, 0): allow, (302, 1234): refuse, (203, 0): allow, (203, 99): refuse, (234, os.getpid()): allow,
         (234, 1): refuse, (72, 3, 2): allow, (72, 3, 8): refuse, (72, 3, 10): refuse, (72, 3, 15): refuse,
         (0x40000000,): refuse, (231,): allow,
@@ -296,7 +299,7 @@ def test_the_probe_chooses_the_best_tier_that_works_and_says_so():
     assert report.chosen == report.available[0] == probe.choose().name
     assert not TIERS[report.chosen].unsafe
     assert any(line == f"in use: {report.chosen}" for line in report.lines)
-    assert set(report.available) | set(report.failed) == {"T3+uid", "T2+uid", "T3", "T2"}
+    assert set(report.available) | set(report.failed) == set(BEST_FIRST)
 
 
 @linux

@@ -65,7 +65,22 @@ def parse_number(field: str) -> float:
     return value
 
 
-def parse_table(content: bytes, header: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+def _text_of(content: bytes) -> str:
+    if not content:
+        raise SubmissionError("empty")
+    if len(content) > LARGEST_SUBMISSION:
+        raise SubmissionError("too-large")
+    if b"\0" in content:
+        raise SubmissionError("nul-byte")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise SubmissionError("not-utf8") from None
+
+
+def parse_table(
+    content: bytes, header: tuple[str, ...], most: int | None = None
+) -> dict[str, tuple[float, ...]]:
     """Return the numbers of a submission by id, in the order of its lines.
 
     A byte-order mark and Windows line ends are allowed, since honest tools write them.
@@ -73,6 +88,7 @@ def parse_table(content: bytes, header: tuple[str, ...]) -> dict[str, tuple[floa
     Args:
         content: The bytes of ``submission.csv``.
         header: The columns that must be there, in this order; the first is the id.
+        most: Reading stops, with ``row-count``, where there are more rows than this.
 
     Raises:
         SubmissionError: With one of `REASONS`.
@@ -81,29 +97,21 @@ def parse_table(content: bytes, header: tuple[str, ...]) -> dict[str, tuple[floa
         >>> parse_table(b"id,prediction\\n12,0.5\\n", ("id", "prediction"))
         {'12': (0.5,)}
     """
-    if not content:
-        raise SubmissionError("empty")
-    if len(content) > LARGEST_SUBMISSION:
-        raise SubmissionError("too-large")
-    if b"\0" in content:
-        raise SubmissionError("nul-byte")
+    reader = csv.reader(io.StringIO(_text_of(content), newline=""), strict=True)
+    found: dict[str, tuple[float, ...]] = {}
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise SubmissionError("not-utf8") from None
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        if tuple(next(reader, ())) != header:
+            raise SubmissionError("header")
+        for row in reader:  # one at a time: eight megabytes of empty lines would fill half a gigabyte
+            if len(row) != len(header):
+                raise SubmissionError("bad-csv")
+            if row[0] in found:
+                raise SubmissionError("duplicate-id")
+            if len(found) == most:
+                raise SubmissionError("row-count")
+            found[row[0]] = tuple(parse_number(field) for field in row[1:])
     except csv.Error:
         raise SubmissionError("bad-csv") from None
-    if not rows or tuple(rows[0]) != header:
-        raise SubmissionError("header")
-    found: dict[str, tuple[float, ...]] = {}
-    for row in rows[1:]:
-        if len(row) != len(header):
-            raise SubmissionError("bad-csv")
-        if row[0] in found:
-            raise SubmissionError("duplicate-id")
-        found[row[0]] = tuple(parse_number(field) for field in row[1:])
     return found
 
 
@@ -227,8 +235,9 @@ def grade(task: Task, submission: bytes | None, labels: str = "feedback") -> flo
             f"task {task.name}: its {labels} labels cannot be scored ({error})",
             cure="run mlagent tasks check on its folder",
         ) from error
-    table = parse_table(submission, header_of(task))
-    if len(table) != sum(len(found) for found, _ in known.values()):
+    rows = sum(len(found) for found, _ in known.values())
+    table = parse_table(submission, header_of(task), rows)
+    if len(table) != rows:
         raise SubmissionError("row-count")
     if not all(key in table for found, _ in known.values() for key in found):
         raise SubmissionError("unknown-id")

@@ -24,6 +24,7 @@ _X86 = {
     "sched_setscheduler": 144, "symlink": 88, "symlinkat": 266, "mknod": 133, "mknodat": 259,
     "memfd_create": 319, "memfd_secret": 447, "process_madvise": 440, "kcmp": 312, "syslog": 103,
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmount": 432, "mount_setattr": 442,
+    "sendmsg": 46, "sendmmsg": 307,  # they can address any socket, and hide open files in one
 }  # fmt: skip
 _ARM = {
     "socket": 198, "connect": 203, "bind": 200, "listen": 201, "ptrace": 117, "process_vm_readv": 270,
@@ -35,7 +36,7 @@ _ARM = {
     "setpriority": 140, "ioprio_set": 30, "sched_setattr": 274, "sched_setparam": 118,
     "sched_setscheduler": 119, "symlinkat": 36, "mknodat": 33, "memfd_create": 279, "memfd_secret": 447,
     "process_madvise": 440, "kcmp": 272, "syslog": 116, "open_tree": 428, "move_mount": 429,
-    "fsopen": 430, "fsmount": 432, "mount_setattr": 442,
+    "fsopen": 430, "fsmount": 432, "mount_setattr": 442, "sendmsg": 211, "sendmmsg": 269,
 }  # fmt: skip
 # Landlock does not guard modes, owners, times and extended attributes. Answering "done" without doing it
 # keeps the host unchanged and honest code such as shutil.copy2 working.
@@ -68,15 +69,21 @@ _X86_SIGNALS, _ARM_SIGNALS = [129, 200, 297, 424], [138, 130, 240, 424]
 
 _SPECIAL = {
     "x86_64": {"arch": 0xC000003E, "clone": 56, "clone3": 435, "prctl": 157, "prlimit64": 302, "fcntl": 72,
-               "ioctl": 16, "kill": 62, "tgkill": 234, "truncate": 76, "sched_setaffinity": 203},
+               "ioctl": 16, "kill": 62, "tgkill": 234, "truncate": 76, "sched_setaffinity": 203,
+               "socketpair": 53, "close_range": 436},
     "aarch64": {"arch": 0xC00000B7, "clone": 220, "clone3": 435, "prctl": 167, "prlimit64": 261, "fcntl": 25,
-                "ioctl": 29, "kill": 129, "tgkill": 131, "truncate": 45, "sched_setaffinity": 122},
+                "ioctl": 29, "kill": 129, "tgkill": 131, "truncate": 45, "sched_setaffinity": 122,
+                "socketpair": 199, "close_range": 436},
 }  # fmt: skip
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _REFUSE, _NO_SUCH_CALL, _PRETEND = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS, _ERRNO
-_NUMBER, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24  # offsets into struct seccomp_data (low words, little endian)
+# offsets into struct seccomp_data (low words, little endian)
+_NUMBER, _ARCH, _ARG0, _ARG1, _ARG2 = 0, 4, 16, 24, 32
+
+_CLONE_FILES, _CLONE_THREAD, _CLOSE_RANGE_UNSHARE = 0x400, 0x10000, 2
+_AF_UNIX, _SOCK_DGRAM = 1, 2  # of all kinds that a pair can be made of, only datagrams have this bit
 
 Instruction = tuple[int, int, int, int]
 
@@ -102,6 +109,24 @@ def _guarded(
     return [(_EQUAL, 0, len(body), number), *body]
 
 
+def _clone(number: int) -> list[Instruction]:
+    """Refuse new namespaces, and threads with open files of their own, which the guard could not see."""
+    body = [
+        (_LOAD, 0, 0, _ARG0), (_ANY_BIT, 3, 0, kernel.NAMESPACE_BITS), (_ANY_BIT, 0, 1, _CLONE_THREAD),
+        (_ANY_BIT, 0, 1, _CLONE_FILES), (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE),
+    ]  # fmt: skip
+    return [(_EQUAL, 0, len(body), number), *body]
+
+
+def _socketpair(number: int) -> list[Instruction]:
+    """Refuse all but local streams: a datagram can be sent to any other socket, also without connecting."""
+    body = [
+        (_LOAD, 0, 0, _ARG0), (_EQUAL, 0, 3, _AF_UNIX), (_LOAD, 0, 0, _ARG1), (_ANY_BIT, 1, 0, _SOCK_DGRAM),
+        (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE),
+    ]  # fmt: skip
+    return [(_EQUAL, 0, len(body), number), *body]
+
+
 def program(*, signals: bool, truncation: bool) -> bytes:
     """Return the filter as the kernel's BPF code, eight bytes an instruction.
 
@@ -116,12 +141,14 @@ def program(*, signals: bool, truncation: bool) -> bytes:
     code += [(_LOAD, 0, 0, _NUMBER)]
     if x86:
         code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _REFUSE)]  # the x32 calls
-    code += _guarded(number["clone"], _ARG0, [(_ANY_BIT, kernel.NAMESPACE_BITS)])
+    code += _clone(number["clone"])
     code += _answer(number["clone3"], _NO_SUCH_CALL)  # its flags cannot be read; libc falls back to clone
     code += _guarded(number["prctl"], _ARG0, [(_EQUAL, kernel.PR_SET_DUMPABLE)])  # stay visible to the guard
     # another process of the same user must keep its limits and its cores
     code += _guarded(number["prlimit64"], _ARG0, [(_EQUAL, 0)], unless=True)
     code += _guarded(number["sched_setaffinity"], _ARG0, [(_EQUAL, 0)], unless=True)
+    code += _socketpair(number["socketpair"])
+    code += _guarded(number["close_range"], _ARG2, [(_ANY_BIT, _CLOSE_RANGE_UNSHARE)])
     if signals:
         refused += _X86_SIGNALS if x86 else _ARM_SIGNALS
         # to itself and to its own group, which `setsid` made
