@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import box, jail, paths
+from . import box, bubblewrap, jail, limits_os, paths
 from .tiers import Tier
 
 START_SECONDS = 240.0
@@ -36,6 +36,10 @@ WARM_MODULES = (
 
 class ServerLost(Exception):
     """The warm server, or the guard of the run, ended or did not answer: never the script's failure."""
+
+
+class JailRefused(ServerLost):
+    """The kernel refuses a layer of the tier, so trying again will not help."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,12 @@ class WarmServer:
         self._rest = b""
         self._box: box.Box | None = None
         self._owner: int | None = None
+        self._mounts = bubblewrap.Mounts()
 
-    def run(self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple):
+    def run(
+        self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple,
+        reseed: int = 0,
+    ):  # fmt: skip
         """Return a `Finished` run.
 
         Raises:
@@ -85,11 +93,14 @@ class WarmServer:
             ValueError: If a file name does not fit a workspace.
         """
         try:
+            if self.tier.bubblewrap and self._mounts.add(data_dir):
+                self.close()  # a mount cannot be added to a running server
             self._start()
             box.fill(self._box, files, data_dir, self._owner)
             job = jail.Job(
                 self._box.path, script, limits, [data_dir] if data_dir else [],
                 self.tier.landlock, self.tier.seccomp, self.tier.namespaces, self._owner,
+                reseed, self._hidden_tasks(),
             )  # fmt: skip
             self._send(vars(job))
             report = self._receive(limits["seconds"] + _GRACE_SECONDS)
@@ -105,8 +116,10 @@ class WarmServer:
             raise
 
     def _check(self, report: dict) -> None:
-        if report.get("stop") in ("guard-died", "abandoned", "setup") or report.get("setup"):
-            raise ServerLost(f"the jail could not be used: {report.get('setup') or report['stop']}")
+        if report.get("stop") in ("guard-died", "abandoned"):
+            raise ServerLost(f"the guard of the run ended early: {report['stop']}")
+        if report["stop"] == "setup" or report["setup"]:
+            raise JailRefused(f"the jail could not be used: {report['setup']}")
         if report["left"]:
             raise ServerLost(f"{report['left']} processes of the run could not be killed")
         if report["stop"] == "exit" and report["code"] is None:
@@ -133,25 +146,54 @@ class WarmServer:
         for folder in (os.path.dirname(self.folder), self.folder):
             os.chmod(folder, 0o711)  # a throw-away user has to pass through, and sees no names
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
-        program = str(Path(__file__).with_name("warm_server.py"))
-        # -s -B and a clean environment; its own session, so that Ctrl-C in a terminal reaches only us
-        self.process = subprocess.Popen(
-            [sys.executable, "-s", "-B", program, self.folder],  # the folder only tells who it is
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, cwd="/",
-            env=jail.clean_environment("/nonexistent"), start_new_session=True,
-        )  # fmt: skip
-        self._requests, self._replies = self.process.stdin.fileno(), self.process.stdout.fileno()
-        self._owner = throwaway_uid(self.process.pid) if self.tier.own_user else None
-        workspace = os.path.join(os.path.realpath(self.folder), "work")
-        self._box = box.make(workspace, self._owner)
+        folder = os.path.realpath(self.folder)
+        workspace = os.path.join(folder, "work")
+        if self.tier.bubblewrap:
+            self._box = box.make(workspace, None)
+            self.process = self._inside_bubblewrap(workspace)
+        else:
+            program = str(Path(__file__).with_name("warm_server.py"))
+            self.process = self._popen([program, self.folder])  # the folder only tells who it is
+            self._owner = throwaway_uid(self.process.pid) if self.tier.own_user else None
+            self._box = box.make(workspace, self._owner)
         trees, listings = paths.readable()
         self._send(
             {
                 "modules": self.modules, "import_from": paths.import_path(), "trees": trees,
-                "listings": listings, "workspace": workspace, "folder": os.path.realpath(self.folder),
+                "listings": listings, "workspace": workspace,
+                "folder": None if self.tier.bubblewrap else folder,  # the keeper removes it, from outside
             }
         )  # fmt: skip
         self._receive(START_SECONDS)
+
+    def _popen(self, words: list[str], **more: object) -> subprocess.Popen:
+        # -s -B and a clean environment; its own session, so that Ctrl-C in a terminal reaches only us
+        process = subprocess.Popen(
+            [sys.executable, "-s", "-B", *words],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, cwd="/",
+            env=jail.clean_environment("/nonexistent"), start_new_session=True, **more,
+        )  # fmt: skip
+        self._requests, self._replies = process.stdin.fileno(), process.stdout.fileno()
+        return process
+
+    def _inside_bubblewrap(self, workspace: str) -> subprocess.Popen:
+        bwrap = bubblewrap.program()
+        if bwrap is None:
+            raise ServerLost("the program bwrap has gone")
+        words = bubblewrap.arguments(workspace, self._mounts.folders(), *paths.readable())
+        with tempfile.TemporaryFile() as handle:
+            handle.write(b"".join(os.fsencode(word) + b"\0" for word in words))
+            handle.seek(0)
+            descriptor = handle.fileno()
+            server = [sys.executable, "-s", "-B", f"{bubblewrap.HERE}/warm_server.py", self.folder]
+            keeper = [str(Path(__file__).with_name("keeper.py")), os.path.dirname(workspace), str(descriptor)]
+            return self._popen(
+                [*keeper, bwrap, "--args", str(descriptor), "--", *server], pass_fds=(descriptor,)
+            )
+
+    def _hidden_tasks(self) -> int:
+        """Return the threads of this user that the guard cannot see but the kernel may count."""
+        return limits_os.user_tasks(os.getuid()) if self.tier.bubblewrap else 0
 
     def _send(self, message: dict) -> None:
         line = json.dumps(message, allow_nan=False).encode() + b"\n"

@@ -24,8 +24,17 @@ class ColdServer:
     def __init__(self, folder: str):
         self.folder = folder
 
-    def run(self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple):
-        """Return a `Finished` run of ``python script``."""
+    def run(
+        self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple,
+        reseed: int = 0,
+    ):  # fmt: skip
+        """Return a `Finished` run of ``python script``.
+
+        Raises:
+            ValueError: Other seeds were asked for: a plain subprocess cannot shift them.
+        """
+        if reseed:
+            raise ValueError("tier T0 cannot run a script with other seeds; use a warm tier")
         os.makedirs(self.folder, exist_ok=True)
         workspace = box.make(os.path.join(os.path.realpath(self.folder), "work"), None)
         try:

@@ -66,7 +66,8 @@ def allow_tree(root: str, deny: Iterable[str]) -> tuple[list[str], list[str]]:
         >>> sorted(g.removeprefix(f"{base}/") for g in grants)
         ['code', 'lib/inner']
     """
-    denied = {d for d in deny if d == root or d.startswith(root + os.sep)}
+    # a denied path inside a denied folder must go, else that folder would count as on the way and be walked
+    denied = set(_without_nested([d for d in deny if d == root or d.startswith(root + os.sep)]))
     if root in denied:
         return [], []
     if not denied:

@@ -1,6 +1,8 @@
 """Which isolation works on this machine, found by trying: a small hostile script has to fail at everything.
 
-A tier is used only if, inside it, an honest script works and every attack of `_ATTACKS` is refused.
+A tier is used only if, inside it, an honest script works and every attack of `_ATTACKS` is refused. A tier
+that could not be tried, because we failed (no disk, a server that did not start), is not used either, but is
+not called broken: its reason starts with `explain.OURS`.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import os
 import platform
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 
 from ...core.errors import IsolationError
 from ...core.limits import Limits
-from . import client, kernel, landlock, seccomp
+from . import bubblewrap, client, explain, kernel, landlock, seccomp
+from .explain import OURS
 from .tiers import BEST_FIRST, TIERS, Tier
 
 _LIMITS = Limits(seconds=20.0, memory_bytes=1 << 30, processes=16)
@@ -66,7 +70,7 @@ class TierReport:
         available: Names of the tiers that passed, best first.
         chosen: The best of them, None when there is none.
         why: One sentence on the choice.
-        failed: For each tier that was tried and failed, why.
+        failed: For each tier that is not used, why; see `explain.OURS`.
         lines: Text for ``mlagent doctor``.
     """
 
@@ -79,34 +83,44 @@ class TierReport:
 
 def _try(tier: Tier) -> str:
     """Return why ``tier`` cannot be used here, nothing when it can."""
-    base = tempfile.mkdtemp(prefix="mlagent-probe-")
-    os.chmod(base, 0o711)
+    try:
+        base = tempfile.mkdtemp(prefix="mlagent-probe-")
+    except OSError as error:
+        return f"{OURS}: {error}"
     server = client.WarmServer(os.path.join(base, "server"), tier, modules=())
     try:
-        data = os.path.join(base, "data")
-        os.mkdir(data)
-        secret = os.path.join(base, "secret.txt")
-        for path, text in ((secret, "secret"), (os.path.join(data, "given.txt"), "given")):
-            with open(path, "w") as handle:
-                handle.write(text)
-            os.chmod(path, 0o666)  # only the isolation itself may be what refuses
-        plan = {"secret": secret, "outside": os.path.join(base, "planted"), "parent": os.getpid()}
-        plan["namespaces"] = tier.namespaces
-        files = {"attack.py": _ATTACKS.encode(), "plan.json": json.dumps(plan).encode()}
-        run = server.run(files, data, "attack.py", _LIMITS.to_json(), ("report.json",))
-        if "report.json" not in run.collected:
-            return f"an honest script fails: {_last_line(run.output.decode('utf-8', 'replace'))}"
-        report = json.loads(run.collected["report.json"])
-        if report["done"]:
-            return "not refused: " + ", ".join(report["done"])
-        if not report["honest"]:
-            return f"an honest script fails: {_last_line(report['error'])}"
-        return ""
-    except client.ServerLost as error:
+        os.chmod(base, 0o711)
+        return _attack(server, base)
+    except client.JailRefused as error:
         return str(error)
+    except (client.ServerLost, OSError) as error:
+        return f"{OURS}: {error}"
     finally:
         server.close()
         shutil.rmtree(base, ignore_errors=True)
+
+
+def _attack(server: client.WarmServer, base: str) -> str:
+    """Return what goes wrong when a hostile script runs in ``server``, nothing when all is well."""
+    data = os.path.join(base, "data")
+    os.mkdir(data)
+    secret = os.path.join(base, "secret.txt")
+    for path, text in ((secret, "secret"), (os.path.join(data, "given.txt"), "given")):
+        with open(path, "w") as handle:
+            handle.write(text)
+        os.chmod(path, 0o666)  # only the isolation itself may be what refuses
+    plan = {"secret": secret, "outside": os.path.join(base, "planted"), "parent": os.getpid()}
+    plan["namespaces"] = server.tier.namespaces or server.tier.bubblewrap
+    files = {"attack.py": _ATTACKS.encode(), "plan.json": json.dumps(plan).encode()}
+    run = server.run(files, data, "attack.py", _LIMITS.to_json(), ("report.json",))
+    if "report.json" not in run.collected:
+        return f"an honest script fails: {_last_line(run.output.decode('utf-8', 'replace'))}"
+    report = json.loads(run.collected["report.json"])
+    if report["done"]:
+        return "not refused: " + ", ".join(report["done"])
+    if not report["honest"]:
+        return f"an honest script fails: {_last_line(report['error'])}"
+    return ""
 
 
 def _last_line(text: str) -> str:
@@ -117,19 +131,41 @@ def _last_line(text: str) -> str:
 def _verdict(name: str) -> str:
     tier = TIERS[name]
     if not kernel.LINUX:
-        return f"needs Linux, this is {platform.system()}"
+        return f"needs Linux, this is {_system()}"
     if tier.landlock and landlock.abi() == 0:
         return "this kernel has no Landlock (Linux 5.13 or later with it switched on)"
     if tier.seccomp and not seccomp.supported():
         return f"no table of system calls for the processor {platform.machine()}"
-    if tier.own_user and os.geteuid() != 0:
+    if tier.own_user and not explain.is_root():
         return "needs root, to become a throw-away user"
+    if tier.bubblewrap:
+        try:
+            why_not = bubblewrap.why_not()
+        except OSError as error:
+            return f"{OURS}: {error}"
+        if why_not:
+            return why_not
     return _try(tier)
+
+
+def _system() -> str:
+    return {"Darwin": "macOS"}.get(platform.system(), platform.system())
 
 
 @functools.cache
 def _chosen() -> str | None:
-    return next((name for name in BEST_FIRST if not _verdict(name)), None)
+    missed = []
+    for name in BEST_FIRST:
+        why_not = _verdict(name)
+        if not why_not:
+            if missed:
+                warnings.warn(
+                    f"tier {name} is used, because {'; '.join(missed)}", RuntimeWarning, stacklevel=3
+                )
+            return name
+        if why_not.startswith(OURS):
+            missed.append(f"{name} {why_not}")
+    return None
 
 
 def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
@@ -141,11 +177,11 @@ def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
     if tier == "auto":
         name = _chosen()
         if name is None:
-            reasons = "; ".join(f"{n}: {_verdict(n)}" for n in BEST_FIRST)
+            failed = {n: _verdict(n) for n in BEST_FIRST}
+            reasons = "; ".join(f"{n}: {why}" for n, why in failed.items())
             raise IsolationError(
                 f"no isolation tier works on this machine ({reasons})",
-                cure="run on Linux 5.13 or later (WSL2 on Windows, a VM on macOS), or, for scripts that you "
-                "trust, give tier='T1' (Linux) or 'T0' with allow_unsafe=True",
+                cure="; ".join(explain.cures(None, failed)),
             )
         return TIERS[name]
     if tier not in TIERS:
@@ -162,7 +198,11 @@ def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
     if tier == "T1" and not kernel.LINUX:
         why_not = "needs Linux"
     if why_not:
-        raise IsolationError(f"tier {tier} does not work on this machine: {why_not}", cure="use tier='auto'")
+        ours = why_not.startswith(OURS)
+        raise IsolationError(
+            f"tier {tier} {'' if ours else 'does not work on this machine: '}{why_not}",
+            cure="free disk and memory, then start again" if ours else "use tier='auto'",
+        )
     return wanted
 
 
@@ -182,36 +222,30 @@ def probe() -> TierReport:
         if chosen
         else "no tier passed the probe"
     )
+    missed = "; ".join(f"{name} {reason}" for name, reason in failed.items() if reason.startswith(OURS))
+    why += f" ({missed})" if missed else ""
     return TierReport(available, chosen, why, failed, tuple(_lines(chosen, available, failed)))
 
 
 def _lines(chosen: str | None, available: tuple[str, ...], failed: dict[str, str]) -> list[str]:
-    system = (
-        f"{platform.system()} {platform.release()}, {platform.machine()}, Python {platform.python_version()}"
-    )
+    system = f"{_system()} {platform.release()}, {platform.machine()}, Python {platform.python_version()}"
     lines = [f"machine: {system}"]
     if kernel.LINUX:
-        user = "root" if os.geteuid() == 0 else "a normal user"
-        version = landlock.abi()
-        lines.append(f"running as {user}; Landlock version {version or 'none'}")
+        user = "root" if explain.is_root() else "a normal user"
+        lines.append(f"running as {user}; Landlock version {landlock.abi() or 'none'}")
     else:
         lines.append("scripts can only be isolated on Linux: macOS needs a Linux VM, Windows needs WSL2")
     for name in BEST_FIRST:
         state = "works" if name in available else f"no ({failed[name]})"
         lines.append(f"{name}: {state} - {TIERS[name].meaning}")
     if chosen is None:
-        return [*lines, "scripts of a model are refused here; scripts you trust run with allow_unsafe=True"]
-    tier = TIERS[chosen]
-    lines.append(f"in use: {chosen}")
-    lines.append("a run reads the interpreter, the libraries without their bundled data, its task's data")
-    lines.append(
-        "a run writes its workspace only; it has no network and cannot signal or look into other processes"
-    )
-    if not tier.namespaces:
-        lines.append(
-            "a run sees the sizes of files and the list of processes; multiprocessing.Pool does not work"
-        )
-    lines.append(
-        "same kernel: a hole in it opens every tier, so keep secrets off a machine with hostile models"
-    )
-    return lines
+        lines.append("scripts of a model are refused here; scripts you trust run with allow_unsafe=True")
+    else:
+        lines.append(f"in use: {chosen}")
+    tier = TIERS[chosen] if chosen else None
+    lines.append("layers:")
+    lines += [f"  {name}: {state} - {meaning}" for name, state, meaning in explain.layers(tier)]
+    if tier is not None:
+        lines += ["not guaranteed here:", *(f"  {gap}" for gap in explain.gaps(tier))]
+    lines.append("to get more:" if tier is not None else "what to do:")
+    return lines + [f"  {cure}" for cure in explain.cures(chosen, failed)]

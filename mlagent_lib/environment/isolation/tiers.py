@@ -11,9 +11,10 @@ class Tier:
 
     Attributes:
         name: How the tier is called in every record.
-        landlock, seccomp, namespaces, own_user: Which layers it has.
+        landlock, seccomp, namespaces, own_user: Which layers each run has.
         meaning: One line for a reader.
         unsafe: It needs ``allow_unsafe=True``, because a script can read labels or harm the host.
+        bubblewrap: The server, and with it all of its runs, is inside bubblewrap.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Tier:
     own_user: bool
     meaning: str
     unsafe: bool = False
+    bubblewrap: bool = False
 
 
 TIERS = {
@@ -40,9 +42,18 @@ TIERS = {
             "file rules (Landlock), system-call filter, limits, sweep, watchdog",
         ),
         Tier(
+            "BW",
+            False,
+            True,
+            False,
+            False,
+            "T2 with bubblewrap around the warm server in place of the file rules",
+            bubblewrap=True,
+        ),
+        Tier(
             "T1", False, False, False, False, "limits, sweep and watchdog only: scripts can read labels", True
         ),
         Tier("T0", False, False, False, False, "a plain subprocess with a time limit: no isolation", True),
     )
 }
-BEST_FIRST = ("T3+uid", "T2+uid", "T3", "T2")
+BEST_FIRST = ("T3+uid", "T2+uid", "T3", "T2", "BW")

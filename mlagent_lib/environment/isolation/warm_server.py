@@ -68,25 +68,8 @@ def _warm_up(names: list[str]) -> list[str]:
         except ModuleNotFoundError:
             missing.append(name)
     if names and not missing:
-        _practise()
+        sys.modules[_PACKAGE + ".practice"].practise()
     return missing
-
-
-def _practise() -> None:
-    """Fit and write something tiny: much of the stack is loaded on first use only."""
-    import numpy
-    import pandas
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    frame = pandas.read_csv(io.StringIO("a,b,c\n" + "1,2,x\n2,,y\n" * 20))
-    features, labels = frame[["a", "b"]], (frame["c"] == "x").astype(int)
-    make_pipeline(SimpleImputer(), LogisticRegression()).fit(features, labels).predict_proba(features)
-    HistGradientBoostingClassifier(max_iter=1).fit(features, labels)
-    frame.groupby("c").mean().to_csv(io.StringIO())
-    numpy.linalg.svd(numpy.eye(3))
 
 
 # ---- inside the jail -----------------------------------------------------------------------------
@@ -95,7 +78,7 @@ def _practise() -> None:
 def execute(job) -> int:
     """Run the script as ``python script`` would, and return its exit code. Called inside the jail."""
     folder = os.getcwd()
-    jail = sys.modules[_PACKAGE + ".jail"]
+    jail, reseed = sys.modules[_PACKAGE + ".jail"], sys.modules[_PACKAGE + ".reseed"]
     os.environ.clear()
     os.environ.update(jail.clean_environment(folder))
     for name in [n for n in sys.modules if n == _PACKAGE or n.startswith(_PACKAGE + ".")]:
@@ -104,6 +87,7 @@ def execute(job) -> int:
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     _standard_streams()
+    reseed.shift(job.reseed)
     # a default, not a constraint: results of unseeded scripts are repeatable, so they can be cached
     random.seed(0)
     if "numpy" in sys.modules:
@@ -205,31 +189,33 @@ def main() -> None:
     os.dup2(2, 1)
     os.close(null)
     _load_package()
-    from _mlagent_isolation import box, jail, kernel, landlock
+    # `execute` and `_warm_up` find reseed and practice among the loaded modules
+    from _mlagent_isolation import box, jail, kernel, landlock, practice, reseed  # noqa: F401
 
     lines = _Lines(requests)
     config = json.loads(lines.next())
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no process of the same user may look into this one
-    sys.path[:] = config["import_from"]
-    missing = _warm_up(config["modules"])
-    rulesets = landlock.Rulesets(config["trees"], config["listings"], config["workspace"])
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    if config["modules"]:
-        kernel.collapse_memory()
-    os.write(reply, json.dumps({"ready": True, "missing": missing}).encode() + b"\n")
     try:
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no process of the same user may look into this one
+        sys.path[:] = config["import_from"]
+        missing = _warm_up(config["modules"])
+        rulesets = landlock.Rulesets(config["trees"], config["listings"], config["workspace"])
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        if config["modules"]:
+            kernel.collapse_memory()
+        os.write(reply, json.dumps({"ready": True, "missing": missing}).encode() + b"\n")
         while line := lines.next():
             job = jail.Job(**json.loads(line))
             ruleset = rulesets.get(job.read) if job.landlock else None
             if not _serve_one(job, ruleset, requests, reply):
                 break
     finally:
-        box.remove(config["folder"])
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(config["folder"]))  # succeeds for the last server
+        if config["folder"] is not None:  # a server inside bubblewrap cannot remove it
+            box.remove(config["folder"])
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(config["folder"]))  # succeeds for the last server
 
 
 if __name__ == "__main__":
