@@ -7,6 +7,7 @@ after an interruption.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, Policy, RandomI
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.core.artifacts import Stage, append_jsonl, read_jsonl
 from mlagent_lib.core.errors import ProfileError
-from mlagent_lib.core.profiles import Profile, get_profile
+from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import ChatCoder, Coder, RuleCoder
@@ -96,6 +97,7 @@ def open_lab(profile: str, seed: int, runs_dir: str, run_id: str) -> Lab:
     Raises:
         ProfileError: The profile is unknown or the seed is no whole number.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", PATIENT)  # before torch is loaded, also in JupyterLab
     found = get_profile(profile)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ProfileError(f"seed is {seed!r}", cure="give a whole number")
@@ -105,11 +107,17 @@ def open_lab(profile: str, seed: int, runs_dir: str, run_id: str) -> Lab:
     return Lab(found, seed, run_dir, Runner(workers=found.workers), ExecutionCache(run_dir / "cache"))
 
 
-def expert_policy(spec: str, reply_format: str = "six") -> Policy:
-    """Return the expert: ``scripted``, or ``openai:<model>@<url>`` for any OpenAI-compatible server."""
+def expert_policy(spec: str, reply_format: str = "six", record: Path | None = None) -> Policy:
+    """Return the expert: ``scripted``, or ``openai:<model>@<url>`` for any OpenAI-compatible server.
+
+    Args:
+        spec: Which expert.
+        reply_format: ``six`` or ``no-thought``.
+        record: Where a server's replies are written down (see `ChatPolicy`).
+    """
     if spec == "scripted":
         return ScriptedExpert(reply_format=reply_format)
-    return ChatPolicy(parse_endpoint(spec).reply, name="expert")
+    return ChatPolicy(parse_endpoint(spec).reply, name="expert", record=record)
 
 
 def chosen_ideas(lab: Lab, task: Task) -> tuple | dict:
@@ -133,7 +141,8 @@ def collect(
         expert: See `expert_policy`.
         progress: Called with tasks done and tasks in all.
     """
-    settings, policy = lab.profile.collect, expert_policy(expert, lab.profile.reply_format)
+    settings = lab.profile.collect
+    policy = expert_policy(expert, lab.profile.reply_format, path.with_name("replies.jsonl"))
     tasks = lab.tasks(settings.tasks)
     done = {row["id"] for row in _rows(path)}
     for number, task in enumerate(tasks):

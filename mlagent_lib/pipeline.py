@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import ast
 import difflib
+import errno
 import json
+import logging
 import os
 import re
+import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +28,16 @@ from typing import Any
 import mlagent_lib
 from mlagent_lib.core.artifacts import NOTEBOOKS, stage_problem
 from mlagent_lib.core.errors import ProfileError, RunError
-from mlagent_lib.core.files import FolderLock, append_jsonl, check_free_space, explained, write_json
-from mlagent_lib.core.profiles import Profile, get_profile
+from mlagent_lib.core.files import (
+    FolderLock,
+    append_jsonl,
+    check_free_space,
+    explained,
+    sha256_bytes,
+    sweep,
+    write_json,
+)
+from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
 from mlagent_lib.core.provenance import usable_cpus
 
 __all__ = ["NOTEBOOKS", "NotebookFailed", "declared_parameters", "notebooks_folder", "parse_value", "run_all"]
@@ -34,6 +47,10 @@ LOG = "pipeline.jsonl"  # one row per notebook: what was done with it and how lo
 _BASE = ("profile", "seed", "runs_dir", "run_id")
 _KERNEL = "python3"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_KERNEL_FOLDER = ".kernel"  # in the run's folder, so that what a killed run left there is found again
+_ORPHAN_S = 3.0  # a kernel looks every second whether its parent is still there
+_HALF_WRITTEN_S = 10.0  # older half-written files belong to processes that are no more
+_SECRET = re.compile(r"//[^/\s]*@|[?&][^=&]*(key|token|secret|sig|pass|auth|credential)[^=&]*=", re.I)
 
 
 class NotebookFailed(RunError):
@@ -140,10 +157,12 @@ def run_all(
     folder = Path(notebooks_dir) if notebooks_dir is not None else notebooks_folder()
     extra = dict(parameters or {})
     base = {"profile": profile, "seed": seed, "runs_dir": str(runs_dir), "run_id": run_id}
+    _refuse_secrets(extra)
     values = _values_per_notebook(folder, [name for name, _ in notebooks], base, extra)
     run_dir = runs_dir / run_id
     check_free_space(runs_dir)
-    with FolderLock(run_dir), _kernel_environment(chosen):
+    with _sigterm_unwinds(), FolderLock(run_dir), _kernel_environment(chosen, run_dir):
+        sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
         _claim(run_dir, {"profile": profile, "seed": seed, "parameters": extra})
         started, clock = time.monotonic(), _Clock(chosen.budget_minutes)
         for number, (name, stages) in enumerate(notebooks, 1):
@@ -155,7 +174,9 @@ def run_all(
                 continue
             say(f"{head}: running ({clock})")
             _execute(folder / name, out, values[name], run_dir=run_dir, stages=stages, say=say, head=head)
+        _check_still_there(run_dir)
         (write_report or _default_report())(run_dir)
+        sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
         say(f"done in {_minutes(time.monotonic() - started)} min: open {run_dir / 'report.html'}")
     return run_dir
 
@@ -209,9 +230,19 @@ def _execute(
                 )
         status = "executed"
     finally:
+        _check_still_there(run_dir)
         seconds = round(time.monotonic() - started, 3)
         append_jsonl(run_dir / LOG, {"notebook": source.name, "status": status, "seconds": seconds})
     say(f"{head}: done in {_minutes(seconds)} min")
+
+
+def _check_still_there(run_dir: Path) -> None:
+    """Raise `RunError` where somebody has removed the run's folder: half a run must not look like a whole."""
+    if not (run_dir / "run.json").exists():
+        raise RunError(
+            f"{run_dir} was removed or moved while the run went on",
+            cure="start the same command again, and leave the folder of a run alone until it has ended",
+        ) from None
 
 
 def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
@@ -219,11 +250,15 @@ def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
+    logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would say is in the error
     keep = "finished stages are kept: start the same command again to go on"
     try:
         with explained(out):
             out.parent.mkdir(parents=True, exist_ok=True)
+            connection = Path(os.environ["JUPYTER_RUNTIME_DIR"]) / "connection.json"
+            connection.unlink(missing_ok=True)
             papermill.execute_notebook(
                 os.path.relpath(source) if source.is_relative_to(Path.cwd()) else str(source),
                 str(out),
@@ -231,9 +266,12 @@ def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
                 kernel_name=_KERNEL,
                 language="python",
                 progress_bar=sys.stderr.isatty(),
+                config=Config({"KernelManager": {"connection_file": str(connection)}}),
             )
     except PapermillExecutionError as error:
         text, _, cure = _ANSI.sub("", str(error.evalue)).strip().partition(". What to do: ")
+        if not cure and f"[Errno {errno.ENOSPC}]" in text:
+            cure = "free some disk space"
         raise NotebookFailed(
             f"{source.name} failed in cell {error.cell_index + 1}: {error.ename}: {text[:1000]}",
             cure=f"{cure[:1000] or 'read the failed cell'}; the executed notebook is {out}; {keep}",
@@ -243,6 +281,21 @@ def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
             f"the kernel of {source.name} died; the usual reason is too little memory",
             cure=f"close other programs or take a smaller profile; {keep}",
         ) from error
+
+
+def _refuse_secrets(parameters: Mapping[str, Any]) -> None:
+    """Raise `ProfileError` where a parameter holds a key: parameters are written into the run's files."""
+    from mlagent_lib.agents.endpoint import API_KEY_ENV
+    from mlagent_lib.agents.wire import MIN_SECRET_LENGTH
+
+    key = os.environ.get(API_KEY_ENV, "").strip()
+    for name, value in parameters.items():
+        text = str(value)
+        if _SECRET.search(text) or (len(key) >= MIN_SECRET_LENGTH and key in text):
+            raise ProfileError(
+                f"parameter {name!r} holds a key or a password, and the run's files show all parameters",
+                cure=f"take it out and put it into the environment variable ${API_KEY_ENV}",
+            )
 
 
 def _values_per_notebook(
@@ -352,19 +405,72 @@ def _default_report() -> Callable[[Path], object]:
 
 
 @contextmanager
-def _kernel_environment(profile: Profile) -> Iterator[None]:
+def _sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: kernel and temporary files go, and exit code 143 comes."""
+
+    def stop(_number: int, _frame: object) -> None:
+        print("\nmlagent: stopped; start the same command again to go on from here", file=sys.stderr)
+        raise SystemExit(143)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _private_folder(folder: Path) -> Iterator[str]:
+    """Make a folder that only we may read (it will hold the kernel's key), and remove it in the end."""
+    with explained(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed; its lock is ours now
+        folder.mkdir(mode=0o700)
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _temporary_folder(run_dir: Path) -> Iterator[str]:
+    """Make the kernels' temporary folder; in the end remove it, and those that killed starts have left."""
+    name = f"mlagent-{sha256_bytes(str(run_dir.resolve()).encode())[:12]}-"
+    with explained(tempfile.gettempdir()):
+        folder = Path(tempfile.mkdtemp(prefix=name))
+        folder.chmod(0o711)  # a throw-away user has to pass through, and sees no names
+    started = time.monotonic()
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if others := list(folder.parent.glob(f"{name}*")):
+            # the kernel of a start that was killed a moment ago may still be using its own
+            time.sleep(max(0.0, started + _ORPHAN_S - time.monotonic()))
+            for other in others:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def _kernel_environment(profile: Profile, run_dir: Path) -> Iterator[None]:
     """Offer papermill one private kernel: this interpreter, this package, and none of the user's settings."""
     root = str(Path(mlagent_lib.__file__).resolve().parent.parent)
-    with tempfile.TemporaryDirectory(prefix="mlagent-kernel-") as folder:
+    kernel = _private_folder(run_dir.absolute() / _KERNEL_FOLDER)
+    with kernel as folder, _temporary_folder(run_dir) as temporary:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             "PYTHONPATH": os.pathsep.join(paths),
             "IPYTHONDIR": folder,
+            "TMPDIR": temporary,
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(min(profile.threads, usable_cpus())),
+            "OMP_WAIT_POLICY": PATIENT,
             "TOKENIZERS_PARALLELISM": "false",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
-        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+        # what a cell raises comes back in its reply: the kernel's own log would only repeat it
+        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
         spec = {"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}
         spec = {**spec, "env": environment}
         write_json(Path(folder) / "kernels" / _KERNEL / "kernel.json", spec)

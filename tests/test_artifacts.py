@@ -89,12 +89,19 @@ def test_append_puts_the_file_back_after_a_short_write(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     append_jsonl(path, {"n": 1})
     before = path.read_bytes()
-    real = os.write
-    monkeypatch.setattr(files.os, "write", lambda descriptor, data: real(descriptor, data[:5]))
+    real, calls = os.write, []
+
+    def short(descriptor, data):
+        calls.append(data)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data[:5])
+
+    monkeypatch.setattr(files.os, "write", short)
     with pytest.raises(RunError, match="No space left"):
         append_jsonl(path, {"n": 2})
     monkeypatch.undo()
-    assert path.read_bytes() == before
+    assert len(calls) == 2 and path.read_bytes() == before
     append_jsonl(path, {"n": 2})
     assert read_jsonl(path) == ([{"n": 1}, {"n": 2}], 0)
 

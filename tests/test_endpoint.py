@@ -1,19 +1,33 @@
 """The client of the chat protocol against a server that behaves well, and one that behaves badly."""
 
+import base64
 import json
 import logging
+import os
 import pickle
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from fake_openai import FakeOpenAI
+from test_pipeline import PARAMETERS, write_notebook
+from tiny_task import NAME, FakeRunner, final, neighbours, write_task
 
-from mlagent_lib.agents.endpoint import ChatEndpoint, Usage, parse_endpoint
-from mlagent_lib.agents.wire import retry_after
+from mlagent_lib import lab as labs
+from mlagent_lib.agents.endpoint import ChatEndpoint, RequestRefused, Usage, parse_endpoint
+from mlagent_lib.agents.schema import validate_row
+from mlagent_lib.agents.wire import retry_after, secrets_of
+from mlagent_lib.core.artifacts import Stage, read_jsonl
 from mlagent_lib.core.errors import EndpointError
+from mlagent_lib.core.profiles import get_profile
+from mlagent_lib.environment.cache import ExecutionCache
 
 KEY = "sk-secret-0123456789abcdef"
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -360,3 +374,220 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(json.loads(done.stdout)) & {"torch", "transformers"}
+
+
+# The key, through the whole chain
+
+ODD_KEY = "sk-odd/key+with&signs=0123456789"  # has other letters when it is quoted
+
+
+def forms(key: str) -> list[str]:
+    """Return a key as a server could send it back: as it is, quoted, in hexadecimal, in base64."""
+    data = key.encode()
+    texts = [key, quote(key, safe=""), data.hex(), data.hex().upper()]
+    for before in ("", "k", "my", "key"):
+        text = f"{before}{key} and more".encode()
+        texts += [base64.b64encode(text).decode(), base64.urlsafe_b64encode(text).decode()]
+    return texts
+
+
+def cores(key: str) -> list[str]:
+    """Return what must be in no file: each form of a key, without ends that depend on what is beside it."""
+    return [key, quote(key, safe=""), key.encode().hex(), *(text[8:36] for text in forms(key)[4:])]
+
+
+@pytest.mark.parametrize("secret", [KEY, ODD_KEY])
+def test_a_key_is_cut_out_in_every_usual_form(monkeypatch, secret):
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    with FakeOpenAI(lambda messages: " | ".join(forms(secret))) as server:
+        text = client(server).complete(HELLO).text
+    assert text.count("***") == len(forms(secret))
+    assert not [part for part in cores(secret) if part.lower() in text.lower()]
+
+
+def test_a_short_secret_makes_no_holes_in_honest_text():
+    assert secrets_of("EMPTY", "http://h/v1?version=2024") == []
+    honest = "Use 12 nearest neighbours; validation mae: 0.1234, c2Vjc21l " * 20
+    assert not [form for form in secrets_of(KEY, "http://h/v1") if form in honest]
+
+
+def test_a_request_that_is_refused_is_told_from_a_server_that_is_down():
+    with FakeOpenAI(script=["400", "empty", "empty", "500", "500", "401"]) as server:
+        for kind in (RequestRefused, RequestRefused, EndpointError, EndpointError):
+            with pytest.raises(EndpointError) as caught:
+                client(server, max_retries=1).complete(HELLO)
+            assert type(caught.value) is kind
+
+
+TINY = f"""\
+from dataclasses import replace
+from pathlib import Path
+from tiny_task import FakeRunner, write_task
+from mlagent_lib import stages
+from mlagent_lib.core.profiles import get_profile
+from mlagent_lib.environment.cache import ExecutionCache
+from mlagent_lib.lab import Lab
+run = Path(runs_dir) / run_id
+task = write_task(run.parent / "tasks")
+smoke = get_profile(profile)
+collect = replace(smoke.collect, tasks=("{NAME}",), trajectories_per_task=2, max_steps=2)
+small = replace(smoke, collect=collect)
+lab = Lab(small, seed, run, FakeRunner(), ExecutionCache(run / "cache"), {{"{NAME}": task}})
+stage = lab.stage("01_collection", expert=expert)
+if not stage.done:
+    with stage:
+        stages.collection(lab, stage, expert=expert)
+print((stage.dir / "trajectories.jsonl").read_text())
+"""
+COMMAND = """\
+import functools, logging, sys
+from mlagent_lib import cli, pipeline
+logging.basicConfig(level=logging.DEBUG)
+pipeline.run_all = functools.partial(
+    pipeline.run_all, notebooks_dir=sys.argv[1], notebooks=(("a.ipynb", ("01_collection",)),)
+)
+sys.exit(cli.main(["run", "--profile", "smoke", "--runs-dir", sys.argv[2], *sys.argv[3:]]))
+"""
+
+
+@pytest.fixture
+def collection(tmp_path, repository, monkeypatch):
+    """Return a function that runs a collection by `mlagent run` and gives exit code and all it printed."""
+    monkeypatch.setenv("OPENAI_API_KEY", ODD_KEY)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(repository), str(repository / "tests")]))
+    write_notebook(tmp_path / "notebooks" / "a.ipynb", TINY, parameters=PARAMETERS + 'expert: str = ""\n')
+
+    def run(*words):
+        command = [sys.executable, "-c", COMMAND, str(tmp_path / "notebooks"), str(tmp_path / "runs"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout + done.stderr
+
+    run.folder = tmp_path
+    return run
+
+
+def leaks(folder: Path, printed: str) -> list[str]:
+    """Return the places where the key is, in any form."""
+    texts = {str(path): path.read_bytes().decode("latin1") for path in folder.rglob("*") if path.is_file()}
+    texts["printed"] = printed
+    return [name for name, text in texts.items() for part in cores(ODD_KEY) if part.lower() in text.lower()]
+
+
+def told(messages) -> str:
+    """Answer with a valid edit that has the key in its thoughts and in its instruction."""
+    loud = " ".join(forms(ODD_KEY))
+    reply = neighbours(12) if "Use 12" not in str(messages) else final()
+    return reply.replace("Thought: none", f"Thought: the key is {loud}").replace("Use 12", f"{loud} Use 12")
+
+
+def test_the_key_is_in_no_file_and_no_message_of_a_collection(collection):
+    with FakeOpenAI(told, api_key=ODD_KEY, script=["error-200"]) as server:
+        code, printed = collection("-p", f"expert=openai:model@{server.base_url}")
+        assert code == 0, printed
+        assert {seen["authorization"] for seen in server.requests} == {ODD_KEY}
+    run = collection.folder / "runs" / "smoke-seed0"
+    rows, _ = read_jsonl(run / "01_collection" / "trajectories.jsonl")
+    assert len(rows) == 2 and all("the key is ***" in row["steps"][0]["reply"] for row in rows)
+    assert "the key is ***" in (run / "notebooks" / "a.ipynb").read_text()
+    assert "upstream failed for ***" in printed + (run / "notebooks" / "a.ipynb").read_text()
+    for name in ("report.html", "run.json", "pipeline.jsonl", "01_collection/manifest.json"):
+        assert (run / name).is_file()
+    assert leaks(collection.folder, printed) == []
+
+
+def test_the_key_is_in_no_trace_of_a_collection_that_fails(collection):
+    with FakeOpenAI(told, script=["ok"], then="echo-key-401") as server:
+        code, printed = collection("-p", f"expert=openai:model@{server.base_url}")
+    assert code == 1 and "$OPENAI_API_KEY holds a key that is refused" in printed
+    executed = (collection.folder / "runs" / "smoke-seed0" / "notebooks" / "a.ipynb").read_text()
+    assert "Incorrect key Bearer" in executed or "EndpointError" in executed
+    assert leaks(collection.folder, printed) == []
+
+
+@pytest.mark.parametrize(
+    "expert",
+    [
+        "openai:m@http://user:hunter22@h/v1",
+        "openai:m@http://h/v1?api-key=hunter22",
+        "openai:m@http://h/v1?version=1&Access_Token=hunter22",
+        f"openai:{ODD_KEY}",
+    ],
+)
+def test_a_key_given_as_a_parameter_is_refused_before_anything_is_written(collection, expert):
+    code, printed = collection("-p", f"expert={expert}")
+    assert code == 2 and "put it into the environment variable $OPENAI_API_KEY" in printed
+    assert "hunter22" not in printed and ODD_KEY not in printed
+    assert not (collection.folder / "runs").exists()
+
+
+# An expert behind a server that fails
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """Return a lab whose expert makes three trajectories of at most three steps of the tiny task."""
+    monkeypatch.setattr(labs, "parse_endpoint", partial(parse_endpoint, max_retries=1, backoff_s=0.01))
+    task = write_task(tmp_path / "tasks")
+    smoke = get_profile("smoke")
+    collect = replace(smoke.collect, tasks=(NAME,), trajectories_per_task=3, max_steps=3)
+    tools = FakeRunner(), ExecutionCache(tmp_path / "cache"), {NAME: task}
+    return labs.Lab(replace(smoke, collect=collect), 0, tmp_path / "run", *tools)
+
+
+def stepwise(messages) -> str:
+    """Answer by how far the agent is, and with the number of its first idea in mind."""
+    return neighbours(10 + len(str(messages)) % 7)
+
+
+def content(rows) -> list:
+    """Return trajectories without what depends on the clock."""
+    kept = ("reply", "outcome", "reward", "score_after", "observation")
+    return [
+        (row["id"], row["final"], [[step[name] for name in kept] for step in row["steps"]]) for row in rows
+    ]
+
+
+def test_after_a_server_died_each_reply_that_came_is_used_and_none_is_asked_for_twice(lab, tmp_path):
+    with FakeOpenAI(stepwise) as server:
+        spec = f"openai:model@{server.base_url}"
+        whole = labs.collect(lab, tmp_path / "whole" / "trajectories.jsonl", expert=spec)
+        port = int(server.base_url.split(":")[2].split("/")[0])
+        assert len(server.requests) == 9
+    path = tmp_path / "cut" / "trajectories.jsonl"
+    with (
+        FakeOpenAI(stepwise, script=["ok"] * 5, then="500", port=port),
+        pytest.raises(EndpointError) as caught,
+    ):
+        labs.collect(lab, path, expert=spec)
+    assert "HTTP 500" in str(caught.value) and caught.value.cure
+    assert len(read_jsonl(path.with_name("replies.jsonl"))[0]) == 5
+    with pytest.raises(EndpointError, match="connection was refused.*check that the server runs"):
+        labs.collect(lab, path, expert=spec)
+    with FakeOpenAI(stepwise, port=port) as server:
+        rows = labs.collect(lab, path, expert=spec)
+        assert len(server.requests) == 4
+    assert content(rows) == content(whole)
+
+
+@pytest.mark.parametrize("bad", ["400", "empty"])
+def test_a_request_that_is_refused_costs_its_own_trajectory_only(lab, tmp_path, bad):
+    script = ["ok", *[bad] * (2 if bad == "empty" else 1)]  # the second trajectory asked; empty ones twice
+    with FakeOpenAI(stepwise, script=script) as server, Stage(tmp_path / "run", "01_collection") as stage:
+        rows = labs.collect(lab, stage.path("trajectories.jsonl"), expert=f"openai:m@{server.base_url}")
+    stops = [row["final"]["stop"] for row in rows]
+    assert (
+        sorted(stops) == ["steps", "steps", "unscored"] and [len(row["steps"]) for row in rows].count(3) == 2
+    )
+    lost = rows[stops.index("unscored")]
+    validate_row(lost)
+    (step,) = lost["steps"]
+    assert (step["outcome"], step["reason"], step["reward"]) == ("unscored", "policy-server", None)
+
+
+def test_a_server_that_refuses_everything_is_an_error_and_no_trajectory(lab, tmp_path):
+    path = tmp_path / "cut" / "trajectories.jsonl"
+    with FakeOpenAI(then="400") as server, pytest.raises(RequestRefused, match="HTTP 400"):
+        labs.collect(lab, path, expert=f"openai:m@{server.base_url}")
+    assert not path.exists()

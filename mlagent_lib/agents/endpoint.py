@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit, urlunsplit
 
 from mlagent_lib.agents.wire import (
+    EMPTY,
     FailedTryError,
     check_url,
     is_loopback,
@@ -41,8 +42,13 @@ from mlagent_lib.core.seeding import rng
 logger = logging.getLogger("mlagent.endpoint")
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+API_KEY_ENV = "OPENAI_API_KEY"
 MAX_WAIT_S = 30.0
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524, 529})
+
+
+class RequestRefused(EndpointError):
+    """The server is up, and has no usable reply to this one request: others may pass."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class ChatEndpoint:
 
     model: str
     base_url: str = DEFAULT_BASE_URL
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = API_KEY_ENV
     timeout: float = 60.0
     max_retries: int = 5
     max_total_seconds: float = 300.0
@@ -205,6 +211,7 @@ class ChatEndpoint:
             seed: Sent to the server, which may or may not obey it.
 
         Raises:
+            RequestRefused: The server answers, but not this request (too long, or empty replies only).
             EndpointError: No usable reply within ``max_retries`` and ``max_total_seconds``.
         """
         body = self._body(messages, seed)
@@ -247,7 +254,7 @@ class ChatEndpoint:
         self._meter.add(failed_calls=1, seconds=seconds)
         listed = "; ".join(f"{cause} ({n} times)" if n > 1 else cause for cause, n in causes.items())
         # `from None`, and outside the except block: a cause could show headers, and with them the key.
-        raise EndpointError(
+        raise (RequestRefused if failure.is_request else EndpointError)(
             f"the endpoint {self.url} gave no usable reply for model {self.model!r} "
             f"after {attempt} {'try' if attempt == 1 else 'tries'} in {seconds:.1f} s: {listed}",
             cure=failure.cure,
@@ -288,7 +295,7 @@ class ChatEndpoint:
             cure = "check that the server speaks the OpenAI chat protocol at this URL"
             if finish == "length":
                 cure = "raise max_tokens: the model spent all of them before its answer"
-            raise FailedTryError(problem, cure=cure)
+            raise FailedTryError(problem, cure=cure, is_request=problem == EMPTY)
         return text, tokens, finish
 
     def _status_failure(self, status: int, headers, message: str) -> FailedTryError:
@@ -331,6 +338,7 @@ class ChatEndpoint:
             retry=False,
             cure="read the server's message; a prompt that is too long or a field that the "
             "server does not know are the usual reasons",
+            is_request=True,
         )
 
 

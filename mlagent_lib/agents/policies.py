@@ -6,19 +6,28 @@ executes in batches. None of them sees a score on hidden labels.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from mlagent_lib.agents.endpoint import RequestRefused
 from mlagent_lib.agents.ideas import Idea, candidate_ideas
 from mlagent_lib.agents.prompts import render
 from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
+from mlagent_lib.core.errors import Unscored
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.seeding import derive_seed
+from mlagent_lib.environment.actions import storable
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.pocket.catalogue import edits
 from mlagent_lib.tasks.task import Task
+
+_RECORD = ("trajectory", "step", "prompt", "reply")  # of a reply that an endpoint gave
 
 
 @dataclass
@@ -32,6 +41,7 @@ class Turn:
         stream: This trajectory's own random stream.
         ideas: Ideas that this trajectory shall try first (paper section 4.1); empty in evaluation.
         memory: The policy's notes on this trajectory; nobody else reads them.
+        name: Of the trajectory, unique within a run.
     """
 
     state: State
@@ -40,6 +50,7 @@ class Turn:
     stream: np.random.Generator
     ideas: tuple[Idea, ...] = ()
     memory: dict = field(default_factory=dict)
+    name: str = ""
 
 
 class Policy(Protocol):
@@ -47,8 +58,8 @@ class Policy(Protocol):
 
     name: str
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
+    def act(self, turns: Sequence[Turn]) -> list[str | Unscored]:
+        """Return one reply for each turn, in order; an `Unscored` where we failed to get one."""
 
 
 class Starter:
@@ -129,20 +140,63 @@ class ScriptedExpert:
 class ChatPolicy:
     """Any chat model behind an endpoint, as expert or as evaluated agent.
 
+    A reply costs money and minutes, so each is written down as it comes. After an interruption the same
+    trajectory gets the same replies again, without a request.
+
     Args:
         complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server
             fails.
         name: Recorded as the source of its trajectories.
         style: Prompt style.
+        record: A JSONL file of the replies, made if it is not there; None keeps none.
     """
 
-    def __init__(self, complete: Callable[[list[dict]], str], *, name: str = "endpoint", style: str = "full"):
+    def __init__(
+        self,
+        complete: Callable[[list[dict]], str],
+        *,
+        name: str = "endpoint",
+        style: str = "full",
+        record: Path | None = None,
+    ):
         self.name, self.style = name, style
-        self._complete = complete
+        self._complete, self._record = complete, record
+        rows = read_jsonl(record, missing_ok=True)[0] if record else []
+        self._known = {tuple(map(row.get, _RECORD[:3])): row["reply"] for row in rows if _RECORD[3] in row}
+        self._has_answered = bool(rows)
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        return [self._complete(self._messages(turn)) for turn in turns]
+    def act(self, turns: Sequence[Turn]) -> list[str | Unscored]:
+        """Return one reply for each turn, in order; an `Unscored` where the server refuses that one request.
+
+        Raises:
+            EndpointError: The server does not answer, or has refused everything so far. Replies that came
+                before are in the record.
+        """
+        replies = [self._reply(turn) for turn in turns]
+        refusals = [reply for reply in replies if isinstance(reply, RequestRefused)]
+        if refusals and not self._has_answered:
+            raise refusals[0]
+        return [
+            Unscored(f"the policy's server refused: {reply.message}", cure=reply.cure)
+            if isinstance(reply, RequestRefused)
+            else reply
+            for reply in replies
+        ]
+
+    def _reply(self, turn: Turn) -> str | RequestRefused:
+        messages = self._messages(turn)
+        prompt = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+        key = (turn.name, turn.state.step, prompt)
+        if self._record and key in self._known:
+            return self._known[key]
+        try:
+            reply = self._complete(messages)
+        except RequestRefused as error:
+            return error
+        self._has_answered = True
+        if self._record:
+            append_jsonl(self._record, dict(zip(_RECORD, (*key, storable(reply)), strict=True)))
+        return reply
 
     def _messages(self, turn: Turn) -> list[dict]:
         messages = render(turn.state, turn.task, style=self.style, max_steps=turn.max_steps)

@@ -1,23 +1,25 @@
 """Trajectories: a policy and the environment in turn, many side by side, and the row that records each.
 
-All trajectories of a call advance together: the policy answers for all, then the environment executes for
-all. A step that *we* fail to score is tried again; if it fails again, its trajectory ends as ``unscored`` and
-is left out of every average, and counted.
+The trajectories of a call advance in two halves that take turns: the policy answers for one half in one
+batch while the scripts of the other run. A step that *we* fail to score is tried again; if it fails again,
+its trajectory ends as ``unscored`` and is left out of every average, and counted.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import Policy, Turn
 from mlagent_lib.agents.schema import SCHEMA_NAME
+from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.actions import Action, ActionError, safe_path, storable
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.step import StepResult, Toolbox, run_steps, start_state
+from mlagent_lib.environment.step import StepResult, Toolbox, begin_steps, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import step_reward
 from mlagent_lib.tasks.grading import grade
@@ -109,27 +111,38 @@ def run_trajectories(
     starts = {job.task.name: job.task for job in jobs if job.start is None}
     first = {name: start_state(task, tools) for name, task in starts.items()}
     running = [_begin(job, job.start or first[job.task.name], max_steps) for job in jobs]
-    while active := [run for run in running if not run.stop]:
-        _reply([run for run in active if run.reply is None], policy)
-        results = run_steps([(run.turn.state, run.reply) for run in active], tools)
-        for run, result in zip(active, results, strict=True):
-            _advance(run, result, max_steps, form)
-        if progress:
-            progress(len(active))
+    # two halves that take turns: while the scripts of one run, the policy replies for the other
+    waiting = deque((half, [], None) for half in (running[0::2], running[1::2]))
+    while waiting:
+        half, active, pending = waiting.popleft()
+        if pending:
+            for run, result in zip(active, pending.results(), strict=True):
+                _advance(run, result, max_steps, form)
+            if progress:
+                progress(len(active))
+        _reply([run for run in half if not run.stop and run.reply is None], policy, form)
+        if active := [run for run in half if not run.stop]:
+            rows = [(run.turn.state, run.reply) for run in active]
+            waiting.append((half, active, begin_steps(rows, tools)))
     return [_row(run, tools) for run in running]
 
 
 def _begin(job: Job, state: State, max_steps: int) -> _Running:
     stream = rng(job.seed, "trajectory", job.source, job.task.name, job.index)
-    turn = Turn(state=state, task=job.task, max_steps=max_steps, stream=stream, ideas=job.ideas)
+    turn = Turn(state, job.task, max_steps, stream, job.ideas, name=job.id)
     return _Running(job, turn, states=[state])
 
 
-def _reply(waiting: list[_Running], policy: Policy) -> None:
+def _reply(waiting: list[_Running], policy: Policy, form: str) -> None:
     """Ask for replies where none is pending: after a failure of ours the same reply is tried again."""
-    if waiting:
-        replies = policy.act([run.turn for run in waiting])
-        for run, reply in zip(waiting, replies, strict=True):
+    replies = policy.act([run.turn for run in waiting]) if waiting else []
+    for run, reply in zip(waiting, replies, strict=True):
+        if isinstance(reply, Unscored):  # its endpoint has spent its tries: the trajectory ends here
+            state = run.turn.state
+            lost = StepResult(state, Outcome.UNSCORED, "policy-server", "", failure=str(reply))
+            run.steps.append(step_row(state, "", lost, run.job.task, form))
+            run.stop = "unscored"
+        else:
             run.reply = storable(reply)
 
 
@@ -180,6 +193,13 @@ def step_row(before: State, reply: str, result: StepResult, task: Task, form: st
         "cache_hit": result.cache_hit,
         "tier": result.tier,
     }
+
+
+def edited_state(step: dict) -> State:
+    """Return the state after a scored edit, as far as scripts and score go, from its recorded step."""
+    before, action = State.from_json(step["state"]), Action(step["action"], step["action_input"], {})
+    after = before.with_file(_saved_name(action), step["script_after"].encode())
+    return replace(after, score=step["score_after"])
 
 
 def _saved_name(action: Action | None) -> str:

@@ -1,11 +1,13 @@
 """One request to a chat server: sending it under a deadline, naming what failed, reading the reply.
 
 Nothing here retries or counts: that is `endpoint`. Whatever comes back from a server is untrusted text, so it
-is bounded in length, made printable, and the key is cut out of it before anything else sees it.
+is bounded in length, made printable, and the key is cut out of it before anything else sees it, also where it
+is URL-quoted or in base64 or hexadecimal. A server that scrambles the key in its own way is not caught.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http
 import http.client
@@ -20,7 +22,7 @@ import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 from mlagent_lib.core.errors import EndpointError
 
@@ -28,15 +30,33 @@ MAX_REPLY_BYTES = 16 << 20
 # A shorter "key" is a placeholder of a local server ("EMPTY", "none"); cutting it out would damage replies.
 MIN_SECRET_LENGTH = 8
 URL_CURE = "give a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
+EMPTY = "the reply is empty"
 LOOPBACK = ("localhost", "::1")
 
 
 class FailedTryError(Exception):
-    """One request gave no usable reply: why, whether another try may help, and what a person can do."""
+    """One request gave no usable reply: why, whether another try may help, and what a person can do.
 
-    def __init__(self, cause: str, *, cure: str, retry: bool = True, wait_s: float | None = None):
+    Args:
+        cause: What happened.
+        cure: What a person can do.
+        retry: Whether the same request may pass later.
+        wait_s: Seconds that the server asks to wait.
+        is_request: Whether this one request is to blame, so that others may pass.
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        cure: str,
+        retry: bool = True,
+        wait_s: float | None = None,
+        is_request: bool = False,
+    ):
         super().__init__(cause)
         self.cause, self.cure, self.retry, self.wait_s = cause, cure, retry, wait_s
+        self.is_request = is_request
 
 
 def send(request: urllib.request.Request, seconds: float):
@@ -158,9 +178,22 @@ def read_key(variable: str) -> str:
 
 
 def secrets_of(key: str, url: str) -> list[str]:
-    """Return what must never come out: the key and the values in the URL's query, longest first."""
+    """Return what must never come out, longest first: the key and the query's values, in every usual form."""
     values = [key, *(value for _, value in parse_qsl(urlsplit(url).query))]
-    return sorted((v for v in values if len(v) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+    found = {form for value in values if len(value) >= MIN_SECRET_LENGTH for form in _forms(value)}
+    return sorted(found, key=len, reverse=True)
+
+
+def _forms(secret: str) -> set[str]:
+    """Return a secret as it is, URL-quoted, in hexadecimal, and in base64 wherever in a text it starts."""
+    data = secret.encode()
+    forms = {secret, quote(secret), quote_plus(secret), data.hex(), data.hex().upper()}
+    for before in range(3):  # base64 takes three bytes at a time: there are three ways to cut
+        text = base64.b64encode(b"\0" * before + data).decode().rstrip("=")
+        # the first letters hold bits of what stands before, the last one of what follows
+        own = text[(0, 2, 3)[before] : len(text) - ((before + len(data)) % 3 > 0)]
+        forms |= {own, own.replace("+", "-").replace("/", "_")}
+    return forms
 
 
 def _redact(text: str, secrets: Sequence[str]) -> str:
@@ -268,4 +301,4 @@ def parse_reply(data: bytes, secrets: Sequence[str]):
     if content is not None and not isinstance(content, str):
         return "", tokens, finish, "the reply's content is not text"
     text = _redact(content or "", secrets)
-    return text, tokens, finish, None if text.strip() else "the reply is empty"
+    return text, tokens, finish, None if text.strip() else EMPTY

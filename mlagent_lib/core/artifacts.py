@@ -2,7 +2,8 @@
 
 ``manifest.json`` is written last and atomically: where it is present and its hashes hold, the stage is
 finished. A stage that was killed has none; its files stay, and the next attempt may go on from them as long
-as its parameters and inputs are the same. Nothing is ever overwritten: a stage that has to be made again is
+as its parameters and inputs are the same. Lines of JSONL that the kill has torn are taken out first and
+counted in the manifest (``torn_lines``). Nothing is ever overwritten: a stage that has to be made again is
 first moved aside, to ``<stage>.old-1``, ``<stage>.old-2``, ...
 
 This module does not decide what a stage does, nor in which order stages run (``pipeline``).
@@ -14,6 +15,7 @@ import errno
 import json
 import os
 import platform
+import secrets
 import shutil
 import time
 from dataclasses import asdict, is_dataclass
@@ -28,9 +30,11 @@ from .files import (
     append_jsonl,
     check_free_space,
     explained,
+    mend_jsonl,
     read_jsonl,
     sha256_bytes,
     sha256_file,
+    sweep,
     write_bytes,
     write_json,
     write_text,
@@ -44,6 +48,8 @@ __all__ = [
     "Stage",
     "append_jsonl",
     "check_free_space",
+    "damaged_file",
+    "hashes_below",
     "notebook_of",
     "read_jsonl",
     "read_manifest",
@@ -71,6 +77,7 @@ NOTEBOOKS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 _MANIFEST = "manifest.json"
 _STARTED = "started.json"
+_STARTED_KEYS = {"params", "package", "inputs", "attempts"}
 _RECORDS = ("params", "inputs", "outputs")
 _FULL_BYTES = 4 << 20  # less than this is as good as nothing
 _PLACE_PARAMS = ("runs_dir", "run_id")  # where a run lies does not change what it computes
@@ -128,6 +135,25 @@ def stage_is_valid(stage_dir: str | Path, params: dict | None = None) -> bool:
     return stage_problem(stage_dir, params) is None
 
 
+def hashes_below(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below ``folder``, by its name relative to it."""
+    return {name: sha256_file(Path(folder) / name) for name in _output_names(Path(folder))}
+
+
+def damaged_file(folder: str | Path, hashes: dict[str, str]) -> str | None:
+    """Return the first file that is missing or no longer what `hashes_below` saw, or None if all are whole.
+
+    Args:
+        folder: Where the files are.
+        hashes: What they were.
+    """
+    for name, digest in hashes.items():
+        path = Path(folder) / name
+        if not path.is_file() or sha256_file(path) != digest:
+            return name
+    return None
+
+
 class Stage:
     """One stage of a run: what it reads, what it writes, and the proof that it finished.
 
@@ -177,7 +203,8 @@ class Stage:
         self._first_inputs = tuple(inputs)
         self._lock = FolderLock(self.run_dir / ".locks" / name, wait_s=5.0)
         self._started_at = 0.0
-        self._attempts = 1
+        self._attempts, self._torn_lines = 1, 0
+        self._token = ""  # tells this attempt's folder from another one of the same name
 
     @property
     def done(self) -> bool:
@@ -189,8 +216,9 @@ class Stage:
         self._lock.__enter__()
         try:
             self._clear_the_way()
-            self._started_at = time.monotonic()
-            self.dir.mkdir(parents=True, exist_ok=True)
+            self._started_at, self._token = time.monotonic(), secrets.token_hex(8)
+            with explained(self.dir):
+                self.dir.mkdir(parents=True, exist_ok=True)
             self._write_started()
             for path in self._first_inputs:
                 self.read(path)
@@ -201,12 +229,15 @@ class Stage:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
         try:
+            if error is None or isinstance(error, Exception):
+                self._check_still_there()
             if isinstance(error, Exception) and not isinstance(error, MlagentError):
                 self._explain(error)
             if error is None:
                 write_json(self.dir / _MANIFEST, self._manifest())
                 (self.dir / _STARTED).unlink(missing_ok=True)
         finally:
+            self._started_at = 0.0
             self._lock.__exit__()
 
     def read(self, path: str | Path) -> Path:
@@ -231,7 +262,9 @@ class Stage:
             if entry["sha256"] != digest:
                 raise RunError(f"{full} is damaged: it has changed since {maker} wrote it", cure=cure)
         self.inputs[name] = {"sha256": digest, "bytes": full.stat().st_size}
-        self._write_started()
+        if self._started_at:
+            self._check_still_there()
+            self._write_started()
         return full
 
     def path(self, name: str | Path) -> Path:
@@ -280,6 +313,8 @@ class Stage:
             started = None
         except ValueError:
             started = {}
+        if started is not None and not (isinstance(started, dict) and set(started) >= _STARTED_KEYS):
+            started = {}  # damaged
         if started is None and not (self.dir.exists() and any(self.dir.iterdir())):
             return
         if self.overwrite or not started or not self._is_same_work(started):
@@ -287,6 +322,22 @@ class Stage:
             return
         self.resumed, self._attempts = True, int(started["attempts"]) + 1
         self.inputs = dict(started["inputs"])
+        self._torn_lines = int(started.get("torn_lines", 0))
+        sweep(self.dir)
+        for path in sorted(self.dir.rglob("*.jsonl")):
+            self._torn_lines += mend_jsonl(path)
+
+    def _check_still_there(self) -> None:
+        """Raise `RunError` where the folder was removed, or made anew by somebody else, since we entered."""
+        try:
+            found = json.loads((self.dir / _STARTED).read_text(encoding="utf-8")).get("token")
+        except (OSError, ValueError, AttributeError):
+            found = None
+        if found != self._token:
+            raise RunError(
+                f"{self.dir} was removed or replaced while {self.name} was being made: it is not complete",
+                cure="start the same command again, and leave the folder of a run alone until it has ended",
+            )
 
     def _explain(self, error: Exception) -> None:
         """Raise a `RunError` where a full or closed disk is behind an exception of a library."""
@@ -318,9 +369,9 @@ class Stage:
         return {key: value for key, value in self.params.items() if key not in _PLACE_PARAMS}
 
     def _write_started(self) -> None:
-        if self.dir.is_dir() and self._started_at:
-            record = {"params": self._work_params(), "package": mlagent_lib.__version__}
-            write_json(self.dir / _STARTED, {**record, "inputs": self.inputs, "attempts": self._attempts})
+        record = {"params": self._work_params(), "package": mlagent_lib.__version__, "inputs": self.inputs}
+        counts = {"attempts": self._attempts, "torn_lines": self._torn_lines, "token": self._token}
+        write_json(self.dir / _STARTED, record | counts)
 
     def _input_name(self, full: Path) -> str:
         """Return how the manifest names an input: relative to the run, or to the home folder, or absolute."""
@@ -347,6 +398,7 @@ class Stage:
             "outputs": {name: _describe(self.dir / name) for name in _output_names(self.dir)},
             "summary": self.summary,
             "attempts": self._attempts,
+            "torn_lines": self._torn_lines,
             "wall_s": round(time.monotonic() - self._started_at, 3),
             "peak_memory_bytes": peak_memory_bytes(),
         }

@@ -6,6 +6,7 @@ a `RunError` with a cure and leaves no half-written file. This module knows noth
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -23,6 +24,7 @@ from .errors import RunError
 
 CHUNK_BYTES = 1 << 20
 MIN_FREE_BYTES = 256 << 20  # a laptop run writes far less; below this something else is about to fail
+_HALF = ".tmp-"  # how the name of a file begins that is not whole yet
 _CURES = {
     errno.ENOSPC: "free some disk space, then start the same command again: finished work is kept",
     errno.EDQUOT: "your disk quota is used up: free some space, then start the same command again",
@@ -30,6 +32,8 @@ _CURES = {
     errno.EPERM: "choose a folder that you may write to, for instance with --runs-dir",
     errno.EROFS: "this file system is read-only: choose another folder with --runs-dir",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then start the same command again",
+    errno.EIO: "check this disk: it fails; then start the same command again",
 }
 
 
@@ -73,7 +77,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     path = Path(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=_HALF, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as handle:
                 handle.write(data)
@@ -131,13 +135,11 @@ def _append_line(descriptor: int, line: bytes) -> None:
     is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
     data = b"\n" + line if is_torn else line
     try:
-        written = os.write(descriptor, data)
+        while data:  # once, unless the disk fills up in the middle of the line: then the next write says so
+            data = data[os.write(descriptor, data) :]
     except OSError:
         os.ftruncate(descriptor, size)
         raise
-    if written != len(data):  # the disk filled up in the middle of the line
-        os.ftruncate(descriptor, size)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_jsonl(path: str | Path, *, missing_ok: bool = False) -> tuple[list[dict], int]:
@@ -162,15 +164,51 @@ def read_jsonl(path: str | Path, *, missing_ok: bool = False) -> tuple[list[dict
     for line in content.split(b"\n"):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-        except ValueError:  # also UnicodeDecodeError and JSONDecodeError
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
+        row = _row_of(line)
+        if row is None:
             bad += 1
+        else:
+            rows.append(row)
     return rows, bad
+
+
+def _row_of(line: bytes) -> dict | None:
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):  # also UnicodeDecodeError and JSONDecodeError
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def mend_jsonl(path: str | Path) -> int:
+    """Return how many bad lines a JSONL file had, after taking them out; good lines keep their bytes.
+
+    A kill can tear the last line. Whoever goes on from the file makes the lost row again.
+
+    Raises:
+        RunError: See `write_bytes`. The file is untouched.
+    """
+    lines = [line + b"\n" for line in Path(path).read_bytes().split(b"\n") if line.strip()]
+    good = [line for line in lines if _row_of(line) is not None]
+    if len(good) < len(lines):
+        write_bytes(path, b"".join(good))
+    return len(lines) - len(good)
+
+
+def sweep(folder: str | Path, *, older_than_s: float = 0.0) -> int:
+    """Return how many half-written files of killed processes were below ``folder``, after deleting them.
+
+    Args:
+        folder: Where to look; need not exist.
+        older_than_s: Seconds. Younger files are left alone: somebody may be writing them.
+    """
+    latest, count = time.time() - older_than_s, 0
+    for path in Path(folder).rglob(f"{_HALF}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime <= latest:
+                path.unlink()
+                count += 1
+    return count
 
 
 class FolderLock:
@@ -207,8 +245,9 @@ class FolderLock:
                     f"{self.folder} is in use by another process (id {holder})",
                     cure="wait until it ends, or choose another folder with --run-id",
                 ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, only without a name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._descriptor = descriptor
         return self
 

@@ -187,13 +187,18 @@ class WorkspaceStore:
         self.folder = Path(folder)
 
     def put(self, data: bytes) -> str:
-        """Store some bytes and return their sha256."""
+        """Store some bytes and return their sha256; a damaged blob of that name is made good."""
         digest = hashlib.sha256(data).hexdigest()
-        path = self._path(digest)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, data)
+        if not self.holds(digest):
+            write_bytes(self._path(digest), data)
         return digest
+
+    def holds(self, digest: str) -> bool:
+        """Return whether the bytes with this sha256 are here and intact."""
+        try:
+            return hashlib.sha256(self._path(digest).read_bytes()).hexdigest() == digest
+        except FileNotFoundError:
+            return False
 
     def __getitem__(self, digest: str) -> bytes:
         """Return the bytes with this sha256.
