@@ -41,6 +41,9 @@ examples:
 DOCTOR_HELP = """\
 Shows what this machine offers: isolation of scripts, versions against the pins, cores, memory, disk, GPU.
 
+Of the isolation it tells which layers are active, what is not guaranteed here, and how to get more.
+Exit code 0 where scripts can be run safely, 1 where they are refused.
+
 example:
   mlagent doctor                         run it first when something does not work"""
 
@@ -53,6 +56,18 @@ examples:
   mlagent figures --folder runs/laptop-seed0/figures
   mlagent figures --runs runs/laptop-seed0 runs/laptop-seed1 runs/laptop-seed2
                                          make figures/ and the README's tables from finished runs"""
+
+BENCH_HELP = """\
+Measures how fast experiments run here, side by side in one run, and prints medians with their quartiles:
+  a  a warm, isolated, graded step against cold `python train.py`     d  snapshot and restore of a workspace
+  b  a step against the bare script in a loaded interpreter           e  overhead of a GRPO step
+  c  two workers against one                                          f  the cache on a finished laptop run
+
+examples:
+  mlagent bench                          all of it on a quiet machine: about five minutes
+  mlagent bench --only abcd              without a model and without a finished run: about two minutes
+  mlagent bench --run runs/laptop-seed1  question f on another run
+  mlagent bench --out figures/bench.json the committed numbers again; the README's table follows"""
 
 PRETRAIN_HELP = """\
 Rebuilds the pocket model from nothing: corpus, tokenizer, weights, measurement and card. No network.
@@ -129,6 +144,15 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--folder", help="folder of the figures, default figures/ of the checkout")
     figures.set_defaults(call=_figures)
 
+    bench = commands.add_parser(
+        "bench", help="how fast experiments run here", formatter_class=plain, description=BENCH_HELP
+    )
+    bench.add_argument("--only", metavar="LETTERS", help="only these questions, e.g. abd; default all")
+    bench.add_argument("--run", default="runs/laptop-seed0", metavar="RUN", help="a finished run, for f")
+    bench.add_argument("--tasks", nargs="+", metavar="NAME", default=(), help="pocket tasks; default all")
+    bench.add_argument("--out", metavar="FILE", help="also write the numbers as JSON")
+    bench.set_defaults(call=_bench)
+
     pretrain = commands.add_parser(
         "pretrain", help="rebuild the pocket model", formatter_class=plain, description=PRETRAIN_HELP
     )
@@ -171,7 +195,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for text in arguments.parameters:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise ProfileError(f"-p {text!r} has no name or no '='", cure="write -p name=value")
+            raise ProfileError("a -p has no name or no '='", cure="write -p name=value")  # it may be a key
         parameters[name.strip()] = parse_value(value)
     run_all(
         arguments.profile, arguments.seed, arguments.runs_dir, arguments.run_id,
@@ -274,24 +298,26 @@ def _doctor(_arguments: argparse.Namespace) -> int:
         is_pin = not pin or has.split("+")[0] == pin  # +cpu and the like only say how it was built
         rows.append((name, has, "" if is_pin else f"the kit was made with {pin}"))
     print("isolation of scripts")
-    for line in probe().lines:
+    report = probe()
+    for line in report.lines:
         print(f"  {line}")
     print("versions" if wanted else "versions (the kit is not installed: no pins to compare with)")
     _print_table(rows, indent="  ")
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    known = hasattr(os, "sysconf")  # not on Windows
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if known else 0.0
     state = git_state()
     commit = f"{state['commit'][:12]}{' with changes' if state['dirty'] else ''}" if state else "none"
     machine = [
         ("cores", f"{usable_cpus()} usable"),
-        ("memory", f"{memory:.1f} GiB"),
+        ("memory", f"{memory:.1f} GiB" if known else "unknown"),
         ("free disk", f"{free:.1f} GiB here"),
         ("GPU", "yes: nvidia-smi is there" if shutil.which("nvidia-smi") else "none seen: nothing needs one"),
         ("kit", f"{__version__}, commit {commit}"),
     ]
     print("machine")
     _print_table(machine, indent="  ")
-    return 0
+    return 0 if report.chosen else 1
 
 
 def _figures(arguments: argparse.Namespace) -> int:
@@ -314,6 +340,22 @@ def _figures(arguments: argparse.Namespace) -> int:
     if not changed:
         print(f"all figures in {folder} are what their CSV files give")
     return 1 if changed and arguments.check else 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from mlagent_lib.bench import run_bench, table
+
+    run, only = Path(arguments.run), arguments.only
+    if only is None and not (run / "04_evaluation").is_dir():
+        only = "abcde"
+        print(f"question f is left out: there is no finished run {run}")
+    record = run_bench(
+        only or "abcdef", run=run, tasks=arguments.tasks, out=Path(arguments.out) if arguments.out else None,
+        say=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    print(f"{record['device']}, isolation {record['tier']}, {record['scripts']} scripts")
+    _print_table(table(record))
+    return 0
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:

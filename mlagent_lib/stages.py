@@ -20,11 +20,12 @@ from mlagent_lib.agents.export import (
     write_parquet,
 )
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.agents.rollout import reward_of
-from mlagent_lib.core.artifacts import Stage
+from mlagent_lib.agents.rollout import edited_state, reward_of
+from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.coder import EditRequest, RuleCoder
+from mlagent_lib.environment.luck import luck_of
 from mlagent_lib.environment.step import run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.lab import (
@@ -53,6 +54,7 @@ from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_adva
 TRAJECTORIES = "01_collection/trajectories.jsonl"
 POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
 CODER_EDITS = 24  # ours: edits for each held-in task on which the coder is measured
+LUCKY = ("random-ideas", "rl")  # ours: whose best edits are run again with other seeds
 PAIRS = (("rl", "sft"), ("sft", "base"), ("rl", "base"), ("rl", "random-ideas"))
 
 
@@ -150,12 +152,12 @@ def fine_tuning(lab: Lab, stage: Stage) -> None:
     quiet()
     profile, parts = lab.profile, split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
     bar = Bar("fine-tuning", 4, "parts")
-    if not stage.path("training.json").exists():
+    if not is_trained(stage):
         found = train_sft(
             expert_rows(lab, parts), profile.sft, model=profile.model, backend=profile.backend, out=stage.dir,
             seed=lab.seed,
         )  # fmt: skip
-        stage.write_json("training.json", found)
+        stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
     bar.add(1, "adapter trained")
     base = local_agent(lab, "base", None)
     write_table(stage, "coder.csv", coder_check(lab, base))
@@ -165,6 +167,15 @@ def fine_tuning(lab: Lab, stage: Stage) -> None:
     after = held_back_steps(lab, local_agent(lab, "sft", stage.path("adapter")), "sft", parts.test)
     write_table(stage, "test_steps.csv", pd.concat([before, after], ignore_index=True))
     bar.add(1, "adapter measured")
+
+
+def is_trained(stage: Stage) -> bool:
+    """Return whether an earlier attempt has finished the training and its adapter is still what it wrote."""
+    try:
+        files = json.loads(stage.path("training.json").read_text(encoding="utf-8"))["files"]
+        return damaged_file(stage.path("adapter"), files) is None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or damaged: train again
+        return False
 
 
 def held_back_steps(lab: Lab, agent: Agent, name: str, states: Sequence[State]) -> pd.DataFrame:
@@ -264,7 +275,7 @@ def grpo(lab: Lab, stage: Stage) -> None:
     if not stage.path("group.csv").exists():
         first = min(pool.states, key=lambda state: (state.step, state.task, state.id))
         write_table(stage, "group.csv", group_steps(lab, local_agent(lab, "sft", adapter), first, "first"))
-    if not stage.path("training.json").exists():
+    if not is_trained(stage):
         bar = Bar("step-wise GRPO", profile.grpo.steps, "updates")
         found = train_grpo(
             pool, select, profile.grpo, make_tools=lambda coder: lab.tools(coder or make_coder(profile)),
@@ -272,7 +283,8 @@ def grpo(lab: Lab, stage: Stage) -> None:
             style=profile.prompt_style, max_steps=profile.collect.max_steps, coder=profile.coder,
             progress=lambda row: _told(bar, row),
         )  # fmt: skip
-        stage.write_json("training.json", found | {"pool": len(pool), "select": len(select)})
+        counts = {"pool": len(pool), "select": len(select)}
+        stage.write_json("training.json", found | counts | {"files": hashes_below(stage.path("adapter"))})
     after = held_back_steps(lab, local_agent(lab, "rl", stage.path("adapter")), "rl", parts.test)
     kept = before[before["policy"] == "sft"]
     write_table(stage, "step_rewards.csv", pd.concat([kept, after], ignore_index=True))
@@ -303,7 +315,45 @@ def evaluation(lab: Lab, stage: Stage) -> None:
     write_table(stage, "differences.csv", difference_table(table, PAIRS))
     write_table(stage, "best_at_k.csv", best_at_k_table(table))
     write_table(stage, "outcomes.csv", outcome_table(step_table(rows)))
+    write_table(stage, "luck.csv", luck_table(lab, rows, LUCKY))
     stage.summary = {"trajectories": len(rows), "step_rewards": len(shared)}
+
+
+def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.DataFrame:
+    """Return whether the best edit of each policy on each task survives other seeds of the script.
+
+    Args:
+        lab: The run.
+        rows: Trajectories of the evaluation.
+        policies: Whose edits are run again.
+
+    Returns:
+        One row for each policy and task that gained anything: claimed (gain on the feedback labels, in the
+        task's unit, higher is better), kept (mean gain with other seeds over the claimed one), seeds and
+        verdict.
+    """
+    found, pairs = [], []
+    for name in policies:
+        for task in lab.tasks(lab.profile.evaluate.tasks):
+            sign = 1.0 if task.greater_is_better else -1.0
+            ends = [
+                (row["steps"][0]["state"], step)
+                for row in rows
+                if (row["source"], row["task"]) == (name, task.name)
+                for step in row["steps"]
+                if step["score_after"] is not None
+            ]
+            gains = [sign * (step["score_after"] - start["score"]) for start, step in ends]
+            if gains and max(gains) > 0:
+                start, step = ends[gains.index(max(gains))]
+                found.append({"policy": name, "task": task.name, "split": task.split})
+                pairs.append((State.from_json(start), edited_state(step)))
+    lucks = luck_of(pairs, lab.tools(), seeds=lab.profile.evaluate.luck_seeds)
+    for row, luck in zip(found, lucks, strict=True):
+        seeds = len(luck.gains)
+        row |= {"claimed": luck.claimed, "kept": luck.kept, "seeds": seeds, "verdict": luck.verdict}
+    columns = ["policy", "task", "split", "claimed", "kept", "seeds", "verdict"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def _actor(lab: Lab, stage: Stage, name: str) -> tuple:

@@ -117,6 +117,7 @@ def metrics(seed: int = 0) -> list[dict]:
                 "kl": 0.001 * index,
                 "entropy": 1.0,
                 "seconds_generation": 3.0,
+                "seconds_coder": 0.5,
                 "seconds_execution": 2.0,
                 "seconds_update": 1.0,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -13,7 +14,18 @@ from mlagent_lib.environment import cache as caching
 from mlagent_lib.environment.cache import Execution, ExecutionCache, execution_key, library_versions
 from mlagent_lib.environment.workspace import State
 
-RUN = Execution("ok", "validation mae: 0.90\n", 0.5, "T2", None, None, 0.9, None, "a" * 64)
+SUBMISSION = b"id,prediction\n1,10\n"
+RUN = Execution(
+    "ok", "validation mae: 0.90\n", 0.5, "T2", None, None, 0.9, None, hashlib.sha256(SUBMISSION).hexdigest()
+)
+
+
+def stored(folder, key="ab12", run=RUN) -> ExecutionCache:
+    """Return a cache that holds one run and its submission."""
+    cache = ExecutionCache(folder)
+    cache.archive.put(SUBMISSION)
+    cache.put(key, run)
+    return cache
 
 
 @pytest.fixture
@@ -71,9 +83,19 @@ def test_versions_name_what_a_script_imports():
 
 
 def test_what_is_put_is_there_again_in_this_and_in_another_process(tmp_path):
-    ExecutionCache(tmp_path).put("ab12", RUN)
+    assert stored(tmp_path).get("ab12") == RUN
     assert ExecutionCache(tmp_path).get("ab12") == RUN
     assert ExecutionCache(tmp_path).get("cd34") is None
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"id,prediction\n1,11\n"])
+def test_a_result_whose_submission_is_lost_or_damaged_is_none_until_it_is_made_again(tmp_path, damage):
+    stored(tmp_path)
+    (path,) = (path for path in (tmp_path / "submissions").rglob("*") if path.is_file())
+    path.unlink() if damage is None else path.write_bytes(damage)
+    assert ExecutionCache(tmp_path).get("ab12") is None
+    stored(tmp_path)
+    assert ExecutionCache(tmp_path).get("ab12") == RUN
 
 
 @pytest.mark.parametrize("status", ["timeout", "memory", "disk", "files", "processes", "output"])
@@ -84,23 +106,48 @@ def test_what_may_depend_on_the_machine_is_remembered_here_only(tmp_path, status
     assert ExecutionCache(tmp_path).get("ab12") is None
 
 
+def test_memory_is_bounded_and_what_is_used_stays(tmp_path):
+    cache = ExecutionCache(tmp_path, memory_bytes=100_000)
+    cache.archive.put(SUBMISSION)
+    late = replace(RUN, status="timeout", output="x" * 6_000)
+    cache.put("used", late)
+    cache.put("unused", late)
+    for number in range(40):
+        cache.put(f"{number:04}", replace(RUN, output=f"{number} " * 2_000))
+        assert cache.get("used") == late
+        assert sum(len(kept.output) for kept in cache._memory.values()) <= 100_000
+    assert cache.get("unused") is None and len(cache._memory) >= 8
+    assert cache.get("0000").output == "0 " * 2_000  # from disk, and in memory again
+    assert "0000" in cache._memory
+    for _ in range(40):
+        cache.put("same", late)
+    assert "used" in cache._memory and "0000" in cache._memory
+
+
+def test_a_result_larger_than_the_memory_is_on_disk_only(tmp_path):
+    cache = ExecutionCache(tmp_path, memory_bytes=1_000)
+    cache.archive.put(SUBMISSION)
+    cache.put("ab12", RUN)
+    assert not cache._memory and cache.get("ab12") == RUN
+
+
 def test_failures_of_scripts_are_kept(tmp_path):
-    ExecutionCache(tmp_path).put("ab12", replace(RUN, status="error", score=None))
+    ExecutionCache(tmp_path).put("ab12", replace(RUN, status="error", score=None, submission=None))
     assert ExecutionCache(tmp_path).get("ab12").score is None
 
 
 @pytest.mark.parametrize("damage", ["", "{", "5", "[]", "null", "{}", "\xff"])
 def test_a_damaged_entry_is_no_entry(tmp_path, damage):
-    ExecutionCache(tmp_path).put("ab12", RUN)
+    stored(tmp_path)
     path = next((tmp_path / "executions").rglob("*.json"))
     path.write_bytes(damage.encode("latin-1"))
     assert ExecutionCache(tmp_path).get("ab12") is None
-    ExecutionCache(tmp_path).put("ab12", RUN)
+    stored(tmp_path)
     assert ExecutionCache(tmp_path).get("ab12") == RUN
 
 
 def test_an_edited_score_is_noticed(tmp_path):
-    ExecutionCache(tmp_path).put("ab12", RUN)
+    stored(tmp_path)
     path = next((tmp_path / "executions").rglob("*.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"score": 0.1}))
     assert ExecutionCache(tmp_path).get("ab12") is None

@@ -141,12 +141,76 @@ def test_tasks_check_of_a_broken_folder_fails_with_one_message(tmp_path, capsys)
     assert captured.err.count("\n") == 1 and "is no task folder" in captured.err
 
 
+LAYERS = (
+    "file rules", "system-call filter", "namespaces", "throw-away user", "rlimits", "watchdog and sweep",
+    "network block",
+)  # fmt: skip
+
+
+@pytest.fixture
+def fresh_probe():
+    """Forget what the probe found, before and after."""
+    from mlagent_lib.environment.isolation import probe
+
+    def forget():
+        for kept in (probe._verdict, probe._chosen, probe.probe):
+            kept.cache_clear()
+
+    forget()
+    yield probe
+    forget()
+
+
 def test_doctor_reports_isolation_versions_and_machine(capsys):
-    pytest.importorskip("mlagent_lib.environment.runner")
+    from mlagent_lib.environment.runner import probe
+
+    assert cli.main(["doctor"]) == (0 if probe().chosen else 1)
+    text = capsys.readouterr().out
+    for word in ("isolation of scripts", "torch", "cores", "free disk", "GPU", *LAYERS):
+        assert word in text
+
+
+def test_doctor_tells_what_is_not_guaranteed_and_how_to_get_more(capsys):
+    from mlagent_lib.environment.runner import probe
+
+    if probe().chosen is None:
+        pytest.skip("no isolation tier works on this machine")
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
-    for word in ("isolation of scripts", "torch", "cores", "free disk", "GPU"):
-        assert word in text
+    _, _, rest = text.partition("not guaranteed here:")
+    gaps, _, cures = rest.partition("to get more:")
+    assert all(word in gaps for word in ("same kernel", "no GPU", "side channels"))
+    assert "virtual machine" in cures
+
+
+@pytest.mark.parametrize(
+    ("system", "name", "cure"),
+    [("Darwin", "macOS", "run in a Linux virtual machine"), ("Windows", "Windows", "run inside WSL2")],
+)
+def test_doctor_fails_with_the_cure_where_no_script_can_be_isolated(
+    fresh_probe, monkeypatch, capsys, system, name, cure
+):
+    monkeypatch.setattr(fresh_probe.kernel, "LINUX", False)
+    monkeypatch.setattr(fresh_probe.platform, "system", lambda: system)
+    if system == "Windows":
+        monkeypatch.delattr(os, "sysconf")
+        monkeypatch.delattr(os, "geteuid")
+    assert cli.main(["doctor"]) == 1
+    text = capsys.readouterr().out
+    assert f"machine: {name}" in text and "refused here" in text and cure in text
+    assert all(f"{layer}: off - no script is run" in text for layer in LAYERS)
+    assert "in use:" not in text and "not guaranteed here" not in text
+
+
+def test_doctor_fails_with_the_cure_on_linux_without_any_layer(fresh_probe, monkeypatch, capsys):
+    if sys.platform != "linux":
+        pytest.skip("needs Linux")
+    monkeypatch.setattr(fresh_probe.landlock, "abi", lambda: 0)
+    monkeypatch.setattr(fresh_probe.bubblewrap, "program", lambda: None)
+    assert cli.main(["doctor"]) == 1
+    text = capsys.readouterr().out
+    assert "BW: no (the program bwrap is missing: install the package bubblewrap)" in text
+    assert "what to do:" in text and "apt-get install bubblewrap" in text and "Landlock switched on" in text
 
 
 def test_figures_check_uses_the_exit_code(monkeypatch, capsys, tmp_path):
@@ -176,8 +240,6 @@ def test_a_closed_pipe_is_no_error(repository):
 def test_importing_loads_neither_torch_nor_notebooks(repository, module):
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": str(repository)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     loaded = set(json.loads(done.stdout))
     assert not loaded & {"torch", "transformers", "papermill", "pandas", "sklearn", "matplotlib"}

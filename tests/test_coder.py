@@ -110,6 +110,23 @@ def test_the_block_coder_asks_once_for_each_request_and_keeps_the_order(task):
     assert coder.edit_many([]) == [] and coder.name == "base"
 
 
+def test_the_block_coder_keeps_the_newest_edits_only_and_none_of_a_batch_is_missing(task, monkeypatch):
+    monkeypatch.setattr("mlagent_lib.environment.coder._KEPT_EDITS", 3)
+    asked = []
+
+    def generate(prompts):
+        asked.extend(prompt.rpartition(" ")[2] for prompt in prompts)
+        return ["# model\n" + KNN] * len(prompts)
+
+    coder = BlockCoder(generate)
+    made = coder.edit_many(requests(task, *(f"Use {number}" for number in range(5))))
+    assert made == [TRAIN.replace("n_neighbors=40", "n_neighbors=9")] * 5 and len(coder._memory) == 3
+    assert coder.edit_many(requests(task, "Use 4", "Use 0")) == made[:2]
+    assert asked == ["0", "1", "2", "3", "4", "0"]
+    coder.edit_many(requests(task, *(f"Use {number}" for number in range(5)), script="print(1)"))
+    assert len(coder._memory) == 3  # what it cannot do counts too
+
+
 @pytest.mark.parametrize(
     ("reply", "script"),
     [

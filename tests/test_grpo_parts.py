@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_task import FakeRunner, edit, final, make_tools, neighbours, write_task
 
-from mlagent_lib.core.artifacts import append_jsonl, read_jsonl
+from mlagent_lib.core.artifacts import append_jsonl, hashes_below, read_jsonl, write_json
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, run_steps, start_state
-from mlagent_lib.training.grpo import _best_row, _forget_after, _last_checkpoint, train_grpo
+from mlagent_lib.training.grpo import _best_row, _finish, _forget_after, _last_checkpoint, train_grpo
 from mlagent_lib.training.pool import StatePool
 from mlagent_lib.training.scoring import (
     StepReward,
@@ -232,14 +232,33 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
         (12, '{"global_step": 12}'),
         (20, '{"global_st'),
         (24, None),
+        (28, '{"global_step": 28}'),
+        (32, '{"global_step": 32}'),
     ):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(bytes(16))
         if text:
             (folder / "trainer_state.json").write_text(text)
+        if step != 32:  # killed between the checkpoint and its sums
+            write_json(folder.with_suffix(".json"), hashes_below(folder))
+    (tmp_path / "checkpoints" / "checkpoint-28" / "adapter_model.safetensors").write_bytes(bytes(15) + b"1")
     step, folder = _last_checkpoint(tmp_path)
     assert step == 12 and Path(folder).name == "checkpoint-12"  # by number, not by name: 4 < 12
-    assert not (tmp_path / "checkpoints" / "checkpoint-20").exists()
+    for gone in (20, 24, 28, 32):
+        assert not list((tmp_path / "checkpoints").glob(f"checkpoint-{gone}*"))
+
+
+def test_a_damaged_best_checkpoint_is_refused_and_not_used(tmp_path):
+    row = {"split": "holdout", "step": 4, "reward": 0.5}
+    append_jsonl(tmp_path / "metrics.jsonl", row)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "adapter_model.safetensors").write_bytes(b"right")
+    write_json(tmp_path / "best.json", row | {"files": hashes_below(tmp_path / "best")})
+    (tmp_path / "best" / "adapter_model.safetensors").write_bytes(b"wrong")
+    with pytest.raises(RunError, match="best checkpoint is damaged.*run again"):
+        _finish(None, tmp_path, tmp_path / "sft", tmp_path / "metrics.jsonl", 1.0)
+    assert not (tmp_path / "adapter").exists()
 
 
 # Learning ---------------------------------------------------------------------------------------------------

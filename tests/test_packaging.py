@@ -23,11 +23,12 @@ def project(repository):
 
 def test_everything_is_pinned_once(project):
     extras = project["project"]["optional-dependencies"]
-    assert extras.keys() == {"test", "unsloth"}
+    assert extras.keys() == {"test", "unsloth", "cluster"}
     lines = [*project["project"]["dependencies"], *extras["test"], *extras["unsloth"]]
     assert all(PIN.fullmatch(line) for line in lines)
     names = [line.split("==")[0].lower() for line in lines]
     assert len(names) == len(set(names))
+    assert extras["cluster"] and set(extras["cluster"]) <= set(extras["test"])
 
 
 def test_conda_gets_the_same_versions(repository, project):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,7 +100,7 @@ class FakeRunner:
     workers, tier = 1, "fake"
 
     def __init__(self, answer: Callable[[RunRequest], RunResult | Unscored | None] = lambda request: None):
-        self.answer, self.requests = answer, []
+        self.answer, self.requests, self.spans = answer, [], deque()
         self._lock = threading.Lock()
 
     def run(self, request: RunRequest) -> RunResult | Unscored:

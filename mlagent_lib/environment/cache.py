@@ -2,7 +2,8 @@
 
 The key covers everything that can change the result: the task's data and metric, the workspace, the script,
 the limits, the versions of the libraries. Only results that depend on content alone are kept on disk: a
-time-out under load may be a success on a quiet machine, so it is remembered for this process only.
+time-out under load may be a success on a quiet machine, so it is remembered for this process only, and there
+only among the newest: memory is bounded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import sys
 import threading
+from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from functools import cache as once
 from importlib.metadata import version
@@ -21,6 +23,7 @@ from mlagent_lib.core.limits import Limits
 from mlagent_lib.environment.workspace import State, WorkspaceStore
 from mlagent_lib.tasks.task import Task
 
+_ENTRY_BYTES = 2 << 10  # what an entry takes beside its output, generously
 _LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels")
 
 
@@ -57,7 +60,7 @@ def library_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: version(name) for name in _LIBRARIES}}
 
 
-def execution_key(state: State, script: str, task: Task, limits: Limits) -> str:
+def execution_key(state: State, script: str, task: Task, limits: Limits, reseed: int = 0) -> str:
     """Return the name of an experiment: equal experiments have equal names on every machine.
 
     Args:
@@ -65,9 +68,11 @@ def execution_key(state: State, script: str, task: Task, limits: Limits) -> str:
         script: Which file is executed.
         task: What its card says about scoring; the card is not among the files that the digest covers.
         limits: What the run may use.
+        reseed: Other luck than the script's own (see `RunRequest`); 0 for its own.
     """
     scoring = [task.metric, task.kind, list(task.answer_columns), list(task.classes)]
     parts = [state.digest, script, scoring, limits.to_json(), library_versions()]
+    parts += [reseed] if reseed else []
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -76,18 +81,26 @@ class ExecutionCache:
 
     Args:
         folder: Where to keep them. Several processes may share it: entries are written atomically.
+        memory_bytes: About how much of it this process holds in memory too; those not used for longest go.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, *, memory_bytes: int = 16 << 20):
         self.folder = Path(folder)
         self.archive = WorkspaceStore(self.folder / "submissions")
-        self._memory: dict[str, Execution] = {}
+        self.memory_bytes = memory_bytes
+        self._memory: OrderedDict[str, Execution] = OrderedDict()
+        self._held_bytes = 0
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Execution | None:
-        """Return the result of an experiment, or None when it was not made (or its entry is damaged)."""
+        """Return the result of an experiment, or None when it was not made.
+
+        An entry that is damaged, or whose archived submission is lost or damaged, counts as none: the
+        experiment is made again, and with it both.
+        """
         with self._lock:
             if key in self._memory:
+                self._memory.move_to_end(key)
                 return self._memory[key]
         try:
             row = json.loads(self._path(key).read_text())
@@ -97,21 +110,34 @@ class ExecutionCache:
             found = Execution(**row)
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        with self._lock:
-            return self._memory.setdefault(key, found)
+        if found.submission and not self.archive.holds(found.submission):
+            return None
+        self._remember(key, found)
+        return found
 
     def put(self, key: str, execution: Execution) -> None:
         """Keep the result of an experiment; on disk only when it depends on content alone."""
-        with self._lock:
-            self._memory[key] = execution
+        self._remember(key, execution)
         if execution.status in ("ok", "error"):
             row = asdict(execution)
             path = self._path(key)
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, row | {"sha256": _row_digest(row)})
+
+    def _remember(self, key: str, execution: Execution) -> None:
+        with self._lock:
+            if key in self._memory:
+                self._held_bytes -= _size(self._memory.pop(key))
+            self._memory[key] = execution
+            self._held_bytes += _size(execution)
+            while self._held_bytes > self.memory_bytes:
+                self._held_bytes -= _size(self._memory.popitem(last=False)[1])
 
     def _path(self, key: str) -> Path:
         return self.folder / "executions" / key[:2] / f"{key}.json"
+
+
+def _size(execution: Execution) -> int:
+    return _ENTRY_BYTES + len(execution.output.encode("utf-8", "surrogatepass"))
 
 
 def _row_digest(row: dict) -> str:

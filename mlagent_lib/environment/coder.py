@@ -17,6 +17,8 @@ from mlagent_lib.core.errors import CoderError, EndpointError, Unscored
 from mlagent_lib.tasks.pocket import catalogue
 from mlagent_lib.tasks.task import Task
 
+_KEPT_EDITS = 1000  # of `BlockCoder`: a few kilobytes each
+
 
 @dataclass(frozen=True)
 class EditRequest:
@@ -112,7 +114,7 @@ class BlockCoder:
 
     Args:
         generate: Takes prompts (of `block_prompt`) and returns replies, in order. Greedy, so that the same
-            request gives the same script and results can be cached.
+            request gives the same script and results can be cached; the newest are kept.
         name: Recorded in each step.
     """
 
@@ -135,7 +137,10 @@ class BlockCoder:
         if prompts:
             for key, reply in zip(ready, self._generate(prompts), strict=True):
                 self._memory[key] = self._apply(key[0], reply)
-        return [self._memory[key] for key in keys]
+        made = [self._memory[key] for key in keys]
+        for key in list(self._memory)[:-_KEPT_EDITS]:
+            del self._memory[key]
+        return made
 
     @staticmethod
     def _apply(script: str, reply: str) -> str | CoderError:

@@ -14,7 +14,9 @@ import queue
 import secrets
 import tempfile
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -42,6 +44,8 @@ class RunRequest:
         script: Which of ``files`` to execute.
         limits: What it may use.
         collect: Files to bring back.
+        reseed: 0 for the seeds that the script sets; 1, 2, ... for the same script with other luck (see
+            `isolation.reseed`).
 
     Raises:
         ValueError: If ``script`` is not among ``files``, or a name cannot lie in a workspace.
@@ -52,6 +56,7 @@ class RunRequest:
     script: str
     limits: Limits = field(default_factory=Limits)
     collect: tuple[str, ...] = ("submission.csv",)
+    reseed: int = 0
 
     def __post_init__(self):
         if self.script not in self.files:
@@ -98,6 +103,7 @@ class Runner:
         tier: ``auto`` for the best that works here, or a name from `isolation.tiers`.
         allow_unsafe: Permit the tiers that isolate nothing, for scripts that you trust.
         modules: What the servers load before the first run; scripts may import anything else as well.
+        folder: Where workspaces go, a path that does not exist yet; None for one in the temporary folder.
 
     Raises:
         IsolationError: If this machine cannot give the tier.
@@ -116,13 +122,14 @@ class Runner:
         *,
         allow_unsafe: bool = False,
         modules: tuple[str, ...] = WARM_MODULES,
+        folder: str | None = None,
     ):
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._tier = choose(tier, allow_unsafe=allow_unsafe)
         self.workers = workers
         # made by the first server, so that a runner that was never used leaves nothing, even when killed
-        self._base = os.path.join(tempfile.gettempdir(), f"mlagent-run-{secrets.token_hex(8)}")
+        self._base = folder or os.path.join(tempfile.gettempdir(), f"mlagent-run-{secrets.token_hex(8)}")
         folders = [os.path.join(self._base, f"server{number}") for number in range(workers)]
         make = (
             ColdServer if self._tier.name == "T0" else lambda folder: WarmServer(folder, self._tier, modules)
@@ -131,6 +138,8 @@ class Runner:
         self._free: queue.LifoQueue = queue.LifoQueue()  # the last used is the warmest
         for server in reversed(self._servers):
             self._free.put(server)
+        # when scripts ran, on the clock of time.monotonic: the newest ones only, for whoever measures speed
+        self.spans: deque[tuple[float, float]] = deque(maxlen=10_000)
         self._closed = threading.Event()
         self._finalizer = weakref.finalize(self, _close, self._servers, self._base, os.getpid())
 
@@ -154,6 +163,8 @@ class Runner:
             if self._closed.is_set():
                 raise ValueError("this runner is closed")
             finished = self._attempt(server, request, data_dir)
+            now = time.monotonic()
+            self.spans.append((now - finished.report["seconds"], now))
         finally:
             self._free.put(server)
         return _result(finished, request, data_dir, self.tier)
@@ -164,7 +175,9 @@ class Runner:
         limits, reasons = request.limits.to_json(), []
         for _ in range(_ATTEMPTS):
             try:
-                return server.run(request.files, data_dir, request.script, limits, request.collect)
+                return server.run(
+                    request.files, data_dir, request.script, limits, request.collect, request.reseed
+                )
             except ServerLost as error:
                 reasons.append(str(error))
         raise Unscored(

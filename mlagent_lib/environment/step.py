@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,7 +36,7 @@ from mlagent_lib.environment.coder import Coder, EditRequest
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import Runner, RunRequest
 from mlagent_lib.environment.workspace import HistoryStep, State
-from mlagent_lib.tasks.grading import grade
+from mlagent_lib.tasks.grading import LARGEST_SUBMISSION, grade
 from mlagent_lib.tasks.task import Task, load_task
 
 _VISIBLE = re.compile(
@@ -83,7 +85,7 @@ class Toolbox:
     """What a step needs beside the state: who runs scripts, who edits them, where results are kept.
 
     Attributes:
-        runner: Runs scripts in isolation.
+        runner: Runs scripts in isolation: a `Runner`, or a `spread.SpreadRunner` over several machines.
         coder: Applies edit instructions.
         cache: Results by content, and the archive of submissions.
         home: Where task folders are; None for the default.
@@ -108,13 +110,20 @@ class Toolbox:
             self.tasks[name] = load_task(name, home=self.home)
         return self.tasks[name]
 
-    def execute_many(self, jobs: Sequence[tuple[State, str]]) -> list[tuple[Execution | Unscored, bool]]:
+    def execute_many(
+        self, jobs: Sequence[tuple[State, str]], *, reseed: int = 0
+    ) -> list[tuple[Execution | Unscored, bool]]:
         """Return for each (state, script) what its execution came to, and whether it was known already.
 
         Equal experiments of one batch are made once: the later ones count as hits.
+
+        Args:
+            jobs: What to execute.
+            reseed: 0 for the seeds that the scripts set; 1, 2, ... for other luck (see `RunRequest`).
         """
         keys = [
-            execution_key(state, script, self.task(state.task), self._limits(state)) for state, script in jobs
+            execution_key(state, script, self.task(state.task), self._limits(state), reseed)
+            for state, script in jobs
         ]
         known: dict[str, Execution | Unscored] = {}
         todo: dict[str, tuple[State, str]] = {}
@@ -126,7 +135,7 @@ class Toolbox:
                 known[key] = found
             else:
                 todo.setdefault(key, job)
-        requests = [self._request(state, script) for state, script in todo.values()]
+        requests = [self._request(state, script, reseed) for state, script in todo.values()]
         results = self.runner.run_many(requests, keep_unscored=True) if requests else []
         for (key, (state, _)), result in zip(todo.items(), results, strict=True):
             known[key] = self._judge(state, result)
@@ -134,11 +143,12 @@ class Toolbox:
                 self.cache.put(key, known[key])
         return [(known[key], hit) for key, hit in zip(keys, hits, strict=True)]
 
-    def _request(self, state: State, script: str) -> RunRequest:
+    def _request(self, state: State, script: str, reseed: int = 0) -> RunRequest:
         """Only a submission that the run itself writes counts, so none is laid into its workspace."""
         files = {path: data for path, data in state.files.items() if path != SUBMISSION or path == script}
         data_dir = self.task(state.task).data_dir
-        return RunRequest(files, data_dir if data_dir.is_dir() else None, script, self._limits(state))
+        found = data_dir if data_dir.is_dir() else None
+        return RunRequest(files, found, script, self._limits(state), reseed=reseed)
 
     def _limits(self, state: State) -> Limits:
         limits = self.limits or self.task(state.task).limits
@@ -155,7 +165,8 @@ class Toolbox:
             submission = result.collected.get(SUBMISSION)
             refusal = result.collect_errors.get(SUBMISSION, "missing") if submission is None else None
             if submission is not None:
-                digest = self.cache.archive.put(submission)
+                if len(submission) <= LARGEST_SUBMISSION:  # a larger one is refused unread
+                    digest = self.cache.archive.put(submission)
                 try:
                     score = grade(self.task(state.task), submission, "feedback")
                 except SubmissionError as error:
@@ -225,10 +236,57 @@ def run_steps(rows: Sequence[tuple[State, str]], tools: Toolbox) -> list[StepRes
         One result a row, in order. A row that we failed to score is UNSCORED and tells why; the others are
         not touched by it.
     """
+    plans, _ = _prepare(rows, tools)
+    return _finish_all(plans, tools.execute_many(_jobs(plans)))
+
+
+def begin_steps(rows: Sequence[tuple[State, str]], tools: Toolbox) -> PendingSteps:
+    """Return the same steps with their scripts still running, so that the caller can do other work meanwhile.
+
+    Replies are parsed and edits written before this returns: the coder may be the very model that the caller
+    goes on to use.
+
+    Args:
+        rows: As for `run_steps`.
+        tools: Runner, coder and cache.
+    """
+    plans, coder_seconds = _prepare(rows, tools)
+    return PendingSteps(plans, tools, coder_seconds)
+
+
+class PendingSteps:
+    """Steps whose scripts run in a thread of their own; `results` waits for them.
+
+    Attributes:
+        coder_seconds: Wall seconds that the coder took.
+    """
+
+    def __init__(self, plans: list[_Plan], tools: Toolbox, coder_seconds: float):
+        self.coder_seconds, self._plans = coder_seconds, plans
+        pool = ThreadPoolExecutor(1, "mlagent-steps")
+        self._executions = pool.submit(tools.execute_many, _jobs(plans))
+        pool.shutdown(wait=False)
+
+    def results(self) -> list[StepResult]:
+        """Return what `run_steps` returns."""
+        return _finish_all(self._plans, self._executions.result())
+
+
+def _prepare(rows: Sequence[tuple[State, str]], tools: Toolbox) -> tuple[list[_Plan], float]:
     plans = [_plan(state, text, tools) for state, text in rows]
+    began = time.perf_counter()
     _edit(plans, tools)
-    jobs = [(plan.after, plan.script) for plan in plans if plan.script]
-    executions = iter(tools.execute_many(jobs))
+    return plans, time.perf_counter() - began
+
+
+def _jobs(plans: Sequence[_Plan]) -> list[tuple[State, str]]:
+    return [(plan.after, plan.script) for plan in plans if plan.script]
+
+
+def _finish_all(
+    plans: Sequence[_Plan], executed: Sequence[tuple[Execution | Unscored, bool]]
+) -> list[StepResult]:
+    executions = iter(executed)
     return [_finish(plan, *(next(executions) if plan.script else (None, False))) for plan in plans]
 
 

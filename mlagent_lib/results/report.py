@@ -122,6 +122,28 @@ def _problems(run: RunData) -> str:
     return "".join(_missing(f"{name} ({problem})", run) for name, problem in run.problems.items())
 
 
+def _luck(run: RunData) -> str:
+    """Return which gains vanish when the same script runs with other seeds."""
+    table = run.tables.get("luck")
+    if table is None:
+        return ""
+    counts = table.groupby("policy", sort=False)["verdict"].value_counts().unstack(fill_value=0)
+    parts = [
+        f"{look(policy)[0]}: {row.get('survives', 0)} of {int(row.sum())} best edits survive"
+        for policy, row in counts.iterrows()
+    ]
+    lost = table[table["verdict"] != "survives"]
+    names = ", ".join(f"{row.task} ({look(row.policy)[0]}, {row.verdict})" for row in lost.itertuples())
+    seeds = int(table["seeds"].max()) if len(table) else 0
+    text = (
+        f"The best edit of each task was run again with {seeds} other seeds of the script: a gain that loses "
+        f"more than half is luck. {'; '.join(parts)}. {f'Not: {names}.' if names else ''}"
+    )
+    shown = table_markup(table.round(4), caption="Claimed gain in the task's unit, and the share kept of it")
+    folded = f"<details><summary>Each of them</summary>{shown}</details>"
+    return f"<h3>Does a gain survive another seed?</h3><p>{escape(text)}</p>{folded}"
+
+
 def _minutes(run: RunData) -> str:
     seconds = {name: float(m["wall_s"]) for name, m in run.manifests.items() if m.get("wall_s") is not None}
     if not seconds:
@@ -275,6 +297,7 @@ def write_report(run_dir: str | Path) -> Path:
             *_figures(run, "Policies and tasks"),
             "<h3>Every task</h3>",
             _tasks(run),
+            _luck(run),
         ),
         _section("Learning", _metrics(run), *_figures(run, "Learning")),
         _trajectory(run),

@@ -34,7 +34,7 @@ class RunData:
         problems: What is missing or damaged, in words, by path relative to the folder.
         metrics: Rows of GRPO's ``metrics.jsonl``.
         trajectories: Rows of the evaluation's ``trajectories.jsonl``.
-        tables: ``tasks``, ``overall`` and, where written, ``differences`` and ``step_rewards``.
+        tables: ``tasks``, ``overall`` and, where written, ``differences``, ``step_rewards`` and ``luck``.
         log: Rows of ``pipeline.jsonl``.
     """
 
@@ -110,7 +110,7 @@ def read_run(run_dir: str | Path) -> RunData:
             problems[f"{stage}/manifest.json"] = problem
     tables = {}
     evaluation, grpo = _find(folder, "evaluation", EVALUATION), _find(folder, "grpo", GRPO)
-    for name in ("tasks", "overall", "differences", "step_rewards"):
+    for name in ("tasks", "overall", "differences", "step_rewards", "luck"):
         place = f"{evaluation}/{name}.csv"
         needed = name in ("tasks", "overall")
         found = _guarded(folder / place, place, problems, read_table, needed=needed)

@@ -207,19 +207,19 @@ def minutes_table(
     Args:
         stages: Wall seconds of each stage, in order.
         metrics: Rows of GRPO's ``metrics.jsonl``; their ``seconds_*`` split the RL stage into generation,
-            execution and update, and what they do not explain is ``other``.
+            coder, execution and update, and what they do not explain is ``other``.
         rl_stage: Which stage the metrics belong to.
 
     Example:
-        >>> rows = [{"seconds_generation": 3, "seconds_execution": 4, "seconds_update": 2}]
-        >>> minutes_table({"grpo": 10.0}, rows, rl_stage="grpo")["seconds"].tolist()
-        [3.0, 4.0, 2.0, 1.0]
+        >>> row = {"seconds_generation": 3, "seconds_coder": 1, "seconds_execution": 4, "seconds_update": 2}
+        >>> minutes_table({"grpo": 12.0}, [row], rl_stage="grpo")["seconds"].tolist()
+        [3.0, 1.0, 4.0, 2.0, 2.0]
     """
     rows, table = list(metrics), []
     for stage, seconds in stages.items():
         parts = {"whole stage": float(seconds)}
         if stage == rl_stage and rows:
-            names = ("generation", "execution", "update")
+            names = ("generation", "coder", "execution", "update")
             parts = {part: float(sum(row.get(f"seconds_{part}") or 0.0 for row in rows)) for part in names}
             parts["other"] = max(0.0, float(seconds) - sum(parts.values()))
         table += [{"stage": stage, "part": part, "seconds": value} for part, value in parts.items()]

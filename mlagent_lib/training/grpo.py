@@ -13,13 +13,21 @@ Rows of the dataset are states, and TRL repeats each row G times in a batch, so 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.core.artifacts import append_jsonl, read_jsonl, write_json, write_text
+from mlagent_lib.core.artifacts import (
+    append_jsonl,
+    damaged_file,
+    hashes_below,
+    read_jsonl,
+    write_json,
+    write_text,
+)
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.core.seeding import derive_seed
@@ -28,6 +36,8 @@ from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, base_coder, load
 from mlagent_lib.training.pool import StatePool
 from mlagent_lib.training.scoring import StepReward, evaluate_steps, sampler
+
+log = logging.getLogger("mlagent.grpo")
 
 
 def train_grpo(
@@ -178,7 +188,7 @@ class _Recorder:
         best = _best_row(self.metrics)
         if best["step"] == step:
             _save_adapter(model, self.out / "best")
-            write_json(self.out / "best.json", best)
+            write_json(self.out / "best.json", best | {"files": hashes_below(self.out / "best")})
 
     def _write(self, row: dict) -> None:
         append_jsonl(self.metrics, row)
@@ -186,7 +196,9 @@ class _Recorder:
 
 
 def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict], done: int):
-    """Return TRL's trainer with a clock around generation and scoring; the algorithm is TRL's.
+    """Return TRL's trainer with clocks, and with scripts started as soon as their actions are sampled.
+
+    The algorithm is TRL's.
 
     Two of its methods are mended so that a training that was cut off goes on as if it had not been.
 
@@ -203,8 +215,15 @@ def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict], don
     from trl import GRPOTrainer
 
     class Trainer(GRPOTrainer):
+        def _generate(self, prompts):
+            # the scripts run while the trainer computes the log-probabilities of the reference
+            outputs = super()._generate(prompts)
+            recorder.reward.begin(outputs[3], self._state_ids)
+            return outputs
+
         def _generate_and_score_completions(self, inputs):
             began = time.perf_counter()
+            self._state_ids = [row["state_id"] for row in inputs]
             outputs = super()._generate_and_score_completions(inputs)
             recorder.rollout_seconds = time.perf_counter() - began
             return outputs
@@ -252,6 +271,8 @@ def _callback(recorder: _Recorder):
                 recorder.trained(logs, state.global_step)
 
         def on_save(self, args, state, control, model=None, **kwargs):
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_json(folder.with_suffix(".json"), hashes_below(folder))
             recorder.kept_back(state.global_step, model)
 
     return Log()
@@ -261,6 +282,12 @@ def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> d
     """Put the chosen adapter in place: the SFT adapter (step 0) when no checkpoint beats the start."""
     best = _best_row(metrics)
     chosen = out / "best" if best["step"] > 0 else adapter
+    saved = json.loads((out / "best.json").read_text())["files"] if best["step"] > 0 else {}
+    if lost := damaged_file(chosen, saved):
+        raise RunError(
+            f"the best checkpoint is damaged: {chosen / lost} is not what was saved",
+            cure=f"delete {out} and run again: the training is made anew",
+        )
     shutil.rmtree(out / "adapter", ignore_errors=True)
     shutil.copytree(chosen, out / "adapter")
     _save_adapter(model, out / "last")
@@ -315,13 +342,19 @@ def _save_adapter(model, folder: Path) -> None:
 
 
 def _last_checkpoint(out: Path) -> tuple[int, str] | None:
-    """Return step and folder of the newest complete checkpoint, or None."""
+    """Return step and folder of the newest complete and undamaged checkpoint, or None."""
     found = []
-    for folder in (out / "checkpoints").glob("checkpoint-*"):
+    for folder in (out / "checkpoints").glob("checkpoint-*[0-9]"):
+        sums = folder.with_suffix(".json")
         try:
             step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
-        except (OSError, ValueError, KeyError):  # cut off while it was written
+            damaged = damaged_file(folder, json.loads(sums.read_text()))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            damaged = f"cut off while it was written ({error})"
+        if damaged:
+            log.warning("checkpoint %s is left out: %s", folder.name, damaged)
             shutil.rmtree(folder, ignore_errors=True)
+            sums.unlink(missing_ok=True)
             continue
         found.append((step, str(folder)))
     return max(found, default=None)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlagent_lib.agents.prompts import render
 from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.step import StepResult, Toolbox, run_steps
+from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, begin_steps, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, generate_texts
 
@@ -23,8 +23,9 @@ from mlagent_lib.training.backends import Backend, generate_texts
 class StepReward:
     """The reward function that TRL calls: executes each sampled action ONCE from its restored state.
 
-    A step that we failed to score gets the mean reward of its group: its advantage is then zero, so our
-    failure never moves the policy, and it is counted.
+    `begin` may be called before, as soon as the actions are known: their scripts then run while the trainer
+    does other work. A step that we failed to score gets the mean reward of its group: its advantage is then
+    zero, so our failure never moves the policy, and it is counted.
 
     Args:
         pool: States by id.
@@ -39,6 +40,23 @@ class StepReward:
         self.pool, self.tools, self.form, self.group_size = pool, tools, form, group_size
         self.seconds = 0.0
         self.last: dict = {}
+        self._pending: PendingSteps | None = None
+        self._clock = StepClock(tools.runner)
+
+    def begin(self, completions, state_id) -> None:
+        """Let the scripts of these completions start; the next call waits for them.
+
+        Raises:
+            RunError: A group mixes states.
+        """
+        self._clock.start()
+        for start in range(0, len(state_id), self.group_size):
+            if len(set(state_id[start : start + self.group_size])) != 1:
+                raise RunError("a group mixes states", cure="make the batch a multiple of the group size")
+        texts = [completion[0]["content"] for completion in completions]
+        rows = [(self.pool[key], text) for key, text in zip(state_id, texts, strict=True)]
+        self._pending = begin_steps(rows, self.tools)
+        self.seconds += self._clock.begun(self._pending.coder_seconds)
 
     def __call__(self, prompts, completions, state_id, **kwargs) -> list[float]:
         """Return one reward for each completion, in order.
@@ -48,14 +66,10 @@ class StepReward:
             Unscored: Not one action could be scored: something of ours is broken, and training on would be
                 idle.
         """
+        if self._pending is None:
+            self.begin(completions, state_id)
         began = time.perf_counter()
-        for start in range(0, len(state_id), self.group_size):
-            if len(set(state_id[start : start + self.group_size])) != 1:
-                raise RunError("a group mixes states", cure="make the batch a multiple of the group size")
-        texts = [completion[0]["content"] for completion in completions]
-        results = run_steps(
-            [(self.pool[key], text) for key, text in zip(state_id, texts, strict=True)], self.tools
-        )
+        results, self._pending = self._clock.wait(self._pending), None
         rewards = [reward_of(result, self.tools.task(result.state.task), self.form) for result in results]
         if all(reward is None for reward in rewards):
             raise Unscored(
@@ -64,14 +78,77 @@ class StepReward:
             )
         filled, flat = fill_groups(rewards, self.group_size)
         advantages = group_advantages(filled, self.group_size)
-        self.seconds = time.perf_counter() - began
+        self.seconds += time.perf_counter() - began
         self.last = step_statistics(results, rewards) | {
             "flat_groups": flat,
             "groups": len(rewards) // self.group_size,
             "advantage_std": round(math.sqrt(statistics.fmean(value**2 for value in advantages)), 6),
-            "seconds_execution": round(self.seconds, 4),
+            **self._clock.seconds(self.seconds),
         }
         return filled
+
+
+class StepClock:
+    """Where the seconds of a batch of steps go: the coder, scripts that are waited for, and the rest.
+
+    Args:
+        runner: Tells when scripts ran (`Runner.spans`).
+    """
+
+    def __init__(self, runner):
+        self._runner = runner
+        self._began = self._coder = self._waited = self._scripts = 0.0
+
+    def start(self) -> None:
+        """Start with a new batch."""
+        self._began, self._coder, self._waited, self._scripts = time.perf_counter(), 0.0, 0.0, 0.0
+        self._runner.spans.clear()
+
+    def begun(self, coder_seconds: float) -> float:
+        """Return the seconds since `start`, `coder_seconds` of which the coder took."""
+        self._coder = coder_seconds
+        return time.perf_counter() - self._began
+
+    def wait(self, pending: PendingSteps) -> list[StepResult]:
+        """Return the results of steps, and note how long they were waited for."""
+        began = time.monotonic()
+        results = pending.results()
+        ended = time.monotonic()
+        self._waited = ended - began
+        self._scripts = covered(self._runner.spans, began, ended)
+        return results
+
+    def seconds(self, total: float) -> dict[str, float]:
+        """Return the named parts of ``total`` seconds spent on steps.
+
+        ``seconds_coder`` and ``seconds_execution`` (waiting while at least one script ran) are work;
+        ``seconds_overhead`` is all else: parsing, starting and cleaning up runs, grading, the cache.
+        """
+        return {
+            "seconds_coder": round(self._coder, 4),
+            "seconds_execution": round(self._scripts, 4),
+            "seconds_overhead": round(max(total - self._coder - self._scripts, 0.0), 4),
+        }
+
+
+def covered(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
+    """Return how much of the time from ``begin`` to ``end`` lies in at least one span.
+
+    Args:
+        spans: Pairs of begin and end, in any order, on one clock.
+        begin: Begin of the window.
+        end: Its end.
+
+    Example:
+        >>> covered([(0.0, 2.0), (1.0, 3.0), (7.0, 20.0)], 0.5, 10.0)
+        5.5
+    """
+    total, reached = 0.0, begin
+    for first, last in sorted(spans):
+        first, last = max(first, reached), min(last, end)
+        if last > first:
+            total, reached = total + last - first, last
+    return total
 
 
 def fill_groups(rewards: Sequence[float | None], group_size: int) -> tuple[list[float], int]:
