@@ -55,7 +55,8 @@ examples:
   mlagent figures --check                write nothing; exit 1 if a figure would change
   mlagent figures --folder runs/laptop-seed0/figures
   mlagent figures --runs runs/laptop-seed0 runs/laptop-seed1 runs/laptop-seed2
-                                         make figures/ and the README's tables from finished runs"""
+                                         make figures/ and the README's tables from finished runs
+  mlagent figures --readme               write the README's tables again from the committed files"""
 
 BENCH_HELP = """\
 Measures how fast experiments run here, side by side in one run, and prints medians with their quartiles:
@@ -67,7 +68,8 @@ examples:
   mlagent bench                          all of it on a quiet machine: about five minutes
   mlagent bench --only abcd              without a model and without a finished run: about two minutes
   mlagent bench --run runs/laptop-seed1  question f on another run
-  mlagent bench --out figures/bench.json the committed numbers again; the README's table follows"""
+  mlagent bench --out figures/bench.json the committed numbers again; `mlagent figures --readme` puts them
+                                         into the README"""
 
 PRETRAIN_HELP = """\
 Rebuilds the pocket model from nothing: corpus, tokenizer, weights, measurement and card. No network.
@@ -141,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     figures.add_argument("--check", action="store_true", help="write nothing, exit 1 if one would change")
     figures.add_argument("--runs", nargs="+", metavar="RUN", help="make them anew from these finished runs")
+    figures.add_argument("--readme", action="store_true", help="write the README's tables again")
     figures.add_argument("--folder", help="folder of the figures, default figures/ of the checkout")
     figures.set_defaults(call=_figures)
 
@@ -325,12 +328,13 @@ def _figures(arguments: argparse.Namespace) -> int:
     from mlagent_lib.results.figures import redraw_all
 
     folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
-    if arguments.runs:
+    if arguments.runs or arguments.readme:
         from mlagent_lib.publish import publish, refresh_readme
 
-        publish(arguments.runs, folder)
+        if arguments.runs:
+            publish(arguments.runs, folder)
+            print(f"{folder}: made from {len(arguments.runs)} runs")
         readme = folder.parent / "README.md"
-        print(f"{folder}: made from {len(arguments.runs)} runs")
         if readme.exists() and refresh_readme(readme, folder):
             print(f"{readme}: tables brought up to date")
         return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mlagent_lib.bench import read_bench
 from mlagent_lib.core.artifacts import (
     read_jsonl,
     read_manifest,
@@ -36,6 +37,7 @@ from mlagent_lib.results.intervals import paired_difference
 from mlagent_lib.stages import PAIRS
 from mlagent_lib.tasks.task import list_tasks, load_task
 
+BENCH = "bench.json"  # beside the figures; made by `mlagent bench --out figures/bench.json`
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
 _TRAJECTORY_COLUMNS = [
     "policy",
@@ -261,6 +263,55 @@ def result_lines(figures: Path | str) -> str:
     return "\n\n".join(["\n".join(lines[: len(names) + 2]), *lines[len(names) + 3 :]])
 
 
+def speed_lines(figures: Path | str) -> str:
+    """Return the README's table of the bench as Markdown, from the committed record alone."""
+    record = read_bench(Path(figures) / BENCH)
+    versions = record["versions"]
+    lines = ["| | question | median [quartiles] | goal | n | behind it |", "|---|---|---|---|---|---|"]
+    for row in record["findings"]:
+        unit = " ms" if row["unit"] == "ms" else ""
+        values = [f"{row[name]:.3g}" for name in ("value", "low", "high")]
+        goal = row["goal"].replace(">=", "≥").replace("<=", "≤")
+        goal += ": reached" if row["reached"] else ": missed"
+        lines.append(
+            f"| {row['key']} | {row['question']} | {values[0]}{unit} [{values[1]}, {values[2]}] | {goal} | "
+            f"{row['count']} | {row['note']} |"
+        )
+    where = (
+        f"Measured in one run on {record['device']}, isolation {record['tier']}, with {record['scripts']} "
+        f"scripts (the starter of each task and an edit of it), Python {versions['python']}, "
+        f"scikit-learn {versions['scikit-learn']}, torch {versions['torch']}."
+    )
+    return "\n".join(lines) + f"\n\n{where}"
+
+
+def soak_lines(folder: Path | str) -> str:
+    """Return what the README says of the two soaks, from their committed records alone.
+
+    Args:
+        folder: ``tests/soak``.
+    """
+    folder = Path(folder)
+    steps, kills = (json.loads((folder / f"{name}.json").read_text()) for name in ("steps", "kill_chain"))
+    spread, targets = steps["max_minus_min"], kills["kills_by_target"]
+    flat = [name for name, value in spread.items() if value == 0]
+    return "\n".join(
+        [
+            f"- {steps['steps']:,} steps in one process ({steps['executed']:,} scripts really run, "
+            f"{steps['seconds'] / 60:.0f} minutes): after the warm-up resident memory stays within "
+            f"{spread['memory_mb']:.1f} MB, that of the warm servers within {spread['servers_mb']:.1f} MB; "
+            f"constant: {', '.join(flat).replace('_', ' ')}. "
+            f"Left after closing: {steps['left_after_close']['processes']} processes, "
+            f"{steps['left_after_close']['temporary_entries']} temporary files "
+            "([table](tests/soak/steps.csv), [record](tests/soak/steps.json)).",
+            f"- {kills['kills']} times `kill -9` at seeded moments over the whole chain "
+            f"({', '.join(f'{name} {count}' for name, count in targets.items())}): {kills['result']}, in "
+            f"{kills['starts']} starts of {kills['chains']} chains, each compared file by file with an "
+            "undisturbed run ([record](tests/soak/kill_chain.json)).",
+        ]
+    )
+
+
 def _seeds(count: float) -> str:
     return "one seed" if count == 1 else f"{int(count)} seeds"
 
@@ -283,7 +334,13 @@ def refresh_readme(readme: Path | str, figures: Path | str) -> bool:
     """
     readme = Path(readme)
     old = text = readme.read_text()
-    for name, body in (("tasks", task_lines()), ("results", result_lines(figures))):
+    bodies = {
+        "tasks": task_lines(),
+        "results": result_lines(figures),
+        "speed": speed_lines(figures),
+        "soak": soak_lines(readme.parent / "tests" / "soak"),
+    }
+    for name, body in bodies.items():
         start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
         if text.count(start) != 1 or text.count(end) != 1:
             raise RunError(f"{readme} lacks the markers {start} and {end}", cure="put them back, once each")

@@ -261,10 +261,12 @@ def model_card(lab: Lab) -> pd.DataFrame:
     wanted = {
         "parameters": "parameters",
         "examples": "training examples",
-        "coder_exact": "coder: share of unseen edits equal to the rule coder's",
+        "coder_exact": "coder: share of the catalogue's edits made exactly, in scripts never seen",
+        "coder_exact_other": "coder: the same with numbers that no idea proposes",
         "agent_valid": "policy: share of valid turns on tasks that do not exist",
     }
-    facts |= {text: f"{measured[name]:,.4g}" for name, text in wanted.items() if name in measured}
+    known = {text: measured[name] for name, text in wanted.items() if measured.get(name) is not None}
+    facts |= {text: f"{value:,.4g}" for text, value in known.items()}
     return pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
 
 

@@ -13,7 +13,7 @@ import pytest
 from mlagent_lib import cli, pipeline
 from mlagent_lib.core.errors import MlagentError, TaskError
 
-COMMANDS = ("run", "tasks", "doctor", "figures", "pretrain", "profiles")
+COMMANDS = ("run", "tasks", "doctor", "figures", "bench", "pretrain", "profiles")
 
 
 def run_module(repository, *words, **options):

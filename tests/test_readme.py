@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from mlagent_lib import publish
+from mlagent_lib.bench import read_bench
 from mlagent_lib.core.artifacts import sha256_file
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results.figures import redraw_all
@@ -23,6 +24,18 @@ def test_the_results_are_those_of_the_committed_files(repository):
     assert part((repository / "README.md").read_text(), "results") == publish.result_lines(
         repository / "figures"
     )
+
+
+def test_the_speed_is_that_of_the_committed_bench(repository):
+    text = part((repository / "README.md").read_text(), "speed")
+    assert text == publish.speed_lines(repository / "figures")
+    record = read_bench(repository / "figures" / publish.BENCH)
+    assert [row["key"] for row in record["findings"]] == list("abcdef")
+
+
+def test_the_soaks_are_the_committed_ones(repository):
+    text = part((repository / "README.md").read_text(), "soak")
+    assert text == publish.soak_lines(repository / "tests" / "soak")
 
 
 def test_every_committed_table_is_the_one_that_the_manifest_names(repository):

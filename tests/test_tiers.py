@@ -482,6 +482,15 @@ def test_a_layer_that_the_kernel_refuses_is_the_machines_failure_and_a_dead_guar
 
 
 @linux
+def test_a_container_with_root_alone_is_named_and_not_called_a_failure_of_ours(fresh_probe, monkeypatch):
+    monkeypatch.setattr(explain, "is_root", lambda: True)
+    monkeypatch.setattr(client, "user_exists", lambda uid: False)
+    if landlock.abi() == 0:
+        pytest.skip("this kernel has no Landlock")
+    assert probe._verdict("T2+uid") == "root of this container has no other user ids to become"
+
+
+@linux
 @pytest.mark.parametrize("tier", [name for name in BEST_FIRST if name in probe.probe().available])
 def test_a_workspace_that_cannot_be_made_is_a_lost_server_that_leaves_nothing(tier, monkeypatch, tmp_path):
     def refuse(path, owner):

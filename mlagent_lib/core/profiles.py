@@ -271,7 +271,7 @@ _LAPTOP = Profile(
         holdout_share=0.15,
     ),
     grpo=GRPOProfile(
-        steps=40, states_per_step=8, lr=2e-3, beta=0.02, max_new_tokens=64, eval_every=10, eval_states=48,
+        steps=40, states_per_step=8, lr=4e-3, beta=0.02, max_new_tokens=64, eval_every=10, eval_states=48,
         eval_samples=2, test_samples=4, pool_size=400,
     ),
     evaluate=EvalProfile(k=4, max_steps=6, temperature=1.0, luck_seeds=3),

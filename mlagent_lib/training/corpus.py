@@ -84,18 +84,23 @@ def examples(
 
 
 def coder_example(stream: np.random.Generator) -> dict:
-    """Return one coder edit: a random script and an instruction, answered by the block's new lines."""
+    """Return one coder edit: a random script and an instruction, answered by the block's new lines.
+
+    ``proposed`` tells whether the instruction is one of the catalogue, from which all ideas come, or has
+    other numbers.
+    """
     modality, kind = _pick(catalogue.MODALITIES, stream), _pick(catalogue.KINDS, stream)
     script = _script(modality, kind, _pick(_METRICS[kind], stream)[0], stream)
-    instruction = _instruction(modality, kind, stream)[1]
+    instruction, proposed = _instruction(modality, kind, stream)[1], True
     if stream.random() < _OFF_GRID_SHARE:
         other = re.sub(r"(?<![\d.])\d+(?!\.?\d)", lambda _: str(stream.integers(2, 200)), instruction)
         if catalogue.interpret(
             other, modality, kind
         ):  # else the number belongs to the wording, as in "3 by 3"
-            instruction = other
+            proposed, instruction = other == instruction, other
     axis, block = catalogue.interpret(instruction, modality, kind)
-    return {"kind": "coder", "prompt": block_prompt(script, instruction), "completion": f"# {axis}\n{block}"}
+    prompt, completion = block_prompt(script, instruction), f"# {axis}\n{block}"
+    return {"kind": "coder", "prompt": prompt, "completion": completion, "proposed": proposed}
 
 
 def agent_example(stream: np.random.Generator, forbidden: frozenset[str] = frozenset()) -> dict:

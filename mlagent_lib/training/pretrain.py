@@ -189,7 +189,9 @@ def measure(model, tokenizer, seed: int, *, count: int) -> dict:
         count: Examples for each of the two jobs.
 
     Returns:
-        ``coder_exact``: share of edits whose script equals the rule coder's, character by character.
+        ``coder_exact``: share of edits whose script equals the rule coder's, character by character, where
+            the instruction is one of the catalogue; ``coder_edits`` of them were measured.
+        ``coder_exact_other``: the same where the instruction has numbers that no idea proposes.
         ``agent_valid``: share of sampled turns that parse to a valid action.
     """
     from mlagent_lib.training.backends import generate_texts
@@ -201,7 +203,10 @@ def measure(model, tokenizer, seed: int, *, count: int) -> dict:
         model, tokenizer, [[as_chat(row)["prompt"][0]] for row in coder], temperature=0.0
     )
     right = [_same_block(reply, row["completion"]) for reply, row in zip(replies, coder, strict=True)]
-    found["coder_exact"] = sum(right) / count
+    for name, proposed in (("coder_exact", True), ("coder_exact_other", False)):
+        kind = [ok for ok, row in zip(right, coder, strict=True) if row["proposed"] is proposed]
+        found[name] = round(sum(kind) / len(kind), 4) if kind else None
+    found["coder_edits"] = sum(row["proposed"] for row in coder)
     agent = list(islice(examples(derive_seed(stream, "agent"), coder_share=0.0), count))
     replies = generate_texts(
         model, tokenizer, [[as_chat(row)["prompt"][0]] for row in agent], temperature=1.0, seed=stream
@@ -220,15 +225,18 @@ def _same_block(reply: str, expected: str) -> bool:
 def write_card(out: Path, profile: PretrainProfile, measured: dict) -> None:
     """Write the model card next to the weights, from the measured numbers."""
     shape = f"hidden {profile.hidden}, {profile.layers} layers, {profile.heads} heads"
-    count = f"n = {measured['count']:,}"
+    count, edits = measured["count"], measured["coder_edits"]
     rows = {
         "architecture": f"Qwen2, {shape}, {measured['parameters'] / 1e6:.1f} million parameters",
         "tokenizer": f"byte-level BPE of {profile.vocabulary} pieces that span words; digits stay single",
         "training text": f"{measured['examples']:,} examples: {profile.coder_share:.0%} coder edits, "
         "the rest agent turns on task cards that do not exist, with random scripts, histories and scores",
         "never seen": "any task of the suite, held-in or held-out; any executed score",
-        f"coder: unseen edits equal to the rule coder's ({count})": f"{measured['coder_exact']:.1%}",
-        f"policy: sampled turns that are valid actions ({count})": f"{measured['agent_valid']:.1%}",
+        f"coder: edits of the catalogue exactly as asked (n = {edits:,})": _share(measured["coder_exact"]),
+        f"coder: edits with numbers that no idea proposes (n = {count - edits:,})": _share(
+            measured["coder_exact_other"]
+        ),
+        f"policy: sampled turns that are valid actions (n = {count:,})": _share(measured["agent_valid"]),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     note = f"\n{measured['note']}\n" if "note" in measured else ""
@@ -253,6 +261,10 @@ Load the tokenizer with `PreTrainedTokenizerFast.from_pretrained`: `AutoTokenize
 replace its splitting rules by Qwen's.
 """
     write_text(out / "README.md", text)
+
+
+def _share(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
 
 
 def main(out: Path, profile: PretrainProfile | None = None) -> dict:

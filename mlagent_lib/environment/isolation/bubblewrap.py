@@ -9,9 +9,10 @@ its pipe to the parent through ``/proc/1/fd``, as it could with bubblewrap's own
 
 A mount cannot be added later. When a run brings a data folder that its server does not have, the server is
 started again with it: one start (seconds, with the scientific stack) for each new folder and worker, nothing
-afterwards. The price is that a run can read the data, never the labels, of tasks that its server ran before;
-Landlock would refuse that. Likewise a file that is put into a library folder while a server runs may be
-readable, because what is denied is looked up when the server starts.
+afterwards. The price is that a run can read the data, never the hidden labels, of tasks that its server ran
+before, which Landlock would refuse: two tasks that split the same rows would give each other away. Likewise a
+file that is put into a library folder while a server runs may be readable, because what is denied is looked
+up when the server starts.
 
 Two processes stand around the server: bubblewrap itself, and `keeper`, which starts it. Bubblewrap dies with
 its parent *thread*, and a thread of a pool ends early; and the folder has to be removed from outside.

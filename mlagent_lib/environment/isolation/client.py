@@ -56,11 +56,14 @@ class Finished:
 def throwaway_uid(server_pid: int) -> int:
     """Return a user id that nobody else has now: one for each server, inside what this container maps."""
     wanted = 2_000_000 + server_pid
+    return wanted if user_exists(wanted) else 61_000 + server_pid % 4_000
+
+
+def user_exists(uid: int) -> bool:
+    """Return whether this container maps the user id; a rootless one often maps root alone."""
     with open("/proc/self/uid_map") as handle:
         ranges = [tuple(map(int, line.split())) for line in handle]
-    if any(first <= wanted < first + count for first, _, count in ranges):
-        return wanted
-    return 61_000 + server_pid % 4_000
+    return any(first <= uid < first + count for first, _, count in ranges)
 
 
 class WarmServer:

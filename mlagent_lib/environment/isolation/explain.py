@@ -74,7 +74,10 @@ def gaps(tier: Tier) -> list[str]:
     if not tier.namespaces:
         found.append("multiprocessing.Pool does not work in scripts (threads and subprocesses do)")
     if tier.bubblewrap:
-        found.append("a script can read the data (not the labels) of tasks that its server ran before")
+        found.append(
+            "a script can read the data (not the hidden labels) of tasks that its server ran before: run two "
+            "tasks that split the same rows apart"
+        )
         found.append(
             "a task's data folder that is new to a server costs a start of that server, seconds each"
         )

@@ -31,6 +31,7 @@ _MAX_SCAN_SHARE = 0.1  # a scan may take a tenth of one core
 _SCANS_OF_MAPPINGS = 8  # reading all mappings is slow, so it is done in every eighth scan
 _FLOOD_BYTES = 8 << 20
 _READY, _FAILED = b"ready", b"failed"
+_KERNEL_SECONDS = 5.0  # to kill what is in a namespace: far more than it ever needs
 _CAT = shutil.which("cat", path=os.defpath)
 
 
@@ -145,8 +146,7 @@ def _supervise(job: Job, ruleset: int | None, lifeline: int, execute: Callable[[
     shared_user = job.uid is None and not job.namespaces
     process_base = limits_os.user_tasks(os.getuid()) + job.hidden_tasks + 256 if shared_user else 0
     try:
-        if job.namespaces:
-            _enter_namespaces(job)
+        head = _enter_namespaces(job) if job.namespaces else None
     except OSError as error:
         return _report("setup", setup=str(error))
     pid = os.fork()
@@ -158,6 +158,8 @@ def _supervise(job: Job, ruleset: int | None, lifeline: int, execute: Callable[[
     stop = watch.until_stopped()
     watch.seconds = time.monotonic() - watch.start
     watch.collect_exit()
+    if head is not None:
+        _end_namespaces(head)
     left = limits_os.sweep(os.getpid())
     watch.drain()
     return watch.report(stop, left)
@@ -168,7 +170,8 @@ def _report(stop: str, **more: object) -> dict:
     return {**blank, "setup": None, **more}
 
 
-def _enter_namespaces(job: Job) -> None:
+def _enter_namespaces(job: Job) -> int:
+    """Enter fresh namespaces and return the first process of the one for processes."""
     uid, gid = os.getuid(), os.getgid()
     flags = kernel.NEW_PIDS | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS
     if job.uid is not None:  # real root needs no user namespace, and dropping to a user comes later
@@ -178,18 +181,29 @@ def _enter_namespaces(job: Job) -> None:
         kernel.unshare(flags | kernel.NEW_USER)
         kernel.map_own_ids(uid, gid)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    _start_head()
+    return _start_head()
 
 
-def _start_head() -> None:
+def _start_head() -> int:
     """Start the first process of the new process namespace; it ends when this process ends."""
     if _CAT is None:
         raise OSError(errno.ENOENT, "the program cat is missing, which holds the namespaces of a run")
     theirs, _ = os.pipe()  # the other end stays open until we exit, and no other process keeps it
     null = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
     places = [(os.POSIX_SPAWN_DUP2, theirs, 0), null, (os.POSIX_SPAWN_DUP2, 1, 2)]
-    os.posix_spawn(_CAT, ["cat"], {}, file_actions=places)
+    pid = os.posix_spawn(_CAT, ["cat"], {}, file_actions=places)
     os.close(theirs)
+    return pid
+
+
+def _end_namespaces(head: int) -> None:
+    """Kill the first process; the kernel kills all others before it counts as ended."""
+    ended = os.pidfd_open(head)
+    os.kill(head, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    poll.poll(1000 * _KERNEL_SECONDS)  # what is left then, the sweep counts
+    os.close(ended)
 
 
 class _Watch:

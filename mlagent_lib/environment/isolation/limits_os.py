@@ -129,26 +129,31 @@ def user_tasks(uid: int) -> int:
 def sweep(root: int, *, seconds: float = 5.0) -> int:
     """Kill and reap all descendants of ``root`` (this process, a subreaper); return how many are left.
 
-    Everything is stopped before anything is killed, so that nothing can fork its way out meanwhile.
+    Everything is stopped before anything is killed, so that nothing can fork its way out meanwhile. An orphan
+    becomes a child of the subreaper, so no child means no descendant, and ``/proc`` need not be searched.
     """
     deadline = time.monotonic() + seconds
     while True:
+        if not reap():
+            return 0
         tree = descendants(root)
         for sign in (signal.SIGSTOP, signal.SIGKILL):
             for process in tree:  # zombies too: one whose first thread alone has ended still runs
                 with contextlib.suppress(OSError):
                     os.kill(process.pid, sign)
-        reap()
         if not tree or time.monotonic() > deadline:
             return len(tree)
         time.sleep(0.002)
 
 
-def reap() -> None:
-    """Collect every child that has ended, without waiting."""
-    with contextlib.suppress(ChildProcessError):
+def reap() -> bool:
+    """Collect every child that has ended, without waiting; return whether a child is left."""
+    try:
         while os.waitpid(-1, os.WNOHANG)[0] != 0:
             pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def resident_bytes(tree: list[Process], limit: int) -> int:

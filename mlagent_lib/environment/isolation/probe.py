@@ -136,16 +136,20 @@ def _verdict(name: str) -> str:
         return "this kernel has no Landlock (Linux 5.13 or later with it switched on)"
     if tier.seccomp and not seccomp.supported():
         return f"no table of system calls for the processor {platform.machine()}"
+    try:
+        why_not = _needs_of_user_and_box(tier)
+    except OSError as error:
+        return f"{OURS}: {error}"
+    return why_not or _try(tier)
+
+
+def _needs_of_user_and_box(tier: Tier) -> str:
+    """Return what a throw-away user or bubblewrap lacks here, nothing when the tier can be tried."""
     if tier.own_user and not explain.is_root():
         return "needs root, to become a throw-away user"
-    if tier.bubblewrap:
-        try:
-            why_not = bubblewrap.why_not()
-        except OSError as error:
-            return f"{OURS}: {error}"
-        if why_not:
-            return why_not
-    return _try(tier)
+    if tier.own_user and not client.user_exists(client.throwaway_uid(os.getpid())):
+        return "root of this container has no other user ids to become"
+    return bubblewrap.why_not() if tier.bubblewrap else ""
 
 
 def _system() -> str:
