@@ -197,12 +197,17 @@ def _start_head() -> int:
 
 
 def _end_namespaces(head: int) -> None:
-    """Kill the first process; the kernel kills all others before it counts as ended."""
-    ended = os.pidfd_open(head)
+    """Kill the first process, and with it all in its namespace; collect what was ours in there.
+
+    The kernel lets the first process end only when all others are gone and collected, and the run is our
+    child.
+    """
     os.kill(head, signal.SIGKILL)
-    poll = select.poll()
+    ended, poll = os.pidfd_open(head), select.poll()
     poll.register(ended, select.POLLIN)
-    poll.poll(1000 * _KERNEL_SECONDS)  # what is left then, the sweep counts
+    deadline = time.monotonic() + _KERNEL_SECONDS  # what is left then, the sweep counts
+    while limits_os.reap() and time.monotonic() < deadline:
+        poll.poll(1)
     os.close(ended)
 
 
