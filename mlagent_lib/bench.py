@@ -41,6 +41,14 @@ EXECUTE = (
 )
 _EDITS_PER_TASK = 1  # edited scripts of each task besides its starter
 _LONGEST = 3.0  # seconds: slower scripts would hide the overhead that is measured here
+# why a goal may be missed, and what the limit is; said wherever a miss is shown
+LIMITS = {
+    "b": "What a step adds hardly depends on the script: two forks of a process with the scientific stack "
+    "loaded (a copy of its page tables each), the jail, the page faults of a fresh copy, the sweep, grading. "
+    "Only a run without a process of its own would cost less, and that could not be isolated.",
+    "c": "Two workers share the caches, the memory and the caller, which hands out scripts and grades on the "
+    "same two cores.",
+}
 _BARE = Path(__file__).with_name("bench_bare.py")
 
 
@@ -238,7 +246,8 @@ def _against_bare(bench: _Bench) -> Finding:
     bare, step = (sum(column) for column in zip(*pairs, strict=True))
     note = (
         f"median script {1e3 * statistics.median(b for b, _ in pairs):.0f} ms bare, a step adds "
-        f"{1e3 * extra:.0f} ms; over all scripts together {step / bare:.2f}"
+        f"{1e3 * extra:.0f} ms, so the goal holds for scripts of {1e3 * extra / 0.15:.0f} ms and more; over "
+        f"all scripts together {step / bare:.2f}"
     )
     return _finding(
         "b", "a step against the bare script in a loaded interpreter",
@@ -460,6 +469,12 @@ def table(record: dict) -> list[tuple[str, ...]]:
             )  # fmt: skip
         )
     return rows
+
+
+def missed(record: dict) -> list[str]:
+    """Return one line for each goal that was missed and whose limit is known."""
+    rows = [row for row in record["findings"] if not row["reached"] and row["key"] in LIMITS]
+    return [f"({row['key']}) is missed. {LIMITS[row['key']]}" for row in rows]
 
 
 def read_bench(path: Path) -> dict:

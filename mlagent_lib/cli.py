@@ -347,7 +347,7 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from mlagent_lib.bench import run_bench, table
+    from mlagent_lib.bench import missed, run_bench, table
 
     run, only = Path(arguments.run), arguments.only
     if only is None and not (run / "04_evaluation").is_dir():
@@ -359,6 +359,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     print(f"{record['device']}, isolation {record['tier']}, {record['scripts']} scripts")
     _print_table(table(record))
+    for line in missed(record):
+        print(line)
     return 0
 
 

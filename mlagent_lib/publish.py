@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.bench import read_bench
+from mlagent_lib.bench import missed, read_bench
 from mlagent_lib.core.artifacts import (
     read_jsonl,
     read_manifest,
@@ -282,7 +282,7 @@ def speed_lines(figures: Path | str) -> str:
         f"scripts (the starter of each task and an edit of it), Python {versions['python']}, "
         f"scikit-learn {versions['scikit-learn']}, torch {versions['torch']}."
     )
-    return "\n".join(lines) + f"\n\n{where}"
+    return "\n\n".join(["\n".join(lines), *missed(record), where])
 
 
 def soak_lines(folder: Path | str) -> str:

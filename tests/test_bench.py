@@ -85,6 +85,12 @@ def test_a_wrong_question_gets_one_line_with_the_cure(words, message, capsys):
     assert message in err and "What to do:" in err and err.count("\n") == 1
 
 
+def test_a_missed_goal_is_explained_and_a_reached_one_is_not():
+    rows = [{"key": "b", "reached": False}, {"key": "c", "reached": True}, {"key": "d", "reached": False}]
+    (line,) = bench.missed({"findings": rows})
+    assert line.startswith("(b) is missed. ") and "page tables" in line
+
+
 def test_a_file_that_is_no_bench_is_refused(tmp_path):
     with pytest.raises(RunError, match="mlagent bench --out"):
         bench.read_bench(tmp_path / "none.json")
