@@ -117,6 +117,11 @@ def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFr
         "step_rewards": rewards,
         "step_differences": step_differences(rewards),
         "outcomes": steps.outcome_table(steps.step_table(rows)),
+        "diversity": steps.diversity_table(rows),
+        "luck": pd.concat(
+            [pd.read_csv(run / "04_evaluation" / "luck.csv").assign(seed=seeds[run]) for run in runs],
+            ignore_index=True,
+        ),
         "best_at_k_values": best_at_k_table(trajectories),
         "grpo_metrics": pd.concat(
             [pd.DataFrame(found).assign(seed=seed) for seed, found in metrics.items()], ignore_index=True
@@ -260,7 +265,30 @@ def result_lines(figures: Path | str) -> str:
             f"[{row.low:+.3f}, {row.high:+.3f}], "
             f"{row.trajectories} trajectories on {row.tasks} tasks, {_seeds(row.seeds)}."
         )
+    lines += [_diversity_line(figures), _luck_line(figures)]
     return "\n\n".join(["\n".join(lines[: len(names) + 2]), *lines[len(names) + 3 :]])
+
+
+def _diversity_line(figures: Path) -> str:
+    table = pd.read_csv(figures / "diversity.csv").set_index("policy")
+    counts = {name: f"{row['distinct']:,} of {row['edits']:,}" for name, row in table.iterrows()}
+    rl, narrower = table.loc["rl"], table["distinct"] / table["edits"]
+    line = f"Different edits: {counts['sft']} after SFT, {counts['rl']} after RL"
+    if narrower["rl"] >= narrower["sft"]:
+        return f"{line}."
+    return (
+        f"{line}; the commonest there, “{rl['commonest']}”, makes {rl['share']:.0%}. The policy has found "
+        "edits that nearly always pay, and explores little else."
+    )
+
+
+def _luck_line(figures: Path) -> str:
+    table = pd.read_csv(figures / "luck.csv").query("policy == 'rl'")
+    kept = int((table["verdict"] == "survives").sum())
+    return (
+        f"Luck: {kept} of {len(table)} best edits of the policy after RL (one for each task and seed with a "
+        f"gain) survive {int(table['seeds'].max())} other seeds of the script."
+    )
 
 
 def speed_lines(figures: Path | str) -> str:

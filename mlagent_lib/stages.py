@@ -46,7 +46,7 @@ from mlagent_lib.results.evaluation import (
     task_table,
     trajectory_table,
 )
-from mlagent_lib.results.steps import outcome_table, step_table
+from mlagent_lib.results.steps import diversity_table, outcome_table, step_table
 from mlagent_lib.tasks.pocket.catalogue import edits
 from mlagent_lib.training.pool import StatePool, split_trajectories
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
@@ -315,6 +315,7 @@ def evaluation(lab: Lab, stage: Stage) -> None:
     write_table(stage, "differences.csv", difference_table(table, PAIRS))
     write_table(stage, "best_at_k.csv", best_at_k_table(table))
     write_table(stage, "outcomes.csv", outcome_table(step_table(rows)))
+    write_table(stage, "diversity.csv", diversity_table(rows))
     write_table(stage, "luck.csv", luck_table(lab, rows, LUCKY))
     stage.summary = {"trajectories": len(rows), "step_rewards": len(shared)}
 

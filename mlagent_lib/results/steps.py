@@ -5,6 +5,7 @@ A step that we failed to score has no outcome share, no validity and no reward; 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, nan
 
@@ -62,6 +63,30 @@ def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(table)
+
+
+def diversity_table(rows: Iterable[Mapping]) -> pd.DataFrame:
+    """Return how many different edits each policy asks for: policy, edits, distinct, share, commonest.
+
+    A policy that has found one good edit and repeats it may earn well and explore nothing: ``share`` is the
+    fraction of its edits that ask for the commonest one.
+
+    Example:
+        >>> steps = [{"action_input": {"edit_instruction": text}} for text in ("a", "b", "a", "a")]
+        >>> diversity_table([{"source": "rl", "steps": steps}]).to_dict("records")
+        [{'policy': 'rl', 'edits': 4, 'distinct': 2, 'share': 0.75, 'commonest': 'a'}]
+    """
+    asked: dict[str, Counter[str]] = {}
+    for row in rows:
+        for step in row.get("steps", ()):
+            text = (step.get("action_input") or {}).get("edit_instruction")
+            if text:
+                asked.setdefault(row["source"], Counter())[text] += 1
+    table = []
+    for policy, counts in asked.items():
+        (commonest, most), edits = counts.most_common(1)[0], counts.total()
+        table.append((policy, edits, len(counts), most / edits, commonest))
+    return pd.DataFrame(table, columns=["policy", "edits", "distinct", "share", "commonest"])
 
 
 def outcome_table(steps: pd.DataFrame) -> pd.DataFrame:

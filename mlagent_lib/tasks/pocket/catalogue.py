@@ -758,8 +758,8 @@ _BOTH_MODELS = (
         depth=(1, 2, 3, 6, 9, 12),
     ),
     # As regressors these end in an error since scikit-learn 1.7, where the loss became the first argument: a
-    # trap of the kind that outdated advice sets. The pocket model was trained on this text, so mending it here
-    # means pretraining anew.
+    # trap of the kind that outdated advice sets. The pocket model was trained on this text, so mending it
+    # here means pretraining anew.
     _family(
         "model",
         "mlp",
