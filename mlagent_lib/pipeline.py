@@ -281,6 +281,13 @@ def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
             f"the kernel of {source.name} died; the usual reason is too little memory",
             cure=f"close other programs or take a smaller profile; {keep}",
         ) from error
+    except RuntimeError as error:  # how jupyter_client says that a kernel ended, or hung, while it started
+        if "kernel" not in str(error).lower():
+            raise
+        raise NotebookFailed(
+            f"the kernel of {source.name} did not start: {error}",
+            cure=f"close other programs and look at 'mlagent doctor'; {keep}",
+        ) from error
 
 
 def _refuse_secrets(parameters: Mapping[str, Any]) -> None:

@@ -201,6 +201,28 @@ def test_other_ways_to_fail_are_failures_too(story, cell, message):
     assert [row["status"] for row in rows] == ["executed", "failed"]
 
 
+def test_a_kernel_that_dies_while_it_starts_is_said_in_one_line(story, monkeypatch):
+    import papermill
+
+    def dies(*_, **__):
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(papermill, "execute_notebook", dies)
+    with pytest.raises(NotebookFailed, match="kernel of a_collect.ipynb did not start: Kernel died before"):
+        story()
+
+
+def test_an_error_of_papermill_that_is_no_kernels_passes_unchanged(story, monkeypatch):
+    import papermill
+
+    def fails(*_, **__):
+        raise RuntimeError("something of ours")
+
+    monkeypatch.setattr(papermill, "execute_notebook", fails)
+    with pytest.raises(RuntimeError, match="something of ours"):
+        story()
+
+
 def test_two_runs_into_one_folder(story):
     with FolderLock(story.runs / "smoke-seed3"), pytest.raises(RunError, match="in use by another process"):
         story()

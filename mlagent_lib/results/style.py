@@ -52,6 +52,7 @@ LOOKS = {
     "model": ("model", "#E69F00", "s", "", "-"),
     "learning": ("learning", "#009E73", "^", "", "-"),
     "generation": ("generation", "#56B4E9", "o", "///", "-"),
+    "coder": ("the coder", "#F0E442", "P", "++", "-"),
     "execution": ("execution of scripts", "#E69F00", "s", "\\\\\\", "-"),
     "update": ("update", "#009E73", "^", "xx", "-"),
     "other": ("other", "#DDDDDD", "v", "..", "-"),
