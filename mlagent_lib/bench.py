@@ -28,6 +28,7 @@ from mlagent_lib.environment.cache import Execution, ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.isolation import jail, practice
 from mlagent_lib.environment.isolation.client import WARM_MODULES
+from mlagent_lib.environment.isolation.probe import choose
 from mlagent_lib.environment.runner import Runner
 from mlagent_lib.environment.step import Toolbox, run_step, run_steps
 from mlagent_lib.environment.workspace import State, WorkspaceStore
@@ -46,6 +47,7 @@ LIMITS = {
     "b": "What a step adds hardly depends on the script: two forks of a process with the scientific stack "
     "loaded (a copy of its page tables each), the jail, the page faults of a fresh copy, the sweep, grading. "
     "Only a run without a process of its own would cost less, and that could not be isolated.",
+    "f": "Policies that explore make few experiments twice, and to look up and store results costs a little.",
     "c": "Two workers share the caches, the memory and the caller, which hands out scripts and grades on the "
     "same two cores.",
 }
@@ -338,39 +340,46 @@ def _progress(start: State) -> dict:
     return {"score": start.score, "visible": start.visible, "visible_start": start.visible_start}
 
 
-def _cache_effect(bench: _Bench, trajectories: int = 40) -> Finding:
-    """Run the scripts of a finished run's RL evaluation again in their order, without and with a cache."""
+def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
+    """Run the scripts of a finished run's evaluation on some tasks again, in their order, twice.
+
+    Once without and once with a cache that starts empty. A batch is what ran side by side: the trajectories
+    of one policy on one task.
+    """
     from mlagent_lib.agents.rollout import edited_state
 
     rows = read_jsonl(bench.run / "04_evaluation" / "trajectories.jsonl")[0]
     recorded = [step for row in rows for step in row["steps"] if step["seconds"]]
     known = [step for step in recorded if step["cache_hit"]]
-    chosen = [row for row in rows if row["source"] == "rl"][:trajectories]
-    batches = [[edited_state(step) for step in row["steps"] if step["outcome"] == "edited"] for row in chosen]
-    tasks = {row["task"]: load_task(row["task"]) for row in chosen}
+    updates = [row for row in read_jsonl(bench.run / "03_grpo" / "metrics.jsonl")[0] if row["split"] == "train"]
+    trained = sum(row["cache_hits"] for row in updates) / sum(row["executions"] for row in updates)
+    tasks = {name: load_task(name) for name in list(dict.fromkeys(row["task"] for row in rows))[:count]}
+    batches: dict[tuple[str, str], list[State]] = {}
+    for row in rows:
+        if row["task"] in tasks:
+            edited = [edited_state(step) for step in row["steps"] if step["outcome"] == "edited"]
+            batches.setdefault((row["source"], row["task"]), []).extend(edited)
     ratios, spent = [], [0.0, 0.0]
     with Runner(workers=2) as runner:
         runner.warm()
         kept = ExecutionCache(bench.folder / "effect")
-        for start in range(0, len(batches), 4):  # four trajectories of a task act side by side
-            jobs = [(state, "train.py") for batch in batches[start : start + 4] for state in batch]
-            took = []
+        for states in filter(None, batches.values()):
+            jobs, took = [(state, "train.py") for state in states], []
             for cache in (NoCache(bench.folder / "none"), kept):
                 tools = Toolbox(runner, RuleCoder(), cache, tasks=tasks)
                 began = time.perf_counter()
                 if cache is kept:
                     tools.execute_many(jobs)
                 else:
-                    runner.run_many([tools._request(*job) for job in jobs])
+                    runner.run_many([tools.request(*job) for job in jobs])
                 took.append(time.perf_counter() - began)
-            if jobs:
-                ratios.append(took[0] / took[1])
-                spent = [total + part for total, part in zip(spent, took, strict=True)]
+            ratios.append(took[0] / took[1])
+            spent = [total + part for total, part in zip(spent, took, strict=True)]
     note = (
         f"replayed in {spent[0]:.1f} s without and {spent[1]:.1f} s with a cache that starts empty; in the "
         f"whole evaluation {len(known) / len(recorded):.0%} of {len(recorded)} executions were known, which "
         f"saved {sum(step['seconds'] for step in known):.0f} of "
-        f"{sum(step['seconds'] for step in recorded):.0f} script seconds"
+        f"{sum(step['seconds'] for step in recorded):.0f} script seconds; in training {trained:.0%} were known"
     )
     question = "the scripts of a laptop run without the cache against with it: times faster"
     return _finding("f", question, ratios, "x", ">= 1", note)
@@ -430,7 +439,7 @@ def run_bench(
         "findings": [vars(finding) | {"reached": finding.reached} for finding in findings],
         "scripts": len(bench.states),
         "device": device_name(),
-        "tier": Runner(workers=1).tier,
+        "tier": choose().name,
         "versions": versions(),
         "git": git_state(),
         "seconds": round(time.monotonic() - began, 1),

@@ -135,7 +135,7 @@ class Toolbox:
                 known[key] = found
             else:
                 todo.setdefault(key, job)
-        requests = [self._request(state, script, reseed) for state, script in todo.values()]
+        requests = [self.request(state, script, reseed) for state, script in todo.values()]
         results = self.runner.run_many(requests, keep_unscored=True) if requests else []
         for (key, (state, _)), result in zip(todo.items(), results, strict=True):
             known[key] = self._judge(state, result)
@@ -143,8 +143,11 @@ class Toolbox:
                 self.cache.put(key, known[key])
         return [(known[key], hit) for key, hit in zip(keys, hits, strict=True)]
 
-    def _request(self, state: State, script: str, reseed: int = 0) -> RunRequest:
-        """Only a submission that the run itself writes counts, so none is laid into its workspace."""
+    def request(self, state: State, script: str, reseed: int = 0) -> RunRequest:
+        """Return what the runner gets for one execution.
+
+        Only a submission that the run itself writes counts, so none is laid into its workspace.
+        """
         files = {path: data for path, data in state.files.items() if path != SUBMISSION or path == script}
         data_dir = self.task(state.task).data_dir
         found = data_dir if data_dir.is_dir() else None
