@@ -351,7 +351,8 @@ def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
     rows = read_jsonl(bench.run / "04_evaluation" / "trajectories.jsonl")[0]
     recorded = [step for row in rows for step in row["steps"] if step["seconds"]]
     known = [step for step in recorded if step["cache_hit"]]
-    updates = [row for row in read_jsonl(bench.run / "03_grpo" / "metrics.jsonl")[0] if row["split"] == "train"]
+    metrics = read_jsonl(bench.run / "03_grpo" / "metrics.jsonl")[0]
+    updates = [row for row in metrics if row["split"] == "train"]
     trained = sum(row["cache_hits"] for row in updates) / sum(row["executions"] for row in updates)
     tasks = {name: load_task(name) for name in list(dict.fromkeys(row["task"] for row in rows))[:count]}
     batches: dict[tuple[str, str], list[State]] = {}
