@@ -277,8 +277,8 @@ def _diversity_line(figures: Path) -> str:
     if narrower["rl"] >= narrower["sft"]:
         return f"{line}."
     return (
-        f"{line}; the commonest there, “{rl['commonest']}”, makes {rl['share']:.0%}. The policy has found "
-        "edits that nearly always pay, and explores little else."
+        f"{line}; the commonest there, “{rl['commonest']}”, makes {rl['share']:.0%}. The policy narrows to "
+        "edits that pay more often, and explores less."
     )
 
 
