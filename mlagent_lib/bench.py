@@ -378,8 +378,8 @@ def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
             spent = [total + part for total, part in zip(spent, took, strict=True)]
     note = (
         f"replayed in {spent[0]:.1f} s without and {spent[1]:.1f} s with a cache that starts empty; in the "
-        f"whole evaluation {len(known) / len(recorded):.0%} of {len(recorded)} executions were known, and "
-        f"saved {sum(step['seconds'] for step in known):.0f} of "
+        f"whole evaluation {len(known) / len(recorded):.0%} of {len(recorded)} executions were known and saved "
+        f"{sum(step['seconds'] for step in known):.0f} of "
         f"{sum(step['seconds'] for step in recorded):.0f} script seconds; in training {trained:.0%} were known"
     )
     question = "the scripts of a laptop run without the cache against with it: times faster"

@@ -363,17 +363,17 @@ def refresh_readme(readme: Path | str, figures: Path | str) -> bool:
     readme = Path(readme)
     old = text = readme.read_text()
     bodies = {
-        "tasks": task_lines(),
-        "results": result_lines(figures),
-        "speed": speed_lines(figures),
-        "soak": soak_lines(readme.parent / "tests" / "soak"),
+        "tasks": task_lines,
+        "results": lambda: result_lines(figures),
+        "speed": lambda: speed_lines(figures),
+        "soak": lambda: soak_lines(readme.parent / "tests" / "soak"),
     }
     for name, body in bodies.items():
         start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
         if text.count(start) != 1 or text.count(end) != 1:
             raise RunError(f"{readme} lacks the markers {start} and {end}", cure="put them back, once each")
         head, rest = text.split(start)
-        text = f"{head}{start}\n{body}\n{end}{rest.split(end)[1]}"
+        text = f"{head}{start}\n{body()}\n{end}{rest.split(end)[1]}"
     if text != old:
         write_text(readme, text)
     return text != old
