@@ -376,11 +376,12 @@ def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
                 took.append(time.perf_counter() - began)
             ratios.append(took[0] / took[1])
             spent = [total + part for total, part in zip(spent, took, strict=True)]
+    share = f"{len(known) / len(recorded):.0%} of {len(recorded)} executions"
+    saved = [sum(step["seconds"] for step in steps) for steps in (known, recorded)]
     note = (
         f"replayed in {spent[0]:.1f} s without and {spent[1]:.1f} s with a cache that starts empty; in the "
-        f"whole evaluation {len(known) / len(recorded):.0%} of {len(recorded)} executions were known and saved "
-        f"{sum(step['seconds'] for step in known):.0f} of "
-        f"{sum(step['seconds'] for step in recorded):.0f} script seconds; in training {trained:.0%} were known"
+        f"whole evaluation {share} were known and saved {saved[0]:.0f} of {saved[1]:.0f} script seconds; in "
+        f"training {trained:.0%} were known"
     )
     question = "the scripts of a laptop run without the cache against with it: times faster"
     return _finding("f", question, ratios, "x", ">= 1", note)
