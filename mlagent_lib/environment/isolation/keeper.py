@@ -11,11 +11,11 @@ import contextlib
 import os
 import sys
 
-import box
-
 
 def main() -> None:
     """Keep one server."""
+    import box  # run as a script, so this folder is the first place where modules are looked for
+
     folder, arguments, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     pid = os.fork()
     if pid == 0:
