@@ -109,7 +109,6 @@ class _Bench:
     folder: Path
     states: list[State]
     tasks: dict[str, Task]
-    say: Callable[[str], None]
     run: Path | None
 
     def tools(self, runner: Runner, cache: ExecutionCache | None = None) -> Toolbox:
@@ -429,7 +428,7 @@ def run_bench(
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mlagent-bench-") as folder:
         states, found = scripts(tasks or list_tasks())
-        bench = _Bench(Path(folder), states, found, say, run)
+        bench = _Bench(Path(folder), states, found, run)
         bench.states = _quick_ones(bench)
         findings = []
         for letter in which:

@@ -97,11 +97,11 @@ class StepClock:
 
     def __init__(self, runner):
         self._runner = runner
-        self._began = self._coder = self._waited = self._scripts = 0.0
+        self._began = self._coder = self._scripts = 0.0
 
     def start(self) -> None:
         """Start with a new batch."""
-        self._began, self._coder, self._waited, self._scripts = time.perf_counter(), 0.0, 0.0, 0.0
+        self._began, self._coder, self._scripts = time.perf_counter(), 0.0, 0.0
         self._runner.spans.clear()
 
     def begun(self, coder_seconds: float) -> float:
@@ -110,12 +110,10 @@ class StepClock:
         return time.perf_counter() - self._began
 
     def wait(self, pending: PendingSteps) -> list[StepResult]:
-        """Return the results of steps, and note how long they were waited for."""
+        """Return the results of steps, and note how long a script ran while they were waited for."""
         began = time.monotonic()
         results = pending.results()
-        ended = time.monotonic()
-        self._waited = ended - began
-        self._scripts = covered(self._runner.spans, began, ended)
+        self._scripts = covered(self._runner.spans, began, time.monotonic())
         return results
 
     def seconds(self, total: float) -> dict[str, float]:
