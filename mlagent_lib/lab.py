@@ -157,7 +157,7 @@ def collect(
             )
             for index in range(settings.trajectories_per_task)
         ]
-        _extend(path, [job for job in jobs if job.id not in done], policy, lab.tools(), settings.max_steps)
+        extend(path, [job for job in jobs if job.id not in done], policy, lab.tools(), settings.max_steps)
         if progress:
             progress(number + 1, len(tasks))
     return _rows(path)
@@ -233,11 +233,11 @@ def evaluate(lab: Lab, name: str, policy: Policy, tools: Toolbox, path: Path, *,
     todo = [job for job in jobs if job.id not in done]
     if todo:  # a policy that was cut off is made anew, and its held rows kept: its sampling is one stream
         todo = jobs
-    _extend(path, todo, policy, tools, settings.max_steps, progress=progress)
+    extend(path, todo, policy, tools, settings.max_steps, progress=progress)
     return [row for row in _rows(path) if row["source"] == name]
 
 
-def _extend(
+def extend(
     path: Path, jobs: Sequence[Job], policy: Policy, tools: Toolbox, max_steps: int, progress=None
 ) -> None:
     """Make trajectories and append them; rows that are there already are not written twice."""

@@ -309,15 +309,14 @@ _SMOKE = _LAPTOP.with_values(
 
 _ABLATIONS = _LAPTOP.with_values(
     "ablations",
-    purpose="The pocket model with the time that comparing arms over seeds needs: hours on a CPU.",
-    budget_minutes=60.0,
-    collect__trajectories_per_task=30,
-    grpo__steps=120,
-    grpo__eval_every=10,
-    grpo__eval_states=64,
-    grpo__pool_size=1000,
-    evaluate__k=8,
-    evaluate__max_steps=10,
+    purpose="All arms over seeds: each a laptop run with one change, on one core; hours on a CPU.",
+    budget_minutes=240.0,
+    workers=1,
+    threads=1,
+    grpo__eval_states=32,
+    grpo__eval_samples=1,
+    grpo__test_samples=2,
+    evaluate__k=2,
 )
 
 _GPU = Profile(

@@ -101,6 +101,8 @@ def load(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from mlagent_lib.training.prefix import share_prefixes
+
     path = model_path(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(path)
@@ -110,6 +112,7 @@ def load(
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    share_prefixes(model)
     return Backend("plain", model, tokenizer, device)
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -30,10 +32,12 @@ from mlagent_lib.core.artifacts import (
 )
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.profiles import GRPOProfile
-from mlagent_lib.core.seeding import derive_seed
+from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.backends import Backend, base_coder, load
+from mlagent_lib.training.backends import Backend, base_coder, load, lora_config
+from mlagent_lib.training.episodes import EpisodeReward
+from mlagent_lib.training.onpolicy import OnPolicyStates
 from mlagent_lib.training.pool import StatePool
 from mlagent_lib.training.scoring import StepReward, evaluate_steps, sampler
 
@@ -55,10 +59,16 @@ def train_grpo(
     max_steps: int,
     coder: str = "base",
     progress: Callable[[dict], None] | None = None,
+    episodes: bool = False,
+    on_policy: float = 0.0,
+    charged_limit: float = math.inf,
 ) -> dict:
     """Train the policy with step-wise GRPO, save the chosen adapter under ``out/adapter``, return a summary.
 
     Interrupted training goes on from the last checkpoint of ``out/checkpoints``.
+
+    Time is *charged*: processor seconds of this process, and the recorded duration of every script, also of
+    those that the cache knew. So arms compare at equal time whatever else the machine does.
 
     Args:
         pool: States to act from.
@@ -74,11 +84,18 @@ def train_grpo(
         max_steps: Length of a trajectory, as the prompt tells it.
         coder: ``base`` for the model's own base weights, ``rules`` for the catalogue.
         progress: Called with each row of metrics.
+        episodes: Train on whole trajectories from the starters of the pool's tasks: the paper's baseline. A
+            step then takes ``states_per_step`` tasks and ``group_size`` trajectories of each.
+        on_policy: Share of groups that start where the policy has been, 0 to 1 (see `OnPolicyStates`). Such a
+            training starts anew after an interruption: what the policy has visited is not kept.
+        charged_limit: Training ends after the step that reaches this many charged seconds.
 
     Raises:
         RunError: The pool is too small for one step.
         Unscored: Not one action of a step could be scored.
     """
+    if episodes:
+        pool = _starters(pool)
     if len(pool) < profile.states_per_step:
         raise RunError(
             f"the pool holds {len(pool)} states, but a step takes {profile.states_per_step}",
@@ -86,7 +103,13 @@ def train_grpo(
         )
     loaded = load(model, backend=backend, adapter=adapter, trainable=True)  # first: Unsloth patches trl
     tools = make_tools(base_coder(loaded) if coder == "base" else None)
-    reward = StepReward(pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size)
+    if episodes:
+        reward = EpisodeReward(
+            pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size,
+            max_steps=max_steps, style=style,
+        )  # fmt: skip
+    else:
+        reward = StepReward(pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size)
     generate = sampler(loaded, temperature=profile.temperature, max_new_tokens=profile.max_new_tokens)
 
     def measure(step: int) -> dict:
@@ -95,35 +118,75 @@ def train_grpo(
             seed=derive_seed(seed, "grpo-select", step), samples=profile.eval_samples,
         ).statistics  # fmt: skip
 
-    recorder = _Recorder(out, reward, measure, progress or (lambda row: None))
+    if on_policy:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
     step, checkpoint = _last_checkpoint(out) or (0, None)
-    _forget_after(recorder.metrics, step if checkpoint else -1)
-    rows = [
-        {
-            "prompt": render(state, tools.task(state.task), style=style, max_steps=max_steps),
-            "state_id": state.id,
-            "task": state.task,
-        }
-        for state in pool.states
-    ]
-    trainer = _trainer(
-        loaded, _config(profile, out, seed, on_gpu=loaded.device == "cuda"), recorder, rows, step
+    _forget_after(out / "metrics.jsonl", step if checkpoint else -1)
+    recorder = _Recorder(out, reward, measure, progress or (lambda row: None), charged_limit)
+
+    def row_of(state: State) -> dict:
+        prompt = render(state, tools.task(state.task), style=style, max_steps=max_steps)
+        return {"prompt": prompt, "state_id": state.id, "task": state.task}
+
+    if on_policy:
+        reward.visited = OnPolicyStates(
+            on_policy, group_size=profile.group_size, max_steps=max_steps, row_of=row_of,
+            stream=rng(seed, "on-policy"),
+        )  # fmt: skip
+    rows = [row_of(state) for state in pool.states]
+    config = _config(
+        profile, out, seed, on_gpu=loaded.device == "cuda", rows_per_action=max_steps if episodes else 1
     )
+    trainer = _trainer(loaded, config, recorder, rows, step)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     return _finish(trainer.model, out, adapter, recorder.metrics, time.perf_counter() - began)
 
 
-def _config(profile: GRPOProfile, out: Path, seed: int, *, on_gpu: bool):
+def _starters(pool: StatePool) -> StatePool:
+    """Return the first states of the pool's tasks.
+
+    Raises:
+        RunError: The pool does not hold one of each.
+    """
+    first = {state.task: state for state in pool.states if state.step == 0}
+    if missing := sorted({state.task for state in pool.states} - set(first)):
+        raise RunError(
+            f"the pool holds no first state of task {missing[0]!r}, where its trajectories would start",
+            cure="collect more trajectories, or give a larger pool_size",
+        )
+    return StatePool(tuple(first[task] for task in sorted(first)))
+
+
+def fresh_adapter(model: str, *, backend: str, r: int, alpha: int, out: Path, seed: int) -> None:
+    """Write a LoRA adapter that changes nothing yet (its B is zero): where RL from the base model starts.
+
+    Args:
+        model: Name of the base model.
+        backend: Name of the backend.
+        r: Rank.
+        alpha: Scale.
+        out: Folder to write.
+        seed: Root of its stream.
+    """
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    loaded = load(model, backend=backend)
+    set_seed(derive_seed(seed, "fresh-adapter"))
+    get_peft_model(loaded.model, lora_config(r, alpha)).save_pretrained(out)
+
+
+def _config(profile: GRPOProfile, out: Path, seed: int, *, on_gpu: bool, rows_per_action: int = 1):
     """Return TRL's settings: the profile's numbers, and every default that matters, by name."""
     from trl import GRPOConfig
 
     return GRPOConfig(
         output_dir=str(out / "checkpoints"),
         max_steps=profile.steps,
-        per_device_train_batch_size=profile.states_per_step * profile.group_size,
+        per_device_train_batch_size=profile.states_per_step * profile.group_size * rows_per_action,
         gradient_accumulation_steps=1,
-        num_generations=profile.group_size,
+        num_generations=profile.group_size * rows_per_action,
         num_iterations=profile.num_iterations,
         max_completion_length=profile.max_new_tokens,
         learning_rate=profile.lr,
@@ -161,29 +224,46 @@ def _config(profile: GRPOProfile, out: Path, seed: int, *, on_gpu: bool):
 class _Recorder:
     """What is written while training: a row a step, and one for the states kept back every few steps."""
 
-    def __init__(self, out: Path, reward: StepReward, measure: Callable[[int], dict], progress: Callable):
+    def __init__(
+        self,
+        out: Path,
+        reward: StepReward | EpisodeReward,
+        measure: Callable[[int], dict],
+        progress: Callable[[dict], None],
+        charged_limit: float,
+    ):
         self.out, self.metrics, self.reward = out, out / "metrics.jsonl", reward
-        self._measure, self._progress = measure, progress
-        self._began = self._seconds = self.rollout_seconds = 0.0
+        self._measure, self._progress, self._limit = measure, progress, charged_limit
+        self._began = self._seconds = self.rollout_seconds = self._processor = 0.0
+        done = read_jsonl(self.metrics, missing_ok=True)[0]
+        self.charged = sum(row["seconds_charged"] for row in done if row.get("split") == "train")
+
+    @property
+    def is_time_up(self) -> bool:
+        """Return whether the charged seconds have reached their limit."""
+        return self.charged >= self._limit
 
     def step_began(self) -> None:
         """Start the clocks; those of the rollout stay 0 where an update reuses the last actions."""
-        self._began = time.perf_counter()
+        self._began, self._processor = time.perf_counter(), time.process_time()
         self.reward.seconds = self.rollout_seconds = 0.0
 
     def step_ended(self) -> None:
-        """Stop the clock, before anything is logged or saved."""
+        """Stop the clocks, before anything is logged or saved."""
         self._seconds = time.perf_counter() - self._began
+        self._processor = time.process_time() - self._processor
+        self.charged += self._processor + self.reward.last["seconds_scripts"]
 
     def trained(self, logs: dict, step: int) -> None:
         """Write the row of a step."""
-        self._write(_train_row(logs, step, self.reward, self.rollout_seconds, self._seconds))
+        row = _train_row(logs, step, self.reward, self.rollout_seconds, self._seconds)
+        self._write(row | {"seconds_charged": round(self._processor + row["seconds_scripts"], 4)})
 
     def kept_back(self, step: int, model) -> None:
         """Write the row for the states kept back, once a step, and keep the adapter when it is the best."""
         if not _has(self.metrics, "holdout", step):
             found = self._measure(step)
-            row = {"split": "holdout", "step": step}
+            row = {"split": "holdout", "step": step, "charged": round(self.charged, 3)}
             self._write(row | {name: found[name] for name in ("reward", "validity", "unscored")})
         best = _best_row(self.metrics)
         if best["step"] == step:
@@ -213,17 +293,38 @@ def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict], don
     from peft import load_peft_weights, set_peft_model_state_dict
     from transformers import PrinterCallback
     from trl import GRPOTrainer
+    from trl.trainer.utils import entropy_from_logits, selective_log_softmax
+
+    from mlagent_lib.training.prefix import completion_logits
+
+    shares_prompts = loaded.name == "plain"  # Unsloth has kernels of its own for this
+    reward = recorder.reward
+    episodes = isinstance(reward, EpisodeReward)
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL calls its `rollout_func` experimental
 
     class Trainer(GRPOTrainer):
         def _generate(self, prompts):
             # the scripts run while the trainer computes the log-probabilities of the reference
             outputs = super()._generate(prompts)
-            recorder.reward.begin(outputs[3], self._state_ids)
+            if not episodes:
+                reward.begin(outputs[3], reward.state_ids)
             return outputs
+
+        def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, keep, **options):
+            if not shares_prompts:
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, keep, **options
+                )
+            logits = completion_logits(model, input_ids, attention_mask, keep) / self.temperature
+            found = selective_log_softmax(logits, input_ids[:, -keep:])
+            wanted = options.get("compute_entropy", False)
+            return found, entropy_from_logits(logits.detach()) if wanted else None, None
 
         def _generate_and_score_completions(self, inputs):
             began = time.perf_counter()
-            self._state_ids = [row["state_id"] for row in inputs]
+            if not episodes:
+                inputs = reward.mixed(inputs)
+            reward.state_ids = [row["state_id"] for row in inputs]
             outputs = super()._generate_and_score_completions(inputs)
             recorder.rollout_seconds = time.perf_counter() - began
             return outputs
@@ -244,7 +345,8 @@ def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict], don
         model=loaded.model,
         args=config,
         processing_class=loaded.tokenizer,
-        reward_funcs=recorder.reward,
+        reward_funcs=reward,
+        rollout_func=reward.rollout if episodes else None,
         train_dataset=Dataset.from_list(rows),
         callbacks=[_callback(recorder)],
     )
@@ -265,6 +367,8 @@ def _callback(recorder: _Recorder):
 
         def on_step_end(self, args, state, control, **kwargs):
             recorder.step_ended()
+            if recorder.is_time_up:
+                control.should_training_stop = control.should_save = True
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" in logs:
@@ -302,7 +406,9 @@ def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> d
     }
 
 
-def _train_row(logs: dict, step: int, reward: StepReward, rollout: float, total: float) -> dict:
+def _train_row(
+    logs: dict, step: int, reward: StepReward | EpisodeReward, rollout: float, total: float
+) -> dict:
     """Return one row of metrics.jsonl; the names are explained in the glossary of the report."""
     generation = max(rollout - reward.seconds, 0.0)
     row = {

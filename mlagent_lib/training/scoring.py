@@ -18,6 +18,7 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, begin_steps, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, generate_texts
+from mlagent_lib.training.onpolicy import OnPolicyStates
 
 
 class StepReward:
@@ -40,8 +41,18 @@ class StepReward:
         self.pool, self.tools, self.form, self.group_size = pool, tools, form, group_size
         self.seconds = 0.0
         self.last: dict = {}
+        self.state_ids: Sequence[str] = ()
+        self.visited: OnPolicyStates | None = None
         self._pending: PendingSteps | None = None
         self._clock = StepClock(tools.runner)
+
+    def mixed(self, rows: list[dict]) -> list[dict]:
+        """Return the rows of a batch, some groups replaced where states of the policy are mixed in."""
+        if self.visited is None:
+            return rows
+        mixed, states = self.visited.mix(rows)
+        self.pool |= states
+        return mixed
 
     def begin(self, completions, state_id) -> None:
         """Let the scripts of these completions start; the next call waits for them.
@@ -70,6 +81,8 @@ class StepReward:
             self.begin(completions, state_id)
         began = time.perf_counter()
         results, self._pending = self._clock.wait(self._pending), None
+        if self.visited is not None:
+            self.visited.visit(results)
         rewards = [reward_of(result, self.tools.task(result.state.task), self.form) for result in results]
         if all(reward is None for reward in rewards):
             raise Unscored(
@@ -83,6 +96,7 @@ class StepReward:
             "flat_groups": flat,
             "groups": len(rewards) // self.group_size,
             "advantage_std": round(math.sqrt(statistics.fmean(value**2 for value in advantages)), 6),
+            **({} if self.visited is None else {"on_policy_groups": self.visited.used}),
             **self._clock.seconds(self.seconds),
         }
         return filled
@@ -206,6 +220,8 @@ def step_statistics(results: Sequence[StepResult], rewards: Sequence[float | Non
         "unscored": len(results) - len(scored),
         "executions": len(executed),
         "cache_hits": sum(result.cache_hit for result in executed),
+        "coder_failures": sum(result.reason == "coder" for result in scored),
+        "seconds_scripts": round(sum(result.seconds for result in executed), 4),
     }
 
 
@@ -253,6 +269,9 @@ def evaluate_steps(
             "task": state.task,
             "state_id": state.id,
             "outcome": result.outcome.value,
+            "reason": result.reason,
+            "score_before": result.score_before,
+            "score_after": result.score_after,
             "reward": reward,
             "reply": reply,
         }

@@ -1,0 +1,241 @@
+"""`mlagent ablations`: all arms over seeds, planned, started side by side, resumable.
+
+Each unit of work is a process on one core (`ablation_units`). A unit whose manifest is intact is never made
+again; the seconds that finished units took tell how long the rest will take.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlagent_lib.ablation_units import Unit, units_of
+from mlagent_lib.core.arms import ARMS, PROFILE
+from mlagent_lib.core.artifacts import read_manifest, stage_problem
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import FolderLock, check_free_space
+from mlagent_lib.core.profiles import PATIENT
+from mlagent_lib.core.provenance import usable_cpus
+
+SEEDS = (0, 1, 2)
+# Seconds of a unit on one of two busy cores of a 2-core x86-64 machine, before any of its kind has been
+# measured in this folder. Only for the first estimate.
+FIRST_GUESS = {"collect": 45.0, "sft": 60.0, "arm": 330.0, "search": 240.0}
+# Seeds of an arm come together, arms in this order: the claims first, so that a run that is stopped early has
+# whole comparisons.
+ORDER = (
+    "sft", "full", "base", "rl-from-base", "episode-wise", "no-performance", "no-format", "no-corner",
+    "reward-v2", "tasks-3", "no-thought", "one-idea", "random-start", "tasks-6", "mix-50", "pool-36",
+    "episode-small", "mix-25",
+)  # fmt: skip
+
+
+class UnitFailed(RunError):
+    """At least one unit did not reach its end; the others are kept."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do.
+
+    Attributes:
+        units: All units in the order in which they are started.
+        done: Those that are finished and intact.
+        seconds: What finished units took, by unit.
+    """
+
+    units: tuple[Unit, ...]
+    done: frozenset[Unit]
+    seconds: dict[Unit, float]
+
+    @property
+    def left(self) -> list[Unit]:
+        """Return the units that are still to be made, in order."""
+        return [unit for unit in self.units if unit not in self.done]
+
+    def expected(self, unit: Unit) -> float:
+        """Return about how many seconds a unit takes: the mean of its like, of its kind, or a guess."""
+        alike = [s for other, s in self.seconds.items() if other.name == unit.name]
+        kind = [s for other, s in self.seconds.items() if other.kind == unit.kind]
+        return statistics.fmean(alike or kind or [FIRST_GUESS[unit.kind]])
+
+    def minutes_left(self, jobs: int) -> float:
+        """Return about how many minutes the rest takes with ``jobs`` units at once."""
+        return sum(self.expected(unit) for unit in self.left) / max(jobs, 1) / 60.0
+
+
+def run_of(runs_dir: Path | str, seed: int) -> Path:
+    """Return the folder of the units of one seed."""
+    return Path(runs_dir) / f"{PROFILE}-seed{seed}"
+
+
+def plan(runs_dir: Path | str, seeds: Sequence[int] = SEEDS, arms: Sequence[str] | None = None) -> Plan:
+    """Return what a folder of runs holds of the comparison, and what is left.
+
+    Args:
+        runs_dir: Folder of all runs.
+        seeds: Roots of the random streams.
+        arms: Names of the arms wanted; all where not given. What they need comes along.
+    """
+    wanted = set(arms or (arm.name for arm in ARMS))
+    chosen: list[Unit] = []
+    by_name = {(unit.seed, unit.name): unit for seed in seeds for unit in units_of(seed)}
+
+    def add(unit: Unit) -> None:
+        for need in unit.needs:
+            add(by_name[unit.seed, need])
+        if unit not in chosen:
+            chosen.append(unit)
+
+    for name in ORDER:
+        for seed in seeds if name in wanted else ():
+            add(by_name[seed, f"arm-{name}"])
+    for seed in seeds if arms is None else ():
+        add(by_name[seed, "search"])
+    done, seconds = set(), {}
+    for unit in chosen:
+        folder = run_of(runs_dir, unit.seed) / unit.name
+        if stage_problem(folder) is None:
+            done.add(unit)
+            seconds[unit] = float((read_manifest(folder) or {}).get("wall_s", 0.0))
+    return Plan(tuple(chosen), frozenset(done), seconds)
+
+
+def run(
+    runs_dir: Path | str,
+    seeds: Sequence[int] = SEEDS,
+    *,
+    arms: Sequence[str] | None = None,
+    jobs: int = 0,
+    say: Callable[[str], None] = print,
+) -> Plan:
+    """Make all units that are left, several at once, and return the plan as it then stands.
+
+    Args:
+        runs_dir: Folder of all runs.
+        seeds: Roots of the random streams.
+        arms: See `plan`.
+        jobs: Units at once; 0 for one on each core.
+        say: Receives one line for each unit and now and then how far the running ones are.
+
+    Raises:
+        UnitFailed: A unit has failed. What does not need it was made all the same.
+        RunError: Another process works on this folder.
+    """
+    runs_dir, jobs = Path(runs_dir), jobs or usable_cpus()
+    check_free_space(runs_dir)
+    with (
+        FolderLock(runs_dir / f".{PROFILE}"),
+        tempfile.TemporaryDirectory(prefix="mlagent-arms-") as temporary,
+    ):
+        os.chmod(temporary, 0o711)  # a throw-away user has to pass through, and sees no names
+        at = plan(runs_dir, seeds, arms)
+        say(f"{len(at.done)} of {len(at.units)} units are finished; {_left(at, jobs)}")
+        failed = _work(at, runs_dir, jobs, temporary, say)
+    at = plan(runs_dir, seeds, arms)
+    if failed:
+        names = ", ".join(f"{unit.name} (seed {unit.seed})" for unit in failed)
+        raise UnitFailed(
+            f"{len(failed)} units failed: {names}",
+            cure=f"read {runs_dir / PROFILE}-logs; start the same command again: finished units are kept",
+        )
+    return at
+
+
+def _left(at: Plan, jobs: int) -> str:
+    if not at.left:
+        return "nothing is left"
+    minutes = round(at.minutes_left(jobs))
+    return f"{len(at.left)} left, about {minutes // 60}:{minutes % 60:02d} h with {jobs} at once"
+
+
+def _work(at: Plan, runs_dir: Path, jobs: int, temporary: str, say: Callable[[str], None]) -> list[Unit]:
+    """Start units as cores and needs allow; return those that failed."""
+    todo, done = at.left, {(unit.seed, unit.name) for unit in at.done}
+    seconds, failed, running = dict(at.seconds), [], {}
+    ended: queue.Queue[tuple[Unit, int, float]] = queue.Queue()
+    try:
+        while todo or running:
+            lost = {(unit.seed, unit.name) for unit in failed}
+            for unit in [u for u in todo if any((u.seed, need) in lost for need in u.needs)]:
+                say(f"{unit.name} (seed {unit.seed}) is left out: what it needs has failed")
+                todo.remove(unit)
+                failed.append(unit)
+            ready = [u for u in todo if all((u.seed, need) in done for need in u.needs)]
+            for unit in ready[: jobs - len(running)]:
+                todo.remove(unit)
+                running[unit] = _start(unit, runs_dir, temporary, ended)
+            if not running:
+                continue
+            unit, code, took = ended.get()
+            del running[unit]
+            if code:
+                failed.append(unit)
+                say(f"{unit.name} (seed {unit.seed}): failed after {took:.0f} s, see {_log(runs_dir, unit)}")
+                continue
+            done.add((unit.seed, unit.name))
+            seconds[unit] = took
+            now = Plan(at.units, frozenset(u for u in at.units if (u.seed, u.name) in done), seconds)
+            head = f"[{len(now.done)}/{len(at.units)}] {unit.name} seed {unit.seed}"
+            say(f"{head}: {took:.0f} s; {_left(now, jobs)}")
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    return failed
+
+
+def _log(runs_dir: Path, unit: Unit) -> Path:
+    return runs_dir / f"{PROFILE}-logs" / f"seed{unit.seed}-{unit.name}.log"
+
+
+def _start(unit: Unit, runs_dir: Path, temporary: str, ended: queue.Queue) -> subprocess.Popen:
+    """Start a unit as a process on one core, its output in a file; its end goes into the queue."""
+    log = _log(runs_dir, unit)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": PATIENT,
+        "TOKENIZERS_PARALLELISM": "false",
+        "TMPDIR": tempfile.mkdtemp(dir=temporary),
+    }
+    os.chmod(environment["TMPDIR"], 0o711)
+    words = [sys.executable, "-m", "mlagent_lib.ablation_units", str(unit.seed), unit.name, str(runs_dir)]
+    with log.open("ab") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    began = time.monotonic()
+
+    def wait() -> None:
+        code = process.wait()
+        shutil.rmtree(environment["TMPDIR"], ignore_errors=True)
+        ended.put((unit, code, time.monotonic() - began))
+
+    threading.Thread(target=wait, daemon=True).start()
+    return process
+
+
+def last_line(runs_dir: Path | str, unit: Unit) -> str:
+    """Return how far a unit's log says that it is, or ""."""
+    path = _log(Path(runs_dir), unit)
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for line in reversed(lines):
+        try:
+            return str(json.loads(line)["at"])
+        except (ValueError, LookupError, TypeError):
+            continue
+    return ""

@@ -1,0 +1,81 @@
+"""A group shares its prompt, so the model reads it once: the same numbers for a fraction of the work.
+
+The G actions of a group follow one prompt, which is five times as long as an action. Both places where the
+trainer would read it G times take it once here and repeat its keys and values: sampling, and the
+log-probabilities with their gradient. Causal attention makes the two ways equal up to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import DynamicCache
+
+
+def distinct_rows(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the distinct rows of a batch of prompts, their masks, and which of them each row is.
+
+    Args:
+        ids: Token ids, shape (rows, length), padded on the left.
+        mask: 1 for tokens, 0 for padding, same shape.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6], [0, 7], [5, 6]])
+        >>> found, _, which = distinct_rows(ids, torch.tensor([[1, 1], [0, 1], [1, 1]]))
+        >>> len(found), bool((found[which] == ids).all())
+        (2, True)
+    """
+    both, which = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
+    length = ids.size(1)
+    return both[:, :length], both[:, length:], which
+
+
+def repeated(cache: DynamicCache, which: torch.Tensor) -> DynamicCache:
+    """Return the cache with its rows repeated as ``which`` says; gradients flow back into the original."""
+    return DynamicCache([(layer.keys[which], layer.values[which]) for layer in cache.layers])
+
+
+def completion_logits(model, ids: torch.Tensor, mask: torch.Tensor, completion_length: int) -> torch.Tensor:
+    """Return the logits that predict each completion token, shape (rows, completion_length, vocabulary).
+
+    Args:
+        model: A causal language model.
+        ids: Prompts and completions, shape (rows, length): prompts padded on the left, completions on the
+            right.
+        mask: 1 for tokens, 0 for padding, same shape.
+        completion_length: Columns of the completions.
+    """
+    start = ids.size(1) - completion_length
+    prompts, prompt_mask, which = distinct_rows(ids[:, :start], mask[:, :start])
+    first = model(input_ids=prompts, attention_mask=prompt_mask, use_cache=True, logits_to_keep=1)
+    rest = model(
+        input_ids=ids[:, start:],
+        attention_mask=mask,
+        past_key_values=repeated(first.past_key_values, which),
+        use_cache=True,
+    )
+    return torch.cat([first.logits[which], rest.logits[:, :-1]], dim=1)
+
+
+def share_prefixes(model) -> None:
+    """Let ``model.generate`` read equal prompts of a batch once. Called on a model that runs as it is.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+    """
+    plain = model.generate
+
+    def generate(*args, input_ids=None, attention_mask=None, **options):
+        if not args and input_ids is not None and attention_mask is not None and len(input_ids) > 1:
+            prompts, prompt_mask, which = distinct_rows(input_ids, attention_mask)
+            if 2 * len(prompts) <= len(input_ids):
+                # all but the last token: generation reads that one itself, and counts positions as here
+                positions = (prompt_mask.cumsum(dim=1) - 1).clamp(min=0)
+                with torch.no_grad():
+                    read = model(
+                        input_ids=prompts[:, :-1], attention_mask=prompt_mask[:, :-1],
+                        position_ids=positions[:, :-1], use_cache=True, logits_to_keep=1,
+                    )  # fmt: skip
+                options["past_key_values"] = repeated(read.past_key_values, which)
+        return plain(*args, input_ids=input_ids, attention_mask=attention_mask, **options)
+
+    model.generate = generate
