@@ -1,7 +1,7 @@
 """The paper beside a run: its numbers, ours, what a run of this size can say, and where we differ.
 
-The paper's numbers and the deviations lie in ``results/paper_numbers.csv`` and ``results/deviations.csv``. A
-verdict is computed from the files of the run, never written by hand.
+The paper's numbers lie in ``results/paper/``, the deviations in ``results/deviations.csv``. A verdict is
+computed from the files of the run, never written by hand.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pandas as pd
 from mlagent_lib.core.artifacts import Stage, read_jsonl
 from mlagent_lib.lab import Lab
 from mlagent_lib.results.intervals import paired_difference
+from mlagent_lib.results.paper.numbers import paper_table
 from mlagent_lib.results.style import number
 from mlagent_lib.stages import write_table
 from mlagent_lib.story import RESULTS, ends
@@ -30,10 +31,20 @@ _NOT_RUN = {
     "C5 each part of the reward matters": "the arms without a part are not part of this run",
     "C6 more training tasks help": "the arms with fewer tasks are not part of this run",
 }
+_ABLATED = {  # rows of v2 Table 2, by the name they have beside a run
+    "full": "after step-wise RL",
+    "without exploration-enriched SFT": "RL without SFT",
+    "without step-wise RL": "after episode-wise RL",
+    "without the ML-specific reward": "RL with a binary reward",
+}
 
 
 def paper_numbers() -> pd.DataFrame:
-    """Return the paper's numbers: task, split, metric, better, method, statistic, value, source.
+    """Return what a run is compared with: task, split, metric, better, method, statistic, value, source.
+
+    Table 1, ML-Agent's gains and the starting scores by task, and the average gains (task ``all``) of v1
+    Figure 4 and v2 Table 2. ``better`` is the direction of the metric. All numbers of the paper, and how each
+    was read, are in `mlagent_lib.results.paper.numbers`.
 
     Example:
         >>> found = paper_numbers().query("task == 'cifar-10' and method == 'ML-Agent'")
@@ -41,7 +52,22 @@ def paper_numbers() -> pd.DataFrame:
         >>> float(found["value"]), found["source"]
         (68.88, 'v1 Table 1')
     """
-    return pd.read_csv(RESULTS / "paper_numbers.csv")
+    by_task = paper_table(topic=["main", "initial"]).query("task != 'all'")
+    by_task["better"] = by_task["task"].map(
+        by_task.query("quantity == 'avg@8'").drop_duplicates("task").set_index("task")["better"]
+    )
+    start = paper_table("gain", topic="rl-curve", method="step-wise RL").query("x == 0")
+    ablated = paper_table(topic="components")
+    averages = [
+        paper_table(topic="baseline-lines"),
+        start.assign(method="after SFT"),
+        ablated.assign(method=ablated["method"].map(_ABLATED)),
+    ]
+    table = pd.concat([by_task, *averages], ignore_index=True)
+    table["statistic"] = table["quantity"].replace("initial score", "score")
+    how = {"printed": "", "digitised": ", read off the figure", "derived": ", derived"}
+    table["source"] = table["version"] + " " + table["place"] + table["source_kind"].map(how)
+    return table[["task", "split", "metric", "better", "method", "statistic", "value", "source"]]
 
 
 def deviations() -> pd.DataFrame:
