@@ -290,7 +290,7 @@ def _time(tables: Tables) -> pd.DataFrame:
                 continue  # a mean over fewer seeds is another curve
             series = "step-wise" if policy == "full" else policy
             rows.append(
-                _row(f"{OURS}: states kept back", series, policy, own["reward"].mean(), "mean step reward (v1)",
+                _row(f"{OURS}: states kept back", series, policy, own["reward"].mean(), "mean step reward",
                      x=own["minutes"].mean(), low=own["reward"].min(), high=own["reward"].max(), n=len(own),
                      seeds=own["seed"].nunique())
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures of the comparison of arms, the paper's numbers beside ours. A table in, a figure out, nothing computed.
+"""Figures of the comparison of arms, the paper beside ours. A table in, a figure out, nothing computed.
 
 All but two of them share one tidy table: panel, series, label, x, value, low, high, n, seeds, unit. A panel
 is one axis; the paper's and ours are never on the same one, as their units differ.
@@ -128,7 +128,7 @@ def rl_starts(df: pd.DataFrame) -> Figure:
 
 
 def reward_parts(df: pd.DataFrame) -> Figure:
-    """Draw the reward without each of its parts: the paper's gains, ours as gap closed. Columns: `COLUMNS`."""
+    """Draw the reward without its parts: the paper's gains, ours as gap closed. Columns: `COLUMNS`."""
     return _dots(df, "reward_parts")
 
 
@@ -158,7 +158,7 @@ def diversity(df: pd.DataFrame) -> Figure:
 
 
 def gain_vs_time(df: pd.DataFrame) -> Figure:
-    """Draw gain against GPU hours (paper) and step reward against charged minutes (ours). Columns: `COLUMNS`."""
+    """Draw the paper's gain over GPU hours and our reward over charged minutes. Columns: `COLUMNS`."""
     axis = {panel: "GPU hours" if "paper" in panel else "charged minutes" for panel in _panels(df)}
     return _lines(df, "gain_vs_time", axis, width=11.0, note=SEEDS)
 
@@ -264,16 +264,14 @@ def saturation(df: pd.DataFrame) -> Figure:
         figure = new_figure(10.4, 3.5)
         axes = figure.subplots(1, 3)
         near = df[df["share"].abs() <= 1.0]
-        for axis, column, key, limits in zip(
-            axes[:2], ("v1", "v2"), ("sft", "rl"), ((-0.05, 1.05), (-1.05, 1.05)), strict=True
-        ):  # noqa: E501
+        for axis, column, key, low in zip(axes[:2], ("v1", "v2"), ("sft", "rl"), (0.0, -1.0), strict=True):
             _, colour, marker, _, _ = look(key)
             axis.plot(
                 near["share"], near[column], ls="", marker=marker, ms=4, color=colour, alpha=0.35, mec="none"
             )
             axis.set_title(f"reward of {column}")
             axis.set_xlabel("share of the gap that the edit closed")
-            axis.set_ylim(*limits)
+            axis.set_ylim(low - 0.05, 1.05)
         axes[0].set_ylabel("reward")
         bins = np.linspace(0, 1, 21)
         axes[2].hist(df["v1"], bins=bins, color=look("sft")[1], ec=INK, lw=0.5, hatch="///")
@@ -283,6 +281,6 @@ def saturation(df: pd.DataFrame) -> Figure:
         beyond = int((df["share"].abs() > 1.0).sum())
         footer(
             figure, df, f"n = {len(df)} edits", f"{beyond} beyond ±1 not drawn on the left",
-            f"v1 cannot tell apart {100 * df['pairs_lost'].iloc[0]:.0f} % of pairs whose gains differ by 1 % or more",
+            f"v1 pays the same for {100 * df['pairs_lost'].iloc[0]:.0f} % of pairs whose gains differ by 1 %",
         )  # fmt: skip
     return figure
