@@ -199,7 +199,7 @@ def test_a_safe_path_stays_inside_and_is_its_own_normal_form(path):
         ("data", (), True),  # the link to the data, whatever the task says
         ("data/new.csv", (), True),
         (".\\data\\new.csv", (), True),
-        ("TRAIN.CSV", ("train.csv",), False),  # another file, where the file system tells them apart
+        ("TRAIN.CSV", ("train.csv",), True),  # one file on macOS: a step must not depend on where it runs
     ],
 )
 def test_read_only_in_any_spelling(path, globs, expected):
@@ -229,7 +229,7 @@ def test_reading():
     ],
 )
 def test_listing(folder, shown):
-    assert list_files(FILES, ("train.csv", "test.csv"), folder) == shown
+    assert list_files(FILES, ("data/train.csv", "data/test.csv"), folder) == shown
 
 
 @pytest.mark.parametrize("folder", ["train.py", "li", "..", "/", "nowhere"])

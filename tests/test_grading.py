@@ -209,4 +209,4 @@ def test_a_foreign_folder_is_graded_by_its_own_script(tmp_path):
     task = load_task(tmp_path, greater_is_better=True, limits=Limits())
     assert grade(task, b"0.25") == 0.25
     assert refused(task, b"no number") == "evaluator-refused"
-    assert refused(task, b"nan") == "not-a-number"
+    assert refused(task, b"nan") == "undefined-score"

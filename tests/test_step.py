@@ -361,7 +361,7 @@ def test_limits_of_the_task_hold_unless_overridden(task, tmp_path):
 
 
 def test_a_starter_without_a_score_is_our_failure(task, tools):
-    with pytest.raises(Unscored, match=r"starter of task 'tiny-homes' gave no score \(timeout\)"):
+    with pytest.raises(Unscored, match=r"'tiny-homes' gave no score \(env/train.py: timeout; "):
         start_state(task, answering(tools, result("timeout")))
     with pytest.raises(Unscored, match="lost"):
         start_state(task, answering(tools, Unscored("lost")))

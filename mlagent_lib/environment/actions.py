@@ -6,12 +6,12 @@ script or calls a model; `step` does.
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from mlagent_lib.core.spelling import is_protected, key, normal
 
 # Names, argument names and their order: paper v1 Table 4 / v2 Table 5 (they are MLAgentBench's).
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -144,11 +144,6 @@ class ActionError(Exception):
     """The tool failed: MLAgentBench's ``EnvError``. An outcome of the policy's action, not of ours."""
 
 
-def _normal(path: str) -> str:
-    """Return the one spelling of a path, or "." for the workspace itself."""
-    return posixpath.normpath("/".join(part.strip() for part in path.replace("\\", "/").split("/")))
-
-
 def safe_path(path: str) -> str:
     """Return the path of a file or folder inside the workspace in normal form.
 
@@ -160,7 +155,7 @@ def safe_path(path: str) -> str:
         >>> safe_path("./scripts/../train.py")
         'train.py'
     """
-    clean = _normal(path)
+    clean = normal(path)
     leaves = clean.startswith("/") or clean.split("/")[0] in ("..", ".")
     if leaves or not clean.isprintable() or len(clean.encode()) > MAX_PATH_BYTES:
         raise ActionError(f"EnvError: {path[:80]!r} is not a path inside the workspace.")
@@ -174,12 +169,18 @@ def is_read_only(path: str, globs: tuple[str, ...]) -> bool:
         >>> is_read_only("data/../train.csv", ("./train.csv",))
         True
     """
-    clean = _normal(path)
-    patterns = [_normal(glob) for glob in globs]
-    parents = [clean] + [clean[:i] for i, letter in enumerate(clean) if letter == "/"]
-    return any(fnmatch.fnmatchcase(name, pattern) for name in parents for pattern in patterns) or (
-        clean == "data" or clean.startswith("data/")
-    )
+    return is_protected(path, (*globs, "data"))
+
+
+def same_file(path: str, others: Iterable[str]) -> str | None:
+    """Return the one of ``others`` that is the same file as ``path`` by another spelling, or None.
+
+    Example:
+        >>> same_file("Train.py", ["train.py"]), same_file("train.py", ["train.py"])
+        ('train.py', None)
+    """
+    mine = key(path)
+    return next((other for other in others if other != path and key(other) == mine), None)
 
 
 def read_text(files: Mapping[str, bytes], name: str) -> str:
@@ -200,11 +201,16 @@ def read_text(files: Mapping[str, bytes], name: str) -> str:
 def list_files(files: Mapping[str, bytes], data_names: tuple[str, ...], dir_path: str) -> str:
     """Return the names in a folder of the workspace, folders with a slash.
 
+    Args:
+        files: Editable files by path.
+        data_names: Paths of what is read by reference.
+        dir_path: Which folder.
+
     Raises:
         ActionError: There is no such folder.
     """
-    folder = "" if _normal(dir_path) == "." else safe_path(dir_path) + "/"
-    every = sorted(files) + [f"data/{name}" for name in data_names]
+    folder = "" if normal(dir_path) == "." else safe_path(dir_path) + "/"
+    every = [*sorted(files), *data_names]
     inside = [path[len(folder) :] for path in every if path.startswith(folder)]
     if not inside:
         raise ActionError(f"EnvError: cannot list files in the folder {dir_path[:80]}: no such folder.")

@@ -71,6 +71,7 @@ def execution_key(state: State, script: str, task: Task, limits: Limits, reseed:
         reseed: Other luck than the script's own (see `RunRequest`); 0 for its own.
     """
     scoring = [task.metric, task.kind, list(task.answer_columns), list(task.classes)]
+    scoring += task.grader.identity() if task.grader else []  # its files may lie outside of the task's folder
     parts = [state.digest, script, scoring, limits.to_json(), library_versions()]
     parts += [reseed] if reseed else []
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,9 +1,10 @@
 """Coders: they turn an edit instruction into an edited script. The policy says what, the coder writes it.
 
-In the paper the coder is Qwen2.5-Coder-32B-Instruct. Here it is one of three: `BlockCoder` (a small model,
-the policy's own base weights with the adapter off), `ChatCoder` (any chat endpoint, whole file in a code
-fence as in MLAgentBench), `RuleCoder` (the pocket catalogue itself). A coder that fails returns a
-`CoderError` for its row, and the step becomes a corner case, not the policy's error.
+In the paper the coder is Qwen2.5-Coder-32B-Instruct. Here it is one of four: `BlockCoder` and `ScriptCoder`
+(the policy's own base weights with the adapter off: the pocket model writes one block, a model that chats the
+whole script), `ChatCoder` (any chat endpoint, whole file in a code fence as in MLAgentBench), `RuleCoder`
+(the pocket catalogue itself). A coder that fails returns a `CoderError` for its row, and the step becomes a
+corner case, not the policy's error.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mlagent_lib.core.errors import CoderError, EndpointError, Unscored
+from mlagent_lib.core.parallel import map_threads
 from mlagent_lib.tasks.pocket import catalogue
 from mlagent_lib.tasks.task import Task
 
-_KEPT_EDITS = 1000  # of `BlockCoder`: a few kilobytes each
+_KEPT_EDITS = 1000  # of a local coder: a few kilobytes each
 
 
 @dataclass(frozen=True)
@@ -109,16 +111,16 @@ def parse_block_reply(reply: str) -> tuple[str, str]:
     return match.group(1), block
 
 
-class BlockCoder:
-    """A small model as coder: it answers with the header of the block it rewrites and the new lines.
+class _LocalCoder:
+    """A model in this process as coder: asked once for each request, in one batch.
 
     Args:
-        generate: Takes prompts (of `block_prompt`) and returns replies, in order. Greedy, so that the same
-            request gives the same script and results can be cached; the newest are kept.
+        generate: Takes what `_prompt` makes and returns replies, in order. Greedy, so that the same request
+            gives the same script and results can be cached; the newest are kept.
         name: Recorded in each step.
     """
 
-    def __init__(self, generate: Callable[[list[str]], list[str]], name: str = "base"):
+    def __init__(self, generate: Callable[[list], list[str]], name: str = "base"):
         self.name = name
         self._generate = generate
         self._memory: dict[tuple[str, str], str | CoderError] = {}
@@ -130,7 +132,7 @@ class BlockCoder:
         prompts, ready = [], []
         for key in todo:
             try:
-                prompts.append(block_prompt(*key))
+                prompts.append(self._prompt(*key))
                 ready.append(key)
             except ValueError as error:
                 self._memory[key] = CoderError(str(error))
@@ -142,18 +144,85 @@ class BlockCoder:
             del self._memory[key]
         return made
 
-    @staticmethod
-    def _apply(script: str, reply: str) -> str | CoderError:
+    def _prompt(self, script: str, instruction: str):
+        """Return what the model is asked; raise `ValueError` where it cannot be asked."""
+        raise NotImplementedError
+
+    def _apply(self, script: str, reply: str) -> str | CoderError:
+        """Return the edited script that a reply makes, or why there is none."""
+        raise NotImplementedError
+
+
+class BlockCoder(_LocalCoder):
+    """A small model as coder: it answers with the header of the block it rewrites and the new lines.
+
+    Args:
+        generate: Takes prompts (of `block_prompt`) and returns replies, in order. Greedy, so that the same
+            request gives the same script and results can be cached; the newest are kept.
+        name: Recorded in each step.
+    """
+
+    def _prompt(self, script: str, instruction: str) -> str:
+        return block_prompt(script, instruction)
+
+    def _apply(self, script: str, reply: str) -> str | CoderError:
         try:
             return catalogue.replace_block(script, *parse_block_reply(reply))
         except ValueError as error:
             return CoderError(str(error))
 
 
+class ScriptCoder(_LocalCoder):
+    """A chat model in this process as coder: asked as `ChatCoder` asks, it answers with the whole script.
+
+    Args:
+        generate: Takes conversations (of `chat_messages`) and returns replies, in order. Greedy, so that the
+            same request gives the same script and results can be cached; the newest are kept.
+        name: Recorded in each step.
+        problem: Takes a conversation and its script, returns why it is too long for the model, or nothing.
+    """
+
+    def __init__(
+        self,
+        generate: Callable[[list[list[dict]]], list[str]],
+        name: str = "base",
+        problem: Callable[[list[dict], str], str] = lambda messages, script: "",
+    ):
+        super().__init__(generate, name)
+        self._problem = problem
+
+    def _prompt(self, script: str, instruction: str) -> list[dict]:
+        messages = chat_messages(script, instruction)
+        if problem := self._problem(messages, script):
+            raise ValueError(problem)
+        return messages
+
+    def _apply(self, script: str, reply: str) -> str | CoderError:
+        return parse_chat_reply(reply)
+
+
 CHAT_INSTRUCTIONS = (
     "You edit one Python script for a machine-learning engineer. Apply the edit instruction and nothing "
     "else. Answer with the whole edited script in one ```python code block."
 )
+
+
+def chat_messages(script: str, instruction: str) -> list[dict]:
+    """Return what a chat coder reads: script and instruction."""
+    user = f"Script:\n```python\n{script}\n```\n\nEdit instruction: {instruction}"
+    return [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
+
+
+def parse_chat_reply(reply: str) -> str | CoderError:
+    """Return the script in a chat coder's reply, its longest code block, or that there is none.
+
+    Example:
+        >>> parse_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n")
+        'x = 1\\n'
+    """
+    blocks = re.findall(r"```(?:python|py)?\s*\n(.*?)```", reply, re.DOTALL)
+    script = max(blocks, key=len, default="")
+    return script if script.strip() else CoderError("the coder answered without a code block")
 
 
 class ChatCoder:
@@ -163,23 +232,20 @@ class ChatCoder:
         complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server
             fails.
         name: Recorded in each step.
+        workers: Requests that may be under way at once.
     """
 
-    def __init__(self, complete: Callable[[list[dict]], str], name: str = "endpoint"):
-        self.name = name
+    def __init__(self, complete: Callable[[list[dict]], str], name: str = "endpoint", workers: int = 1):
+        self.name, self.workers = name, workers
         self._complete = complete
 
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
         """Return the edited script for each request, in order, or why there is none."""
-        return [self._edit(request) for request in requests]
+        return map_threads(self._edit, requests, self.workers)
 
     def _edit(self, request: EditRequest) -> str | CoderError | Unscored:
-        user = f"Script:\n```python\n{request.script}\n```\n\nEdit instruction: {request.instruction}"
-        messages = [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
         try:
-            reply = self._complete(messages)
+            reply = self._complete(chat_messages(request.script, request.instruction))
         except EndpointError as error:
             return Unscored(f"the coder's server failed: {error.message}", cure=error.cure)
-        blocks = re.findall(r"```(?:python|py)?\s*\n(.*?)```", reply, re.DOTALL)
-        script = max(blocks, key=len, default="")
-        return script if script.strip() else CoderError("the coder answered without a code block")
+        return parse_chat_reply(reply)

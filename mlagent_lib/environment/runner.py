@@ -46,6 +46,8 @@ class RunRequest:
         collect: Files to bring back.
         reseed: 0 for the seeds that the script sets; 1, 2, ... for the same script with other luck (see
             `isolation.reseed`).
+        links: Names in ``data_dir`` that the run finds under these very names; none for ``data_dir`` itself
+            as ``data``.
 
     Raises:
         ValueError: If ``script`` is not among ``files``, or a name cannot lie in a workspace.
@@ -57,12 +59,16 @@ class RunRequest:
     limits: Limits = field(default_factory=Limits)
     collect: tuple[str, ...] = ("submission.csv",)
     reseed: int = 0
+    links: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.script not in self.files:
             raise ValueError(f"script {self.script!r} is not among the files {sorted(self.files)}")
-        box.check_names([*self.files], None if self.data_dir is None else str(self.data_dir))
-        box.check_names(self.collect, None)
+        if self.links and self.data_dir is None:
+            raise ValueError("links need a data folder that they lead to")
+        linked = self.links or (() if self.data_dir is None else ("data",))
+        box.check_names([*self.files], linked)
+        box.check_names([*self.collect, *self.links], ())
 
 
 @dataclass(frozen=True)
@@ -176,8 +182,9 @@ class Runner:
         for _ in range(_ATTEMPTS):
             try:
                 return server.run(
-                    request.files, data_dir, request.script, limits, request.collect, request.reseed
-                )
+                    request.files, data_dir, request.script, limits, request.collect, request.reseed,
+                    request.links,
+                )  # fmt: skip
             except ServerLost as error:
                 reasons.append(str(error))
         raise Unscored(
@@ -258,7 +265,7 @@ def _result(finished: Finished, request: RunRequest, data_dir: str | None, tier:
     report = finished.report
     short = {finished.workspace: "/workspace", **verdict.machine_paths()}
     if data_dir is not None:
-        short[data_dir] = "/workspace/data"
+        short[data_dir] = "/workspace" if request.links else "/workspace/data"
     output = verdict.clean_text(finished.output, report["total"], short)
     code = report["code"] if report["stop"] == "exit" else None
     error_type, error_line, message = verdict.error_of(output, request.script, code or 0)

@@ -8,10 +8,11 @@ silent about states whose script is broken).
 
 from __future__ import annotations
 
+import glob
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,14 +30,16 @@ from mlagent_lib.environment.actions import (
     parse_action,
     read_text,
     safe_path,
+    same_file,
     storable,
 )
 from mlagent_lib.environment.cache import Execution, ExecutionCache, execution_key
 from mlagent_lib.environment.coder import Coder, EditRequest
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.runner import Runner, RunRequest
+from mlagent_lib.environment.runner import Runner, RunRequest, RunResult
 from mlagent_lib.environment.workspace import HistoryStep, State
-from mlagent_lib.tasks.grading import LARGEST_SUBMISSION, grade
+from mlagent_lib.tasks.grading import grade, largest_submission
+from mlagent_lib.tasks.old_code import diagnose
 from mlagent_lib.tasks.task import Task, load_task
 
 _VISIBLE = re.compile(
@@ -44,6 +47,7 @@ _VISIBLE = re.compile(
 )
 SUBMISSION = "submission.csv"
 MAX_FILES = 50  # ours: editable files of a workspace
+MAX_SHOWN = 100  # ours: names of a data folder that List Files shows
 _CORNER_STATUS = ("timeout", "memory", "disk", "files", "processes", "output")
 
 
@@ -106,8 +110,9 @@ class Toolbox:
 
     def task(self, name: str) -> Task:
         """Return the task of that name; it is read from disk on the first call only."""
-        if name not in self.tasks:
-            self.tasks[name] = load_task(name, home=self.home)
+        if name not in self.tasks:  # it may be known by its folder
+            named = next((task for task in self.tasks.values() if task.name == name), None)
+            self.tasks[name] = named or load_task(name, home=self.home)
         return self.tasks[name]
 
     def execute_many(
@@ -137,10 +142,12 @@ class Toolbox:
                 todo.setdefault(key, job)
         requests = [self.request(state, script, reseed) for state, script in todo.values()]
         results = self.runner.run_many(requests, keep_unscored=True) if requests else []
-        for (key, (state, _)), result in zip(todo.items(), results, strict=True):
-            known[key] = self._judge(state, result)
-            if isinstance(known[key], Execution):
-                self.cache.put(key, known[key])
+        ran = [(state, result) for (state, _), result in zip(todo.values(), results, strict=True)]
+        judged = self._judge_many(ran)
+        for key, execution in zip(todo, judged, strict=True):
+            known[key] = execution
+            if isinstance(execution, Execution):
+                self.cache.put(key, execution)
         return [(known[key], hit) for key, hit in zip(keys, hits, strict=True)]
 
     def request(self, state: State, script: str, reseed: int = 0) -> RunRequest:
@@ -149,9 +156,7 @@ class Toolbox:
         Only a submission that the run itself writes counts, so none is laid into its workspace.
         """
         files = {path: data for path, data in state.files.items() if path != SUBMISSION or path == script}
-        data_dir = self.task(state.task).data_dir
-        found = data_dir if data_dir.is_dir() else None
-        return RunRequest(files, found, script, self._limits(state), reseed=reseed)
+        return task_request(self.task(state.task), files, script, self._limits(state), reseed=reseed)
 
     def _limits(self, state: State) -> Limits:
         limits = self.limits or self.task(state.task).limits
@@ -159,7 +164,14 @@ class Toolbox:
             return limits
         return replace(limits, seconds=self.script_seconds)
 
-    def _judge(self, state: State, result) -> Execution | Unscored:
+    def _judge_many(self, pairs: Sequence[tuple[State, RunResult | Unscored]]) -> list[Execution | Unscored]:
+        """Judge in order; a foreign grader is a process that takes a second, so those run side by side."""
+        if len(pairs) < 2 or not any(self.task(state.task).grader for state, _ in pairs):
+            return [self._judge(*pair) for pair in pairs]
+        with ThreadPoolExecutor(self.runner.workers, "mlagent-grade") as pool:
+            return list(pool.map(lambda pair: self._judge(*pair), pairs))
+
+    def _judge(self, state: State, result: RunResult | Unscored) -> Execution | Unscored:
         """Archive and score what a run left, in this order: a score can be recomputed from the archive."""
         if isinstance(result, Unscored):
             return result
@@ -168,10 +180,11 @@ class Toolbox:
             submission = result.collected.get(SUBMISSION)
             refusal = result.collect_errors.get(SUBMISSION, "missing") if submission is None else None
             if submission is not None:
-                if len(submission) <= LARGEST_SUBMISSION:  # a larger one is refused unread
+                task = self.task(state.task)
+                if len(submission) <= largest_submission(task):  # a larger one is refused unread
                     digest = self.cache.archive.put(submission)
                 try:
-                    score = grade(self.task(state.task), submission, "feedback")
+                    score = grade(task, submission, "feedback", control=self._control(state, task))
                 except SubmissionError as error:
                     refusal = error.reason
                 except Unscored as error:
@@ -188,6 +201,34 @@ class Toolbox:
             submission=digest if score is not None else None,
         )
 
+    def _control(self, state: State, task: Task) -> bytes | None:
+        """Return the last valid submission on the way to a state: a foreign grader must still accept it."""
+        known = task.grader is not None and state.submission and self.cache.archive.holds(state.submission)
+        return self.cache.archive[state.submission] if known else None
+
+
+def task_request(
+    task: Task,
+    files: Mapping[str, bytes],
+    script: str = "train.py",
+    limits: Limits | None = None,
+    *,
+    reseed: int = 0,
+) -> RunRequest:
+    """Return the request to run a script of a task, with all that the task's runs may read.
+
+    Args:
+        task: Its data are read by reference.
+        files: The workspace.
+        script: Which of them to run.
+        limits: What it may use; None for the task's own.
+        reseed: See `RunRequest`.
+    """
+    folder = task.data_dir if task.data_dir.is_dir() else None
+    return RunRequest(
+        dict(files), folder, script, limits or task.limits, reseed=reseed, links=task.links
+    )  # fmt: skip
+
 
 def start_state(task: Task, tools: Toolbox) -> State:
     """Return the first state of a task: the starter's files, executed once for its score.
@@ -201,9 +242,11 @@ def start_state(task: Task, tools: Toolbox) -> State:
     if isinstance(execution, Unscored):
         raise execution
     if execution.score is None:
+        told = execution.refusal
+        if told is None:
+            told = str(diagnose(state.files, "train.py", execution.status, execution.output))
         raise Unscored(
-            f"the starter of task {task.name!r} gave no score ({execution.refusal or execution.status}): "
-            f"{execution.output[-300:]}",
+            f"the starter of task {task.name!r} gave no score ({told}): {execution.output[-300:]}",
             cure=f"run 'mlagent tasks check {task.name}'",
         )
     seen = visible_metric(execution.output)
@@ -359,14 +402,24 @@ def _act(plan: _Plan, action: Action) -> None:
 
 
 def _data_names(task: Task) -> tuple[str, ...]:
-    folder = task.data_dir
-    return tuple(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else ()
+    """Return the paths that a run reads by reference, and what lies in linked folders, one level deep."""
+    env, found = task.folder / "env", []
+    for name in task.links or ("data",):
+        if (env / name).is_dir():
+            inside = sorted(path.name for path in (env / name).iterdir())
+            found += [f"{name}/{inner}" for inner in inside[:MAX_SHOWN]]
+            found += [f"{name}/... {len(inside)} names in all"] if len(inside) > MAX_SHOWN else []
+        elif (env / name).exists():
+            found.append(name)
+    return tuple(found)
 
 
 def _writable(plan: _Plan, name: str) -> str:
     path, files = safe_path(name), plan.before.files
-    if is_read_only(path, plan.task.read_only):
+    if is_read_only(path, (*plan.task.read_only, *map(glob.escape, plan.task.links))):
         raise ActionError(f"EnvError: {path} is read-only.")
+    if twin := same_file(path, (*files, SUBMISSION)):
+        raise ActionError(f"EnvError: {path} differs from {twin} in letter case or accents only.")
     if path == SUBMISSION:
         raise ActionError(f"EnvError: {SUBMISSION} is written by a script that runs, not by hand.")
     if any(path.startswith(other + "/") or other.startswith(path + "/") for other in files):

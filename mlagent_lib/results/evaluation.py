@@ -77,9 +77,9 @@ class TaskScale:
     def of(cls, task) -> TaskScale:
         """Return the scale of a loaded task, on its report labels."""
         init, best = float(task.baseline["report"]), float(task.best["report"])
-        return cls(
-            task.name, task.split, task.metric, bool(task.greater_is_better), init, best, task.paper_task
-        )
+        # said beside every number: such a report is no test on labels that the rewards did not use
+        metric = f"{task.metric} (one label set)" if task.one_label_set else task.metric
+        return cls(task.name, task.split, metric, bool(task.greater_is_better), init, best, task.paper_task)
 
 
 def scales_from_table(df: pd.DataFrame) -> dict[str, TaskScale]:

@@ -10,22 +10,19 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from mlagent_lib.core.errors import SubmissionError, Unscored
+from mlagent_lib.tasks.external import judge
 from mlagent_lib.tasks.metrics import Metric, get_metric
 from mlagent_lib.tasks.task import Task
 
 LABEL_SETS = ("feedback", "report")
 LARGEST_SUBMISSION = 8 << 20
 ROW_SUM_TOLERANCE = 1e-3
-FOREIGN_SECONDS = 120
 _NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
 
 # Every reason a submission can be refused for. Fixed names: a free text could carry a label to the agent.
@@ -46,6 +43,8 @@ REASONS = (
     "row-sum",
     "undefined-score",
     "evaluator-refused",
+    "evaluator-crash",
+    "evaluator-limit",
 )
 
 
@@ -65,10 +64,10 @@ def parse_number(field: str) -> float:
     return value
 
 
-def _text_of(content: bytes) -> str:
+def _text_of(content: bytes, most: int = LARGEST_SUBMISSION) -> str:
     if not content:
         raise SubmissionError("empty")
-    if len(content) > LARGEST_SUBMISSION:
+    if len(content) > most:
         raise SubmissionError("too-large")
     if b"\0" in content:
         raise SubmissionError("nul-byte")
@@ -173,7 +172,7 @@ def _check_values(task: Task, metric: Metric, values: np.ndarray) -> None:
         sums_matter = metric.name == "logloss" and values.shape[1] > 1
         if sums_matter and np.abs(values.sum(axis=1) - 1).max() > ROW_SUM_TOLERANCE:
             raise SubmissionError("row-sum")
-    elif metric.name == "rmsle" and values.min() < 0:
+    elif metric.name in ("rmsle", "rmsle-columns") and values.min() < 0:
         raise SubmissionError("out-of-range")
 
 
@@ -207,7 +206,14 @@ def score_answer(task: Task, truth: np.ndarray, answer: np.ndarray) -> float:
     return score
 
 
-def grade(task: Task, submission: bytes | None, labels: str = "feedback") -> float:
+def largest_submission(task: Task) -> int:
+    """Return the bytes above which a submission is refused unread."""
+    return task.grader.largest_bytes if task.grader else LARGEST_SUBMISSION
+
+
+def grade(
+    task: Task, submission: bytes | None, labels: str = "feedback", *, control: bytes | None = None
+) -> float:
     """Return the score of a submission on one hidden label set, in the unit of the task's metric.
 
     The submission must answer the ids of both label sets, so that a script cannot tell them apart.
@@ -216,6 +222,8 @@ def grade(task: Task, submission: bytes | None, labels: str = "feedback") -> flo
         task: The task.
         submission: Bytes of ``submission.csv``, read once after the run was over; None where there is none.
         labels: ``feedback`` (scores every step) or ``report`` (the final evaluation only).
+        control: A submission of this task that was scored before, if one is known: a foreign grader that no
+            longer accepts it is at fault itself (see `external.judge`).
 
     Raises:
         SubmissionError: A fault of the script, with one of `REASONS`.
@@ -223,8 +231,9 @@ def grade(task: Task, submission: bytes | None, labels: str = "feedback") -> flo
     """
     if not submission:
         raise SubmissionError("missing" if submission is None else "empty")
-    if not task.labels_dir.is_dir():
-        return _grade_by_script(task, submission)
+    if task.grader is not None:
+        _text_of(submission, task.grader.largest_bytes)
+        return judge(task.grader, submission, labels, control=control)
     try:
         metric = get_metric(task.metric)
         known = {name: read_labels(task, name) for name in LABEL_SETS}
@@ -246,42 +255,3 @@ def grade(task: Task, submission: bytes | None, labels: str = "feedback") -> flo
         return score_answer(task, truth, np.array([table[key] for key in ids], dtype=float))
     except ValueError:
         raise SubmissionError("undefined-score") from None
-
-
-_CALL_EVAL = (
-    "import importlib.util, sys\n"
-    "spec = importlib.util.spec_from_file_location('task_eval', sys.argv[1])\n"
-    "module = importlib.util.module_from_spec(spec)\n"
-    "spec.loader.exec_module(module)\n"
-    "print('score', float(module.get_score(sys.argv[2])))\n"
-)
-
-
-def _grade_by_script(task: Task, submission: bytes) -> float:
-    """Return what the ``eval.py`` of a foreign folder says; such a folder has one label set for both uses."""
-    script = task.folder / "scripts" / "eval.py"
-    if not script.is_file():
-        raise Unscored(f"task {task.name} has neither labels nor {script}", cure="add one of them")
-    if len(submission) > LARGEST_SUBMISSION:
-        raise SubmissionError("too-large")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "submission.csv").write_bytes(submission)
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-c", _CALL_EVAL, str(script), folder],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=FOREIGN_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Unscored(
-                f"{script} did not answer within {FOREIGN_SECONDS} s", cure="make it faster"
-            ) from error
-    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("score ")]
-    if done.returncode or not lines:
-        # A foreign evaluator raises for bad submissions and for its own faults alike: they cannot be told
-        # apart.
-        raise SubmissionError("evaluator-refused")
-    return parse_number(lines[-1][1])

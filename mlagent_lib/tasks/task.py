@@ -1,7 +1,7 @@
 """A task folder, read from disk: what the agent sees, how it is graded, what it may use.
 
 The layout is MLAgentBench's (``env/``, ``scripts/``) plus a ``task.yaml``; a folder of that benchmark loads
-unchanged when the caller states what ``task.yaml`` would say.
+unchanged when the caller states what ``task.yaml`` would say, or its name is among the known ones.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import yaml
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.limits import Limits
+from mlagent_lib.tasks.contents import divide
+from mlagent_lib.tasks.external import ExternalGrader
+from mlagent_lib.tasks.known_tasks import KNOWN
 
 SPLITS = ("held-in", "held-out", "other")
-LARGEST_TEXT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Task:
             makes the task contaminated.
         answer_columns: Columns of a submission besides ``id``.
         classes: The classes or ratings that an answer may name; empty for free numbers.
+        grader: A foreign file that grades; None where our own metrics and label files do.
     """
 
     name: str
@@ -73,11 +76,22 @@ class Task:
     real: bool = False
     answer_columns: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
+    grader: ExternalGrader | None = None
+
+    @property
+    def one_label_set(self) -> bool:
+        """Return whether feedback and report are the same labels, so that a report is no test on new ones."""
+        return self.grader is not None and self.grader.one_label_set
 
     @property
     def data_dir(self) -> Path:
-        """Return the folder with the data that a run reads."""
-        return self.folder / "env" / "data"
+        """Return the folder with the data that a run reads: ``env/data``, or ``env`` with its `links`."""
+        return self.folder / "env" if self.links else self.folder / "env" / "data"
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Return what of ``env/`` a run reads by reference, where that is more than the folder ``data``."""
+        return self._contents[1]
 
     @property
     def labels_dir(self) -> Path:
@@ -91,15 +105,11 @@ class Task:
 
     def env_files(self) -> dict[str, bytes]:
         """Return the text files that the agent works on, by path relative to ``env/``; data are left out."""
-        root, found = self.folder / "env", {}
-        for path in sorted(root.rglob("*")):
-            name = path.relative_to(root).as_posix()
-            if not path.is_file() or path.is_symlink() or name.startswith("data/") or "__pycache__" in name:
-                continue
-            content = path.read_bytes() if path.stat().st_size <= LARGEST_TEXT else b"\0"
-            if b"\0" not in content:
-                found[name] = content
-        return found
+        return dict(self._contents[0])
+
+    @cached_property
+    def _contents(self) -> tuple[dict[str, bytes], tuple[str, ...]]:
+        return divide(self.folder / "env", self.read_only)
 
     def __hash__(self) -> int:
         return hash((self.name, str(self.folder)))
@@ -174,11 +184,18 @@ def load_task(
         limits: Limits of such a folder; never guessed. For other folders they replace the stated ones.
         stated: Any other attribute of `Task` for such a folder (``metric``, ``modality``, ``baseline`` ...).
 
+    A foreign folder with an ``eval.py`` is graded by it (see `external`). ``best`` and ``baseline`` may be
+    one number each, since such a folder has one label set for both uses.
+
     Raises:
         TaskError: No such task; a file or a key is missing; direction or limits of a foreign folder not
         given.
     """
     folder = Path(path_or_name)
+    if not folder.is_dir() and str(path_or_name).startswith("paper/"):
+        from mlagent_lib.tasks.paper.build import prepared_folder  # here: it loads pandas and the readers
+
+        folder = prepared_folder(str(path_or_name), home)
     if not folder.is_dir():
         if str(path_or_name) != folder.name:
             raise TaskError(
@@ -201,19 +218,40 @@ def load_task(
     if card.is_file():
         task = _from_card(folder, _read_yaml(card))
         return task if limits is None else _replaced(task, limits)
+    return _foreign(folder, greater_is_better, limits, stated)
+
+
+def _foreign(folder: Path, greater_is_better: bool | None, limits: Limits | None, stated: dict) -> Task:
+    """Return the task in a folder without ``task.yaml``."""
+    known = KNOWN.get(folder.name)
+    if greater_is_better is None and known is not None:
+        greater_is_better = known.greater_is_better
     if greater_is_better is None or limits is None:
+        missing = ["direction"] * (greater_is_better is None) + ["limits"] * (limits is None)
         raise TaskError(
-            f"{folder} has no task.yaml, so that its direction and limits are not known",
-            cure="call load_task(folder, greater_is_better=True or False, limits=Limits(...))",
+            f"{folder} has no task.yaml, so that its {' and '.join(missing)} "
+            f"{'are' if len(missing) > 1 or limits is None else 'is'} not known",
+            cure="call load_task(folder, greater_is_better=True or False, limits=Limits(...)), or write the "
+            "card once with 'mlagent tasks adopt FOLDER --better higher or lower --best SCORE --seconds N'",
         )
-    stated = {"modality": "other", "kind": "other", "metric": "score"} | stated
+    told = {"modality": "other", "kind": "other", "metric": "score"}
+    if known is not None and greater_is_better == known.greater_is_better:
+        told |= {"metric": known.metric, "modality": known.modality, "best_provenance": known.source}
+        told |= {"best": known.best} if known.best is not None else {}
+    script = folder / "scripts" / "eval.py"
+    if script.is_file() and not (folder / "scripts" / "labels").is_dir():
+        told["grader"] = ExternalGrader(script)
+    told |= stated
+    for name in ("best", "baseline"):
+        if isinstance(told.get(name), (int, float)):
+            told[name] = dict.fromkeys(("feedback", "report"), float(told[name]))
     return Task(
         name=folder.name,
         folder=folder,
         greater_is_better=greater_is_better,
         limits=limits,
         **_texts(folder),
-        **stated,
+        **told,
     )
 
 
@@ -249,6 +287,8 @@ def _texts(folder: Path) -> dict:
 
 def _scores(card: dict, key: str, path: Path) -> dict[str, float]:
     scores = card[key]
+    if isinstance(scores, (int, float)) and "grader" in card:
+        scores = dict.fromkeys(("feedback", "report"), scores)  # of a folder with one label set
     try:
         return {name: float(scores[name]) for name in ("feedback", "report")}
     except (KeyError, TypeError, ValueError) as error:
@@ -276,6 +316,7 @@ def _from_card(folder: Path, card: dict) -> Task:
             cure=f"known are {', '.join(Limits().to_json())}",
         ) from error
     answer = card.get("answer", {})
+    best = card["best"] if isinstance(card["best"], dict) else {}
     return Task(
         name=card["name"],
         folder=folder,
@@ -287,7 +328,7 @@ def _from_card(folder: Path, card: dict) -> Task:
         paper_task=card.get("paper_task", ""),
         baseline=_scores(card, "baseline", path),
         best=_scores(card, "best", path),
-        best_provenance=card["best"].get("provenance", ""),
+        best_provenance=best.get("provenance", ""),
         limits=limits,
         description=card.get("description", ""),
         facts=tuple(card.get("facts", ())),
@@ -297,5 +338,6 @@ def _from_card(folder: Path, card: dict) -> Task:
         real=bool(card.get("real", False)),
         answer_columns=tuple(answer.get("columns", ())),
         classes=tuple(answer.get("classes", ())),
+        grader=ExternalGrader.from_card(folder, card["grader"]) if "grader" in card else None,
         **_texts(folder),
     )

@@ -44,21 +44,33 @@ def make(path: str, owner: int | None) -> Box:
     return Box(path, (info.st_dev, info.st_ino))
 
 
-def check_names(names: Iterable[str], data_dir: str | None) -> None:
+def check_names(names: Iterable[str], links: Iterable[str]) -> None:
     """Refuse names that cannot be files of a workspace.
 
     Raises:
-        ValueError: If a name leaves the workspace or lies below the link ``data``.
+        ValueError: If a name leaves the workspace, or is or lies below one of its ``links``.
     """
+    linked = {PurePosixPath(link) for link in links}
     for name in names:
-        if _inside(name).parts[0] == "data" and data_dir is not None:
+        path = _inside(name)
+        for link in linked.intersection((path, *path.parents)):
             raise ValueError(
-                f"'data' is the link to the task's data, so {name!r} cannot be a file of a workspace"
+                f"'{link}' is the link to the task's data, so {name!r} cannot be a file of a workspace"
             )
 
 
-def fill(box: Box, files: dict[str, bytes], data_dir: str | None, owner: int | None) -> None:
-    """Write ``files`` (see `check_names`) into an empty workspace, and a link ``data`` to the data folder."""
+def fill(
+    box: Box, files: dict[str, bytes], data_dir: str | None, owner: int | None, links: tuple[str, ...] = ()
+) -> None:
+    """Write ``files`` (see `check_names`) into an empty workspace, and links to the data.
+
+    Args:
+        box: The workspace.
+        files: Relative path to content.
+        data_dir: The folder with the data; None for none.
+        owner: The user to whom all shall belong; None for us.
+        links: Names in ``data_dir`` to link under these names; without any, ``data`` leads to it.
+    """
     made = []
     for name, content in files.items():
         parts = _inside(name).parts
@@ -73,7 +85,15 @@ def fill(box: Box, files: dict[str, bytes], data_dir: str | None, owner: int | N
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(content)
         made.append(target)
-    if data_dir is not None:
+    for name in links:
+        folder = box.path
+        for part in PurePosixPath(name).parts[:-1]:
+            folder = os.path.join(folder, part)
+            if not os.path.isdir(folder):
+                os.mkdir(folder, 0o700)
+                made.append(folder)
+        os.symlink(os.path.join(data_dir, name), os.path.join(box.path, name))
+    if data_dir is not None and not links:
         os.symlink(data_dir, os.path.join(box.path, "data"), target_is_directory=True)
     if owner is not None:
         for item in made:

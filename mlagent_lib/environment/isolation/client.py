@@ -87,7 +87,7 @@ class WarmServer:
 
     def run(
         self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple,
-        reseed: int = 0,
+        reseed: int = 0, links: tuple[str, ...] = (),
     ):  # fmt: skip
         """Return a `Finished` run.
 
@@ -99,7 +99,7 @@ class WarmServer:
             if self.tier.bubblewrap and self._mounts.add(data_dir):
                 self.close()  # a mount cannot be added to a running server
             self._start()
-            box.fill(self._box, files, data_dir, self._owner)
+            box.fill(self._box, files, data_dir, self._owner, links)
             job = jail.Job(
                 self._box.path, script, limits, [data_dir] if data_dir else [],
                 self.tier.landlock, self.tier.seccomp, self.tier.namespaces, self._owner,

@@ -26,7 +26,7 @@ class ColdServer:
 
     def run(
         self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple,
-        reseed: int = 0,
+        reseed: int = 0, links: tuple[str, ...] = (),
     ):  # fmt: skip
         """Return a `Finished` run of ``python script``.
 
@@ -38,7 +38,7 @@ class ColdServer:
         os.makedirs(self.folder, exist_ok=True)
         workspace = box.make(os.path.join(os.path.realpath(self.folder), "work"), None)
         try:
-            box.fill(workspace, files, data_dir, None)
+            box.fill(workspace, files, data_dir, None, links)
             report, output = _execute(workspace.path, script, limits)
             collected, refused = {}, {}
             for name in collect:

@@ -1,0 +1,1 @@
+"""The commands of ``mlagent``, one module each: words in, a call of the library, lines out."""
