@@ -10,8 +10,12 @@ import pandas as pd
 import yaml
 
 from mlagent_lib.core.errors import MlagentError, SubmissionError, Unscored
+from mlagent_lib.tasks.contents import strays
+from mlagent_lib.tasks.external import nonsense_score, run_grader
 from mlagent_lib.tasks.grading import LABEL_SETS, gold_answer, grade, header_of, read_labels
 from mlagent_lib.tasks.metrics import METRICS, get_metric
+from mlagent_lib.tasks.mlagentbench import MARKER, read_grader
+from mlagent_lib.tasks.old_code import diagnose
 from mlagent_lib.tasks.task import Task, checksums
 
 # Library versions move a score a little: this share of the gap between baseline and best is forgiven.
@@ -86,7 +90,13 @@ def check_task(
             ``peak_memory_bytes``, as the isolated runner gives. Without it the starter is not run.
     """
     findings = list(_check_card(task))
-    if task.labels_dir.is_dir():
+    if task.grader is not None:
+        findings += _check_grader(task)
+        if not task.one_label_set:
+            from mlagent_lib.tasks.check_answers import check_answers  # here: it needs `Finding`
+
+            findings += check_answers(task)
+    elif task.labels_dir.is_dir():
         findings += _check_labels(task)
         findings += _check_disjoint(task)
     if execute is not None:
@@ -114,7 +124,7 @@ def _check_card(task: Task) -> Iterator[Finding]:
     known = task.metric in METRICS
     yield Finding(
         "the metric is known",
-        known,
+        known or task.grader is not None,  # a foreign grader has its own
         "task.yaml",
         f"metric {task.metric}",
         f"choose one of {', '.join(METRICS)}",
@@ -149,6 +159,61 @@ def _check_card(task: Task) -> Iterator[Finding]:
             f"{len(found)} files, {len(changed)} differ",
             "rebuild the task with its scripts/prepare.py",
         )
+
+
+def _check_grader(task: Task) -> Iterator[Finding]:
+    """Check what can be known of a foreign folder and its grader before the starter has run."""
+    grader = task.grader
+    where = f"{grader.script.parent.name}/{grader.script.name}"
+    read = read_grader(grader.script, grader.function)
+    yield Finding(
+        "the grader can grade", not read.problem, where, read.problem or grader.function, read.cure or "-"
+    )
+    program = task.folder / "scripts" / "prepare.py"
+    if program.is_file() and grader.call == "folder":
+        prepared = (program.parent / MARKER).exists()
+        yield Finding(
+            "the data are prepared",
+            prepared,
+            "scripts/prepare.py",
+            "it ran" if prepared else "it has not run",
+            f"mlagent tasks prepare {task.folder}",
+        )
+    outside = strays(task.folder / "env")
+    yield Finding(
+        "everything in env/ lies there",
+        not outside,
+        "env",
+        f"{', '.join(outside[:3]) or 'no link'} leads out of env/, where no run can read",
+        "copy or bind-mount what the link leads to",
+    )
+    yield Finding(
+        "the label sets are known",
+        True,
+        where,
+        "one label set: feedback and report scores are the same number"
+        if task.one_label_set
+        else "two label sets",
+        "-",
+    )
+
+
+def _check_scores(task: Task, submission: bytes) -> Iterator[Finding]:
+    """Check a foreign grader on a submission that it accepts: the same score twice, and none for nonsense."""
+    where = f"{task.grader.script.parent.name}/{task.grader.script.name}"
+    first, second = (run_grader(task.grader, submission).score for _ in range(2))
+    yield Finding(
+        "the same submission scores the same twice",
+        first == second,
+        where,
+        f"{first} and {second}",
+        "take the chance out of the grader, or seed it",
+    )
+    hidden = nonsense_score(task.grader)
+    told = (
+        "it raises" if hidden is None else f"it returns {hidden:g}: a submission with this score is refused"
+    )
+    yield Finding("nonsense gets no score of its own", True, where, told, "-")
 
 
 def _check_labels(task: Task) -> Iterator[Finding]:
@@ -248,17 +313,15 @@ def _check_disjoint(task: Task) -> Iterator[Finding]:
 
 
 def _check_starter(task: Task, execute: Callable[[Task, dict[str, bytes]], object]) -> Iterator[Finding]:
-    where = "env/train.py"
-    ran = execute(task, task.env_files())
-    yield Finding(
-        "the starter runs",
-        ran.status == "ok",
-        where,
-        f"{ran.status}: {ran.output.strip()[-300:]}" if ran.status != "ok" else f"{ran.seconds:.2f} s",
-        "correct the starter: it must be free of bugs",
-    )
+    where, files = "env/train.py", task.env_files()
+    if "train.py" not in files:
+        return  # said already
+    ran = execute(task, files)
     if ran.status != "ok":
+        found = diagnose(files, "train.py", ran.status, ran.output)
+        yield Finding("the starter runs", False, where, str(found), found.cure)
         return
+    yield Finding("the starter runs", True, where, f"{ran.seconds:.2f} s", "-")
     share = ran.seconds / task.limits.seconds
     yield Finding(
         "the starter leaves time for better scripts",
@@ -280,13 +343,9 @@ def _check_starter(task: Task, execute: Callable[[Task, dict[str, bytes]], objec
         try:
             score = grade(task, ran.collected.get("submission.csv"), name)
         except (SubmissionError, Unscored) as error:
-            yield Finding(
-                "the starter's submission can be scored",
-                False,
-                where,
-                str(error),
-                "write submission.csv with an answer for every id of test.csv",
-            )
+            write = "write submission.csv with an answer for every id of test.csv"
+            cure = error.cure if isinstance(error, Unscored) else write
+            yield Finding("the starter's submission can be scored", False, where, error.message, cure)
             return
         if name in task.baseline:
             near = abs(score - task.baseline[name]) <= SCORE_TOLERANCE * gap.get(name, 0.0) + 1e-6
@@ -297,3 +356,13 @@ def _check_starter(task: Task, execute: Callable[[Task, dict[str, bytes]], objec
                 f"{name}: {score:.6g}, stated {task.baseline[name]:.6g}",
                 "measure the scores again",
             )
+        elif name in task.best:
+            yield Finding(
+                "the best known score beats the starter's",
+                (task.best[name] > score) == task.greater_is_better and task.best[name] != score,
+                where,
+                f"{name}: starter {score:.6g}, best {task.best[name]:.6g}",
+                "state a better one, or the other direction",
+            )
+    if task.grader is not None:
+        yield from _check_scores(task, ran.collected["submission.csv"])
