@@ -207,7 +207,7 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_scores_are_measured_again_where_the_files_differ(tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "_request", lambda spec: "Another request.")
+    monkeypatch.setattr(suite, "_request", lambda spec, limits: "Another request.")
     assert build_suite(tmp_path, ["pocket-ballots"]) == ["pocket-ballots"]
     restate(tmp_path, ["pocket-ballots"])
     task = load_task(tmp_path / "pocket-ballots")

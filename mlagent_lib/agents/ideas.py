@@ -32,7 +32,7 @@ from mlagent_lib.agents.embeddings import (
 )
 from mlagent_lib.core.errors import EndpointError, TaskError
 from mlagent_lib.core.seeding import rng as stream
-from mlagent_lib.tasks.pocket.catalogue import AXES, MODALITIES, edits
+from mlagent_lib.tasks.pocket.catalogue import AXES, KINDS, MODALITIES, edits, read_block
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,11 +100,12 @@ def candidate_ideas(
 ) -> tuple[Idea, ...]:
     """Return at least ``minimum`` distinct ideas for a task (paper section 4.1: at least 100).
 
-    A pocket task has them in its catalogue. For any other task, and wherever ``generate`` is given, a
-    language model writes them, one prompt per axis as in version 2, asked again while too few are distinct.
+    A pocket task has them in its catalogue, and so has a task whose starter has the same three blocks
+    (``mlagent tasks new``). For any other task, and wherever ``generate`` is given, a language model writes
+    them, one prompt per axis as in version 2, asked again while too few are distinct.
 
     Args:
-        task: Its ``modality``, ``kind`` and ``split`` are read; for prompts also its texts and its script.
+        task: Its ``modality``, ``kind``, ``split`` and script are read; for prompts also its texts.
         generate: Maps a prompt to a reply, e.g. ``ChatEndpoint(...).generate``.
         minimum: Distinct ideas that are needed over all axes.
         per_axis: Ideas asked for on each axis; version 2 does not give its number.
@@ -116,9 +117,10 @@ def candidate_ideas(
     """
     if generate is not None:
         return _generated_ideas(task, generate, minimum, max(per_axis, -(-minimum // len(AXES))), rounds)
-    if task.split not in ("held-in", "held-out") or task.modality not in MODALITIES:
+    if not _has_catalogue(task):
         raise TaskError(
-            f"task {task.name!r} is not of the pocket suite, so there is no catalogue of ideas for it",
+            f"task {task.name!r} is not of the pocket suite, nor does its train.py have the suite's blocks "
+            f"({', '.join(f'# {axis}' for axis in AXES)}), so there is no catalogue of ideas for it",
             cure="name an expert with --expert openai:<model>@<url>, which writes the ideas",
         )
     ideas = distinct(Idea(edit.key, edit.axis, edit.instruction) for edit in edits(task.modality, task.kind))
@@ -128,6 +130,19 @@ def candidate_ideas(
             cure=f"ask for at most {len(ideas)}",
         )
     return ideas
+
+
+def _has_catalogue(task: Task) -> bool:
+    """Return whether the edits of the catalogue can be carried out on the starter of a task."""
+    if task.modality not in MODALITIES or task.kind not in KINDS:
+        return False
+    if task.split in ("held-in", "held-out"):
+        return True
+    script = task.env_files().get("train.py", b"").decode("utf-8", "replace")
+    try:
+        return all(read_block(script, axis) for axis in AXES)
+    except ValueError:
+        return False
 
 
 def distinct(ideas) -> tuple[Idea, ...]:

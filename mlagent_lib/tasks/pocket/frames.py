@@ -47,7 +47,7 @@ _ANSWERS = {
     "rank": "learner.classes_[np.argsort(-learner.predict_proba({X}), axis=1)[:, :5]]",
     "regression": "learner.predict({X})",
     "rmsle": "learner.predict({X}).clip(0)",
-    "qwk": "np.clip(np.round(learner.predict({X})), 1, 6).astype(int)",
+    "qwk": "np.clip(np.round(learner.predict({X})), {low}, {high}).astype(int)",
     "multioutput": "learner.predict({X})",
 }
 
@@ -74,7 +74,14 @@ def answer_columns(kind: str, metric: str, classes: int, outputs: tuple[str, ...
     return outputs if kind == "multioutput" else ("prediction",)
 
 
-def starter_script(modality: str, kind: str, metric: str, classes: int, blocks: dict[str, str]) -> str:
+def starter_script(
+    modality: str,
+    kind: str,
+    metric: str,
+    classes: int,
+    blocks: dict[str, str],
+    ratings: tuple[int, int] = (1, 6),
+) -> str:
     """Return the text of ``train.py``.
 
     Args:
@@ -83,6 +90,7 @@ def starter_script(modality: str, kind: str, metric: str, classes: int, blocks: 
         metric: Name of the metric.
         classes: Number of classes, 0 for numbers.
         blocks: Lines of the blocks ``data``, ``model`` and ``learning``.
+        ratings: Lowest and highest rating, for ``qwk`` only.
 
     Example:
         >>> blocks = {"data": "a", "model": "b", "learning": "c"}
@@ -93,6 +101,7 @@ def starter_script(modality: str, kind: str, metric: str, classes: int, blocks: 
     binary = kind == "probability" and classes == 2
     needed, score = _METRICS["auc-classes" if metric == "auc" and not binary else metric]
     answer = _ANSWERS[metric if metric in ("rmsle", "qwk") else "binary" if binary else kind]
+    low, high = ratings
     columns = answer_columns(kind, metric, classes, ("prediction",))
     named = "outputs" if kind == "multioutput" else json.dumps(columns) if len(columns) == 1 else "names"
     head = ["import numpy as np", "import pandas as pd"]
@@ -120,10 +129,10 @@ def starter_script(modality: str, kind: str, metric: str, classes: int, blocks: 
     head += [_EXTRAS[modality]] if _EXTRAS[modality] else []
     tail = [
         "learner.fit(X, y)",
-        f"guess = {answer.format(X='X_valid')}",
+        f"guess = {answer.format(X='X_valid', low=low, high=high)}",
         f"score = {score}",
         f'print(f"validation {metric}: {{score:.4f}}")',
-        f"answer = {answer.format(X='X_test')}",
+        f"answer = {answer.format(X='X_test', low=low, high=high)}",
     ]
     if named == "names":
         numbers = "range(1, 6)" if kind == "rank" else "learner.classes_"

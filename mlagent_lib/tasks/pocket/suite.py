@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -75,8 +76,8 @@ def draw_sample(spec: Card) -> Sample:
     return Sample(inputs[: sum(spec.rows)], targets[: sum(spec.rows)], sample.extra)
 
 
-def _description(spec: Card, sample: Sample) -> str:
-    """Return the text that the agent reads about the data."""
+def _description(spec: Card, sample: Sample, more: Sequence[str] = ()) -> str:
+    """Return the text that the agent reads about the data, with more lines on the columns where there are."""
     inputs = list(sample.inputs)
     shown = (
         ", ".join(inputs) if len(inputs) <= 12 else f"{inputs[0]} ... {inputs[-1]} ({len(inputs)} columns)"
@@ -98,11 +99,12 @@ def _description(spec: Card, sample: Sample) -> str:
             "data/nodes.csv: one line of features for each node, node 0 first.",
             "data/edges.csv: source, cites (two node numbers).",
         ]
+    lines += more
     lines += ["Facts: " + "; ".join(spec.facts) + ".", "Origin: " + spec.provenance + "."]
     return "\n".join(lines) + "\n"
 
 
-def _request(spec: Card) -> str:
+def _request(spec: Card, limits: Limits = LIMITS) -> str:
     """Return the research problem, in the manner of the paper's figure 7."""
     better = "raise" if get_metric(spec.metric).greater_is_better else "lower"
     return (
@@ -111,7 +113,7 @@ def _request(spec: Card) -> str:
         f"improve it: {better} the {spec.metric} on the test rows to {spec.goal}.\n"
         f"(1) Do not change the random seed.\n"
         f"(2) Save the answers for all rows of data/test.csv to submission.csv, in the format of train.py.\n"
-        f"(3) One run may take {LIMITS.seconds:g} seconds on one core.\n"
+        f"(3) One run may take {limits.seconds:g} seconds on one core.\n"
     )
 
 
@@ -143,15 +145,29 @@ def write_data(name: str, folder: Path) -> Sample:
     """Write ``env/data`` and the hidden labels of a pocket task into a folder and return its rows."""
     spec = card(name)
     sample = draw_sample(spec)
+    write_tables(folder, sample, spec.rows, rng(SUITE_SEED, name, "ids"))
+    return sample
+
+
+def write_tables(
+    folder: Path, sample: Sample, rows: tuple[int, int, int], draws: np.random.Generator
+) -> None:
+    """Write the visible rows, the hidden inputs, and the hidden labels, which only the owner may open.
+
+    Args:
+        folder: Of the task.
+        sample: First the visible, then the feedback, then the report rows.
+        rows: How many of each.
+        draws: Gives ids and order of the hidden rows.
+    """
     data, labels = folder / "env" / "data", folder / "scripts" / "labels"
     data.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
     labels.chmod(0o700)
-    visible, feedback, report = spec.rows
+    visible, feedback, report = rows
     train = pd.concat([sample.inputs, sample.targets], axis=1)[:visible]
     train.to_csv(data / "train.csv", index=False)
     # The two hidden sets are mixed, and ids say nothing: a script cannot tell which rows are which.
-    draws = rng(SUITE_SEED, name, "ids")
     ids = 100_000 + draws.choice(900_000, feedback + report, replace=False)
     hidden = sample.targets[visible:].set_axis(pd.Index(ids, name="id"), axis=0)
     test = sample.inputs[visible:].set_axis(hidden.index, axis=0)
@@ -162,22 +178,50 @@ def write_data(name: str, folder: Path) -> Sample:
         part.chmod(0o600)
     for part, table in sample.extra.items():
         table.to_csv(data / f"{part}.csv", index=False)
-    return sample
 
 
 def write_task(spec: Card, folder: Path, recorded: dict | None = None) -> None:
     """Write all files of one task, with the recorded scores where they belong to exactly these files."""
     sample = write_data(spec.name, folder)
-    classes = _classes(spec, sample)
-    texts = {
-        "env/train.py": starter_script(spec.modality, spec.kind, spec.metric, len(classes), spec.blocks),
-        "env/data_description.txt": _description(spec, sample),
-        "scripts/research_problem.txt": _request(spec),
+    texts = {"scripts/prepare.py": _PREPARE.format(name=spec.name)}
+    write_rest(folder, spec, sample, _classes(spec, sample), texts=texts, recorded=recorded)
+
+
+def write_rest(
+    folder: Path,
+    spec: Card,
+    sample: Sample,
+    classes: list[int],
+    *,
+    limits: Limits = LIMITS,
+    texts: dict[str, str] | None = None,
+    more: Sequence[str] = (),
+    recorded: dict | None = None,
+) -> None:
+    """Write starter, texts and card of a task whose tables are written.
+
+    Args:
+        folder: Of the task.
+        spec: What makes it.
+        sample: Its rows.
+        classes: The classes or ratings that an answer may name; empty for free numbers.
+        limits: What one run may use.
+        texts: Further files, by path.
+        more: Further lines of ``data_description.txt``.
+        recorded: Scores that were measured on exactly these files, as `measure` records them; used only where
+            their digest is that of the files.
+    """
+    ratings = {"ratings": (classes[0], classes[-1])} if spec.metric == "qwk" else {}
+    files = {
+        "env/train.py": starter_script(
+            spec.modality, spec.kind, spec.metric, len(classes), spec.blocks, **ratings
+        ),
+        "env/data_description.txt": _description(spec, sample, more),
+        "scripts/research_problem.txt": _request(spec, limits),
         "scripts/read_only_files.txt": "\n".join(READ_ONLY) + "\n",
-        "scripts/prepare.py": _PREPARE.format(name=spec.name),
         "scripts/eval.py": _EVAL.format(metric=spec.metric),
     }
-    for path, text in texts.items():
+    for path, text in (files | (texts or {})).items():
         (folder / path).write_text(text, encoding="utf-8")
     sums = checksums(folder)
     digest = digest_of(sums)
@@ -199,7 +243,7 @@ def write_task(spec: Card, folder: Path, recorded: dict | None = None) -> None:
         "real": spec.real,
         "answer": {"columns": list(columns), "classes": classes},
         **_stated_scores(spec, recorded if exact else None),
-        "limits": LIMITS.to_json(),
+        "limits": limits.to_json(),
         "checksums": sums,
     }
     (folder / "task.yaml").write_text(yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")

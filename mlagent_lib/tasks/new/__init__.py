@@ -1,0 +1,1 @@
+"""Makes a task folder from a reader's own table: read, judge, split, write, measure, check."""

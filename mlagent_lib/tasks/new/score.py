@@ -1,0 +1,221 @@
+"""Measures the starter, and looks for a score that is known to be reachable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlagent_lib.core.errors import SubmissionError, TaskError
+from mlagent_lib.core.seeding import rng
+from mlagent_lib.tasks.grading import LABEL_SETS, grade, header_of, parse_table, read_labels, score_answer
+from mlagent_lib.tasks.metrics import get_metric
+from mlagent_lib.tasks.pocket.catalogue import Edit, edits, is_classification, replace_block
+from mlagent_lib.tasks.task import Task
+
+Execute = Callable[[Task, dict[str, bytes]], object]
+
+# The starter's blocks: a pipeline that takes whatever the table holds, and a model that leaves room.
+STARTER = {
+    "tabular": {"data": "data/onehot/mean", "model": "model/tree/3"},
+    "text": {"data": "data/tfidf-words/1000", "model": "model/tree/3"},
+}
+# Standard models, all of them reachable by two or three edits of the catalogue: (modality, classes) -> keys.
+CANDIDATES = {
+    ("tabular", True): (
+        ("data/scale-onehot/standard", "model/logistic/1"),
+        ("data/scale-onehot/standard", "model/kernel-logistic/100"),
+        ("data/onehot/mean", "model/forest/100/5"),
+        ("data/onehot/mean", "model/extra-trees/100/1"),
+        ("data/onehot/mean", "model/boosting/60/0.05"),
+        ("data/onehot/mean", "model/boosting/60/0.2"),
+    ),
+    ("tabular", False): (
+        ("data/scale-onehot/standard", "model/ridge/1"),
+        ("data/scale-onehot/standard", "model/kernel-ridge/100"),
+        ("data/onehot/mean", "model/forest/100/5"),
+        ("data/onehot/mean", "model/extra-trees/100/1"),
+        ("data/onehot/mean", "model/boosting/60/0.05"),
+        ("data/onehot/mean", "model/boosting/60/0.2"),
+    ),
+    ("text", True): (
+        ("data/tfidf-words/3000", "model/logistic/10"),
+        ("data/words-and-chars/4", "model/logistic/10"),
+        ("data/tfidf-phrases/2", "model/multinomial-nb/0.1"),
+        ("data/tfidf-words/1000", "model/extra-trees/100/1"),
+        ("data/lsa/50", "model/boosting/60/0.05"),
+    ),
+    ("text", False): (
+        ("data/tfidf-words/3000", "model/ridge/1"),
+        ("data/words-and-chars/4", "model/ridge/1"),
+        ("data/tfidf-words/1000", "model/forest/100/5"),
+        ("data/lsa/50", "model/boosting/60/0.05"),
+    ),
+}
+_LOG_TARGET = ("data/onehot/mean", "model/boosting/60/0.05", "learning/log-target")
+DRAWS = 400
+LUCK = 0.05  # the best model must beat the starter in all but this share of the draws of the report rows
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A script that was scored: its scores on both label sets, and its answers on the report rows."""
+
+    scores: dict[str, float]
+    report: np.ndarray
+
+
+def catalogue_of(task: Task) -> dict[str, Edit]:
+    """Return the edits of the catalogue that fit a task, by key."""
+    return {edit.key: edit for edit in edits(task.modality, task.kind)}
+
+
+def answer_of(task: Task, script: bytes, execute: Execute) -> Answered | str:
+    """Return what a script scores, or why it has no score.
+
+    Args:
+        task: The task.
+        script: Text of ``train.py``.
+        execute: From (task, files) to an object with ``status``, ``output`` and ``collected``.
+    """
+    ran = execute(task, task.env_files() | {"train.py": script})
+    if ran.status != "ok":
+        lines = ran.output.strip().splitlines()
+        return f"{ran.status}: {lines[-1][:200] if lines else 'no output'}"
+    content = ran.collected.get("submission.csv")
+    try:
+        scores = {name: grade(task, content, name) for name in LABEL_SETS}
+    except SubmissionError as error:
+        return f"its submission is refused: {error.reason}"
+    table = parse_table(content, header_of(task))
+    ids = read_labels(task, "report")[0]
+    return Answered(scores, np.array([table[key] for key in ids], dtype=float))
+
+
+def measure_starter(task: Task, execute: Execute) -> Answered:
+    """Return the scores of the starter.
+
+    Raises:
+        TaskError: It does not run on this table.
+    """
+    found = answer_of(task, task.env_files()["train.py"], execute)
+    if isinstance(found, str):
+        raise TaskError(
+            f"the starter does not run on this table ({found})",
+            cure="give it more time by --seconds, use fewer rows or columns, or --drop the column it names",
+        )
+    if min(found.scores.values()) <= 0:
+        raise TaskError(
+            f"the starter's {task.metric} is {_pair(found.scores)} (feedback, report), which is not above 0: "
+            "gains are measured relative to it",
+            cure="choose a metric whose value is positive, such as accuracy, rmse or mae, or better inputs",
+        )
+    return found
+
+
+def stated(answered: Answered, provenance: str) -> dict:
+    """Return scores as the card states them: six significant digits and where they come from."""
+    return {name: float(f"{value:.6g}") for name, value in answered.scores.items()} | {
+        "provenance": provenance
+    }
+
+
+def given_best(task: Task, starter: Answered, best: float) -> dict:
+    """Return the best score that the reader knows of, as the card states it.
+
+    Raises:
+        TaskError: It is not better than the starter's, or better than possible.
+    """
+    sign = 1 if task.greater_is_better else -1
+    perfect = get_metric(task.metric).perfect
+    better = "higher" if task.greater_is_better else "lower"
+    if not np.isfinite(best) or sign * best > sign * perfect:
+        raise TaskError(f"--best {best:g} is beyond the best possible {task.metric}, {perfect:g}",
+                        cure="give a score that can be reached")  # fmt: skip
+    if any(sign * best <= sign * score for score in starter.scores.values()):
+        raise TaskError(
+            f"--best {best:g} is not better than the starter, whose {task.metric} is {_pair(starter.scores)} "
+            f"(feedback, report; {better} is better)",
+            cure="give a better score, or leave --best out to have standard models tried",
+        )
+    return {name: float(best) for name in LABEL_SETS} | {"provenance": "given by --best, not measured here"}
+
+
+def find_best(task: Task, starter: Answered, execute: Execute, seed: int) -> dict:
+    """Return the score of the best of some standard models, as the card states it.
+
+    The choice is made on the feedback labels; the report labels only decide whether the gain is luck.
+
+    Raises:
+        TaskError: None is clearly better than the starter: the task has no headroom.
+    """
+    sign = 1 if task.greater_is_better else -1
+    known, found, failed = catalogue_of(task), {}, []
+    for keys in candidates_of(task):
+        script = task.env_files()["train.py"].decode()
+        for key in keys:
+            script = replace_block(script, known[key].axis, known[key].block)
+        answered = answer_of(task, script.encode(), execute)
+        if isinstance(answered, str):
+            failed.append(answered)
+        else:
+            found[keys] = answered
+    tried = len(found) + len(failed)
+    if not found:
+        raise TaskError(
+            f"none of {tried} standard models ran, the first because of {failed[0]}",
+            cure="raise --seconds, use fewer rows, or give a known score by --best",
+        )
+    keys = max(found, key=lambda keys: sign * found[keys].scores["feedback"])
+    top = found[keys]
+    better = all(sign * (top.scores[name] - starter.scores[name]) > 0 for name in LABEL_SETS)
+    if all(score == get_metric(task.metric).perfect for score in starter.scores.values()):
+        raise TaskError(
+            f"the starter already reaches the best possible {task.metric}: some columns together give the "
+            "answer away",
+            cure="leave out by --drop what was known after the answer",
+        )
+    if not better or not beats(task, top, starter, seed):
+        raise TaskError(
+            f"the task has no headroom: the best of {tried} standard models reaches a {task.metric} of "
+            f"{_pair(top.scores)} (feedback, report), the starter {_pair(starter.scores)}, which is not "
+            "clearly better (a bootstrap of the report rows)",
+            cure="add rows or inputs that matter, or state by --best a score that you know to be reachable",
+        )
+    words = " ".join(known[key].instruction for key in keys)
+    note = f"the best of {tried} standard models, chosen on the feedback labels: {words}"
+    return stated(top, note + (f" ({len(failed)} of them failed)" if failed else ""))
+
+
+def candidates_of(task: Task) -> tuple[tuple[str, ...], ...]:
+    """Return the keys of the edits that make each standard model of a task."""
+    keys = CANDIDATES[task.modality, is_classification(task.kind)]
+    return (*keys, _LOG_TARGET) if task.metric == "rmsle" and task.modality == "tabular" else keys
+
+
+def beats(task: Task, one: Answered, other: Answered, seed: int) -> bool:
+    """Return whether one script beats another on the report rows beyond luck: a paired bootstrap.
+
+    Args:
+        task: The task.
+        one: What should be better.
+        other: What it is compared with.
+        seed: Root of the draws.
+    """
+    truth = read_labels(task, "report")[1]
+    sign, draws = 1 if task.greater_is_better else -1, rng(seed, "headroom", task.name)
+    lost = counted = 0
+    for _ in range(DRAWS):
+        rows = draws.integers(len(truth), size=len(truth))
+        try:
+            scores = [score_answer(task, truth[rows], found.report[rows]) for found in (one, other)]
+        except ValueError:  # a draw without one of the classes has no score
+            continue
+        counted += 1
+        lost += sign * (scores[0] - scores[1]) <= 0
+    return counted > 0 and lost <= LUCK * counted
+
+
+def _pair(scores: dict[str, float]) -> str:
+    return " and ".join(f"{scores[name]:.4g}" for name in LABEL_SETS)

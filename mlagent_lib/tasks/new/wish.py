@@ -1,0 +1,99 @@
+"""What a reader asks for when a task is to be made of an own table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from mlagent_lib.core.errors import TaskError
+from mlagent_lib.tasks.task import list_tasks
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One task to be made.
+
+    Attributes:
+        name: Name of the task.
+        data: A file of comma-separated values.
+        target: Column of the answers.
+        metric: Name of the metric.
+        id_column: A column that names the rows; it is left out.
+        text: The column of texts, which makes it a text task.
+        group: A column whose rows of one value stay in one split; it is left out of the inputs.
+        drop: Columns to leave out.
+        keep: Columns to keep although they look like a leak.
+        keep_contradictions: Keep rows that are equal but for the answer; they become visible.
+        seed: Root of the split, the ids and the order.
+        best: A score known to be reachable; None to look for one.
+        seconds: How long one run of a script may take.
+    """
+
+    name: str
+    data: Path
+    target: str
+    metric: str
+    id_column: str | None = None
+    text: str | None = None
+    group: str | None = None
+    drop: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    keep_contradictions: bool = False
+    seed: int = 0
+    best: float | None = None
+    seconds: float = 20.0
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the known name that is nearest, or "" where none is near.
+
+    Example:
+        >>> closest("Pirce", ["price", "size"])
+        "the closest is 'price'; "
+    """
+    by_lower = {found.lower(): found for found in known}
+    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"the closest is {by_lower[near[0]]!r}; " if near else ""
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Return names as a list that stays short.
+
+    Example:
+        >>> listed("abcd", most=2)
+        'a, b and 2 more'
+    """
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def check_place(name: str, folder: Path) -> None:
+    """Refuse a name or a folder that a new task cannot have.
+
+    Args:
+        name: Of the task.
+        folder: Where it is to lie.
+
+    Raises:
+        TaskError: The name is no name or is taken, or the folder holds something.
+    """
+    if not _NAME.fullmatch(name):
+        raise TaskError(
+            f"{name!r} cannot be the name of a task",
+            cure="start with a letter, then letters, digits, '-', '_' and '.', at most 64 characters",
+        )
+    if name in list_tasks():
+        raise TaskError(f"{name!r} is the name of a pocket task", cure="choose another name")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise TaskError(f"{folder} is there already and is no folder", cure="choose another --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise TaskError(
+            f"the folder {folder} is not empty",
+            cure="choose another --out, or remove the folder first",
+        )
