@@ -164,6 +164,47 @@ def mcrmse(truth, prediction) -> float:
     return float(np.mean(np.sqrt(np.mean((truth - prediction) ** 2, axis=0))))
 
 
+def rmsle_columns(truth, prediction) -> float:
+    """Return the mean over the columns of each column's RMSLE, as in the competition nomad2018.
+
+    Args:
+        truth: (n, outputs) numbers, not negative.
+        prediction: (n, outputs) numbers, not negative.
+
+    Example:
+        Column errors 0 and 1:
+
+        >>> round(rmsle_columns([[3.0, 0.0]], [[3.0, np.e - 1]]), 6)
+        0.5
+    """
+    truth, prediction = _same_shape(truth, prediction)
+    if min(truth.min(), prediction.min()) < 0:
+        raise ValueError("RMSLE needs numbers that are not negative")
+    return mcrmse(np.log1p(truth), np.log1p(prediction))
+
+
+def auc_columns(truth, prediction) -> float:
+    """Return the mean over the columns of each column's area under the ROC curve, for several labels a row.
+
+    Args:
+        truth: (n, labels) zeros and ones.
+        prediction: (n, labels) scores; only their order in a column counts.
+
+    Raises:
+        ValueError: A column of ``truth`` has only one class.
+
+    Example:
+        The first column is in order, the second in the wrong one:
+
+        >>> auc_columns([[0, 0], [1, 1]], [[0.1, 0.9], [0.2, 0.3]])
+        0.5
+    """
+    truth, prediction = _same_shape(truth, prediction)
+    if truth.ndim != 2:
+        raise ValueError(f"the mean of AUCs needs a table of (rows, labels), not shape {truth.shape}")
+    return float(np.mean([_binary_auc(truth[:, k] == 1, prediction[:, k]) for k in range(truth.shape[1])]))
+
+
 def map_at_5(truth, prediction) -> float:
     """Return the mean of 1 / (position of the first right guess), 0 where none of five is right.
 
@@ -260,6 +301,8 @@ METRICS = {
         Metric("rmse", False, rmse, "number", 0.0),
         Metric("rmsle", False, rmsle, "number", 0.0),
         Metric("mcrmse", False, mcrmse, "number", 0.0),
+        Metric("rmsle-columns", False, rmsle_columns, "number", 0.0),
+        Metric("auc-columns", True, auc_columns, "number", 1.0),
         Metric("map@5", True, map_at_5, "guesses", 1.0),
         Metric("qwk", True, qwk, "rating", 1.0),
         Metric("pearson", True, pearson, "number", 1.0),

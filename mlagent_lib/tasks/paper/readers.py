@@ -1,0 +1,411 @@
+"""Readers: from the files of a download to rows with inputs, answers and, where there are, pictures.
+
+Five shapes cover the 19 tasks: a table (numbers or text), a table with pictures, pictures in one file (radar
+bands, the batches of cifar-10), pages, and a graph. Nothing is cut into sets here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mlagent_lib.core.errors import TaskError
+from mlagent_lib.tasks.paper.archives import Files
+from mlagent_lib.tasks.paper.recipes import Recipe
+
+CHUNK = 100_000
+VISIBLE, FEEDBACK, REPORT = 0, 1, 2
+HIDDEN = 3  # to be cut into feedback and report
+_LARGEST_PICTURE = 200_000_000  # pixels: a picture beyond this is no honest photo
+
+
+@dataclass
+class Rows:
+    """Rows of a task before they are cut into sets.
+
+    Attributes:
+        inputs: One line for each row.
+        targets: The answers, one column for each output.
+        groups: A key for each row; rows with the same key stay in one set. None where each row is its own.
+        part: ``VISIBLE``, ``FEEDBACK``, ``REPORT`` or ``HIDDEN`` for each row where an official split
+            exists, else None.
+        pictures: From row numbers to an array (rows, height, width, channels); None without pictures.
+        classes: Names of the classes in the order of their numbers; empty where numbers are the names.
+        arrays: Further arrays of the task by file name, made when the sets are known: from the rows and the
+            part of each to an array.
+        notes: What the reader did to the data, for the card.
+    """
+
+    inputs: pd.DataFrame
+    targets: pd.DataFrame
+    groups: np.ndarray | None = None
+    part: np.ndarray | None = None
+    pictures: Callable[[np.ndarray], np.ndarray] | None = None
+    classes: tuple[str, ...] = ()
+    arrays: dict[str, Callable[[Rows, np.ndarray], np.ndarray]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, chosen: np.ndarray) -> Rows:
+        """Return the chosen rows in this order."""
+        pictures = self.pictures
+        return Rows(
+            self.inputs.iloc[chosen].reset_index(drop=True),
+            self.targets.iloc[chosen].reset_index(drop=True),
+            None if self.groups is None else self.groups[chosen],
+            None if self.part is None else self.part[chosen],
+            None if pictures is None else (lambda rows: pictures(chosen[rows])),
+            self.classes, self.arrays, self.notes,
+        )  # fmt: skip
+
+
+def read(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return the rows of a recipe.
+
+    Args:
+        found: The recipe.
+        files: The files of the download.
+        limit: Draw so many rows at random where there are more; None for all.
+        draws: The random stream of that draw.
+
+    Raises:
+        TaskError: A column is missing, or a file does not hold what its name says.
+    """
+    return _READERS[found.reader](found, files, limit, draws)
+
+
+def _need(found: Recipe, where: str, has: list[str], columns: tuple[str, ...]) -> None:
+    missing = [name for name in columns if name not in has]
+    if missing:
+        raise TaskError(
+            f"{found.name}: the layout of {where} has changed: {', '.join(missing)} is missing (columns: "
+            f"{', '.join(map(str, has[:8]))}{' ...' if len(has) > 8 else ''})",
+            cure=f"compare with the data page of {found.page}; an older copy can be given with --from",
+        )
+
+
+def sample_csv(path: Path, limit: int | None, draws: np.random.Generator) -> pd.DataFrame:
+    """Return the lines of a table, or a uniform sample of them, in their order, without holding it whole.
+
+    Args:
+        path: A CSV with a header.
+        limit: Most lines; None for all.
+        draws: The random stream.
+    """
+    if limit is None:
+        return pd.read_csv(path)
+    kept, keys = None, np.empty(0)
+    for chunk in pd.read_csv(path, chunksize=CHUNK, low_memory=False):
+        keys = np.concatenate([keys, draws.random(len(chunk))])
+        kept = chunk if kept is None else pd.concat([kept, chunk])
+        if len(keys) > limit:  # keep the rows with the smallest keys: each row has the same chance
+            best = np.sort(np.argpartition(keys, limit)[:limit])
+            kept, keys = kept.iloc[best], keys[best]
+    return kept.reset_index(drop=True)
+
+
+def _csv(found: Recipe, path: Path, limit: int | None, draws: np.random.Generator) -> pd.DataFrame:
+    try:
+        table = sample_csv(path, limit, draws)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise TaskError(
+            f"{found.name}: {path.name} cannot be read as a table",
+            cure="download it again; it may have been cut off",
+        ) from error
+    renamed = tuple(old for old, _ in found.rename)
+    needed = (found.id,) * bool(found.id) + found.targets + found.needs + renamed
+    _need(found, path.name, list(table.columns), needed)
+    if table[list(found.targets)].isna().any(axis=None):
+        raise TaskError(
+            f"{found.name}: {path.name} has rows without an answer",
+            cure=f"the download may have been cut off; compare with the data page of {found.page}",
+        )
+    return table
+
+
+def _classes(found: Recipe, column: pd.Series) -> tuple[pd.Series, tuple[str, ...]]:
+    """Return a column as class numbers with their names; whole numbers that are no classes 0..k-1 stay."""
+    if found.kind not in ("label", "probability", "rank"):
+        return column, ()
+    if pd.api.types.is_bool_dtype(column):
+        return column.astype(int), ()
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype(int), ()
+    names = sorted(column.astype(str).unique())
+    if found.unseen in names:
+        names.remove(found.unseen)
+    names = [found.unseen, *names] if found.unseen else names
+    return column.astype(str).map({name: number for number, name in enumerate(names)}), tuple(names)
+
+
+def _split_columns(found: Recipe, table: pd.DataFrame) -> Rows:
+    """Return inputs and answers of a table."""
+    targets = table[list(found.targets)]
+    inputs = table.drop(columns=[*found.targets, *([found.id] if found.id else [])])
+    if found.rename:  # a text: only the named columns are inputs
+        inputs = inputs[[old for old, _ in found.rename]].rename(columns=dict(found.rename))
+    if found.kind == "probability" and len(found.targets) > 1:  # one column for each class, exactly one is 1
+        if (targets.sum(axis=1) != 1).any() or not targets.isin([0, 1]).all(axis=None):
+            raise TaskError(
+                f"{found.name}: the layout has changed: {', '.join(found.targets)} do not mark one class",
+                cure=f"compare with the data page of {found.page}",
+            )
+        number = pd.DataFrame({"target": targets.to_numpy().argmax(axis=1)})
+        return Rows(inputs, number, classes=found.targets)
+    if len(found.targets) > 1:
+        return Rows(inputs, targets)
+    column, classes = _classes(found, targets.iloc[:, 0])
+    groups = None
+    if found.group:
+        groups = table[found.group].astype(str).str.split("_").str[0].to_numpy()
+    return Rows(inputs, pd.DataFrame({"target": column}), groups, classes=classes)
+
+
+def read_table(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return the rows of a CSV with numbers, categories or texts."""
+    rows = _split_columns(found, _csv(found, files.one(found.files[0]), limit, draws))
+    if found.modality == "text":
+        rows.inputs = rows.inputs.fillna("")  # an empty text is a text, not a missing number
+    return rows
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator:
+    """Give an opened picture and turn what goes wrong with it into a `TaskError`."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > _LARGEST_PICTURE:
+                raise ValueError("too many pixels")
+            yield picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise TaskError(
+            f"{path.name} cannot be read as a picture", cure="download it again; it may have been cut off"
+        ) from error
+
+
+def _grey(path: Path) -> np.ndarray:
+    with _opened(path) as picture:
+        return np.asarray(picture.convert("L"))
+
+
+def shrunk(path: Path, side: int, channels: int) -> np.ndarray:
+    """Return a picture as an array (side, side, channels) of bytes; its aspect ratio is lost.
+
+    Args:
+        path: A file that Pillow can read.
+        side: Pixels.
+        channels: 3 for colour, 1 for grey.
+
+    Raises:
+        TaskError: The file is no picture, or is cut off.
+    """
+    mode = "RGB" if channels == 3 else "L"
+    with _opened(path) as picture:
+        picture.draft(mode, (2 * side, 2 * side))  # a JPEG is decoded at a fraction of its size
+        small = picture.convert(mode).resize((side, side))
+    return np.asarray(small, dtype=np.uint8).reshape(side, side, channels)
+
+
+def _with_pictures(found: Recipe, rows: Rows, paths: list[Path]) -> Rows:
+    def pictures(chosen: np.ndarray) -> np.ndarray:
+        made = np.empty((len(chosen), found.side, found.side, found.channels), dtype=np.uint8)
+        for at, row in enumerate(chosen):
+            made[at] = shrunk(paths[row], found.side, found.channels)
+        return made
+
+    rows.pictures = pictures
+    rows.notes.append(f"pictures brought to {found.side} by {found.side} pixels")
+    return rows
+
+
+def read_pictures(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return the rows of a CSV that names one picture a row."""
+    table = _csv(found, files.one(found.files[0]), limit, draws)
+    folder, pattern = found.picture.split("/")
+    names = {path.name: path for path in files.many(found.files[1])}
+    wanted = [pattern.format(value) for value in table[found.picture_column]]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise TaskError(
+            f"{found.name}: {len(missing)} pictures are missing in the download: {folder}/{missing[0]} ...",
+            cure=f"download the data again, or compare with the data page of {found.page}",
+        )
+    rows = _split_columns(found, table)
+    if not found.needs:  # without numbers of its own the picture is the only input
+        rows.inputs = rows.inputs.iloc[:, :0]
+    return _with_pictures(found, rows, [names[name] for name in wanted])
+
+
+def read_named_pictures(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return pictures whose class is the first word of the file name (``cat.0.jpg``)."""
+    paths = files.many(found.files[0])
+    if limit is not None and len(paths) > limit:
+        paths = [paths[i] for i in sorted(draws.choice(len(paths), limit, replace=False))]
+    names = [path.name.split(".")[0] for path in paths]
+    if set(names) != {"cat", "dog"}:
+        raise TaskError(
+            f"{found.name}: the layout of the pictures has changed: their names do not begin with cat or dog "
+            f"but with {', '.join(sorted(set(names))[:4])}",
+            cure=f"compare with the data page of {found.page}",
+        )
+    target = pd.DataFrame({"target": [int(name == "dog") for name in names]})
+    return _with_pictures(
+        found, Rows(pd.DataFrame(index=target.index), target, classes=("cat", "dog")), paths
+    )
+
+
+def read_bands(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return radar echoes: a JSON list of records with two flattened bands."""
+    path = files.one(found.files[0])
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TaskError(
+            f"{found.name}: {path.name} is no whole JSON file",
+            cure="download it again; it may have been cut off",
+        ) from error
+    has = list(records[0]) if isinstance(records, list) and records else []
+    _need(found, path.name, has, (found.id, *found.targets, *found.needs))
+    if limit is not None and len(records) > limit:
+        records = [records[i] for i in sorted(draws.choice(len(records), limit, replace=False))]
+    shape = (found.side, found.side)
+    bands = np.stack(
+        [[np.reshape(record[name], shape) for name in ("band_1", "band_2")] for record in records]
+    )
+    bands = np.moveaxis(bands, 1, -1).astype(np.float32)
+    angle = pd.to_numeric(pd.Series([record["inc_angle"] for record in records]), errors="coerce")
+    target = pd.DataFrame({"target": [int(record[found.targets[0]]) for record in records]})
+    return Rows(pd.DataFrame({"inc_angle": angle}), target, pictures=lambda rows: bands[rows])
+
+
+def read_cifar(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return the rows of cifar-10's binary files: a byte of label, then red, green and blue pixels."""
+    paths = {path.name: path for path in files.many(found.files[0])} | {"": files.one(found.files[1])}
+    tables, parts = [], []
+    for name in sorted(paths, reverse=True):  # the test batch last
+        content = np.frombuffer(paths[name].read_bytes(), dtype=np.uint8)
+        if len(content) % 3073 or not len(content):
+            raise TaskError(
+                f"{found.name}: {paths[name].name} does not hold whole pictures of 3073 bytes",
+                cure="download it again; it may have been cut off",
+            )
+        tables.append(content.reshape(-1, 3073))
+        parts.append(np.full(len(tables[-1]), VISIBLE if name else HIDDEN))
+    table, part = np.concatenate(tables), np.concatenate(parts)
+    names = tuple(files.one(found.files[2]).read_text(encoding="utf-8").split())
+    if table[:, 0].max() >= len(names):
+        raise TaskError(
+            f"{found.name}: a label has no name in {found.files[2]}", cure="download the data again"
+        )
+    target = pd.DataFrame({"target": table[:, 0].astype(int)})
+
+    def pictures(rows: np.ndarray) -> np.ndarray:
+        return table[rows, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+    return Rows(pd.DataFrame(index=target.index), target, part=part, pictures=pictures, classes=names)
+
+
+def read_pages(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return a random sample of pixels of every page, with dirty and clean pages as arrays.
+
+    Pages of different heights are padded with white below. Pages with the same clean page are one group.
+    """
+    clean_paths = {path.name: path for path in files.many(found.files[1])}
+    dirty, clean = [], []
+    for path in files.many(found.files[0]):
+        if path.name not in clean_paths:
+            raise TaskError(
+                f"{found.name}: the clean page of {path.name} is missing in the download",
+                cure=f"download the data again, or compare with the data page of {found.page}",
+            )
+        dirty.append(_grey(path))
+        clean.append(_grey(clean_paths[path.name]))
+        if dirty[-1].shape != clean[-1].shape:
+            raise TaskError(
+                f"{found.name}: the dirty and the clean page {path.name} differ in size",
+                cure="download the data again",
+            )
+    count = max(1, (limit or sum(found.caps)) // len(dirty))
+    keys = [page.tobytes() + repr(page.shape).encode() for page in clean]
+    number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    tables = []
+    for page, answer in enumerate(clean):
+        at = np.sort(draws.choice(answer.size, min(count, answer.size), replace=False))
+        row, column = np.divmod(at, answer.shape[1])
+        tables.append(pd.DataFrame({"page": page, "row": row, "column": column,
+                                    "target": np.round(answer[row, column] / 255, 4)}))  # fmt: skip
+    table = pd.concat(tables, ignore_index=True)
+    groups = np.array([number[key] for key in keys])[table["page"]]
+    whole = tuple(max(size) for size in zip(*(page.shape for page in dirty), strict=True))
+
+    def padded(pages: list[np.ndarray], chosen: list[int]) -> np.ndarray:
+        made = np.full((len(chosen), *whole), 255, dtype=np.uint8)
+        for at, page in enumerate(chosen):
+            made[at, : pages[page].shape[0], : pages[page].shape[1]] = pages[page]
+        return made
+
+    every = list(range(len(dirty)))
+
+    def visible_clean(rows: Rows, part: np.ndarray) -> np.ndarray:
+        """Only visible pages have a clean one; of the others there is blank paper."""
+        shown = set(rows.inputs["page"][part == VISIBLE])
+        blank = [clean[page] if page in shown else np.full((1, 1), 255, np.uint8) for page in every]
+        return padded(blank, every)
+
+    return Rows(
+        table.drop(columns="target"), table[["target"]], groups,
+        arrays={"dirty.npy": lambda rows, part: padded(dirty, every), "clean.npy": visible_clean},
+        notes=[f"{count} pixels of each page are rows"],
+    )  # fmt: skip
+
+
+def _gz(found: Recipe, path: Path) -> np.ndarray:
+    try:
+        return pd.read_csv(path, header=None).to_numpy()
+    except (OSError, EOFError, ValueError) as error:
+        raise TaskError(
+            f"{found.name}: {path.name} cannot be read as a table",
+            cure="download it again; it may have been cut off",
+        ) from error
+
+
+def read_graph(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return the nodes of a graph in the layout of the Open Graph Benchmark, renumbered at random."""
+    features, labels, edges, *sets = (_gz(found, files.one(name)) for name in found.files)
+    nodes = len(features)
+    ends = [edges.max(initial=0), *(chosen.max(initial=0) for chosen in sets)]
+    if len(labels) != nodes or edges.shape[1] != 2 or max(ends) >= nodes:
+        raise TaskError(
+            f"{found.name}: the layout of the files has changed: {nodes} nodes, {len(labels)} labels, edges "
+            f"with {edges.shape[1]} columns up to node {max(ends)}",
+            cure=f"compare with {found.page}",
+        )
+    old = np.concatenate([chosen.ravel() for chosen in sets])
+    part = np.repeat([VISIBLE, FEEDBACK, REPORT], [len(chosen) for chosen in sets])
+    new = draws.permutation(nodes)  # the official order of the nodes could tell something
+    moved = np.empty_like(features, dtype=np.float32)
+    moved[new] = features
+    edges = new[edges]
+    edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
+    return Rows(
+        pd.DataFrame({"node": new[old]}), pd.DataFrame({"target": labels[old, 0].astype(int)}), part=part,
+        arrays={"nodes.npy": lambda rows, part: moved, "edges.npy": lambda rows, part: edges},
+    )  # fmt: skip
+
+
+_READERS = {
+    "table": read_table,
+    "pictures": read_pictures,
+    "named_pictures": read_named_pictures,
+    "bands": read_bands,
+    "cifar": read_cifar,
+    "pages": read_pages,
+    "graph": read_graph,
+}
