@@ -47,7 +47,13 @@ BEHAVIOURS = (
     "parts",
     "deep",
     "huge-chunk",
+    "malformed",
+    "unknown-action",
 )
+_SINGS = (
+    "Reflection: a\nResearch Plan and Status: b\nFact Check: c\nThought: d\nAction: Sing\nAction Input: {}"
+)
+SAYS = {"malformed": "I would rather talk about the weather.", "unknown-action": _SINGS}
 
 
 class FakeOpenAI:
@@ -60,6 +66,7 @@ class FakeOpenAI:
         api_key: When given, other keys meet a 401.
         slow_s: Seconds that ``slow`` waits and ``drip`` spreads its bytes over.
         retry_after: The value of the header that ``429`` sends.
+        usage: The ``usage`` field of every reply; None counts words.
         port: 0 picks a free one.
 
     Attributes:
@@ -76,13 +83,14 @@ class FakeOpenAI:
         api_key: str | None = None,
         slow_s: float = 2.0,
         retry_after: str = "0",
+        usage: dict | None = None,
         port: int = 0,
     ):
         unknown = {*script, then} - set(BEHAVIOURS)
         if unknown:
             raise ValueError(f"unknown behaviours {sorted(unknown)}: use {BEHAVIOURS}")
         self.reply, self.then, self.api_key = reply, then, api_key
-        self.slow_s, self.retry_after = slow_s, retry_after
+        self.slow_s, self.retry_after, self.usage = slow_s, retry_after, usage
         self.requests: list[dict] = []
         self._script, self._lock = list(script), threading.Lock()
         self._stopping = threading.Event()
@@ -140,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._behave(behaviour, body, key)
 
     def _behave(self, behaviour: str, body: dict, key: str) -> None:  # noqa: C901 (a flat list of cases)
-        good = self._chat(body, self.owner.answer(body["messages"]))
+        good = self._chat(body, SAYS.get(behaviour) or self.owner.answer(body["messages"]))
         text = json.dumps(good)
         if behaviour in ("401", "403", "404", "400", "500", "503"):
             self._send(
@@ -206,7 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
             "choices": [
                 {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
             ],
-            "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
+            "usage": self.owner.usage
+            or {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
         }
 
     def _send(self, status: int, body: str | bytes, headers: dict | None = None) -> None:

@@ -552,7 +552,8 @@ def content(rows) -> list:
 def test_after_a_server_died_each_reply_that_came_is_used_and_none_is_asked_for_twice(lab, tmp_path):
     with FakeOpenAI(stepwise) as server:
         spec = f"openai:model@{server.base_url}"
-        whole = labs.collect(lab, tmp_path / "whole" / "trajectories.jsonl", expert=spec)
+        other = f"openai:whole@{server.base_url}"  # a model of its own: known replies are not shared
+        whole = labs.collect(lab, tmp_path / "whole" / "trajectories.jsonl", expert=other)
         port = int(server.base_url.split(":")[2].split("/")[0])
         assert len(server.requests) == 9
     path = tmp_path / "cut" / "trajectories.jsonl"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny_task import NAME, TRAIN, write_task
+from tiny_task import NAME, TRAIN, final, write_task
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, RandomIdeas, ScriptedExpert, Starter, Turn
@@ -117,8 +117,8 @@ def test_the_reflection_tells_how_the_last_step_went(task):
 
 def test_a_chat_policy_sends_the_prompt_and_the_ideas(task):
     sent = []
-    policy = ChatPolicy(lambda messages: sent.append(messages) or "reply", name="expert")
-    assert policy.act([turn(task), turn(task, ideas=IDEAS)]) == ["reply", "reply"]
+    policy = ChatPolicy(lambda messages: sent.append(messages) or final(), name="expert")
+    assert policy.act([turn(task), turn(task, ideas=IDEAS)]) == [final(), final()]
     assert sent[0] == render(turn(task).state, task, style="full", max_steps=6)
     extra = "\n\nImplement these ideas first, one by one:\n- Use 9 nearest neighbours.\n- Impute missing"
     assert extra in sent[1][1]["content"] and extra not in str(sent[0])

@@ -2,7 +2,8 @@
 
 It asks for one completion at a time, retries what may pass (rate limits, server errors, dropped or broken
 replies) inside a budget of tries and seconds, and ends with one `EndpointError` that names server, cause and
-cure. It does not stream, batch, count prices or keep a conversation. Only the standard library is used.
+cure. It does not stream, batch, know replies or prices (`chat`), or keep a conversation. Only the standard
+library is used.
 
 The API key is read from the environment at each call and is never stored, shown, logged or returned: it is
 cut out of everything the server sends back.
@@ -23,6 +24,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit, urlunsplit
 
+from mlagent_lib.agents.accounting import Spend, Tokens
+from mlagent_lib.agents.options import endpoint_fields
+from mlagent_lib.agents.ratelimit import RateLimit, guess_tokens
 from mlagent_lib.agents.wire import (
     EMPTY,
     FailedTryError,
@@ -62,6 +66,8 @@ class Completion:
         seconds: Wall seconds of the whole call, tries and waits included.
         tries: Requests that it took, 1 or more.
         finish_reason: ``"stop"``, ``"length"`` (cut at ``max_tokens``), ... or ``None``.
+        cached_tokens: The part of ``prompt_tokens`` that the server had in its own cache; ``None`` where it
+            does not say.
     """
 
     text: str
@@ -70,6 +76,7 @@ class Completion:
     seconds: float
     tries: int = 1
     finish_reason: str | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Usage:
     completion_tokens: int = 0
     replies_without_usage: int = 0
     seconds: float = 0.0
+    cached_tokens: int = 0
 
 
 class _Meter:
@@ -114,6 +122,24 @@ class _Meter:
         self._usage = state["usage"]
 
 
+class _Clock:
+    """Seconds of one call, without those that it waited for its rate limit."""
+
+    def __init__(self, most: float):
+        self._most, self._started = most, time.monotonic()
+
+    def leave_out(self, seconds: float) -> None:
+        self._started += seconds
+
+    @property
+    def spent(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def left(self) -> float:
+        return self._most - self.spent
+
+
 @dataclass(frozen=True)
 class ChatEndpoint:
     """A chat model behind a URL. Threads may share one object; `usage` sums over all of them.
@@ -124,12 +150,14 @@ class ChatEndpoint:
         api_key_env: The environment variable that holds the key. Unset or empty: no key is sent.
         timeout: Seconds that one request may take, from connecting to the last byte.
         max_retries: Further requests after the first one, 0 or more.
-        max_total_seconds: Seconds that one call may take with all its tries and waits.
+        max_total_seconds: Seconds that one call may take with all its tries and waits; waits for ``limit``
+            are not counted.
         temperature: Sampling temperature; ``None`` leaves it to the server.
         max_tokens: Longest reply in tokens; ``None`` leaves it to the server.
         backoff_s: First wait in seconds; doubles with each try up to 30 s, times a jitter of 0.5 to 1.
         backoff_seed: Root seed of the jitter.
         extra: Further fields of the request, e.g. ``{"top_p": 0.9}``.
+        limit: Requests and tokens a minute, and requests at once.
 
     Raises:
         EndpointError: When a value is out of range, or ``base_url`` is not an http(s) URL.
@@ -150,6 +178,7 @@ class ChatEndpoint:
     backoff_s: float = 1.0
     backoff_seed: int = 0
     extra: Mapping[str, object] = field(default_factory=dict, repr=False)
+    limit: RateLimit = field(default_factory=RateLimit, repr=False, compare=False)
     _meter: _Meter = field(init=False, repr=False, compare=False, default_factory=_Meter)
 
     def __post_init__(self):
@@ -199,66 +228,72 @@ class ChatEndpoint:
         """Return the text of the reply to a conversation (see `complete`); what a `ChatCoder` is given."""
         return self.complete(messages, seed=seed).text
 
-    def complete(self, messages: Sequence[Mapping[str, str]], *, seed: int | None = None) -> Completion:
+    def complete(
+        self, messages: Sequence[Mapping[str, str]], *, seed: int | None = None, spend: Spend | None = None
+    ) -> Completion:
         """Return the model's reply to a conversation.
 
         Retried: HTTP 408, 409, 425, 429 and 5xx, timeouts, refused or dropped connections, replies that are
         not JSON, of the wrong shape, or empty. Not retried: every other status, a spent quota, a certificate
-        that does not verify, redirects (they would carry the key elsewhere). ``Retry-After`` is obeyed.
+        that does not verify, redirects (they would carry the key elsewhere). ``Retry-After`` is obeyed, also
+        by whoever else shares ``limit``.
 
         Args:
             messages: ``{"role": ..., "content": ...}`` from the first turn to the last.
             seed: Sent to the server, which may or may not obey it.
+            spend: Filled with what all requests of this call took, also where it fails.
 
         Raises:
             RequestRefused: The server answers, but not this request (too long, or empty replies only).
             EndpointError: No usable reply within ``max_retries`` and ``max_total_seconds``.
         """
-        body = self._body(messages, seed)
+        body, spend = self._body(messages, seed), spend or Spend()
         key = read_key(self.api_key_env)
         secrets = secrets_of(key, self.base_url)
         jitter = rng(self.backoff_seed, "endpoint", self.model, self._meter.next_call())
-        started = time.monotonic()
+        guess = guess_tokens(sum(len(message["content"]) for message in messages), self.max_tokens)
+        clock = _Clock(self.max_total_seconds)
         causes: Counter[str] = Counter()
         for attempt in range(1, self.max_retries + 2):
-            left = self.max_total_seconds - (time.monotonic() - started)
-            self._meter.add(requests=1)
             try:
-                text, tokens, finish = self._one_request(body, key, secrets, min(self.timeout, left))
+                with self.limit.slot(guess) as slot:
+                    clock.leave_out(slot.waited_s)
+                    text, tokens, finish = self._one_request(
+                        body, key, secrets, min(self.timeout, clock.left), spend
+                    )
+                    if tokens[:2] != (None, None):
+                        slot.tokens = (tokens[0] or 0) + (tokens[1] or 0)
             except FailedTryError as exc:
                 failure = exc
             else:
-                seconds = time.monotonic() - started
-                self._meter.add(calls=1, seconds=seconds)
-                return Completion(text, *tokens, seconds, attempt, finish)
+                self._meter.add(calls=1, seconds=clock.spent)
+                return Completion(text, *tokens[:2], clock.spent, attempt, finish, tokens[2])
             causes[failure.cause] += 1
             if not failure.retry or attempt > self.max_retries:
                 break
-            wait = min(self.backoff_s * 2 ** (attempt - 1), MAX_WAIT_S) * jitter.uniform(0.5, 1.0)
-            if failure.wait_s is not None:
-                wait = failure.wait_s + 0.1 * wait  # never before the time named; not all threads at once
-            left = self.max_total_seconds - (time.monotonic() - started)
-            if wait >= left:
+            wait = self._wait(failure, attempt, jitter)
+            if wait >= clock.left:
                 causes[f"the next try would be in {wait:.0f} s, past max_total_seconds"] += 1
                 break
-            logger.warning(
-                "endpoint %s: %s; try %d of %d in %.1f s",
-                self.url,
-                failure.cause,
-                attempt + 1,
-                self.max_retries + 1,
-                wait,
-            )
+            cause = f"{failure.cause}; try {attempt + 1} of {self.max_retries + 1} in {wait:.1f} s"
+            logger.warning("endpoint %s: %s", self.url, cause)
             time.sleep(wait)
-        seconds = time.monotonic() - started
-        self._meter.add(failed_calls=1, seconds=seconds)
+        self._meter.add(failed_calls=1, seconds=clock.spent)
         listed = "; ".join(f"{cause} ({n} times)" if n > 1 else cause for cause, n in causes.items())
         # `from None`, and outside the except block: a cause could show headers, and with them the key.
         raise (RequestRefused if failure.is_request else EndpointError)(
             f"the endpoint {self.url} gave no usable reply for model {self.model!r} "
-            f"after {attempt} {'try' if attempt == 1 else 'tries'} in {seconds:.1f} s: {listed}",
+            f"after {attempt} {'try' if attempt == 1 else 'tries'} in {clock.spent:.1f} s: {listed}",
             cure=failure.cure,
         ) from None
+
+    def _wait(self, failure: FailedTryError, attempt: int, jitter) -> float:
+        """Return the seconds until the next try; where the server named them, others wait too."""
+        wait = min(self.backoff_s * 2 ** (attempt - 1), MAX_WAIT_S) * jitter.uniform(0.5, 1.0)
+        if failure.wait_s is None:
+            return wait
+        self.limit.pause(failure.wait_s, "the server asked for it")
+        return failure.wait_s + 0.1 * wait  # never before the time named; not all threads at once
 
     def _full_url(self) -> str:
         parts = urlsplit(self.base_url)
@@ -277,7 +312,11 @@ class ChatEndpoint:
         fields |= {name: value for name, value in optional.items() if value is not None}
         return json.dumps(fields, allow_nan=False).encode()
 
-    def _one_request(self, body: bytes, key: str, secrets: Sequence[str], seconds: float):
+    def _one_request(
+        self, body: bytes, key: str, secrets: Sequence[str], seconds: float, spend: Spend
+    ) -> tuple[str, tuple, str | None]:
+        self._meter.add(requests=1)
+        spend.requests += 1
         request = urllib.request.Request(self._full_url(), data=body, method="POST")
         request.add_header("Content-Type", "application/json")
         request.add_header("User-Agent", "mlagent-kit")
@@ -287,10 +326,13 @@ class ChatEndpoint:
         if status != 200:
             raise self._status_failure(status, headers, server_message(data, secrets))
         text, tokens, finish, problem = parse_reply(data, secrets)
-        if tokens != (None, None):
-            self._meter.add(prompt_tokens=tokens[0] or 0, completion_tokens=tokens[1] or 0)
+        if tokens[:2] != (None, None):
+            prompt, completion, cached = (count or 0 for count in tokens)
+            self._meter.add(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached)
+            spend.tokens = spend.tokens + Tokens(prompt, cached, completion)
         elif not problem:
             self._meter.add(replies_without_usage=1)
+            spend.without_usage += 1
         if problem:
             cure = "check that the server speaks the OpenAI chat protocol at this URL"
             if finish == "length":
@@ -346,18 +388,20 @@ def parse_endpoint(spec: str, **options) -> ChatEndpoint:
     """Return the endpoint that ``openai:<model>@<url>`` names; without ``@<url>`` it is OpenAI's own.
 
     Args:
-        spec: E.g. ``"openai:gpt-4o-mini"`` or ``"openai:qwen2.5:7b@http://localhost:11434/v1"``.
-        options: Further fields of `ChatEndpoint`.
+        spec: E.g. ``"openai:gpt-4o-mini"`` or ``"openai:qwen2.5:7b@http://localhost:11434/v1"``; limits and
+            sampling may follow, e.g. ``#rpm=60,concurrency=8`` (see `options.endpoint_fields`).
+        options: Further fields of `ChatEndpoint`; those in ``spec`` win.
 
     Raises:
         EndpointError: When the text has another form.
 
     Example:
-        >>> endpoint = parse_endpoint("openai:org/qwen@http://localhost:8000/v1")
-        >>> endpoint.model, endpoint.url
-        ('org/qwen', 'http://localhost:8000/v1/chat/completions')
+        >>> endpoint = parse_endpoint("openai:org/qwen@http://localhost:8000/v1#concurrency=8")
+        >>> endpoint.model, endpoint.url, endpoint.limit.concurrency
+        ('org/qwen', 'http://localhost:8000/v1/chat/completions', 8)
     """
-    kind, _, rest = spec.partition(":")
+    name, _, settings = spec.partition("#")
+    kind, _, rest = name.partition(":")
     model, url = rest, DEFAULT_BASE_URL
     match = re.fullmatch(r"(.+?)@(https?://.*)", rest, re.S)
     if match:
@@ -365,9 +409,9 @@ def parse_endpoint(spec: str, **options) -> ChatEndpoint:
     elif "@" in rest:
         model = ""
     if kind != "openai" or not model.strip():
-        shown = re.sub(r"//[^/@]*@", "//***@", spec.partition("?")[0])
+        shown = re.sub(r"//[^/@]*@", "//***@", name.partition("?")[0])
         raise EndpointError(
             f"{shown!r} is not the name of an endpoint",
             cure="write openai:<model>@<url>, e.g. openai:qwen@http://localhost:8000/v1",
         )
-    return ChatEndpoint(model.strip(), url, **options)
+    return ChatEndpoint(model.strip(), url, **(options | endpoint_fields(settings)))

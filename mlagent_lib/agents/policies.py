@@ -15,19 +15,25 @@ from typing import Protocol
 
 import numpy as np
 
+from mlagent_lib.agents.chat import Chat
 from mlagent_lib.agents.endpoint import RequestRefused
 from mlagent_lib.agents.ideas import Idea, candidate_ideas
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import prompt_of
 from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.files import append_jsonl, read_jsonl
+from mlagent_lib.core.parallel import map_threads
 from mlagent_lib.core.seeding import derive_seed
-from mlagent_lib.environment.actions import storable
+from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action, storable
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.pocket.catalogue import edits
 from mlagent_lib.tasks.task import Task
 
 _RECORD = ("trajectory", "step", "prompt", "reply")  # of a reply that an endpoint gave
+MAX_REPLIES = 5  # for one step: MLAgentBench's --max-retries, default 5, which counts the first one too
+# What MLAgentBench asks again about: missing entries, or no name of a tool. Arguments that do not parse are
+# an invalid step there as here.
+ASKED_AGAIN = ("missing-field", "unknown-action", "too-long")
 
 
 @dataclass
@@ -42,6 +48,7 @@ class Turn:
         ideas: Ideas that this trajectory shall try first (paper section 4.1); empty in evaluation.
         memory: The policy's notes on this trajectory; nobody else reads them.
         name: Of the trajectory, unique within a run.
+        cut: What the policy's last prompt left out (`Cut.to_json`); recorded with the step.
     """
 
     state: State
@@ -51,6 +58,7 @@ class Turn:
     ideas: tuple[Idea, ...] = ()
     memory: dict = field(default_factory=dict)
     name: str = ""
+    cut: dict[str, int] = field(default_factory=dict)
 
 
 class Policy(Protocol):
@@ -131,10 +139,29 @@ class ScriptedExpert:
     @staticmethod
     def _word(idea: Idea, turn: Turn) -> str:
         """Return one of the catalogue's wordings of an idea, or its own text when the catalogue has none."""
-        for edit in edits(turn.task.modality, turn.task.kind):
+        try:
+            known = edits(turn.task.modality, turn.task.kind)
+        except ValueError:  # no pocket task
+            known = ()
+        for edit in known:
             if edit.key == idea.key:
                 return edit.wordings[int(turn.stream.integers(len(edit.wordings)))]
         return idea.text
+
+
+def format_fault(text: str, reply_format: str = "six") -> Invalid | None:
+    """Return what is wrong with the format of a reply, or None where it names an action.
+
+    Args:
+        text: The reply.
+        reply_format: ``six`` or ``no-thought``.
+
+    Example:
+        >>> format_fault("I would use more trees.").reason
+        'missing-field'
+    """
+    found = parse_action(text, reply_format)
+    return found if isinstance(found, Invalid) and found.reason in ASKED_AGAIN else None
 
 
 class ChatPolicy:
@@ -143,24 +170,36 @@ class ChatPolicy:
     A reply costs money and minutes, so each is written down as it comes. After an interruption the same
     trajectory gets the same replies again, without a request.
 
+    A reply that breaks the format is handled as in MLAgentBench: it is thrown away, and the model is asked
+    again with a sentence more that says what was wrong. The last of ``max_replies`` goes to the environment
+    as it is, and the step is invalid (MLAgentBench would end the run).
+
     Args:
-        complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server
-            fails.
+        complete: A `Chat`, or a function that takes chat messages and returns the reply's text. Raises
+            `EndpointError` when the server fails.
         name: Recorded as the source of its trajectories.
         style: Prompt style.
         record: A JSONL file of the replies, made if it is not there; None keeps none.
+        reply_format: ``six`` or ``no-thought``.
+        max_replies: Asked for in one step, 1 or more.
+        seed: Of the run: two seeds never share a known reply.
     """
 
     def __init__(
         self,
-        complete: Callable[[list[dict]], str],
+        complete: Chat | Callable[[list[dict]], str],
         *,
         name: str = "endpoint",
         style: str = "full",
         record: Path | None = None,
+        reply_format: str = "six",
+        max_replies: int = MAX_REPLIES,
+        seed: int = 0,
     ):
-        self.name, self.style = name, style
+        self.name, self.style, self.reply_format = name, style, reply_format
+        self.max_replies, self.seed = max_replies, seed
         self._complete, self._record = complete, record
+        self._workers = complete.workers if isinstance(complete, Chat) else 1
         rows = read_jsonl(record, missing_ok=True)[0] if record else []
         self._known = {tuple(map(row.get, _RECORD[:3])): row["reply"] for row in rows if _RECORD[3] in row}
         self._has_answered = bool(rows)
@@ -172,7 +211,7 @@ class ChatPolicy:
             EndpointError: The server does not answer, or has refused everything so far. Replies that came
                 before are in the record.
         """
-        replies = [self._reply(turn) for turn in turns]
+        replies = map_threads(self._reply, turns, self._workers)
         refusals = [reply for reply in replies if isinstance(reply, RequestRefused)]
         if refusals and not self._has_answered:
             raise refusals[0]
@@ -190,21 +229,61 @@ class ChatPolicy:
         if self._record and key in self._known:
             return self._known[key]
         try:
-            reply = self._complete(messages)
+            reply = self._well_formed(messages, turn)
         except RequestRefused as error:
             return error
-        self._has_answered = True
         if self._record:
             append_jsonl(self._record, dict(zip(_RECORD, (*key, storable(reply)), strict=True)))
         return reply
 
+    def _well_formed(self, messages: list[dict], turn: Turn) -> str:
+        """Return the first reply in the format, or the last one allowed."""
+        names = FIELDS if self.reply_format == "six" else NO_THOUGHT_FIELDS
+        for number in range(1, self.max_replies + 1):
+            reply = self._ask(messages, turn, number)
+            self._has_answered = True
+            fault = format_fault(reply, self.reply_format)
+            if fault is None:
+                break
+            hint = (
+                f"Your reply was thrown away. {fault.message} Answer again, with all these fields, each on "
+                f"a line of its own: {', '.join(names)}."
+            )
+            last = messages[-1]
+            messages = [*messages[:-1], {**last, "content": f"{last['content']}\n\n{hint}"}]
+        return reply
+
+    def _ask(self, messages: list[dict], turn: Turn, number: int) -> str:
+        if not isinstance(self._complete, Chat):
+            return self._complete(messages)
+        index = turn.name.rpartition("/")[2]
+        return self._complete.ask(
+            messages,
+            sample=f"{self.seed}/{index}",
+            trajectory=turn.name,
+            step=turn.state.step,
+            number=number,
+            judge=self._judge,
+        )
+
+    def _judge(self, text: str) -> str:
+        fault = format_fault(text, self.reply_format)
+        return fault.reason if fault else ""
+
     def _messages(self, turn: Turn) -> list[dict]:
-        messages = render(turn.state, turn.task, style=self.style, max_steps=turn.max_steps)
+        messages = _prompt(turn, self.style)
         if turn.ideas:
             wanted = "\n".join(f"- {idea.text}" for idea in turn.ideas)
             first = next(message for message in messages if message["role"] == "user")
             first["content"] += f"\n\nImplement these ideas first, one by one:\n{wanted}"
         return messages
+
+
+def _prompt(turn: Turn, style: str) -> list[dict]:
+    """Return the messages of a turn, and note on it what they leave out."""
+    made = prompt_of(turn.state, turn.task, style=style, max_steps=turn.max_steps)
+    turn.cut = made.cut.to_json()
+    return made.messages
 
 
 class LocalPolicy:
@@ -231,8 +310,6 @@ class LocalPolicy:
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """Return one reply for each turn, in order."""
-        conversations = [
-            render(turn.state, turn.task, style=self.style, max_steps=turn.max_steps) for turn in turns
-        ]
+        conversations = [_prompt(turn, self.style) for turn in turns]
         self._calls += 1
         return self._generate(conversations, derive_seed(self.seed, self.name, "call", self._calls))

@@ -5,10 +5,19 @@ arguments, the research problem, the reply format, then the last steps in turn. 
 in some 150 tokens, and shows the blocks of the script as if they had just been inspected (a deviation: the
 small model has no window for a whole history). Neither ever shows a score on hidden labels, only what the
 script printed.
+
+A full prompt is cut to a number of tokens as MLAgentBench cuts its own: the last steps stay whole, of older
+ones the observation goes, and then the step; long texts lose their middle. `Prompt.cut` tells what is
+missing, and every step of a trajectory records it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
+from mlagent_lib.agents.window import messages_tokens, shorten, shorten_lines
+from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.profiles import Profile
 from mlagent_lib.environment.actions import ACTIONS
 from mlagent_lib.environment.coder import visible_part
 from mlagent_lib.environment.workspace import HistoryStep, State
@@ -16,26 +25,100 @@ from mlagent_lib.tasks.task import Task
 
 HISTORY_STEPS = 3  # "last 3 steps in context", MLAgentBench's agent; the paper does not say
 LONGEST_OBSERVATION = 5000  # MLAgentBench shortens observations above 5000 characters
+DROPPED = "<Done>"  # what MLAgentBench's agent shows in place of an older observation
+
+
+class PromptStyle(str):
+    """The name of a style (``pocket`` or ``full``) that also knows how long a prompt may be.
+
+    Everything that passes a style on passes the length on with it.
+
+    Attributes:
+        tokens: Longest prompt, in estimated tokens; 0 for no limit. The pocket style is never cut.
+
+    Example:
+        >>> style = PromptStyle("full", 3000)
+        >>> style == "full", style.tokens
+        (True, 3000)
+    """
+
+    tokens: int
+
+    def __new__(cls, name: str, tokens: int = 0):
+        """Make a style."""
+        made = super().__new__(cls, name)
+        made.tokens = tokens
+        return made
+
+    def __getnewargs__(self):
+        """Return what a copy is made from, so that it keeps its length in another process."""
+        return str(self), self.tokens
+
+
+def style_of(profile: Profile) -> PromptStyle:
+    """Return the prompt style of a profile, with its longest prompt."""
+    return PromptStyle(profile.prompt_style, profile.prompt_tokens)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a prompt leaves out of a state.
+
+    Attributes:
+        steps: Past steps that are not shown at all.
+        observations: Shown steps whose observation is dropped.
+        shortened: Observations without their middle.
+        script: Characters of the script that are not shown.
+        problem: Characters of the research problem that are not shown.
+    """
+
+    steps: int = 0
+    observations: int = 0
+    shortened: int = 0
+    script: int = 0
+    problem: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """Return what is missing, by name; empty where nothing is.
+
+        Example:
+            >>> Cut(steps=2).to_json()
+            {'steps': 2}
+        """
+        return {name: value for name, value in vars(self).items() if value}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Chat messages, and what they leave out."""
+
+    messages: list[dict]
+    cut: Cut = Cut()
 
 
 def render(state: State, task: Task, *, style: str = "pocket", max_steps: int = 15) -> list[dict]:
-    """Return the chat messages that a policy answers in this state.
+    """Return the chat messages that a policy answers in this state (see `prompt_of`)."""
+    return prompt_of(state, task, style=style, max_steps=max_steps).messages
+
+
+def prompt_of(state: State, task: Task, *, style: str = "pocket", max_steps: int = 15) -> Prompt:
+    """Return the prompt that a policy answers in this state, and what it leaves out.
 
     Args:
         state: Where the agent is.
         task: Its task.
-        style: ``pocket`` or ``full``.
+        style: ``pocket`` or ``full``; as a `PromptStyle` with the longest prompt.
         max_steps: Length of a trajectory; the prompt says how far the agent is.
 
     Raises:
         ValueError: The style is unknown.
+        ProfileError: Not even the shortest prompt is as short as the style wants.
     """
     if style == "pocket":
-        return [
-            {"role": "user", "content": pocket_text(card(task), state, task.greater_is_better, max_steps)}
-        ]
+        text = pocket_text(card(task), state, task.greater_is_better, max_steps)
+        return Prompt([{"role": "user", "content": text}])
     if style == "full":
-        return _full(state, task, max_steps)
+        return _fitted(state, task, max_steps, getattr(style, "tokens", 0))
     raise ValueError(f"prompt style {style!r} is unknown: choose pocket or full")
 
 
@@ -113,7 +196,61 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _full(state: State, task: Task, max_steps: int) -> list[dict]:
+@dataclass(frozen=True)
+class _Room:
+    """How much of each part a full prompt shows."""
+
+    steps: int
+    observations: int
+    longest: int = LONGEST_OBSERVATION
+    script: int | None = None
+    problem: int | None = None
+
+
+def _fitted(state: State, task: Task, max_steps: int, tokens: int) -> Prompt:
+    """Return the first prompt that fits: each of the ones tried shows less than the one before."""
+    for room in _rooms(state, task):
+        made = _full(state, task, max_steps, room)
+        size = messages_tokens(made.messages)
+        if not tokens or size <= tokens:
+            return made
+    raise ProfileError(
+        f"the shortest prompt of task {task.name!r} takes about {size} tokens, and {tokens} are allowed",
+        cure="give the profile more prompt_tokens, or take the pocket style",
+    )
+
+
+def _rooms(state: State, task: Task):
+    """Yield ever smaller rooms, what matters least given up first."""
+    shown = min(HISTORY_STEPS, len(state.history))
+    room = _Room(shown, shown)
+    yield room
+    for observations in range(shown - 1, 0, -1):  # the older observations, oldest first
+        room = replace(room, observations=observations)
+        yield room
+    for steps in range(shown - 1, 0, -1):  # whole steps, oldest first; the last one stays
+        room = replace(room, steps=steps)
+        yield room
+    for longest in (2000, 1000, 500):
+        room = replace(room, longest=longest)
+        yield room
+    script, problem = len(_script(state)), len(task.research_problem)
+    for share in (0.75, 0.5, 0.35, 0.25):
+        room = replace(room, script=int(share * script))
+        yield room
+    for share in (0.5, 0.25):
+        room = replace(room, problem=int(share * problem))
+        yield room
+    room = replace(room, script=int(0.1 * script))
+    yield room
+    yield replace(room, steps=0, observations=0)
+
+
+def _script(state: State) -> str:
+    return state.files.get("train.py", b"").decode(errors="replace")
+
+
+def _full(state: State, task: Task, max_steps: int, room: _Room) -> Prompt:
     tools = "\n".join(
         f"- {name}: Action Input is {{{', '.join(f'{argument!r}: ...' for argument in names)}}}".replace(
             "'", '"'
@@ -130,25 +267,25 @@ def _full(state: State, task: Task, max_steps: int) -> list[dict]:
         f"You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace "
         "are logged and do not pay."
     )
-    script = state.files.get("train.py", b"").decode(errors="replace")
+    script, asked = _script(state), task.research_problem
+    shown_script, script_cut = shorten_lines(script, len(script) if room.script is None else room.script)
+    shown_asked, problem_cut = shorten(asked, len(asked) if room.problem is None else room.problem)
     problem = (
-        f"Research problem: {task.research_problem}\n\n{card(task)}\n\n"
-        f"train.py now:\n```python\n{script}\n```"
+        f"Research problem: {shown_asked}\n\n{card(task)}\n\ntrain.py now:\n```python\n{shown_script}\n```"
     )
     messages = [{"role": "system", "content": system}, {"role": "user", "content": problem}]
-    recent = state.history[-HISTORY_STEPS:]
-    if len(state.history) > len(recent):
-        cut = len(state.history) - len(recent)
-        messages[-1]["content"] += f"\n\n({cut} earlier steps are left out.)"
-    for step in recent:
+    recent = state.history[len(state.history) - room.steps :]
+    earlier = len(state.history) - len(recent)
+    if earlier:
+        messages[-1]["content"] += f"\n\n({earlier} earlier steps are left out.)"
+    dropped = shortened = 0
+    for age, step in zip(range(len(recent), 0, -1), recent, strict=True):
+        if age > room.observations:
+            seen, dropped = DROPPED, dropped + 1
+        else:
+            seen, left_out = shorten(step.observation, room.longest)
+            shortened += left_out > 0
         messages.append({"role": "assistant", "content": step.reply})
-        messages.append({"role": "user", "content": f"Observation:\n{_shorten(step.observation)}"})
+        messages.append({"role": "user", "content": f"Observation:\n{seen}"})
     messages[-1]["content"] += f"\n\nStep {state.step + 1} of {max_steps}."
-    return messages
-
-
-def _shorten(text: str) -> str:
-    if len(text) <= LONGEST_OBSERVATION:
-        return text
-    half = LONGEST_OBSERVATION // 2
-    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    return Prompt(messages, Cut(earlier, dropped, shortened, script_cut, problem_cut))

@@ -94,6 +94,7 @@ def run_trajectories(
     max_steps: int,
     form: str = "v1",
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[Job, dict, str], None] | None = None,
 ) -> list[dict]:
     """Return one row for each job, in order (schema ``mlagent.trajectory/1``).
 
@@ -104,6 +105,7 @@ def run_trajectories(
         max_steps: Longest trajectory ("15 steps", paper section 5.1).
         form: Reward form recorded with each step.
         progress: Called with the number of steps just made.
+        watch: Called after each step with its job, its record, and why the trajectory ended, or "".
 
     Raises:
         Unscored: A starter cannot be executed.
@@ -117,10 +119,13 @@ def run_trajectories(
         half, active, pending = waiting.popleft()
         if pending:
             for run, result in zip(active, pending.results(), strict=True):
-                _advance(run, result, max_steps, form)
+                if _advance(run, result, max_steps, form) and watch:
+                    watch(run.job, run.steps[-1], run.stop)
             if progress:
                 progress(len(active))
-        _reply([run for run in half if not run.stop and run.reply is None], policy, form)
+        for run in _reply([run for run in half if not run.stop and run.reply is None], policy, form):
+            if watch:
+                watch(run.job, run.steps[-1], run.stop)
         if active := [run for run in half if not run.stop]:
             rows = [(run.turn.state, run.reply) for run in active]
             waiting.append((half, active, begin_steps(rows, tools)))
@@ -133,37 +138,46 @@ def _begin(job: Job, state: State, max_steps: int) -> _Running:
     return _Running(job, turn, states=[state])
 
 
-def _reply(waiting: list[_Running], policy: Policy, form: str) -> None:
-    """Ask for replies where none is pending: after a failure of ours the same reply is tried again."""
-    replies = policy.act([run.turn for run in waiting]) if waiting else []
+def _reply(waiting: list[_Running], policy: Policy, form: str) -> list[_Running]:
+    """Ask for replies where none is pending, and return the trajectories that ended for want of one.
+
+    After a failure of ours the same reply is tried again.
+    """
+    replies, ended = policy.act([run.turn for run in waiting]) if waiting else [], []
     for run, reply in zip(waiting, replies, strict=True):
         if isinstance(reply, Unscored):  # its endpoint has spent its tries: the trajectory ends here
             state = run.turn.state
             lost = StepResult(state, Outcome.UNSCORED, "policy-server", "", failure=str(reply))
             run.steps.append(step_row(state, "", lost, run.job.task, form))
             run.stop = "unscored"
+            ended.append(run)
         else:
             run.reply = storable(reply)
+    return ended
 
 
-def _advance(run: _Running, result: StepResult, max_steps: int, form: str) -> None:
+def _advance(run: _Running, result: StepResult, max_steps: int, form: str) -> bool:
+    """Move a trajectory on; return whether it made a step: not where a failure of ours is tried again."""
     failed = result.outcome is Outcome.UNSCORED
     run.unscored = run.unscored + 1 if failed else 0
     if failed and run.unscored <= MAX_UNSCORED:
-        return
-    run.steps.append(step_row(run.turn.state, run.reply, result, run.job.task, form))
+        return False
+    run.steps.append(step_row(run.turn.state, run.reply, result, run.job.task, form, cut=run.turn.cut))
     if failed:
         run.stop = "unscored"
-        return
+        return True
     run.reply, run.turn.state = None, result.state
     run.states.append(result.state)
     if result.state.done:
         run.stop = "final-answer"
     elif result.state.step >= max_steps:
         run.stop = "steps"
+    return True
 
 
-def step_row(before: State, reply: str, result: StepResult, task: Task, form: str) -> dict:
+def step_row(
+    before: State, reply: str, result: StepResult, task: Task, form: str, *, cut: dict | None = None
+) -> dict:
     """Return one step as it is recorded in a trajectory row.
 
     Args:
@@ -172,6 +186,7 @@ def step_row(before: State, reply: str, result: StepResult, task: Task, form: st
         result: What it came to.
         task: The task.
         form: Reward form.
+        cut: What the prompt left out; recorded where it left out anything.
     """
     action, failed = result.action, result.outcome is Outcome.UNSCORED
     return {
@@ -192,6 +207,7 @@ def step_row(before: State, reply: str, result: StepResult, task: Task, form: st
         "seconds": result.seconds,
         "cache_hit": result.cache_hit,
         "tier": result.tier,
+        **({"prompt_cut": cut} if cut else {}),
     }
 
 

@@ -55,9 +55,14 @@ _STEP = _object(
         ),
         "cache_hit": _field("boolean", "Whether the execution was already known."),
         "tier": _field(["string", "null"], "Isolation tier of the execution; empty or null without one."),
+        "prompt_cut": _field(
+            "object",
+            "What the prompt left out to fit the window: steps, observations, shortened (observations), "
+            "script and problem (characters); absent where it left out nothing.",
+        ),
     },
     "One step.",
-    optional=("visible_metric", "tier", "script_before", "script_after", "reason"),
+    optional=("visible_metric", "tier", "script_before", "script_after", "reason", "prompt_cut"),
 )
 
 _FINAL = _object(

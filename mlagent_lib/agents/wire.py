@@ -277,15 +277,11 @@ def server_message(data: bytes, secrets: Sequence[str]) -> str:
 
 
 def parse_reply(data: bytes, secrets: Sequence[str]):
-    """Return text, (prompt tokens, completion tokens), finish reason, and what is wrong (or None)."""
+    """Return text, (prompt, completion, cached prompt tokens), finish reason, and what is wrong (or None)."""
     loaded = _load(data)
     if loaded is None:
-        return "", (None, None), None, "the reply is not JSON"
-    usage = loaded.get("usage") if isinstance(loaded, dict) else None
-    counts = [
-        usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")
-    ]
-    tokens = tuple(n if type(n) is int and n >= 0 else None for n in counts)
+        return "", (None, None, None), None, "the reply is not JSON"
+    tokens = _usage(loaded.get("usage") if isinstance(loaded, dict) else None)
     try:
         choice = loaded["choices"][0]
         content, finish = choice["message"]["content"], choice.get("finish_reason")
@@ -302,3 +298,13 @@ def parse_reply(data: bytes, secrets: Sequence[str]):
         return "", tokens, finish, "the reply's content is not text"
     text = _redact(content or "", secrets)
     return text, tokens, finish, None if text.strip() else EMPTY
+
+
+def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
+    """Return the tokens that a server has read, written, and had in its cache; None where it is silent."""
+    found = usage if isinstance(usage, dict) else {}
+    details = found.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    counts = found.get("prompt_tokens"), found.get("completion_tokens"), cached
+    prompt, completion, cached = (n if type(n) is int and n >= 0 else None for n in counts)
+    return prompt, completion, None if cached is None or prompt is None else min(cached, prompt)

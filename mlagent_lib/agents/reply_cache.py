@@ -1,0 +1,99 @@
+"""Replies of model servers by content: what was asked once is not paid for again, and says so.
+
+The key covers everything that the reply is drawn from on our side: the model, the address (without its
+query, which may hold a key), the conversation, how it is sampled, and the number of the sample. What a server
+changes behind the same name is not seen: use another folder after such a change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mlagent_lib.core.files import write_json
+
+FOLDER = "reply-cache"  # beside the runs, which share it
+
+
+@dataclass(frozen=True)
+class KnownReply:
+    """A reply as it is kept.
+
+    Attributes:
+        text: The assistant's text, secrets cut out.
+        finish_reason: As the server gave it.
+        prompt_tokens: As billed when it was made; None where the server did not say.
+        cached_tokens: Likewise.
+        completion_tokens: Likewise.
+        seconds: That it took.
+    """
+
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    seconds: float
+
+
+def reply_key(
+    model: str, url: str, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, object], sample: str
+) -> str:
+    """Return the name of a reply, 64 hexadecimal digits: equal questions have equal names on every machine.
+
+    Args:
+        model: As the server knows it.
+        url: Address without its query.
+        messages: The whole conversation.
+        sampling: Temperature, longest reply, and whatever else is sent.
+        sample: Tells apart the replies to equal questions, e.g. ``"0/3"`` for trajectory 3 of seed 0.
+    """
+    parts = [model, url, [dict(message) for message in messages], dict(sampling), sample]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class ReplyCache:
+    """Replies on disk, one JSON file each. Several runs and processes may share a folder.
+
+    Args:
+        folder: Where to keep them.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> KnownReply | None:
+        """Return the reply of that name, or None; a damaged file counts as none, so the question is asked."""
+        try:
+            row = json.loads(self._path(key).read_text(encoding="utf-8"))
+            digest = row.pop("sha256")
+            return KnownReply(**row["reply"]) if digest == _digest(row) else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def put(self, key: str, reply: KnownReply, about: Mapping[str, object]) -> KnownReply:
+        """Keep a reply, and return the one that is kept: the first, where two threads asked at once.
+
+        Args:
+            key: Its name.
+            reply: What came.
+            about: Written beside it for a reader: model, address, sampling.
+        """
+        with self._lock:
+            held = self.get(key)
+            if held is None:
+                row = {"about": dict(about), "reply": asdict(reply)}
+                write_json(self._path(key), row | {"sha256": _digest(row)})
+        return held or reply
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+
+def _digest(row: Mapping) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,176 @@
+"""Agents that were evaluated beside a run's own policies: their trajectories, conditions and tables.
+
+``mlagent agent --tasks ... --out runs/<id>`` leaves each agent in ``runs/<id>/agents/<name>/``, a stage of
+its own. `with_agents` puts them beside the trajectories of ``04_evaluation``, so that every table of the
+evaluation has a row for each of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import replace
+from math import isclose
+from pathlib import Path
+
+import pandas as pd
+
+from mlagent_lib.core.artifacts import read_manifest, sha256_file
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import read_jsonl
+from mlagent_lib.results.evaluation import (
+    SCALE_COLUMNS,
+    TaskScale,
+    overall_table,
+    task_table,
+    trajectory_table,
+)
+
+__all__ = ["agent_stages", "agents_table", "main_tables", "run_scales", "unequal_conditions", "with_agents"]
+
+logger = logging.getLogger("mlagent.agents")
+
+AGENTS = "agents"
+EVALUATION = "04_evaluation"
+ROWS = "trajectories.jsonl"
+SCALES = "scales.json"
+
+
+def agent_stages(run_dir: str | Path) -> list[Path]:
+    """Return the folders of the agents whose evaluation is finished, by name.
+
+    Those that were moved aside (``<name>.old-1``) and those that are not finished are left out; the latter
+    are named in a warning.
+    """
+    folders = sorted(path for path in (Path(run_dir) / AGENTS).glob("*") if path.is_dir())
+    found = []
+    for folder in folders:
+        if re.search(r"\.old-\d+$", folder.name):
+            continue
+        if read_manifest(folder) is None:
+            logger.warning("%s is not finished, and left out: start its command again", folder)
+        else:
+            found.append(folder)
+    return found
+
+
+def with_agents(run_dir: str | Path) -> list[dict]:
+    """Return the trajectories of the run's evaluation, then those of each evaluated agent.
+
+    Every row has its agent's name as ``source``, so that `trajectory_table` and what is made from it have a
+    line for each. An evaluation or an agent that is not finished is left out.
+
+    Args:
+        run_dir: Folder of a run.
+
+    Raises:
+        RunError: Nothing is finished, or a file has changed since it was written.
+    """
+    run_dir = Path(run_dir)
+    stages = [run_dir / EVALUATION] if read_manifest(run_dir / EVALUATION) else []
+    stages += agent_stages(run_dir)
+    if not stages:
+        raise RunError(
+            f"{run_dir} holds neither a finished evaluation nor an evaluated agent",
+            cure=f"run 'mlagent agent --policy POLICY --tasks held-out --out {run_dir}'",
+        )
+    return [row for stage in stages for row in _rows(stage)]
+
+
+def _rows(stage: Path) -> list[dict]:
+    path, manifest = stage / ROWS, read_manifest(stage) or {}
+    entry = manifest.get("outputs", {}).get(ROWS)
+    if entry is None or not path.is_file() or sha256_file(path) != entry["sha256"]:
+        raise RunError(
+            f"{path} is missing or has changed since it was written", cure=f"remove {stage} and make it again"
+        )
+    return read_jsonl(path)[0]
+
+
+def agents_table(run_dir: str | Path) -> pd.DataFrame:
+    """Return under which conditions each agent was evaluated: rows of one main table must share them.
+
+    Columns: agent, policy, coder, tasks, k, steps (most of a trajectory), seed, trajectories, unscored,
+    invalid_steps (share of the scored steps), calls, asked_again, cost (None where not known), currency.
+    """
+    table = []
+    for stage in agent_stages(run_dir):
+        manifest = read_manifest(stage) or {}
+        params, summary = manifest["params"], manifest.get("summary", {})
+        line = {"agent": stage.name, "policy": params["policy"]["label"], "coder": params["coder"]["label"]}
+        line |= {"tasks": len(params["tasks"]), "k": params["k"], "steps": params["max_steps"]}
+        line["seed"] = params["seed"]
+        names = ("trajectories", "unscored", "invalid_steps", "calls", "asked_again", "cost", "currency")
+        table.append(line | {name: summary.get(name) for name in names})
+    return pd.DataFrame(table)
+
+
+def run_scales(run_dir: str | Path) -> dict[str, TaskScale]:
+    """Return start and best known report score of each task that the run or an agent was evaluated on.
+
+    Raises:
+        RunError: Two of them were evaluated on different versions of a task.
+    """
+    run_dir, found = Path(run_dir), {}
+    lists = [json.loads((stage / SCALES).read_text(encoding="utf-8")) for stage in agent_stages(run_dir)]
+    if read_manifest(run_dir / EVALUATION):
+        table = pd.read_csv(run_dir / EVALUATION / "tasks.csv", keep_default_na=False)
+        lists.insert(0, table.drop_duplicates("task")[list(SCALE_COLUMNS)].to_dict("records"))
+    for row in (row for rows in lists for row in rows):
+        scale = TaskScale(**row)
+        if not _same(found.setdefault(scale.task, scale), scale):
+            raise RunError(
+                f"task {scale.task!r} has two scales in {run_dir}: it changed between two evaluations",
+                cure="evaluate again what is older than the task",
+            )
+    return found
+
+
+def _same(one: TaskScale, other: TaskScale) -> bool:
+    """Return whether two scales are equal, but for the last digits that a table may have lost."""
+    ends = isclose(one.init, other.init, rel_tol=1e-9) and isclose(one.best, other.best, rel_tol=1e-9)
+    return ends and replace(one, init=other.init, best=other.best) == other
+
+
+def main_tables(run_dir: str | Path) -> dict[str, pd.DataFrame]:
+    """Return the tables of the evaluation with all agents in them, by the name of their CSV.
+
+    Args:
+        run_dir: Folder of a run.
+
+    Returns:
+        ``trajectories.csv``, ``tasks.csv`` and ``overall.csv`` as `trajectory_table`, `task_table` and
+        `overall_table` give them, and ``agents.csv`` (see `agents_table`).
+    """
+    table = trajectory_table(with_agents(run_dir), run_scales(run_dir))
+    return {
+        "trajectories.csv": table,
+        "tasks.csv": task_table(table),
+        "overall.csv": overall_table(table),
+        "agents.csv": agents_table(run_dir),
+    }
+
+
+def unequal_conditions(run_dir: str | Path) -> list[str]:
+    """Return a sentence for each agent that had other tasks, steps or another coder than the run's policies.
+
+    A table may hold such rows; whoever reads it must know.
+    """
+    profile = (read_manifest(Path(run_dir) / EVALUATION) or {}).get("profile")
+    if not profile:
+        return []
+    steps, coder, found = profile["evaluate"]["max_steps"], profile["coder"], []
+    every = set(pd.read_csv(Path(run_dir) / EVALUATION / "tasks.csv")["task"])
+    for row in agents_table(run_dir).to_dict("records"):
+        parts = []
+        own = (read_manifest(Path(run_dir) / AGENTS / row["agent"]) or {})["params"]["tasks"]
+        if set(own) != every:
+            parts.append(f"{len(every & set(own))} of the run's {len(every)} tasks")
+        if row["steps"] != steps:
+            parts.append(f"{row['steps']} steps a trajectory in place of {steps}")
+        if row["coder"] != coder and row["policy"] != "starter":
+            parts.append(f"coder {row['coder']} in place of {coder}")
+        if parts:
+            found.append(f"{row['agent']}: {', '.join(parts)}, so not at equal terms with the run's policies")
+    return found
