@@ -1,0 +1,180 @@
+"""States and rewards for a trainer that is not ours: a data set and a reward function as TRL takes them.
+
+A row of the data set carries its whole state, so that the two need not know of each other and a batch may be
+split over processes in any way. A step that *we* fail to score gets no reward (None), which TRL leaves out of
+the group's baseline and gives no advantage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlagent_lib.agents.export import read_trajectories
+from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.rollout import reward_of
+from mlagent_lib.agents.toolbox import toolbox
+from mlagent_lib.core.errors import RunError, Unscored
+from mlagent_lib.environment.coder import Coder
+from mlagent_lib.environment.step import Toolbox, run_steps
+from mlagent_lib.environment.workspace import State
+from mlagent_lib.reward import FORMS
+from mlagent_lib.tasks.task import Task
+from mlagent_lib.training.pool import StatePool
+from mlagent_lib.training.run_states import known_tasks, read_run
+from mlagent_lib.training.scoring import step_statistics
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+EDIT = "Edit Script (AI)"
+
+
+def states_dataset(
+    source: str | Path | Sequence[State],
+    *,
+    style: str | None = None,
+    max_steps: int | None = None,
+    action: str | None = EDIT,
+    limit: int | None = None,
+    seed: int = 0,
+    tasks: Sequence[Task] = (),
+) -> Dataset:
+    """Return states as a data set of TRL: ``prompt`` (messages), ``state`` (JSON), ``state_id``, ``task``.
+
+    Args:
+        source: Folder of a run (its *train* states; those kept back stay kept back), a JSONL file of
+            trajectories, or states.
+        style: Prompt style, ``pocket`` or ``full``; the run's where it is one, else ``full``.
+        max_steps: Length of a trajectory, as the prompt tells it; the run's where it is one, else 15.
+        action: From trajectories, keep the states in which the expert took this action; None keeps all.
+        limit: Most states to keep, shared evenly between tasks; None keeps all.
+        seed: Of the choice among them.
+        tasks: Tasks that are no pocket tasks.
+
+    Raises:
+        RunError: The run is not finished, the file is not one of trajectories, or no state is left.
+        TaskError: A task is unknown.
+    """
+    default_style, default_steps = "full", 15
+    if not isinstance(source, (str, Path)):
+        pool = StatePool(tuple({state.id: state for state in source if not state.done}.values()))
+    elif Path(source).is_dir():
+        run = read_run(source)
+        default_style, default_steps = run.style, run.max_steps
+        pool = StatePool.from_trajectories(run.trajectories["train"], action=action)
+    else:
+        pool = StatePool.from_trajectories(read_trajectories(source), action=action)
+    states = pool.states if limit is None else pool.sample(limit, seed, "dropin")
+    if not states:
+        raise RunError(
+            "no state is left to train on", cure="give more trajectories, or action=None for every action"
+        )
+    known = known_tasks((state.task for state in states), tasks)
+    from datasets import Dataset
+
+    style, max_steps = style or default_style, max_steps or default_steps
+    return Dataset.from_list(
+        [
+            {
+                "prompt": render(state, known[state.task], style=style, max_steps=max_steps),
+                "state": json.dumps(state.to_json()),
+                "state_id": state.id,
+                "task": state.task,
+            }
+            for state in states
+        ]
+    )
+
+
+def step_reward_func(
+    *,
+    form: str = "v1",
+    coder: Coder | str = "rules",
+    workers: int = 2,
+    cache: str | Path = "",
+    tier: str = "auto",
+    allow_unsafe: bool = False,
+    reply_format: str = "six",
+    tasks: Sequence[Task] = (),
+) -> StepRewardFunc:
+    """Return the reward function for the rows of `states_dataset`; its servers start with the first batch.
+
+    Args:
+        form: One of `mlagent_lib.reward.FORMS`.
+        coder: Who writes the edits: ``rules``, ``openai:<model>@<url>``, or a coder of your own (see
+            `mlagent_lib.agents.toolbox.toolbox`).
+        workers: Scripts at a time.
+        cache: Folder in which results are kept for the next training; "" for a temporary one.
+        tier: Isolation of the scripts, see `Runner`.
+        allow_unsafe: Permit the tiers that isolate nothing.
+        reply_format: ``six`` or ``no-thought``.
+        tasks: Tasks that are no pocket tasks.
+
+    Raises:
+        RunError: The form is unknown.
+        IsolationError: This machine cannot give the tier.
+    """
+    if form not in FORMS:
+        raise RunError(f"reward form {form!r} is unknown", cure=f"choose one of {', '.join(FORMS)}")
+    stack = ExitStack()
+    tools = stack.enter_context(
+        toolbox(coder=coder, workers=workers, cache=cache, tier=tier, allow_unsafe=allow_unsafe)
+    )
+    known = {task.name: task for task in tasks}
+    return StepRewardFunc(replace(tools, reply_format=reply_format, tasks=known), form, stack)
+
+
+class StepRewardFunc:
+    """Executes each sampled action ONCE from its own state and returns what it is worth.
+
+    Args:
+        tools: Runner, coder and cache.
+        form: Reward form.
+        closing: What `close` closes.
+    """
+
+    __name__ = "step_reward"  # TRL logs it under this name
+
+    def __init__(self, tools: Toolbox, form: str, closing: ExitStack | None = None):
+        self.tools, self.form = tools, form
+        self._closing = closing or ExitStack()
+
+    def __call__(
+        self, prompts: Sequence, completions: Sequence, state: Sequence[str], log_metric=None, **columns
+    ) -> list[float | None]:
+        """Return one reward for each completion, in order; None where we failed to score.
+
+        Args:
+            prompts: Not used: the state says more.
+            completions: Replies, as messages or as text.
+            state: The column of `states_dataset`.
+            log_metric: TRL's; the shares of the outcomes are logged with it.
+            columns: Everything else that TRL hands over.
+
+        Raises:
+            Unscored: Not one action could be scored: something of ours is broken, and training on would be
+                idle.
+        """
+        texts = [reply if isinstance(reply, str) else reply[-1]["content"] for reply in completions]
+        read = {text: State.from_json(json.loads(text)) for text in set(state)}
+        results = run_steps([(read[row], text) for row, text in zip(state, texts, strict=True)], self.tools)
+        rewards = [reward_of(result, self.tools.task(result.state.task), self.form) for result in results]
+        if rewards and all(reward is None for reward in rewards):
+            raise Unscored(
+                f"none of the {len(rewards)} actions of a step could be scored: {results[0].failure}",
+                cure="repair what failed, then train again",
+            )
+        if log_metric is not None:
+            found = step_statistics(results, rewards)
+            for name in ("validity", "share_edited", "unscored"):
+                log_metric(f"step/{name}", float(found[name]))
+        return rewards
+
+    def close(self) -> None:
+        """Stop the servers; also done at exit."""
+        self._closing.close()
