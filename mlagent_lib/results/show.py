@@ -27,15 +27,28 @@ import pandas as pd
 from mlagent_lib.results.evaluation import TaskScale
 from mlagent_lib.results.style import number
 
-__all__ = ["Shown", "diff_html", "escape", "reply_fields", "show_source", "show_trajectory", "table_html"]
+__all__ = [
+    "Shown",
+    "diff_html",
+    "escape",
+    "reply_fields",
+    "reply_pieces",
+    "show_source",
+    "show_trajectory",
+    "table_html",
+    "visible",
+]
 
 CSS = (Path(__file__).with_name("show.css")).read_text(encoding="utf-8")
 FIELDS = ("Reflection", "Research Plan and Status", "Fact Check", "Thought", "Action", "Action Input")
 MARKS = {"edited": "✓", "neutral": "○", "corner": "◔", "error": "✕", "invalid": "⊘", "unscored": "?"}
 MAX_FIELD_CHARS = 4000
 MAX_LINES = 160
-# C0 and C1 controls but tab and newline, and the marks that reorder what follows them
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# C0 and C1 controls but tab and newline, the marks that reorder what follows them, line breaks that only some
+# programs see, spaces without width, and halves of surrogate pairs, which no file can hold
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 _FIELD = re.compile(rf"^[ \t]*({'|'.join(re.escape(name) for name in FIELDS)})[ \t]*:", re.MULTILINE)
 
 
@@ -61,6 +74,16 @@ class Shown:
         return self.text
 
 
+def visible(text: object) -> str:
+    r"""Return text with every character that is not seen, or reorders others, as a visible escape.
+
+    Example:
+        >>> visible("a\u202eb\x00")
+        'a\\u202eb\\u0000'
+    """
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+
+
 def escape(text: object) -> str:
     r"""Return text as HTML that shows it and does nothing; unseen characters become visible escapes.
 
@@ -68,11 +91,26 @@ def escape(text: object) -> str:
         >>> escape("<b>\u202e&")
         '&lt;b&gt;\\u202e&amp;'
     """
-    return html.escape(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text)), quote=True)
+    return html.escape(visible(text), quote=True)
 
 
 def _page(body: str) -> str:
     return f'<style>{CSS}</style><div class="mla-root">{body}</div>'
+
+
+def reply_pieces(reply: str) -> list[tuple[str, str]]:
+    r"""Return a reply cut before its fields: (name, text with the name), which together are the reply.
+
+    Text before the first field has the name "".
+
+    Example:
+        >>> reply_pieces('so\nThought: trees\nAction: List Files')
+        [('', 'so\n'), ('Thought', 'Thought: trees\n'), ('Action', 'Action: List Files')]
+    """
+    found = list(_FIELD.finditer(reply))
+    starts = [match.start() for match in found] + [len(reply)]
+    before = [("", reply[: starts[0]])] if starts[0] else []
+    return before + [(m[1], reply[m.start() : end]) for m, end in zip(found, starts[1:], strict=True)]
 
 
 def reply_fields(reply: str) -> dict[str, str]:
@@ -84,15 +122,16 @@ def reply_fields(reply: str) -> dict[str, str]:
         >>> reply_fields('Thought: trees\nAction: List Files\nAction Input: {}')
         {'Thought': 'trees', 'Action': 'List Files', 'Action Input': '{}'}
     """
-    found = list(_FIELD.finditer(reply))
-    if not found:
+    pieces = reply_pieces(reply)
+    if not any(name for name, _ in pieces):
         return {}
-    ends = [match.start() for match in found[1:]] + [len(reply)]
-    before = reply[: found[0].start()].strip()
-    fields = {"(before the fields)": before} if before else {}
-    for match, end in zip(found, ends, strict=True):
-        value = reply[match.end() : end].strip()
-        fields[match[1]] = f"{fields[match[1]]}\n(again) {value}" if match[1] in fields else value
+    fields: dict[str, str] = {}
+    for name, text in pieces:
+        value = (text.partition(":")[2] if name else text).strip()
+        if name:
+            fields[name] = f"{fields[name]}\n(again) {value}" if name in fields else value
+        elif value:
+            fields["(before the fields)"] = value
     return fields
 
 
@@ -268,7 +307,7 @@ def _plain(
         lines += [f"{name}: {_cut(value)}" for name, value in fields.items()]
         lines += _diff(step.get("script_before") or "", step.get("script_after") or "")[:MAX_LINES]
     lines += [f"... {left} more steps"] if left else []
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", "\n".join(lines))
+    return visible("\n".join(lines))
 
 
 def show_source(*objects: object) -> Shown:

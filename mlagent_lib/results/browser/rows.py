@@ -1,0 +1,155 @@
+"""Finds the trajectory files of a run and reads them line by line; a damaged row is named, never guessed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlagent_lib.agents.schema import validate_row
+from mlagent_lib.core.errors import RunError
+
+__all__ = ["Scale", "TrajectoryFile", "read_files", "scales_of"]
+
+PATTERN = "trajectories*.jsonl"
+_COLUMNS = {"task", "metric", "greater_is_better", "best"}
+
+
+@dataclass
+class TrajectoryFile:
+    """One file of trajectories.
+
+    Attributes:
+        name: Path relative to the run folder.
+        rows: Rows that keep the format, in their order, without the states but for their ``task_digest``.
+        problems: What is wrong with each row left out, in words, with its line number.
+    """
+
+    name: str
+    rows: list[dict] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a score of one task is compared with.
+
+    Attributes:
+        metric: Name of the metric, empty where not known.
+        better: ``higher``, ``lower``, or empty where not known.
+        best: Best known score, in the unit of the metric, or None.
+        labels: The labels that ``best`` was measured on: ``feedback``, as the steps' scores, or ``report``.
+    """
+
+    metric: str = ""
+    better: str = ""
+    best: float | None = None
+    labels: str = ""
+
+
+def read_files(run_dir: str | Path) -> list[TrajectoryFile]:
+    """Return every trajectory file below a folder, in the order of their names, or the one file given.
+
+    Folders that a stage moved aside (``.old-1``, ...) and hidden ones are left out.
+
+    Raises:
+        RunError: If there is no such folder or file.
+    """
+    place = Path(run_dir)
+    if place.is_file():
+        return [_read(place, place.name)]
+    if not place.is_dir():
+        raise RunError(
+            f"there is no run folder {place}",
+            cure="make a run with `mlagent run`, or name a folder that holds a trajectories.jsonl",
+        )
+    found = sorted(place.rglob(PATTERN))
+    named = [(path, path.relative_to(place)) for path in found if not path.is_dir()]
+    return [_read(path, name.as_posix()) for path, name in named if not _is_aside(name)]
+
+
+def _is_aside(name: Path) -> bool:
+    return any(part.startswith(".") or ".old-" in part for part in name.parts)
+
+
+def _read(path: Path, name: str) -> TrajectoryFile:
+    out = TrajectoryFile(name)
+    try:
+        with open(path, "rb") as handle:
+            for number, line in enumerate(handle, 1):
+                if line.strip():
+                    _add(out, line, f"line {number}")
+    except OSError as error:
+        out.problems.append(f"cannot be read: {error.strerror}")
+    return out
+
+
+def _add(out: TrajectoryFile, line: bytes, where: str) -> None:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):  # also UnicodeDecodeError and JSONDecodeError
+        out.problems.append(f"{where}: not a line of JSON")
+        return
+    try:
+        validate_row(row, where=where)
+    except RunError as error:
+        out.problems.append(error.message)
+        return
+    for step in row["steps"]:  # a state repeats the whole history: most of the file, and not shown
+        step["state"] = {"task_digest": (step["state"] or {}).get("task_digest")}
+    out.rows.append(row)
+
+
+def scales_of(run_dir: str | Path, rows: list[dict]) -> tuple[dict[str, Scale], list[str]]:
+    """Return the scale of each task in ``rows``, and the problems of the tables that were read for it.
+
+    A pocket task has its best known score on the feedback labels, if the states were made with the data that
+    it was measured on. Any other task has what the evaluation of the run states (``tasks.csv``), on the
+    report labels, or nothing.
+    """
+    tables, problems = {}, []
+    place = Path(run_dir)
+    for path in sorted(place.glob("*/tasks.csv")) if place.is_dir() else ():
+        name = path.relative_to(place)
+        if not _is_aside(name):
+            try:
+                tables = dict(_table(path)) | tables
+            except (OSError, ValueError, csv.Error) as error:
+                problems.append(f"{name.as_posix()}: {error}")
+    pocket = _pocket_scales(rows)
+    names = dict.fromkeys(row["task"] for row in rows)
+    return {name: pocket.get(name) or tables.get(name) or Scale() for name in names}, problems
+
+
+def _table(path: Path) -> Iterator[tuple[str, Scale]]:
+    with open(path, encoding="utf-8", newline="") as handle:
+        reader = csv.DictReader(handle)
+        if missing := _COLUMNS - set(reader.fieldnames or ()):
+            raise ValueError(f"the column {sorted(missing)[0]} is missing")
+        for line in reader:
+            best = float(line["best"] or "nan")
+            better = "higher" if line["greater_is_better"] == "True" else "lower"
+            has_best = math.isfinite(best)
+            yield (
+                line["task"],
+                Scale(line["metric"], better, best if has_best else None, "report" if has_best else ""),
+            )
+
+
+def _pocket_scales(rows: list[dict]) -> dict[str, Scale]:
+    """Return the scales of the pocket tasks whose data are those that the kit's scores were measured on."""
+    from mlagent_lib.tasks.metrics import get_metric
+    from mlagent_lib.tasks.pocket.cards import CARDS
+    from mlagent_lib.tasks.pocket.suite import recorded_scores
+
+    seen = {(row["task"], step["state"]["task_digest"]) for row in rows for step in row["steps"]}
+    scores, out = recorded_scores(), {}
+    for card in CARDS:
+        known = scores.get(card.name)
+        if known and (card.name, known["digest"]) in seen:
+            better = "higher" if get_metric(card.metric).greater_is_better else "lower"
+            out[card.name] = Scale(card.metric, better, float(known["best"]["feedback"]), "feedback")
+    return out
