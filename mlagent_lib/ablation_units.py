@@ -9,7 +9,11 @@ spent by the trained policy, by sampling and by a tree search).
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +54,6 @@ from mlagent_lib.stages import (
 from mlagent_lib.training.pool import StatePool
 from mlagent_lib.training.scoring import evaluate_steps
 
-IDEAS = {"far-apart": "far-apart", "no-thought": "far-apart", "none": "far-apart"}  # others: their own name
 COMPARED = "v1"  # the reward in which arms are compared, whatever they were trained on
 
 
@@ -125,13 +128,11 @@ def make(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
         say: Receives short lines on how far it is.
     """
     kind, _, rest = unit.name.partition("-")
-    arm = get_arm(rest) if kind == "arm" else None
-    if rest == "no-thought":
-        arm = get_arm("no-thought")
-    lab = open_unit(unit, runs_dir, arm)
     works = {"collect": _collect, "sft": _start, "arm": _arm, "search": _search}
     if kind not in works:
         raise ProfileError(f"unit {unit.name!r} is unknown", cure=f"its kind is one of {', '.join(works)}")
+    arm = get_arm(rest) if kind == "arm" or rest == "no-thought" else None
+    lab = open_unit(unit, runs_dir, arm)
     quiet()
     stage = lab.stage(unit.name)
     try:
@@ -358,8 +359,20 @@ def _search(lab: Lab, stage: Stage, _rest: str, say: Callable[[str], None]) -> N
 BUDGET, REPEATS = 24, 1  # ours: executions of a search (four trajectories' worth), and searches a task
 
 
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent has gone: a killed scheduler shall leave no unit behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(words: list[str]) -> None:
     """Make the unit ``SEED NAME RUNS_DIR``; lines of JSON on the output tell how far it is."""
+    _end_with(os.getppid())
     seed, name, runs_dir = words
     unit = next((unit for unit in units_of(int(seed)) if unit.name == name), None)
     if unit is None:

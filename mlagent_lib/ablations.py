@@ -6,7 +6,6 @@ again; the seconds that finished units took tell how long the rest will take.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import shutil
@@ -21,17 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlagent_lib.ablation_units import Unit, units_of
-from mlagent_lib.core.arms import ARMS, PROFILE
+from mlagent_lib.core.arms import ARMS, PROFILE, get_arm
 from mlagent_lib.core.artifacts import read_manifest, stage_problem
-from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import FolderLock, check_free_space
 from mlagent_lib.core.profiles import PATIENT
 from mlagent_lib.core.provenance import usable_cpus
+from mlagent_lib.pipeline import sigterm_unwinds
 
 SEEDS = (0, 1, 2)
 # Seconds of a unit on one of two busy cores of a 2-core x86-64 machine, before any of its kind has been
 # measured in this folder. Only for the first estimate.
-FIRST_GUESS = {"collect": 45.0, "sft": 60.0, "arm": 330.0, "search": 240.0}
+FIRST_GUESS = {"collect": 45.0, "sft": 60.0, "measured": 220.0, "trained": 600.0, "search": 300.0}
 # Seeds of an arm come together, arms in this order: the claims first, so that a run that is stopped early has
 # whole comparisons.
 ORDER = (
@@ -69,12 +69,24 @@ class Plan:
     def expected(self, unit: Unit) -> float:
         """Return about how many seconds a unit takes: the mean of its like, of its kind, or a guess."""
         alike = [s for other, s in self.seconds.items() if other.name == unit.name]
-        kind = [s for other, s in self.seconds.items() if other.kind == unit.kind]
-        return statistics.fmean(alike or kind or [FIRST_GUESS[unit.kind]])
+        kind = [s for other, s in self.seconds.items() if family(other) == family(unit)]
+        return statistics.fmean(alike or kind or [FIRST_GUESS[family(unit)]])
 
     def minutes_left(self, jobs: int) -> float:
         """Return about how many minutes the rest takes with ``jobs`` units at once."""
         return sum(self.expected(unit) for unit in self.left) / max(jobs, 1) / 60.0
+
+
+def family(unit: Unit) -> str:
+    """Return which units take about as long: the kind, arms apart by whether they train.
+
+    Example:
+        >>> family(Unit(0, "arm-sft")), family(Unit(0, "arm-full")), family(Unit(0, "search"))
+        ('measured', 'trained', 'search')
+    """
+    if unit.kind != "arm":
+        return unit.kind
+    return "measured" if get_arm(unit.name.removeprefix("arm-")).method == "none" else "trained"
 
 
 def run_of(runs_dir: Path | str, seed: int) -> Path:
@@ -134,10 +146,14 @@ def run(
     Raises:
         UnitFailed: A unit has failed. What does not need it was made all the same.
         RunError: Another process works on this folder.
+        ProfileError: ``jobs`` is negative.
     """
+    if jobs < 0:
+        raise ProfileError(f"jobs is {jobs}", cure="give 0 for one unit on each core, or a number above it")
     runs_dir, jobs = Path(runs_dir), jobs or usable_cpus()
     check_free_space(runs_dir)
     with (
+        sigterm_unwinds(),
         FolderLock(runs_dir / f".{PROFILE}"),
         tempfile.TemporaryDirectory(prefix="mlagent-arms-") as temporary,
     ):
@@ -153,6 +169,17 @@ def run(
             cure=f"read {runs_dir / PROFILE}-logs; start the same command again: finished units are kept",
         )
     return at
+
+
+def plan_lines(at: Plan, jobs: int = 0) -> list[str]:
+    """Return what is finished and what is left, in words, a line for each unit that is left.
+
+    Args:
+        at: The plan.
+        jobs: Units at once; 0 for one on each core.
+    """
+    head = f"{len(at.done)} of {len(at.units)} units are finished; {_left(at, jobs or usable_cpus())}"
+    return [head, *(f"  {unit.name} seed {unit.seed}: about {at.expected(unit):.0f} s" for unit in at.left)]
 
 
 def _left(at: Plan, jobs: int) -> str:
@@ -203,6 +230,10 @@ def _log(runs_dir: Path, unit: Unit) -> Path:
     return runs_dir / f"{PROFILE}-logs" / f"seed{unit.seed}-{unit.name}.log"
 
 
+def _command(unit: Unit, runs_dir: Path) -> list[str]:
+    return [sys.executable, "-m", "mlagent_lib.ablation_units", str(unit.seed), unit.name, str(runs_dir)]
+
+
 def _start(unit: Unit, runs_dir: Path, temporary: str, ended: queue.Queue) -> subprocess.Popen:
     """Start a unit as a process on one core, its output in a file; its end goes into the queue."""
     log = _log(runs_dir, unit)
@@ -215,9 +246,10 @@ def _start(unit: Unit, runs_dir: Path, temporary: str, ended: queue.Queue) -> su
         "TMPDIR": tempfile.mkdtemp(dir=temporary),
     }
     os.chmod(environment["TMPDIR"], 0o711)
-    words = [sys.executable, "-m", "mlagent_lib.ablation_units", str(unit.seed), unit.name, str(runs_dir)]
     with log.open("ab") as file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            _command(unit, runs_dir), stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
     began = time.monotonic()
 
     def wait() -> None:
@@ -227,15 +259,3 @@ def _start(unit: Unit, runs_dir: Path, temporary: str, ended: queue.Queue) -> su
 
     threading.Thread(target=wait, daemon=True).start()
     return process
-
-
-def last_line(runs_dir: Path | str, unit: Unit) -> str:
-    """Return how far a unit's log says that it is, or ""."""
-    path = _log(Path(runs_dir), unit)
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    for line in reversed(lines):
-        try:
-            return str(json.loads(line)["at"])
-        except (ValueError, LookupError, TypeError):
-            continue
-    return ""

@@ -15,6 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from mlagent_lib import __version__
+from mlagent_lib.commands import (
+    ablations,
+    agent,
+    bench_gpu,
+    card_memory,
+    docs,
+    export,
+    export_model,
+    import_mlebench,
+    mlagentbench,
+    paper,
+    tasks_new,
+    view,
+)
 from mlagent_lib.core.errors import MlagentError, ProfileError
 
 RUN_HELP = """\
@@ -24,8 +38,10 @@ examples:
   mlagent run                            the main job: profile laptop, seed 0, at most 15 minutes
   mlagent run --profile smoke            the whole chain in toy size, at most 3 minutes
   mlagent run --seed 1                   another seed, into runs/laptop-seed1
+  mlagent run --profile ablations        all arms of the comparison over three seeds: hours, resumable
   mlagent run --run-id mine              into a folder of your choice
   mlagent run -p name=value              a parameter that a notebook declares in its first code cell
+  mlagent run --tasks ./churn --run-id churn     tasks of your own (see mlagent tasks new), the same story
 
 A run that was stopped goes on when the same command is started again: finished stages are kept."""
 
@@ -36,7 +52,13 @@ examples:
   mlagent tasks show NAME                card, limits, scores and what the agent is asked
   mlagent tasks check NAME               check one task (a name or a folder); without NAME, all
   mlagent tasks check FOLDER --better lower --seconds 60     a folder of MLAgentBench, without task.yaml
-  mlagent tasks prepare                  build the suite now instead of at its first use"""
+  mlagent tasks prepare FOLDER           run its own prepare.py, once
+  mlagent tasks adopt FOLDER --better lower --best 0.05      write its task.yaml, so that it can be named
+  mlagent tasks new NAME --data train.csv --target y --metric auc    a task of your own table
+  mlagent tasks import-mlebench --help   a prepared competition of MLE-bench becomes a task folder
+  mlagent tasks prepare                  build the suite now instead of at its first use
+  mlagent tasks list --suite paper       the paper's own 19 tasks: size, time and command of each
+  mlagent tasks prepare paper/NAME       fetch and prepare one of them, with your Kaggle login"""
 
 DOCTOR_HELP = """\
 Shows what this machine offers: isolation of scripts, versions against the pins, cores, memory, disk, GPU.
@@ -130,6 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--run-id", help="folder of this run, default <profile>-seed<seed>")
     run.add_argument("-p", dest="parameters", action="append", default=[], metavar="name=value",
                      help="set a parameter of the notebooks; may be repeated")  # fmt: skip
+    run.add_argument("--tasks", nargs="+", metavar="TASK",
+                     help="folders or names of tasks to train on, in place of the profile's")  # fmt: skip
+    run.add_argument("--test-tasks", nargs="+", metavar="TASK", default=[],
+                     help="with --tasks: further tasks that are only evaluated")  # fmt: skip
     run.set_defaults(call=_run)
 
     _add_tasks(commands, plain)
@@ -148,12 +174,16 @@ def _parser() -> argparse.ArgumentParser:
     figures.set_defaults(call=_figures)
 
     bench = commands.add_parser(
-        "bench", help="how fast experiments run here", formatter_class=plain, description=BENCH_HELP
+        "bench",
+        help="how fast experiments run here",
+        formatter_class=plain,
+        description=BENCH_HELP + bench_gpu.HELP,
     )
     bench.add_argument("--only", metavar="LETTERS", help="only these questions, e.g. abd; default all")
     bench.add_argument("--run", default="runs/laptop-seed0", metavar="RUN", help="a finished run, for f")
     bench.add_argument("--tasks", nargs="+", metavar="NAME", default=(), help="pocket tasks; default all")
     bench.add_argument("--out", metavar="FILE", help="also write the numbers as JSON")
+    bench_gpu.add_options(bench)
     bench.set_defaults(call=_bench)
 
     pretrain = commands.add_parser(
@@ -167,13 +197,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     profiles.add_argument("name", nargs="?", help="show every constant of this profile")
     profiles.set_defaults(call=_profiles)
+    for module in (export, export_model, docs, view, agent, ablations, card_memory):
+        module.add(commands, plain)
     return parser
 
 
 def _add_tasks(commands: Any, plain: type) -> None:
-    """Add ``mlagent tasks`` and its four verbs."""
+    """Add ``mlagent tasks`` and its verbs."""
     tasks = commands.add_parser(
-        "tasks", help="list, show, check and build tasks", formatter_class=plain, description=TASKS_HELP
+        "tasks", help="list, show, check, build and make tasks", formatter_class=plain, description=TASKS_HELP
     )
     verbs = tasks.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="the pocket tasks")
@@ -184,11 +216,20 @@ def _add_tasks(commands: Any, plain: type) -> None:
     show.set_defaults(call=_tasks_show)
     check = verbs.add_parser("check", help="check tasks: scores, splits, checksums, limits")
     check.add_argument("tasks", metavar="NAME", nargs="*", help="names or folders; all pocket tasks if none")
-    check.add_argument("--better", choices=("higher", "lower"), help="for a folder without task.yaml")
-    check.add_argument("--seconds", type=float, default=20.0, help="time limit of such a folder, default 20")
+    mlagentbench.add_statements(check)
     check.set_defaults(call=_tasks_check)
-    prepare = verbs.add_parser("prepare", help="build the pocket suite")
+    prepare = verbs.add_parser(
+        "prepare", help="build the pocket suite, or a task of the paper", formatter_class=plain,
+        description=paper.HELP,
+    )  # fmt: skip
+    what = "paper/<name>, or a folder of MLAgentBench; the pocket suite if none"
+    prepare.add_argument("task", nargs="?", metavar="NAME", help=what)
+    mlagentbench.add_options(prepare)
+    paper.add_options(listing, prepare)
     prepare.set_defaults(call=_tasks_prepare)
+    tasks_new.add(verbs, plain)
+    import_mlebench.add(verbs, plain)
+    mlagentbench.add(verbs, plain)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -200,8 +241,13 @@ def _run(arguments: argparse.Namespace) -> int:
         if not equals or not name.strip():
             raise ProfileError("a -p has no name or no '='", cure="write -p name=value")  # it may be a key
         parameters[name.strip()] = parse_value(value)
+    if arguments.test_tasks and not arguments.tasks:
+        raise ProfileError("--test-tasks needs --tasks", cure="name the tasks to train on with --tasks")
+    tasks = {"train": arguments.tasks, "test": arguments.test_tasks} if arguments.tasks else None
+    if arguments.profile == "ablations":
+        return ablations.from_run(arguments, parameters)
     run_all(
-        arguments.profile, arguments.seed, arguments.runs_dir, arguments.run_id,
+        arguments.profile, arguments.seed, arguments.runs_dir, arguments.run_id, tasks=tasks,
         parameters=parameters, say=lambda line: print(line, flush=True),
     )  # fmt: skip
     return 0
@@ -210,6 +256,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _tasks_list(arguments: argparse.Namespace) -> int:
     from mlagent_lib.tasks.task import list_tasks, load_task
 
+    if arguments.suite == "paper":
+        return paper.list_paper_tasks(arguments, _print_table)
     rows = [("task", "split", "modality", "metric", "better", "starter", "best", "stands in for")]
     for name in list_tasks(arguments.split):
         task = load_task(name)
@@ -236,6 +284,7 @@ def _tasks_show(arguments: argparse.Namespace) -> int:
         ("found by", task.best_provenance),
         ("data", task.provenance),
         ("facts", ", ".join(task.facts)),
+        ("labels", "one set: feedback and report are the same" if task.one_label_set else ""),
         ("limits of a script", limits),
         ("folder", str(task.folder)),
     ]
@@ -245,7 +294,8 @@ def _tasks_show(arguments: argparse.Namespace) -> int:
 
 
 def _tasks_check(arguments: argparse.Namespace) -> int:
-    from mlagent_lib.environment.runner import Runner, RunRequest
+    from mlagent_lib.environment.runner import Runner
+    from mlagent_lib.environment.step import task_request
     from mlagent_lib.tasks.check import check_task
     from mlagent_lib.tasks.task import list_tasks
 
@@ -253,11 +303,12 @@ def _tasks_check(arguments: argparse.Namespace) -> int:
     with Runner(workers=1) as runner:
 
         def execute(task: Any, files: dict[str, bytes]) -> object:
-            return runner.run(RunRequest(files, task.data_dir, "train.py", task.limits))
+            return runner.run(task_request(task, files))
 
         for name in arguments.tasks or list_tasks():
             try:
-                findings = check_task(_load_task(name, arguments), execute)
+                task = mlagentbench.load_stated(name, arguments)
+                findings = check_task(task, execute)
             except MlagentError as error:
                 print(f"{name}: {_one_line(error)}", file=sys.stderr, flush=True)
                 bad += 1
@@ -266,25 +317,19 @@ def _tasks_check(arguments: argparse.Namespace) -> int:
             bad += bool(broken)
             held = len(findings) - len(broken)
             print(f"{name}: {held} rules hold, {len(broken)} do not", flush=True)
+            if task.one_label_set:
+                print("  one label set: feedback and report scores are the same number")
             for finding in broken:
                 print(f"  {finding.where}: {finding.rule}: {finding.message}. What to do: {finding.cure}")
     return 1 if bad else 0
 
 
-def _load_task(name: str, arguments: argparse.Namespace) -> Any:
-    """Return a task; a folder without ``task.yaml`` takes direction and limits from the command line."""
-    from mlagent_lib.core.limits import Limits
-    from mlagent_lib.tasks.task import load_task
-
-    if (Path(name) / "task.yaml").exists() or arguments.better is None:
-        return load_task(name)
-    limits = Limits(seconds=arguments.seconds)
-    return load_task(name, greater_is_better=arguments.better == "higher", limits=limits)
-
-
-def _tasks_prepare(_arguments: argparse.Namespace) -> int:
+def _tasks_prepare(arguments: argparse.Namespace) -> int:
     from mlagent_lib.tasks.task import list_tasks, suite_home
 
+    if arguments.task is not None:
+        is_paper = arguments.task.startswith("paper/") or not Path(arguments.task).is_dir()
+        return paper.prepare_paper(arguments) if is_paper else mlagentbench.prepare(arguments)
     print(f"{len(list_tasks())} tasks are in {suite_home()}")
     return 0
 
@@ -339,6 +384,10 @@ def _figures(arguments: argparse.Namespace) -> int:
             print(f"{readme}: tables brought up to date")
         return 0
     changed = redraw_all(folder, check=arguments.check)
+    if not arguments.folder:
+        from mlagent_lib.results.arm_figures import build
+
+        changed += [f"ablations/{name}" for name in build(folder / "ablations", check=arguments.check)]
     for name in changed:
         print(f"{name}: {'would change' if arguments.check else 'redrawn'}")
     if not changed:
@@ -347,6 +396,8 @@ def _figures(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    if arguments.gpu:
+        return bench_gpu.run(arguments, _print_table)
     from mlagent_lib.bench import missed, run_bench, table
 
     run, only = Path(arguments.run), arguments.only

@@ -186,12 +186,15 @@ def _joined(runs_dir: Path | str, units: Sequence[Unit], name: str) -> pd.DataFr
 
 
 def _searches(runs_dir: Path | str, units: Sequence[Unit], tasks: dict[str, Task]) -> pd.DataFrame:
-    """Return one line per execution of a search: what would be handed in then, as shares of the gap."""
+    """Return one line per execution of a search: what would be handed in then, as shares of the gap.
+
+    Before the first one (number 0) that is the starter, also where a search has executed nothing at all.
+    """
     table = []
     for unit in units:
         for row in read_jsonl(_folder(runs_dir, unit) / "searches.jsonl")[0]:
             task = tasks[row["task"]]
-            for point in row["points"]:
+            for point in [{"execution": 0, "report": task.baseline["report"]}, *row["points"]]:
                 table.append(
                     {
                         "policy": row["method"],

@@ -20,13 +20,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlagent_lib
-from mlagent_lib.core.artifacts import NOTEBOOKS, stage_problem
+from mlagent_lib.core.artifacts import NOTEBOOKS, OWN_TASKS, stage_problem
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import (
     FolderLock,
@@ -127,6 +127,7 @@ def run_all(
     run_id: str | None = None,
     *,
     parameters: Mapping[str, Any] | None = None,
+    tasks: Mapping[str, Sequence[str]] | None = None,
     notebooks_dir: str | Path | None = None,
     notebooks: tuple[tuple[str, tuple[str, ...]], ...] = NOTEBOOKS,
     write_report: Callable[[Path], object] | None = None,
@@ -141,6 +142,7 @@ def run_all(
         run_id: Name of this run's folder, ``<profile>-seed<seed>`` where not given. If it exists, it is
             resumed.
         parameters: Values for further parameters that notebooks declare.
+        tasks: Tasks of one's own, ``train`` and ``test``: folders or names; else the profile's.
         notebooks_dir: Where the notebooks are; beside the package where not given.
         notebooks: Notebook files in order, each with the stages that it writes.
         write_report: Called with the run folder at the end; `results.report.write_report` where not given.
@@ -161,9 +163,12 @@ def run_all(
     values = _values_per_notebook(folder, [name for name, _ in notebooks], base, extra)
     run_dir = runs_dir / run_id
     check_free_space(runs_dir)
-    with _sigterm_unwinds(), FolderLock(run_dir), _kernel_environment(chosen, run_dir):
+    with sigterm_unwinds(), FolderLock(run_dir), _kernel_environment(chosen, run_dir):
         sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
-        _claim(run_dir, {"profile": profile, "seed": seed, "parameters": extra})
+        own = {"tasks": _places(tasks)} if tasks else {}
+        _claim(run_dir, {"profile": profile, "seed": seed, "parameters": extra, **own})
+        if own:
+            write_json(run_dir / OWN_TASKS, own["tasks"])
         started, clock = time.monotonic(), _Clock(chosen.budget_minutes)
         for number, (name, stages) in enumerate(notebooks, 1):
             head = f"[{number}/{len(notebooks)}] {name}"
@@ -179,6 +184,26 @@ def run_all(
         sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
         say(f"done in {_minutes(time.monotonic() - started)} min: open {run_dir / 'report.html'}")
     return run_dir
+
+
+def _places(tasks: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the tasks with folders as full paths: notebooks work in another folder.
+
+    Raises:
+        ProfileError: No task is to be trained on.
+        TaskError: A folder or a name is unknown.
+    """
+    from mlagent_lib.tasks.task import load_task
+
+    if not tasks.get("train"):
+        raise ProfileError("no task is given to train on", cure="give at least one with --tasks")
+    found = {}
+    for role in ("train", "test"):
+        names = [str(name) for name in tasks.get(role, ())]
+        for name in names:
+            load_task(name)
+        found[role] = [str(Path(name).resolve()) if Path(name).is_dir() else name for name in names]
+    return found
 
 
 class _Clock:
@@ -412,7 +437,7 @@ def _default_report() -> Callable[[Path], object]:
 
 
 @contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
+def sigterm_unwinds() -> Iterator[None]:
     """Let SIGTERM end the run as Ctrl-C does: kernel and temporary files go, and exit code 143 comes."""
 
     def stop(_number: int, _frame: object) -> None:

@@ -24,6 +24,8 @@ from mlagent_lib.core.artifacts import (
 )
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results import steps
+from mlagent_lib.results.arms import left_of, load
+from mlagent_lib.results.claims import claim_table
 from mlagent_lib.results.evaluation import (
     TaskScale,
     best_at_k_table,
@@ -35,6 +37,7 @@ from mlagent_lib.results.evaluation import (
 from mlagent_lib.results.figures import render, with_run
 from mlagent_lib.results.intervals import paired_difference
 from mlagent_lib.stages import PAIRS
+from mlagent_lib.tasks.paper.recipes import paper_task_lines
 from mlagent_lib.tasks.task import list_tasks, load_task
 
 BENCH = "bench.json"  # beside the figures; made by `mlagent bench --out figures/bench.json`
@@ -340,6 +343,25 @@ def soak_lines(folder: Path | str) -> str:
     )
 
 
+def claim_lines(folder: Path | str) -> str:
+    """Return the README's table of the paper's claims, and what the arms behind it still lack.
+
+    Args:
+        folder: With the tables of the comparison of arms.
+    """
+    tables = load(folder)
+    lines = ["| | claim of the paper | verdict | ours |", "|---|---|---|---|"]
+    for row in claim_table(tables).itertuples():
+        lines.append(f"| {row.claim} | {row.statement} | {row.verdict} | {row.ours or '–'} |")
+    units, left = tables["units"], left_of(folder)
+    hours = units["wall_s"].sum() / 3600.0
+    lines += ["", f"From {int(units['finished'].sum())} finished units of work, {hours:.1f} core-hours."]
+    if left:
+        arms = sorted({name.split("/")[1].removeprefix("arm-") for name in left if "/arm-" in name})
+        lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
+    return "\n".join(lines)
+
+
 def _seeds(count: float) -> str:
     return "one seed" if count == 1 else f"{int(count)} seeds"
 
@@ -364,7 +386,9 @@ def refresh_readme(readme: Path | str, figures: Path | str) -> bool:
     old = text = readme.read_text()
     bodies = {
         "tasks": task_lines,
+        "paper-tasks": lambda: "\n".join(paper_task_lines()),
         "results": lambda: result_lines(figures),
+        "claims": lambda: claim_lines(Path(figures) / "ablations"),
         "speed": lambda: speed_lines(figures),
         "soak": lambda: soak_lines(readme.parent / "tests" / "soak"),
     }

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from mlagent_lib.agents.accounting import CALLS, COSTS, cost_rows, read_calls, write_costs
 from mlagent_lib.agents.export import (
     conversational_rows,
     read_trajectories,
     write_conversational,
     write_parquet,
 )
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import render, style_of
 from mlagent_lib.agents.rollout import edited_state, reward_of
 from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
@@ -46,7 +47,9 @@ from mlagent_lib.results.evaluation import (
     task_table,
     trajectory_table,
 )
+from mlagent_lib.results.medals import medal_table
 from mlagent_lib.results.steps import diversity_table, outcome_table, step_table
+from mlagent_lib.tasks.leaderboard import leaderboard_of
 from mlagent_lib.tasks.pocket.catalogue import edits
 from mlagent_lib.training.pool import StatePool, split_trajectories
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
@@ -127,13 +130,15 @@ def collection(lab: Lab, stage: Stage, *, expert: str = "scripted") -> None:
     count = write_conversational(stage.path("trl_messages.jsonl"), chats)
     write_parquet(stage.path("trajectories.parquet"), rows)
     stage.summary = {"trajectories": len(rows), "chat_rows": count, "expert": expert}
+    if (calls := stage.path(CALLS)).exists():  # tokens; no price is known here (see `mlagent agent --costs`)
+        write_costs(stage.path(COSTS), cost_rows(read_calls(calls), {}))
 
 
 def prompt_of(lab: Lab, state: dict) -> list[dict]:
     """Return the messages that the policy reads in a stored state."""
     restored = State.from_json(state)
     task = lab.task(restored.task)
-    return render(restored, task, style=lab.profile.prompt_style, max_steps=lab.profile.collect.max_steps)
+    return render(restored, task, style=style_of(lab.profile), max_steps=lab.profile.collect.max_steps)
 
 
 def expert_rows(lab: Lab, parts: Parts) -> list[dict]:
@@ -142,7 +147,7 @@ def expert_rows(lab: Lab, parts: Parts) -> list[dict]:
 
     rows = parts.trajectories["train"]
     tasks = {row["task"]: lab.task(row["task"]) for row in rows}
-    return sft_rows(rows, tasks, style=lab.profile.prompt_style, max_steps=lab.profile.collect.max_steps)
+    return sft_rows(rows, tasks, style=style_of(lab.profile), max_steps=lab.profile.collect.max_steps)
 
 
 def fine_tuning(lab: Lab, stage: Stage) -> None:
@@ -154,7 +159,7 @@ def fine_tuning(lab: Lab, stage: Stage) -> None:
     bar = Bar("fine-tuning", 4, "parts")
     if not is_trained(stage):
         found = train_sft(
-            expert_rows(lab, parts), profile.sft, model=profile.model, backend=profile.backend, out=stage.dir,
+            expert_rows(lab, parts), profile.sft, model=profile.model, backend=profile.loading, out=stage.dir,
             seed=lab.seed,
         )  # fmt: skip
         stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
@@ -182,7 +187,7 @@ def held_back_steps(lab: Lab, agent: Agent, name: str, states: Sequence[State]) 
     """Return one row for each reply to a state kept back: policy, seed, task, state, reward, outcome."""
     profile = lab.profile
     found = evaluate_steps(
-        agent.generate, states, agent.tools, style=profile.prompt_style, max_steps=profile.collect.max_steps,
+        agent.generate, states, agent.tools, style=style_of(profile), max_steps=profile.collect.max_steps,
         form=profile.grpo.reward_form, seed=derive_seed(lab.seed, "test-steps", name),
         samples=profile.grpo.test_samples,
     )  # fmt: skip
@@ -210,7 +215,8 @@ def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataF
             )
     from mlagent_lib.training.backends import base_coder
 
-    wanted, got = RuleCoder().edit_many(requests), base_coder(agent.backend).edit_many(requests)
+    coder = base_coder(agent.backend, style=lab.profile.prompt_style)
+    wanted, got = RuleCoder().edit_many(requests), coder.edit_many(requests)
     for row, right, made in zip(table, wanted, got, strict=True):
         row["result"] = "exact" if made == right else "other" if isinstance(made, str) else "refused"
     return pd.DataFrame(table)
@@ -236,7 +242,7 @@ def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFra
         reward, advantage (see `group_advantages`), reply.
     """
     profile, task = lab.profile, lab.task(state.task)
-    prompt = render(state, task, style=profile.prompt_style, max_steps=profile.collect.max_steps)
+    prompt = render(state, task, style=style_of(profile), max_steps=profile.collect.max_steps)
     seed = derive_seed(lab.seed, "group", *names)
     replies = agent.generate([prompt] * profile.grpo.group_size, seed)
     table = []
@@ -278,9 +284,10 @@ def grpo(lab: Lab, stage: Stage) -> None:
     if not is_trained(stage):
         bar = Bar("step-wise GRPO", profile.grpo.steps, "updates")
         found = train_grpo(
-            pool, select, profile.grpo, make_tools=lambda coder: lab.tools(coder or make_coder(profile)),
-            model=profile.model, backend=profile.backend, adapter=adapter, out=stage.dir, seed=lab.seed,
-            style=profile.prompt_style, max_steps=profile.collect.max_steps, coder=profile.coder,
+            pool, select, profile.grpo,
+            make_tools=lambda coder: lab.tools(coder or make_coder(profile, run_dir=lab.run_dir)),
+            model=profile.model, backend=profile.loading, adapter=adapter, out=stage.dir, seed=lab.seed,
+            style=style_of(profile), max_steps=profile.collect.max_steps, coder=profile.coder,
             progress=lambda row: _told(bar, row),
         )  # fmt: skip
         counts = {"pool": len(pool), "select": len(select)}
@@ -317,6 +324,10 @@ def evaluation(lab: Lab, stage: Stage) -> None:
     write_table(stage, "outcomes.csv", outcome_table(step_table(rows)))
     write_table(stage, "diversity.csv", diversity_table(rows))
     write_table(stage, "luck.csv", luck_table(lab, rows, LUCKY))
+    tasks = lab.tasks(settings.tasks)
+    boards = {task.name: board for task in tasks if (board := leaderboard_of(task))}
+    if boards:  # competitions of MLE-bench: where the trajectories would have stood on Kaggle
+        write_table(stage, "medals.csv", medal_table(table, boards))
     stage.summary = {"trajectories": len(rows), "step_rewards": len(shared)}
 
 

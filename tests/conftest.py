@@ -21,6 +21,8 @@ if str(REPOSITORY) not in sys.path:  # so that the tests run from a checkout tha
 settings.register_profile("kit", deadline=None, derandomize=True)
 settings.load_profile("kit")
 
+collect_ignore_glob = ["foreign/*"]  # folders of other benchmarks: their scripts run when a test says so
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked ``gpu`` on a machine without CUDA; torch is asked only if there are such tests."""

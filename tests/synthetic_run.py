@@ -179,7 +179,7 @@ def make_run(folder: Path, all_rows: list[dict] | None = None, *, profile: str =
     all_rows = rows() if all_rows is None else all_rows
     table = trajectory_table(all_rows, SCALES)
     params = {"profile": profile, "seed": 0}
-    for name in ("00_tour", "01_collection", "02_sft", "05_paper", "06_explore"):
+    for name in ("00_tour", "01_collection", "02_sft", "06_paper", "07_explore"):
         with Stage(folder, name, params=params, device="cpu") as stage:
             stage.write_text("done.txt", "done")
     with Stage(folder, "03_grpo", params=params, device="cpu") as stage:

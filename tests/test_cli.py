@@ -63,15 +63,17 @@ def test_words_that_argparse_refuses_give_code_2(words, capsys):
 def test_run_hands_everything_over(monkeypatch):
     seen = {}
 
-    def fake(profile, seed, runs_dir, run_id, *, parameters, say):
+    def fake(profile, seed, runs_dir, run_id, *, parameters, tasks, say):
         seen.update(locals())
         say("hello")
 
     monkeypatch.setattr(pipeline, "run_all", fake)
     words = "run --profile smoke --seed 5 --runs-dir there --run-id me -p steps=3 -p rate=1e-4 -p name=a=b"
+    words += " --tasks a b --test-tasks c"
     assert cli.main(words.split()) == 0
     assert (seen["profile"], seen["seed"], seen["runs_dir"], seen["run_id"]) == ("smoke", 5, "there", "me")
     assert seen["parameters"] == {"steps": 3, "rate": 1e-4, "name": "a=b"}
+    assert seen["tasks"] == {"train": ["a", "b"], "test": ["c"]}
 
 
 @pytest.mark.parametrize(

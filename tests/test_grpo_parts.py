@@ -163,18 +163,20 @@ def test_a_batch_without_any_score_stops_the_training(states, task, tmp_path):
 
 
 def test_statistics_leave_the_unscored_out_and_count_them(states):
-    def row(outcome, **values):
-        return StepResult(states[0], outcome, "r", "", **values)
+    def row(outcome, reason="r", **values):
+        return StepResult(states[0], outcome, reason, "", **values)
 
     results = [
-        row(Outcome.EDITED, executed=True, cache_hit=True), row(Outcome.EDITED, executed=True),
-        row(Outcome.INVALID), row(Outcome.CORNER, executed=True), row(Outcome.UNSCORED, executed=True),
+        row(Outcome.EDITED, executed=True, cache_hit=True, seconds=0.5), row(Outcome.CORNER, "coder"),
+        row(Outcome.INVALID), row(Outcome.EDITED, executed=True, seconds=1.25),
+        row(Outcome.UNSCORED, "coder", executed=True, seconds=9.0),
     ]  # fmt: skip
     found = step_statistics(results, [1.0, 0.5, 0.0, 0.5, None])
     assert found == {
         "share_invalid": 0.25, "share_error": 0.0, "share_neutral": 0.0, "share_corner": 0.25,
         "share_edited": 0.5,
-        "reward": 0.5, "validity": 0.75, "steps": 5, "unscored": 1, "executions": 3, "cache_hits": 1,
+        "reward": 0.5, "validity": 0.75, "steps": 5, "unscored": 1, "executions": 2, "cache_hits": 1,
+        "coder_failures": 1, "seconds_scripts": 1.75,  # a known execution counts with its recorded seconds
     }  # fmt: skip
     assert math.isclose(sum(value for name, value in found.items() if name.startswith("share_")), 1.0)
     empty = step_statistics([], [])
@@ -350,7 +352,7 @@ def numbers(out: Path) -> list[dict]:
     """Return the rows of metrics without what may differ from run to run: clocks and hits of the cache."""
     rows = read_jsonl(out / "metrics.jsonl")[0]
     return [
-        {name: value for name, value in row.items() if not name.startswith(("seconds", "cache"))}
+        {name: value for name, value in row.items() if not name.startswith(("seconds", "cache", "charged"))}
         for row in rows
     ]
 

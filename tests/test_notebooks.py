@@ -19,7 +19,7 @@ from mlagent_lib.training.backends import POCKET
 
 NAMES = [name for name, _ in NOTEBOOKS]
 LABELS = ("**Question.**", "**Paper.**", "**Needs.**", "**Writes.**", "**Time.**")
-BASE = {"profile": str, "seed": int, "runs_dir": str, "run_id": str}
+BASE = {"profile": str, "seed": int, "runs_dir": str, "run_id": str, "kit": str}
 FORBIDDEN = ("sys.path", "%autoreload", "os.environ", "/home/", "/root/", "/tmp/", "http://", "https://")
 SAME_BYTES = (  # what the README promises of two smoke runs
     "02_sft/test_steps.csv",

@@ -105,3 +105,36 @@ def test_with_values_refuses_an_unknown_constant(key):
 def test_values_out_of_range_are_refused(section, values):
     with pytest.raises(ProfileError, match=next(iter(values))):
         section(**values)
+
+
+def test_one_card_makes_the_papers_batch_and_the_profile_says_so():
+    paper = get_profile("paper")
+    assert "accumulated, 256 states" in paper.purpose and paper.grpo.states_per_step == 256
+    rows = {row["name"]: row for row in paper.as_rows() if row["stage"] == "grpo"}
+    assert "8 A100" in rows["micro_batch"]["source"] and rows["micro_batch"]["value"] == 4
+    assert (paper.precision, paper.sft.max_length, paper.sft.micro_batch) == ("bfloat16", 15000, 1)
+
+
+@pytest.mark.parametrize("name", [name for name, profile in PROFILES.items() if profile.prompt_tokens])
+def test_prompt_and_reply_fit_what_the_trainer_reads(name):
+    profile = get_profile(name)
+    assert profile.prompt_tokens + profile.grpo.max_new_tokens <= profile.sft.max_length
+    assert profile.loading.window == profile.sft.max_length
+    with pytest.raises(ProfileError, match="the trainer would cut replies off.*raise sft.max_length"):
+        profile.with_values("arm", prompt_tokens=profile.sft.max_length)
+
+
+def test_a_t4_computes_in_float16_without_an_engine():
+    colab = get_profile("colab-t4")
+    assert (colab.precision, colab.grpo.vllm, colab.four_bit) == ("float16", "no", False)
+    assert colab.loading.precision == "float16" and not colab.loading.fast_inference
+    for size, four_bit in (("0.5B", False), ("3B", True)):
+        assert colab.with_model(f"Qwen/Qwen2.5-{size}-Instruct").loading.four_bit is four_bit
+    assert get_profile("gpu").with_values("arm", grpo__vllm="colocate").loading.fast_inference
+
+
+def test_the_small_profiles_are_loaded_as_before():
+    for name in ("smoke", "laptop", "ablations"):
+        loading = get_profile(name).loading
+        assert (loading.window, loading.generation_rows, loading.coder_tokens) == (0, 0, 160)
+        assert (loading.backend, loading.precision, loading.four_bit) == ("auto", "auto", False)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from tiny_task import NAME, TRAIN, write_task
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_task import NAME, TRAIN, make_tools, neighbours, write_task
 
+from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, Turn
 from mlagent_lib.agents.prompts import (
+    DROPPED,
     HISTORY_STEPS,
     LONGEST_OBSERVATION,
+    Cut,
+    PromptStyle,
     card,
     history_text,
     pocket_text,
+    prompt_of,
     render,
+    style_of,
     trends,
 )
+from mlagent_lib.agents.rollout import Job, run_trajectories
+from mlagent_lib.agents.schema import validate_row
+from mlagent_lib.agents.window import estimate_tokens, messages_tokens, shorten_lines
+from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.actions import ACTIONS, FIELDS
 from mlagent_lib.environment.workspace import HistoryStep, State
 
@@ -143,3 +160,114 @@ def test_an_unknown_style_is_an_error(task):
 def test_the_corpus_and_the_prompt_share_one_text(task):
     shown = pocket_text(card(task), state(), task.greater_is_better, 15)
     assert render(state(), task)[0]["content"] == shown
+
+
+# The window -------------------------------------------------------------------------------------------------
+
+
+def seen(number, observation):
+    return replace(past(visible=4.0), reply=f"reply {number}", observation=observation)
+
+
+def test_a_style_carries_the_longest_prompt_wherever_it_is_passed_on():
+    style = PromptStyle("full", 900)
+    assert style == "full" and isinstance(style, str) and json.dumps(style) == '"full"'
+    for other in (copy.deepcopy(style), pickle.loads(pickle.dumps(style))):
+        assert other == "full" and other.tokens == 900
+    assert style_of(get_profile("colab-t4")) == "full" and style_of(get_profile("colab-t4")).tokens == 2816
+    assert style_of(get_profile("laptop")) == "pocket" and style_of(get_profile("laptop")).tokens == 0
+
+
+def test_a_prompt_that_fits_is_not_touched(task):
+    steps = [seen(number, f"observed {number}") for number in range(3)]
+    whole = render(state(*steps), task, style="full")
+    roomy = prompt_of(state(*steps), task, style=PromptStyle("full", messages_tokens(whole)))
+    assert roomy.messages == whole and roomy.cut == Cut() and roomy.cut.to_json() == {}
+
+
+def test_older_observations_go_first_then_steps_then_the_middle_of_texts(task):
+    """Each budget is one token less than the prompt before it takes: the next thing given up is shown."""
+    long = "number 0.123\n" * 300  # 3900 characters: below what is always shortened
+    here = state(*(seen(number, f"{number} {long}") for number in range(5)))
+    tokens, cuts, shown = 10**9, [], []
+    while True:
+        try:
+            made = prompt_of(here, task, style=PromptStyle("full", tokens))
+        except ProfileError as error:
+            refusal = error
+            break
+        assert messages_tokens(made.messages) <= tokens
+        cuts.append(made.cut)
+        shown.append(made.messages)
+        tokens = messages_tokens(made.messages) - 1
+    assert cuts[:6] == [
+        Cut(steps=2), Cut(steps=2, observations=1), Cut(steps=2, observations=2),  # the last one stays whole
+        Cut(steps=3, observations=1), Cut(steps=4), Cut(steps=4, shortened=1),
+    ]  # fmt: skip
+    assert [m["content"] for m in shown[1] if m["content"].endswith(DROPPED)] == [f"Observation:\n{DROPPED}"]
+    assert shown[2][3]["content"] == shown[2][5]["content"] == f"Observation:\n{DROPPED}"
+    assert f"4 {long}" in shown[2][-1]["content"]  # word for word
+    assert [m["content"] for m in shown[4] if m["role"] == "assistant"] == ["reply 4"]
+    assert "(4 earlier steps are left out.)" in shown[4][1]["content"]
+    assert "characters left out" in shown[5][-1]["content"]
+    sizes = [messages_tokens(messages) for messages in shown]
+    assert sizes == sorted(sizes, reverse=True)
+    script = [cut.script for cut in cuts]
+    assert script == sorted(script) and script[5] == 0 and script[-1] > 0  # the script goes last
+    assert cuts[-1].steps == 5 and cuts[-1].problem > 0
+    assert "Inspect Script Lines" in shown[-1][1]["content"]
+    for messages in shown:  # whatever is cut, the format and the place in the trajectory stay
+        assert messages[0] == shown[0][0] and messages[-1]["content"].endswith("Step 6 of 15.")
+    assert "the shortest prompt of task 'tiny-homes' takes about" in str(refusal)
+    assert "prompt_tokens" in refusal.cure
+
+
+def test_a_long_script_loses_its_middle_and_says_which_lines(task):
+    script = "".join(f"value_{number} = {number}\n" for number in range(400))
+    here = replace(state(), files={"train.py": script.encode()})
+    made = prompt_of(here, task, style=PromptStyle("full", 1500))
+    text = made.messages[1]["content"]
+    assert "value_0 = 0\n" in text and "value_399 = 399\n" in text and "value_200 = 200\n" not in text
+    assert 0 < made.cut.script < len(script) and made.cut.to_json() == {"script": made.cut.script}
+    note = next(line for line in text.splitlines() if "not shown here" in line)
+    first, last = (int(word) for word in note.split() if word.isdigit())
+    assert (
+        f"value_{first - 2} = {first - 2}\n# ..." in text
+        and f"here: use Inspect Script Lines ...\nvalue_{last} =" in text
+    )
+
+
+def test_lines_stay_whole():
+    assert shorten_lines("ab\ncd\n", 6) == ("ab\ncd\n", 0)
+    shown, left_out = shorten_lines("x" * 50 + "\ny\n", 10)
+    assert "lines 1 to 2 are not shown" in shown and left_out == 53
+
+
+@given(text=st.text(max_size=300), digits=st.integers(0, 10**30))
+def test_the_estimate_is_never_below_what_a_tokenizer_must_make(text, digits):
+    """Qwen2.5 splits at digits and signs, so each of them is a token at least; parts add up at most."""
+    assert estimate_tokens(str(digits)) == len(str(digits))
+    assert estimate_tokens("()[]{}") == 6 and estimate_tokens("word " * 50) == 50
+    assert estimate_tokens(text + "\n" + text) >= estimate_tokens(text)
+    assert estimate_tokens(text) >= len(text.split())
+
+
+def test_the_step_records_what_its_prompt_left_out(task, tmp_path):
+    tools, job = make_tools(tmp_path / "tools", home=tmp_path), Job(task, "rl", 0, 0)
+    replies = iter([neighbours(30), neighbours(20), neighbours(10), neighbours(8), neighbours(4)])
+    policy = LocalPolicy(lambda conversations, seed: [next(replies)], name="rl", seed=0, style="full")
+    (row,) = run_trajectories([job], policy, tools, max_steps=5)
+    assert [step.get("prompt_cut") for step in row["steps"]] == [None, None, None, None, {"steps": 1}]
+    validate_row(row)
+    short = LocalPolicy(lambda conversations, seed: [neighbours(9)], name="rl", seed=0, style="pocket")
+    (plain,) = run_trajectories([job], short, tools, max_steps=5)
+    assert all("prompt_cut" not in step for step in plain["steps"])  # a pocket prompt is never cut
+    bad = {**row, "steps": [{**row["steps"][0], "prompt_cut": 3}]}
+    with pytest.raises(Exception, match="prompt_cut"):
+        validate_row(bad)
+
+
+def test_a_policy_behind_a_server_notes_the_cut_too(task):
+    turn = Turn(state(*(seen(n, "o") for n in range(4))), task, 15, np.random.default_rng(0))
+    ChatPolicy(lambda messages: neighbours(9)).act([turn])
+    assert turn.cut == {"steps": 1}

@@ -71,9 +71,12 @@ NOTEBOOKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("02_sft.ipynb", ("02_sft",)),
     ("03_stepwise_grpo.ipynb", ("03_grpo",)),
     ("04_evaluation.ipynb", ("04_evaluation",)),
-    ("05_paper_vs_ours.ipynb", ("05_paper",)),
-    ("06_explore.ipynb", ("06_explore",)),
+    ("05_ablations.ipynb", ()),
+    ("06_paper_vs_ours.ipynb", ("06_paper",)),
+    ("07_explore.ipynb", ("07_explore",)),
 )
+
+OWN_TASKS = "tasks.json"  # in the folder of a run on tasks of one's own: which to train on, which to test on
 
 _MANIFEST = "manifest.json"
 _STARTED = "started.json"
@@ -360,7 +363,7 @@ class Stage:
 
     def _move_aside(self) -> None:
         number = 1
-        while (target := self.dir.with_name(f"{self.name}.old-{number}")).exists():
+        while (target := self.dir.with_name(f"{self.dir.name}.old-{number}")).exists():
             number += 1
         with explained(target):
             self.dir.rename(target)

@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "prompt_style": ("pocket", "full"),
     "selection": ("v1", "v2"),
     "backend": ("auto", "plain", "unsloth"),
+    "precision": ("auto", "bfloat16", "float16", "float32"),
 }
 POLICIES = ("starter", "random-ideas", "base", "sft", "rl")
 
@@ -81,6 +82,14 @@ class SFTProfile:
     lora_r: int = _f(64, "deviation: LoRA in place of full fine-tuning, so that one GPU is enough")
     lora_alpha: int = _f(64, "deviation: see lora_r", "alpha = 2r learns faster in few steps")
     holdout_share: float = _f(0.1, "deviation: the paper keeps no states back; ours measure validity")
+    micro_batch: int = _f(
+        1,
+        "1 a device, the authors' train_step1.sh (8 devices, 8 accumulated: 64); one card accumulates 64",
+        "rows read at once; 0: the whole batch",
+    )
+    checkpointing: bool = _f(
+        True, "on unless switched off in LLaMA-Factory, which the authors use", "it fits, and is faster"
+    )
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -108,10 +117,26 @@ class GRPOProfile:
     eval_samples: int = _f(1, "open: replies on each of these states", "less noise in the choice")
     test_samples: int = _f(8, "open: replies on each test state, before and after RL", "smoke: fewer")
     pool_size: int = _f(10000, "10k states, s5.1", "as many as the smaller collection gives")
+    micro_batch: int = _f(
+        4,
+        "deviation: one card accumulates what 8 A100 held (s5.1): the same 256 states a step, 4 actions at a "
+        "time",
+        "actions read at once in an update; 0: all of a step",
+    )
+    checkpointing: bool = _f(True, "open: activations made again in the update", "they fit, and it is faster")
+    vllm: str = _f(
+        "no",
+        "open: the engine of the rollouts; no, colocate (on the same card), or the address of a server",
+    )
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _check(self)
+        if self.vllm not in ("no", "colocate") and not self.vllm.startswith(("http://", "https://")):
+            raise ProfileError(
+                f"GRPOProfile.vllm is {self.vllm!r}",
+                cure="choose no, colocate, or the address of a server that 'trl vllm-serve' started",
+            )
         if self.group_size < 2:
             raise ProfileError(
                 f"GRPOProfile.group_size is {self.group_size}: an advantage compares at least two actions",
@@ -170,11 +195,43 @@ _SECTIONS = ("collect", "sft", "grpo", "evaluate", "pretrain")
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How a local model is loaded; what `Profile.loading` hands to the backends.
+
+    Attributes:
+        backend: ``auto``, ``plain`` or ``unsloth``.
+        precision: Of the weights on a card: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for bfloat16
+            where the card has it. On a CPU always float32.
+        four_bit: Whether the base weights are kept in 4 bits (NF4, arXiv 2305.14314).
+        window: Longest prompt and reply together, in tokens; 0 for the model's own.
+        generation_rows: Conversations sampled at once; 0 for as many as a call has, at most 96.
+        coder_tokens: Longest reply of the base coder, in tokens.
+        fast_inference: Whether Unsloth loads the model with its vLLM engine.
+    """
+
+    backend: str = "auto"
+    precision: str = "auto"
+    four_bit: bool = False
+    window: int = 0
+    generation_rows: int = 0
+    coder_tokens: int = 160
+    fast_inference: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check(self)
+
+
+@dataclass(frozen=True)
 class Profile:
     """One profile: what is common to the stages, and one section for each of them."""
 
     name: str = _f("paper", "the name given to --profile")
-    purpose: str = _f("The paper's numbers: a node of 8 GPUs and an endpoint as coder.", "for the reader")
+    purpose: str = _f(
+        "The paper's numbers, on one 80 GB card with an endpoint as coder: what 8 A100 held at once is "
+        "accumulated, 256 states a step as there. Days, not minutes.",
+        "for the reader",
+    )
     budget_minutes: float = _f(0.0, "open: 0 is no promise", "what the profile promises on its machine")
     model: str = _f("Qwen/Qwen2.5-7B", "Qwen2.5-7B (base), s5.1", "a model that the machine can train")
     coder: str = _f(
@@ -182,6 +239,24 @@ class Profile:
         "the policy's own base weights: one model in memory",
     )
     backend: str = _f("auto", "deviation: Unsloth with CUDA, else plain Transformers and PEFT, said aloud")
+    precision: str = _f(
+        "bfloat16", "bf16, the authors' train_step1.sh", "what the machine has; a T4 has float16 only"
+    )
+    four_bit: bool = _f(False, "16-bit weights, s5.1", "smaller than 16 bit, for small cards")
+    card_gb: float = _f(
+        80.0,
+        "A100 (s5.1), its memory is not stated: 80 GB here",
+        "the card that the numbers are made for, in 10**9 bytes; 0: none",
+    )
+    prompt_tokens: int = _f(
+        13976, "cutoff_len 15000, the authors' train_step1.sh, less the reply", "the window; 0: not cut"
+    )
+    coder_tokens: int = _f(
+        4000, "MLAgentBench's edit-script-llm-max-tokens: a whole script", "a block or a short script"
+    )
+    generation_rows: int = _f(
+        16, "open: replies sampled at once, what an 80 GB card holds", "what fits; 0: as many as a call has"
+    )
     reply_format: str = _f("six", "six fields, v1 Tables 5-6; no-thought is the ablation of v2")
     prompt_style: str = _f("full", "the MLAgentBench prompt, v1 Table 5", "a short prompt for a small model")
     workers: int = _f(8, "open: scripts executed at once", "one per core")
@@ -196,8 +271,39 @@ class Profile:
     pretrain: PretrainProfile = field(default_factory=PretrainProfile)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the ranges, and that a whole prompt with its reply is never cut by the trainer."""
         _check(self)
+        longest = self.prompt_tokens + self.grpo.max_new_tokens
+        if self.prompt_tokens and longest > self.sft.max_length:
+            raise ProfileError(
+                f"profile {self.name!r}: prompt_tokens + grpo.max_new_tokens is {longest}, more than "
+                f"sft.max_length ({self.sft.max_length}): the trainer would cut replies off",
+                cure="raise sft.max_length, or lower prompt_tokens",
+            )
+
+    def with_model(self, model: str) -> Profile:
+        """Return the profile with another model, in 4 bits where the profile's card has no room for 16.
+
+        Example:
+            >>> small = get_profile("colab-t4").with_model("Qwen/Qwen2.5-3B-Instruct")
+            >>> small.model, small.four_bit
+            ('Qwen/Qwen2.5-3B-Instruct', True)
+        """
+        small = model.rsplit("/", 1)[-1] in _IN_FOUR_BITS.get(self.name, ())
+        return self.with_values(self.name, model=model, four_bit=self.four_bit or small)
+
+    @property
+    def loading(self) -> Loading:
+        """Return how this profile's local model is loaded."""
+        return Loading(
+            backend=self.backend,
+            precision=self.precision,
+            four_bit=self.four_bit,
+            window=self.sft.max_length if self.prompt_tokens else 0,
+            generation_rows=self.generation_rows,
+            coder_tokens=self.coder_tokens,
+            fast_inference=self.grpo.vllm == "colocate",
+        )
 
     def to_json(self) -> dict:
         """Return the whole profile as plain nested dictionaries."""
@@ -262,17 +368,22 @@ _LAPTOP = Profile(
     model="pocket",
     coder="base",
     prompt_style="pocket",
+    precision="auto",
+    card_gb=0.0,
+    prompt_tokens=0,
+    coder_tokens=160,
+    generation_rows=0,
     workers=2,
     threads=2,
     script_seconds=6.0,
     collect=CollectProfile(trajectories_per_task=14, max_steps=6, selection="v2"),
     sft=SFTProfile(
         lr=5e-4, epochs=3.0, batch=16, max_length=768, warmup_share=0.05, lora_r=16, lora_alpha=32,
-        holdout_share=0.15,
+        holdout_share=0.15, micro_batch=0, checkpointing=False,
     ),
     grpo=GRPOProfile(
         steps=40, states_per_step=8, lr=4e-3, beta=0.02, max_new_tokens=64, eval_every=10, eval_states=48,
-        eval_samples=2, test_samples=4, pool_size=400,
+        eval_samples=2, test_samples=4, pool_size=400, micro_batch=0, checkpointing=False,
     ),
     evaluate=EvalProfile(k=4, max_steps=6, temperature=1.0, luck_seeds=3),
 )  # fmt: skip
@@ -321,22 +432,33 @@ _ABLATIONS = _LAPTOP.with_values(
 
 _GPU = Profile(
     name="gpu",
-    purpose="One card of 24 to 141 GB: a real Qwen2.5 with LoRA, which is also its own coder.",
+    purpose="One card of 40 GB or more (24 with four_bit and Unsloth): Qwen2.5-7B, which is its own coder.",
     model="Qwen/Qwen2.5-7B-Instruct",
     coder="base",
+    card_gb=42.0,
+    prompt_tokens=7680,
+    coder_tokens=2048,
+    generation_rows=8,
     collect=CollectProfile(trajectories_per_task=100),
-    sft=SFTProfile(lr=1e-4, batch=16, max_length=8192, warmup_share=0.05),
+    sft=SFTProfile(lr=1e-4, batch=16, max_length=8192, warmup_share=0.05, micro_batch=1),
     grpo=GRPOProfile(
-        steps=100, states_per_step=16, lr=1e-5, max_new_tokens=512, pool_size=2000,
-        
+        steps=100, states_per_step=16, lr=1e-5, max_new_tokens=512, pool_size=2000, micro_batch=2,
     ),
 )  # fmt: skip
 
+# In 16 bits these leave a T4 too little for the rest; Unsloth's own T4 notebook for 3B takes 4 bits.
+_IN_FOUR_BITS = {"colab-t4": ("Qwen2.5-3B", "Qwen2.5-3B-Instruct")}
+
 _COLAB = _GPU.with_values(
     "colab-t4",
-    purpose="A free T4 (16 GB, float16, 2 CPU cores): a small Qwen2.5 in 4-bit.",
+    purpose="A free T4 (15 GB, float16, 2 CPU cores): Qwen2.5-1.5B, or 0.5B and 3B by the parameter model.",
     budget_minutes=180.0,
     model="Qwen/Qwen2.5-1.5B-Instruct",
+    precision="float16",
+    card_gb=15.0,
+    prompt_tokens=2816,
+    coder_tokens=1024,
+    generation_rows=16,
     workers=2,
     threads=2,
     collect__trajectories_per_task=20,
@@ -345,11 +467,13 @@ _COLAB = _GPU.with_values(
     sft__max_length=3072,
     sft__lora_r=16,
     sft__lora_alpha=32,
+    sft__micro_batch=1,
     grpo__steps=60,
     grpo__states_per_step=4,
     grpo__max_new_tokens=256,
     grpo__eval_states=24,
     grpo__pool_size=500,
+    grpo__micro_batch=4,
     evaluate__k=4,
     evaluate__max_steps=8,
 )

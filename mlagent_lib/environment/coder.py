@@ -156,10 +156,7 @@ class _LocalCoder:
 class BlockCoder(_LocalCoder):
     """A small model as coder: it answers with the header of the block it rewrites and the new lines.
 
-    Args:
-        generate: Takes prompts (of `block_prompt`) and returns replies, in order. Greedy, so that the same
-            request gives the same script and results can be cached; the newest are kept.
-        name: Recorded in each step.
+    It is asked the prompts of `block_prompt`.
     """
 
     def _prompt(self, script: str, instruction: str) -> str:

@@ -82,6 +82,17 @@ def build(folder: Path | str, *, check: bool = False) -> list[str]:
     return changed
 
 
+def draw(folder: Path | str, name: str) -> Figure | str:
+    """Return a figure drawn from its CSV, or words that say that its arms were not run.
+
+    Args:
+        folder: With the CSV.
+        name: One of `FIGURES`.
+    """
+    path = Path(folder) / f"{name}.csv"
+    return FIGURES[name](read_table(path)) if path.is_file() else f"{name}: its arms were not run yet"
+
+
 def _put(path: Path, content: bytes, check: bool) -> list[str]:
     """Write a file unless it is that already, or only say that it would change."""
     if path.is_file() and path.read_bytes() == content:
@@ -181,6 +192,7 @@ def _pipeline(tables: Tables, manifest: dict) -> pd.DataFrame:
     updates = tables["curves"].query("policy == 'full' and split == 'train'")
     scored = tables["trajectories"]
     count = f"{updates['seed'].nunique()} seeds × {updates['update'].max():.0f} updates:"
+    count = count if len(updates) else "not run yet:"
     trained = f"{count}\n1 state → 8 actions → update"
     tried = f"{len(scored)} trajectories of\n{scored['policy'].nunique()} arms on report labels"
     sft, rl = "exploration-enriched SFT", "step-wise RL"

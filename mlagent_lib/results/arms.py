@@ -46,7 +46,7 @@ def load(folder: Path | str) -> dict[str, pd.DataFrame]:
     folder = Path(folder)
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        sums = manifest["files"]
+        sums = dict(manifest["files"])
     except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
         raise RunError(
             f"{folder / 'manifest.json'} is missing or damaged: {error}",
@@ -74,6 +74,8 @@ def manifest_of(folder: Path | str) -> dict:
 def frame_of(tables: Tables, measure: str, split: str = "all") -> pd.DataFrame:
     """Return the rows that a measure averages: policy, seed, task, value, and state for rewards.
 
+    What we failed to score has no value (NaN).
+
     Args:
         tables: Of `load`.
         measure: One of `MEASURES`.
@@ -90,14 +92,14 @@ def frame_of(tables: Tables, measure: str, split: str = "all") -> pd.DataFrame:
     found = tables["trajectories"]
     found = found if split == "all" else found[found["split"] == split]
     value = found["gap"].clip(lower=BOUND) if measure == "gap" else found["gain_pct"]
-    return found.assign(value=value)
+    return found.assign(value=value.mask(found["unscored"].astype(bool)))
 
 
 def mean_of(tables: Tables, policy: str, measure: str, split: str = "all") -> Interval | None:
     """Return the mean of an arm with its interval, or None where it was not run."""
     rows = frame_of(tables, measure, split)
-    rows = rows[(rows["policy"] == policy) & np.isfinite(rows["value"])]
-    return bootstrap_mean(rows, "value") if len(rows) else None
+    rows = rows[rows["policy"] == policy]
+    return bootstrap_mean(rows, "value") if np.isfinite(rows["value"]).any() else None
 
 
 def contrast(
@@ -142,7 +144,7 @@ def arm_table(tables: Tables) -> pd.DataFrame:
                 if found is None:
                     continue
                 rows = frame_of(tables, measure, split)
-                rows = rows[rows["policy"] == arm.name]
+                rows = rows[(rows["policy"] == arm.name) & np.isfinite(rows["value"])]
                 raw = rows.groupby("task")["gap"].mean().mean() if measure == "gap" else found.value
                 line = {"policy": arm.name, "group": arm.group, "label": arm.label, "measure": measure}
                 line |= {"split": split, "value": found.value, "low": found.low, "high": found.high}
@@ -233,7 +235,8 @@ def main_table(tables: Tables, k: int = 8) -> pd.DataFrame:
                 "seeds": part["seed"].nunique(),
             }
         )
-    return pd.DataFrame(lines)
+    names = ["task", "split", "paper_task", "metric", "greater_is_better", "policy", "init", "best_known"]
+    return pd.DataFrame(lines, columns=[*names, "avg", "best", "gain_pct", "n", "seeds"])
 
 
 def curve_table(tables: Tables, policies: Sequence[str]) -> pd.DataFrame:
@@ -271,23 +274,27 @@ def saturation_summary(tables: Tables) -> dict[str, float]:
     fraction of pairs of edits, different in their gain, that v1 pays within 0.01 of each other.
     """
     found = saturation_table(tables)
+    if found.empty:
+        return {"n": 0.0, "saturated": np.nan, "pairs_lost": np.nan}
     v1, share = found["v1"].to_numpy(), found["share"].to_numpy()
     generator = np.random.default_rng(0)
     first, second = generator.integers(len(v1), size=(2, 20_000))
     differ = np.abs(share[first] - share[second]) > 0.01
+    lost = np.abs(v1[first] - v1[second])[differ] < 0.01
     return {
         "n": float(len(v1)),
         "saturated": float(((v1 < 0.01) | (v1 > 0.99)).mean()),
-        "pairs_lost": float((np.abs(v1[first] - v1[second])[differ] < 0.01).mean()),
+        "pairs_lost": float(lost.mean()) if lost.size else np.nan,
     }
 
 
 def blame_summary(tables: Tables) -> pd.DataFrame:
     """Return for each arm how often an edit failed, how often only the coder was to blame, what it costs.
 
-    Columns: policy, edits, failed, coder_refused, coder_wrong (failed with the model as coder, scored with
-    the exact one), reward, exact_reward (the same replies with the exact coder), excused_reward (failures of
-    the coder alone paid 0.5).
+    The exact coder knows the catalogue's edits only; where it refuses, nothing can be said, and the step
+    counts as it was. Columns: policy, edits, unknown (to the exact coder), failed, coder_refused, coder_wrong
+    (failed with the model as coder, scored with the exact one), reward, exact_reward (the same replies with
+    the exact coder), excused_reward (failures of the coder alone paid 0.5).
     """
     lines = []
     for policy, part in tables["blame"].groupby("policy", sort=False):
@@ -295,20 +302,22 @@ def blame_summary(tables: Tables) -> pd.DataFrame:
         mended = part["exact_outcome"] == "edited"
         refused = part["reason"] == "coder"
         fault = failed & mended
+        unknown = part["exact_reason"] == "coder"
         lines.append(
             {
                 "policy": policy,
                 "edits": len(part),
+                "unknown": int(unknown.sum()),
                 "failed": int(failed.sum()),
                 "coder_refused": int((refused & mended).sum()),
                 "coder_wrong": int((fault & ~refused).sum()),
                 "reward": part["reward"].mean(),
-                "exact_reward": part["exact_reward"].mean(),
+                "exact_reward": part["exact_reward"].mask(unknown, part["reward"]).mean(),
                 "excused_reward": part["reward"].mask(fault, 0.5).mean(),
                 "seeds": part["seed"].nunique(),
             }
         )
-    names = ["policy", "edits", "failed", "coder_refused", "coder_wrong", "reward", "exact_reward"]
+    names = ["policy", "edits", "unknown", "failed", "coder_refused", "coder_wrong", "reward", "exact_reward"]
     return pd.DataFrame(lines, columns=[*names, "excused_reward", "seeds"])
 
 
@@ -375,6 +384,55 @@ def diversity_by_arm(tables: Tables) -> pd.DataFrame:
     ).reset_index()
 
 
+def folder_of(results: str = "") -> Path:
+    """Return the folder of the results: the committed one beside the package where none is named."""
+    return Path(results) if results else Path(__file__).resolve().parents[2] / "figures" / PROFILE
+
+
 def left_of(folder: Path | str) -> list[str]:
     """Return the units of the comparison that the committed results do not hold."""
     return list(manifest_of(folder).get("left", ()))
+
+
+def status_table(folder: Path | str, tables: Tables) -> pd.DataFrame:
+    """Return one line per arm: name, question, the paper's place, finished seeds, minutes, commit.
+
+    Args:
+        folder: With the manifest.
+        tables: Of `load`.
+    """
+    units, manifest = tables["units"], manifest_of(folder)
+    lines = []
+    for arm in ARMS:
+        own = units[(units["unit"] == f"arm-{arm.name}") & units["finished"].astype(bool)]
+        made = [manifest["units"][f"seed{seed}/arm-{arm.name}"] for seed in own["seed"]]
+        commits = {(row.get("git") or {}).get("commit", "")[:8] for row in made}
+        lines.append(
+            {
+                "arm": arm.label,
+                "question": arm.question,
+                "paper": arm.paper,
+                "seeds": len(own),
+                "minutes a seed": own["wall_s"].mean() / 60.0,
+                "commit": ", ".join(sorted(commits)),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def side_by_side(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return avg@8 and best@8 as ``avg | best``, a line for each task and a column for each method.
+
+    Args:
+        rows: Columns task, metric, method, avg, best.
+
+    Example:
+        >>> rows = {"task": ["leaf"], "metric": ["logloss"], "method": ["sft"], "avg": [0.0784]}
+        >>> side_by_side(pd.DataFrame(rows | {"best": [0.05]})).iloc[0].tolist()
+        ['leaf', 'logloss', '0.0784 | 0.05']
+    """
+    text = [f"{row.avg:.5g} | {row.best:.5g}" for row in rows.itertuples()]
+    wide = rows.assign(text=text).pivot_table(
+        index=["task", "metric"], columns="method", values="text", aggfunc="first", sort=False
+    )
+    return wide.reset_index().rename_axis(columns=None)

@@ -8,7 +8,7 @@ and why each one's difference is printed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,6 +213,12 @@ def slope(counts: Sequence[float], values: Sequence[float]) -> float:
     return round(float(np.polyfit(counts, values, 1)[0]), 12)
 
 
+def _shared_seeds(rows: pd.DataFrame, arms: Iterable[str]) -> pd.DataFrame:
+    """Return the rows of the seeds that all of these arms have."""
+    shared = set.intersection(*(set(rows[rows["policy"] == arm]["seed"]) for arm in arms))
+    return rows[rows["seed"].isin(shared)]
+
+
 def _task_count(tables: Tables) -> dict:
     paper = "held-out gain on 0, 3, 6, 9 tasks: " + ", ".join(
         f"{number(paper_value('gain', topic='task-count', split='held-out', x=count))} %"
@@ -221,11 +227,11 @@ def _task_count(tables: Tables) -> dict:
     claim, statement = "C6", "More training tasks help."
     # The slope is a weighted sum of the arms: with counts 0, 3, 6, 9 it is that of (full - sft) and
     # (tasks-6 - tasks-3), 9 and 3 apart, weighted as least squares does.
+    tables = {**tables, "trajectories": _shared_seeds(tables["trajectories"], TASK_COUNTS)}
     outer, inner = contrast(tables, "full", "sft", "gap"), contrast(tables, "tasks-6", "tasks-3", "gap")
     if outer is None or inner is None:
         return _line(claim, statement, paper, "arms with fewer tasks: not run", TREND, TOO_FEW, "")
-    seeds = min(len(outer[1]), len(inner[1]))
-    each = [0.1 * o + i / 30.0 for o, i in zip(outer[1][:seeds], inner[1][:seeds], strict=True)]
+    each = [0.1 * o + i / 30.0 for o, i in zip(outer[1], inner[1], strict=True)]
     middle = 0.1 * outer[0].value + inner[0].value / 30.0
     half = np.hypot(0.1 * (outer[0].high - outer[0].low) / 2.0, (inner[0].high - inner[0].low) / 60.0)
     means = ", ".join(

@@ -31,17 +31,23 @@ from mlagent_lib.core.artifacts import (
     write_text,
 )
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.profiles import GRPOProfile
+from mlagent_lib.core.profiles import GRPOProfile, Loading
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.backends import Backend, base_coder, load, lora_config
+from mlagent_lib.training.backends import Backend, base_coder, check_held, load, make_config
+from mlagent_lib.training.batches import plan_batch, world_size
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.onpolicy import OnPolicyStates
 from mlagent_lib.training.pool import StatePool
+from mlagent_lib.training.processes import from_main, is_main, over_processes
 from mlagent_lib.training.scoring import StepReward, evaluate_steps, sampler
+from mlagent_lib.training.sft import keep_adapter_in_float32
+from mlagent_lib.training.trainer import Kit, StepTrainer
 
 log = logging.getLogger("mlagent.grpo")
+
+MAX_OVERFLOWS = 10  # ours: updates in a row that float16 may skip; its scaler halves its factor each time
 
 
 def train_grpo(
@@ -51,7 +57,7 @@ def train_grpo(
     *,
     make_tools: Callable[[object], Toolbox],
     model: str,
-    backend: str,
+    backend: str | Loading,
     adapter: Path,
     out: Path,
     seed: int,
@@ -67,6 +73,8 @@ def train_grpo(
 
     Interrupted training goes on from the last checkpoint of ``out/checkpoints``.
 
+    Under `accelerate launch` each process acts from its share of the states; the main one writes.
+
     Time is *charged*: processor seconds of this process, and the recorded duration of every script, also of
     those that the cache knew. So arms compare at equal time whatever else the machine does.
 
@@ -76,7 +84,7 @@ def train_grpo(
         profile: Settings.
         make_tools: Takes the coder and returns the toolbox.
         model: Name of the base model.
-        backend: Name of the backend.
+        backend: How to load it: a profile's `Loading`, or a backend's name.
         adapter: The SFT adapter to start from; also the reference of the KL term.
         out: Folder of the stage; ``metrics.jsonl`` is written here.
         seed: Root of the streams.
@@ -91,7 +99,9 @@ def train_grpo(
         charged_limit: Training ends after the step that reaches this many charged seconds.
 
     Raises:
-        RunError: The pool is too small for one step.
+        RunError: The pool is too small for one step, a setting was dropped by the trainer, or the loss or its
+            gradient is no number.
+        ProfileError: The batch cannot be shared by the processes in whole groups.
         Unscored: Not one action of a step could be scored.
     """
     if episodes:
@@ -102,7 +112,7 @@ def train_grpo(
             cure="collect more trajectories, or give a smaller states_per_step",
         )
     loaded = load(model, backend=backend, adapter=adapter, trainable=True)  # first: Unsloth patches trl
-    tools = make_tools(base_coder(loaded) if coder == "base" else None)
+    tools = make_tools(base_coder(loaded, style=style) if coder == "base" else None)
     if episodes:
         reward = EpisodeReward(
             pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size,
@@ -118,10 +128,11 @@ def train_grpo(
             seed=derive_seed(seed, "grpo-select", step), samples=profile.eval_samples,
         ).statistics  # fmt: skip
 
-    if on_policy:
+    if on_policy and is_main():
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     step, checkpoint = _last_checkpoint(out) or (0, None)
-    _forget_after(out / "metrics.jsonl", step if checkpoint else -1)
+    if is_main():
+        _forget_after(out / "metrics.jsonl", step if checkpoint else -1)
     recorder = _Recorder(out, reward, measure, progress or (lambda row: None), charged_limit)
 
     def row_of(state: State) -> dict:
@@ -134,13 +145,12 @@ def train_grpo(
             stream=rng(seed, "on-policy"),
         )  # fmt: skip
     rows = [row_of(state) for state in pool.states]
-    config = _config(
-        profile, out, seed, on_gpu=loaded.device == "cuda", rows_per_action=max_steps if episodes else 1
-    )
-    trainer = _trainer(loaded, config, recorder, rows, step)
+    wanted = grpo_settings(loaded, profile, out=out, seed=seed, rows_per_action=max_steps if episodes else 1)
+    trainer = _trainer(loaded, wanted, recorder, rows, step)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    return _finish(trainer.model, out, adapter, recorder.metrics, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return from_main(_finish(trainer.model, out, adapter, recorder.metrics, seconds) if is_main() else None)
 
 
 def _starters(pool: StatePool) -> StatePool:
@@ -158,67 +168,97 @@ def _starters(pool: StatePool) -> StatePool:
     return StatePool(tuple(first[task] for task in sorted(first)))
 
 
-def fresh_adapter(model: str, *, backend: str, r: int, alpha: int, out: Path, seed: int) -> None:
+def fresh_adapter(model: str, *, backend: str | Loading, r: int, alpha: int, out: Path, seed: int) -> None:
     """Write a LoRA adapter that changes nothing yet (its B is zero): where RL from the base model starts.
 
     Args:
         model: Name of the base model.
-        backend: Name of the backend.
+        backend: How to load it: a profile's `Loading`, or a backend's name.
         r: Rank.
         alpha: Scale.
         out: Folder to write.
         seed: Root of its stream.
     """
-    from peft import get_peft_model
-    from transformers import set_seed
-
     loaded = load(model, backend=backend)
-    set_seed(derive_seed(seed, "fresh-adapter"))
-    get_peft_model(loaded.model, lora_config(r, alpha)).save_pretrained(out)
+    loaded.attach_lora(r, alpha, seed=derive_seed(seed, "fresh-adapter"))
+    loaded.save(out)
 
 
-def _config(profile: GRPOProfile, out: Path, seed: int, *, on_gpu: bool, rows_per_action: int = 1):
-    """Return TRL's settings: the profile's numbers, and every default that matters, by name."""
-    from trl import GRPOConfig
+def grpo_settings(
+    loaded: Backend, profile: GRPOProfile, *, out: Path, seed: int, rows_per_action: int = 1
+) -> dict:
+    """Return the settings of TRL's GRPO trainer, by name: none that matters is left to a default.
 
-    return GRPOConfig(
-        output_dir=str(out / "checkpoints"),
-        max_steps=profile.steps,
-        per_device_train_batch_size=profile.states_per_step * profile.group_size * rows_per_action,
-        gradient_accumulation_steps=1,
-        num_generations=profile.group_size * rows_per_action,
-        num_iterations=profile.num_iterations,
-        max_completion_length=profile.max_new_tokens,
-        learning_rate=profile.lr,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=3,
-        optim="adamw_torch",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        beta=profile.beta,
-        epsilon=profile.epsilon,
-        epsilon_high=profile.epsilon,
-        loss_type="grpo",
-        scale_rewards="group",
-        importance_sampling_level="token",
-        mask_truncated_completions=False,
-        temperature=profile.temperature,
-        top_p=1.0,
-        top_k=0,
-        use_vllm=False,
-        gradient_checkpointing=False,
-        use_cpu=not on_gpu,
-        bf16=on_gpu,
-        fp16=False,
-        logging_steps=1,
-        save_strategy="steps",
-        save_steps=profile.eval_every,
-        save_total_limit=2,
-        report_to="none",
-        seed=derive_seed(seed, "grpo"),
-        shuffle_dataset=True,
-        disable_tqdm=True,
+    Args:
+        loaded: Device and precision come from it.
+        profile: The profile's numbers.
+        out: Folder of the stage.
+        seed: Root of the streams.
+        rows_per_action: Rows of a batch for each of the G samples of a state: 1, or the length of an episode.
+
+    Raises:
+        ProfileError: The batch cannot be shared by the processes in whole groups.
+    """
+    group = profile.group_size * rows_per_action
+    plan = plan_batch(
+        profile.states_per_step * group, micro=profile.micro_batch, group=group, world=world_size()
     )
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "max_steps": profile.steps,
+        "per_device_train_batch_size": plan.per_device,
+        "gradient_accumulation_steps": plan.accumulation,
+        "steps_per_generation": plan.accumulation,  # all actions of a step come from one policy
+        "num_generations": group,
+        "num_iterations": profile.num_iterations,
+        "max_completion_length": profile.max_new_tokens,
+        "learning_rate": profile.lr,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 3,
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "beta": profile.beta,
+        "epsilon": profile.epsilon,
+        "epsilon_high": profile.epsilon,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "importance_sampling_level": "token",
+        "mask_truncated_completions": False,
+        "temperature": profile.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is no number is told, not hidden
+        "save_strategy": "steps",
+        "save_steps": profile.eval_every,
+        "save_total_limit": 2,
+        "eval_strategy": "no",
+        "report_to": "none",
+        "seed": derive_seed(seed, "grpo"),
+        "shuffle_dataset": True,
+        "disable_tqdm": True,
+        **_vllm_settings(profile.vllm, loaded.loading.window),
+        **loaded.trainer_settings(checkpointing=profile.checkpointing),
+    }
+
+
+def _vllm_settings(vllm: str, window: int) -> dict:
+    """Return the settings of the rollouts: by the model itself, an engine on the same card, or a server.
+
+    An engine samples with other kernels than those that update: the difference is corrected by importance
+    weights, as TRL does by default.
+    """
+    if vllm == "no":
+        return {"use_vllm": False}
+    settings = {"use_vllm": True, "vllm_importance_sampling_correction": True}
+    if vllm == "colocate":
+        return settings | {
+            "vllm_mode": "colocate",
+            "vllm_gpu_memory_utilization": 0.3,
+            "vllm_max_model_length": window or None,
+        }
+    return settings | {"vllm_mode": "server", "vllm_server_base_url": vllm}
 
 
 class _Recorder:
@@ -235,6 +275,7 @@ class _Recorder:
         self.out, self.metrics, self.reward = out, out / "metrics.jsonl", reward
         self._measure, self._progress, self._limit = measure, progress, charged_limit
         self._began = self._seconds = self.rollout_seconds = self._processor = 0.0
+        self.float16, self._overflows = False, 0
         done = read_jsonl(self.metrics, missing_ok=True)[0]
         self.charged = sum(row["seconds_charged"] for row in done if row.get("split") == "train")
 
@@ -256,11 +297,25 @@ class _Recorder:
 
     def trained(self, logs: dict, step: int) -> None:
         """Write the row of a step."""
-        row = _train_row(logs, step, self.reward, self.rollout_seconds, self._seconds)
+        self._check_finite(logs, step)
+        found = over_processes(self.reward.last)
+        row = _train_row(logs, step, found, self.reward.seconds, self.rollout_seconds, self._seconds)
         self._write(row | {"seconds_charged": round(self._processor + row["seconds_scripts"], 4)})
+
+    def _check_finite(self, logs: dict, step: int) -> None:
+        """Raise where an update was no number; float16 may overflow now and then, and skips that update."""
+        loss, gradient = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
+        self._overflows = 0 if math.isfinite(gradient) else self._overflows + 1
+        if not math.isfinite(loss) or self._overflows > (MAX_OVERFLOWS if self.float16 else 0):
+            raise RunError(
+                f"step {step} has loss {loss} and gradient norm {gradient}: training cannot go on",
+                cure="take a smaller grpo.lr, or a card with bfloat16; then delete the stage and run again",
+            )
 
     def kept_back(self, step: int, model) -> None:
         """Write the row for the states kept back, once a step, and keep the adapter when it is the best."""
+        if not is_main():
+            return
         if not _has(self.metrics, "holdout", step):
             found = self._measure(step)
             row = {"split": "holdout", "step": step, "charged": round(self.charged, 3)}
@@ -271,87 +326,78 @@ class _Recorder:
             write_json(self.out / "best.json", best | {"files": hashes_below(self.out / "best")})
 
     def _write(self, row: dict) -> None:
-        append_jsonl(self.metrics, row)
-        self._progress(row)
+        if is_main():
+            append_jsonl(self.metrics, row)
+            self._progress(row)
 
 
-def _trainer(loaded: Backend, config, recorder: _Recorder, rows: list[dict], done: int):
-    """Return TRL's trainer with clocks, and with scripts started as soon as their actions are sampled.
-
-    The algorithm is TRL's.
-
-    Two of its methods are mended so that a training that was cut off goes on as if it had not been.
+def _trainer(loaded: Backend, wanted: dict, recorder: _Recorder, rows: list[dict], done: int):
+    """Return TRL's trainer with what `StepTrainer` adds; the algorithm is TRL's.
 
     Args:
         loaded: Model and tokenizer.
-        config: TRL's settings.
+        wanted: TRL's settings, of `grpo_settings`.
         recorder: Told what happens.
         rows: The data set, one row a state.
         done: Steps that were made before.
+
+    Raises:
+        RunError: The trainer does not hold a setting.
     """
     from datasets import Dataset
-    from peft import load_peft_weights, set_peft_model_state_dict
     from transformers import PrinterCallback
-    from trl import GRPOTrainer
-    from trl.trainer.utils import entropy_from_logits, selective_log_softmax
+    from trl import GRPOConfig, GRPOTrainer
 
-    from mlagent_lib.training.prefix import completion_logits
-
-    shares_prompts = loaded.name == "plain"  # Unsloth has kernels of its own for this
-    reward = recorder.reward
+    config, reward = make_config(GRPOConfig, wanted), recorder.reward
+    recorder.float16 = config.fp16
     episodes = isinstance(reward, EpisodeReward)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL calls its `rollout_func` experimental
 
-    class Trainer(GRPOTrainer):
-        def _generate(self, prompts):
-            # the scripts run while the trainer computes the log-probabilities of the reference
-            outputs = super()._generate(prompts)
-            if not episodes:
-                reward.begin(outputs[3], reward.state_ids)
-            return outputs
+    class Trainer(StepTrainer, GRPOTrainer):
+        kit = Kit(
+            recorder=recorder,
+            episodes=episodes,
+            # Unsloth has kernels of its own for this, and checkpointing keeps no cache to share
+            shares_prompts=loaded.name == "plain" and not config.gradient_checkpointing,
+            rows_at_once=loaded.loading.generation_rows,
+            steps_done=done,
+        )
 
-        def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, keep, **options):
-            if not shares_prompts:
-                return super()._get_per_token_logps_and_entropies(
-                    model, input_ids, attention_mask, keep, **options
-                )
-            logits = completion_logits(model, input_ids, attention_mask, keep) / self.temperature
-            found = selective_log_softmax(logits, input_ids[:, -keep:])
-            wanted = options.get("compute_entropy", False)
-            return found, entropy_from_logits(logits.detach()) if wanted else None, None
-
-        def _generate_and_score_completions(self, inputs):
-            began = time.perf_counter()
-            if not episodes:
-                inputs = reward.mixed(inputs)
-            reward.state_ids = [row["state_id"] for row in inputs]
-            outputs = super()._generate_and_score_completions(inputs)
-            recorder.rollout_seconds = time.perf_counter() - began
-            return outputs
-
-        def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-            # Transformers 5.17 finds the copy "ref" in a subfolder, and then skips the adapter in training.
-            weights = load_peft_weights(resume_from_checkpoint)
-            set_peft_model_state_dict(self.model, weights, adapter_name="default")
-
-        def _get_train_sampler(self, dataset=None):
-            # TRL 1.14 shuffles all epochs from one stream, which would begin again with the first one.
-            sampler = super()._get_train_sampler(dataset)
-            for _ in range(done * config.per_device_train_batch_size // len(sampler)):
-                next(iter(sampler))
-            return sampler
-
+    rollout = reward.rollout if episodes else None
     trainer = Trainer(
         model=loaded.model,
         args=config,
         processing_class=loaded.tokenizer,
         reward_funcs=reward,
-        rollout_func=reward.rollout if episodes else None,
+        rollout_func=rollout,
         train_dataset=Dataset.from_list(rows),
         callbacks=[_callback(recorder)],
     )
+    held = {"reward_funcs": [reward], "rollout_func": rollout}
+    check_held(trainer.args, wanted, "the GRPO trainer")
+    check_held(trainer, held, "the GRPO trainer")
+    if config.beta:
+        _keep_reference(trainer.model)
+    keep_adapter_in_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl holds what it would print
     return trainer
+
+
+def _keep_reference(model) -> None:
+    """See to it that the reference of the KL term is the adapter that training starts from.
+
+    TRL copies it under the name ``ref``; Unsloth takes that copy out, and the base weights would be the
+    reference. What computes the reference looks for the name, whoever gave it.
+    """
+    if "ref" not in model.peft_config:
+        model.add_adapter("ref", model.peft_config["default"])
+        model.set_adapter("default")
+    weights = dict(model.named_parameters())
+    for name, weight in weights.items():
+        if ".default." in name:
+            copy = weights[name.replace(".default.", ".ref.")]
+            copy.data = weight.data.detach().clone().to(copy.dtype)
+            copy.requires_grad_(False)
 
 
 def _callback(recorder: _Recorder):
@@ -366,8 +412,9 @@ def _callback(recorder: _Recorder):
             recorder.step_began()
 
         def on_step_end(self, args, state, control, **kwargs):
+            _await_card()
             recorder.step_ended()
-            if recorder.is_time_up:
+            if from_main(recorder.is_time_up):
                 control.should_training_stop = control.should_save = True
 
         def on_log(self, args, state, control, logs=None, **kwargs):
@@ -376,10 +423,20 @@ def _callback(recorder: _Recorder):
 
         def on_save(self, args, state, control, model=None, **kwargs):
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            write_json(folder.with_suffix(".json"), hashes_below(folder))
+            from_main(None)  # each process writes its random state into the folder first
+            if is_main():
+                write_json(folder.with_suffix(".json"), hashes_below(folder))
             recorder.kept_back(state.global_step, model)
 
     return Log()
+
+
+def _await_card() -> None:
+    """Wait until a card has done what it was given: calls return before, and clocks would stop too early."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> dict:
@@ -406,20 +463,27 @@ def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> d
     }
 
 
-def _train_row(
-    logs: dict, step: int, reward: StepReward | EpisodeReward, rollout: float, total: float
-) -> dict:
-    """Return one row of metrics.jsonl; the names are explained in the glossary of the report."""
-    generation = max(rollout - reward.seconds, 0.0)
+def _train_row(logs: dict, step: int, found: dict, rewarded: float, rollout: float, total: float) -> dict:
+    """Return one row of metrics.jsonl; the names are explained in the glossary of the report.
+
+    Args:
+        logs: TRL's.
+        step: Number of the update.
+        found: Statistics of the step's actions.
+        rewarded: Seconds that the reward function took.
+        rollout: Seconds of sampling and rewarding.
+        total: Seconds of the step.
+    """
+    generation = max(rollout - rewarded, 0.0)
     row = {
         "split": "train",
         "step": step,
-        **reward.last,
+        **found,
         "reward_std": float(logs["reward_std"]),
         "kl": float(logs.get("kl", 0.0)),
         "entropy": float(logs.get("entropy", 0.0)),
         "loss": float(logs["loss"]),
-        "grad_norm": float(logs.get("grad_norm", 0.0)),
+        **_gradient(float(logs.get("grad_norm", 0.0))),
         "lr": float(logs["learning_rate"]),
         "completion_tokens": float(logs.get("completions/mean_length", 0.0)),
         "clipped_share": float(logs.get("completions/clipped_ratio", 0.0)),
@@ -428,6 +492,11 @@ def _train_row(
         "seconds_total": round(total, 4),
     }
     return row
+
+
+def _gradient(norm: float) -> dict:
+    """Return the norm of the gradient, or that it overflowed, in which case the update was skipped."""
+    return {"grad_norm": norm} if math.isfinite(norm) else {"skipped_update": 1}
 
 
 def _best_row(metrics: Path) -> dict:

@@ -65,7 +65,8 @@ def share_prefixes(model) -> None:
     plain = model.generate
 
     def generate(*args, input_ids=None, attention_mask=None, **options):
-        if not args and input_ids is not None and attention_mask is not None and len(input_ids) > 1:
+        tokens = (0, 0) if args or input_ids is None or attention_mask is None else input_ids.shape
+        if min(tokens) > 1:  # several prompts, and something before their last token
             prompts, prompt_mask, which = distinct_rows(input_ids, attention_mask)
             if 2 * len(prompts) <= len(input_ids):
                 # all but the last token: generation reads that one itself, and counts positions as here

@@ -17,7 +17,7 @@ from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, begin_steps, run_steps
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.backends import Backend, generate_texts
+from mlagent_lib.training.backends import Backend
 from mlagent_lib.training.onpolicy import OnPolicyStates
 
 
@@ -286,13 +286,8 @@ def sampler(
     """Return the function that samples replies from a loaded model (for `LocalPolicy`, `evaluate_steps`)."""
 
     def generate(conversations: list[list[dict]], seed: int) -> list[str]:
-        return generate_texts(
-            backend.model,
-            backend.tokenizer,
-            conversations,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
+        return backend.generate(
+            conversations, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
         )
 
     return generate

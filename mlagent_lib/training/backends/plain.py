@@ -1,0 +1,117 @@
+"""The backend that runs anywhere: Transformers and PEFT as they are, on a CPU or a CUDA card."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+from mlagent_lib.core.errors import MlagentError
+from mlagent_lib.core.profiles import Loading
+from mlagent_lib.training.backends.interface import (
+    Backend,
+    device_and_precision,
+    load_tokenizer,
+    lora_config,
+)
+
+
+class PlainBackend(Backend):
+    """Transformers and PEFT; equal prompts of a batch are read once (`mlagent_lib.training.prefix`)."""
+
+    name = "plain"
+
+    @classmethod
+    def load(cls, path: str, loading: Loading, *, adapter: Path | str | None, trainable: bool) -> Self:
+        """Return the backend with base weights, and an adapter on them when one is given.
+
+        Raises:
+            MlagentError: 4-bit weights were asked for, and they cannot be had here.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from mlagent_lib.training.prefix import share_prefixes
+
+        device, precision = device_and_precision(loading)
+        dtype = getattr(torch, precision)
+        options = _four_bit(device, dtype) if loading.four_bit else {"dtype": dtype}
+        tokenizer = load_tokenizer(path)
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
+        if not loading.four_bit:
+            model = model.to(_card() if device == "cuda" else "cpu")
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+        share_prefixes(model)
+        return cls(path, model, tokenizer, device, precision, loading)
+
+    def attach_lora(self, r: int, alpha: int, *, seed: int) -> None:
+        """Put a fresh adapter on all linear layers; its first weights come from the seed, B is zero.
+
+        Raises:
+            RunError: There is an adapter already.
+        """
+        self._need_no_adapter()
+        from peft import get_peft_model
+        from transformers import set_seed
+
+        from mlagent_lib.training.prefix import share_prefixes
+
+        set_seed(seed)
+        del self.model.generate  # the shared prefixes move to the outer model
+        self.model = get_peft_model(self.model, lora_config(r, alpha))
+        share_prefixes(self.model)
+
+    def merge(self, folder: Path | str) -> None:
+        """Write base weights with the adapter added, in 16 bits, and the tokenizer; the model stays as it is.
+
+        The base is read once more on the CPU: 4-bit weights would lose their rounding for good, and the
+        model that is loaded may be in training.
+
+        Raises:
+            RunError: There is no adapter.
+        """
+        self._need_adapter()
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
+        with tempfile.TemporaryDirectory(prefix="mlagent-merge-") as adapter:
+            self.save(adapter)
+            base = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype)
+            merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+        merged.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def _card() -> str:
+    """Return this process's own card: `accelerate launch` gives each process a number."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _four_bit(device: str, dtype: Any) -> dict[str, Any]:
+    """Return the options for NF4 weights with double quantization (QLoRA, arXiv 2305.14314 section 3)."""
+    if device != "cuda":
+        raise MlagentError(
+            "4-bit weights cannot be had here: no CUDA device is visible",
+            cure="use a GPU runtime, or a profile without four_bit",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MlagentError(
+            "4-bit weights cannot be had here: the package bitsandbytes is not installed",
+            cure="install the extra 'unsloth', or take a profile without four_bit",
+        )
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "dtype": dtype, "device_map": {"": _card()}}

@@ -1,0 +1,87 @@
+"""Settings of TRL's trainers: every one given by name, and none dropped on the way.
+
+Unsloth puts classes of its own in the place of TRL's, under the same names, with other defaults, and drops
+arguments that it does not know with a printed line. So every field is given, and afterwards the objects are
+asked what they hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from mlagent_lib.core.errors import RunError
+
+_MISSING = object()
+
+
+def make_config(kind: type, wanted: Mapping[str, Any]):
+    """Return a configuration that holds what is wanted, and TRL's own default in every other field.
+
+    Args:
+        kind: ``GRPOConfig`` or ``SFTConfig``, as imported after the backend was prepared.
+        wanted: Settings by name.
+
+    Raises:
+        RunError: A setting is unknown to this version, or the object holds another value.
+    """
+    known = _defaults(kind)
+    if unknown := sorted(set(wanted) - set(known)):
+        raise RunError(
+            f"{kind.__name__} has no setting {', '.join(unknown)}",
+            cure="install the versions that the kit pins",
+        )
+    config = kind(**(known | dict(wanted)))
+    check_held(config, wanted, kind.__name__)
+    return config
+
+
+def check_held(held: Any, wanted: Mapping[str, Any], what: str) -> None:
+    """Check that an object holds what was asked for; return nothing.
+
+    Args:
+        held: A configuration, or a trainer.
+        wanted: Settings by name.
+        what: What to call the object in an error.
+
+    Raises:
+        RunError: A setting was dropped or changed; the message names each with both values.
+    """
+    changed = []
+    for name, value in wanted.items():
+        found = getattr(held, name, _MISSING)
+        if found is _MISSING:
+            changed.append(f"{name} was dropped (asked for {value!r})")
+        elif _plain(found) != _plain(value):
+            changed.append(f"{name} is {found!r} instead of {value!r}")
+    if changed:
+        raise RunError(
+            f"{what} does not hold what was asked for: {'; '.join(changed)}",
+            cure="install the versions that the kit pins, or choose backend plain",
+        )
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Return the default of each field: those that Unsloth's subclass inherits are still TRL's own."""
+    found = {}
+    for item in dataclasses.fields(kind):
+        if not item.init:
+            continue
+        if item.default is not dataclasses.MISSING:
+            found[item.name] = item.default
+        elif item.default_factory is not dataclasses.MISSING:
+            found[item.name] = item.default_factory()
+        else:
+            found[item.name] = None
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as it was written: enumerations by value, ``"none"`` as the empty list it becomes."""
+    if isinstance(value, Enum):
+        value = value.value
+    if value in ("none", [], ["none"]):
+        return []
+    return list(value) if isinstance(value, tuple) else value

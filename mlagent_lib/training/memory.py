@@ -1,0 +1,395 @@
+"""How much memory of a card a profile needs, worked out before anything is loaded, from published shapes.
+
+Sums of products that a person can check; nothing is measured here. Where a number is ours and not a published
+one, it says so. GB is 10**9 bytes, as card makers count; a "16 GB" T4 gives programs about 15.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.profiles import Profile
+
+GB = 10**9
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_NF4_BITS = 4.127  # a weight and its share of the constants, double quantization (arXiv 2305.14314 section 3)
+_ADAM = 4 + 4 + 8  # bytes a trainable weight: float32 weight, gradient, the two moments of Adam
+_SFT_LOGIT = 12  # bytes a logit: float32 log-probability and its gradient, logit and gradient in 16 bits
+_GRPO_LOGIT = 8  # bytes a logit: as it is, over the temperature, log-probability, gradient, all in 16 bits
+_FUSED_ROWS = 1024  # ours: positions whose logits Unsloth has at once, where plain has them all
+CONTEXT = 0.8 * GB  # ours: CUDA context, cuBLAS and the kernels of PyTorch
+SPARE = 0.1  # ours: share lost to fragments of the allocator
+VLLM_SHARE = 0.3  # of the card, for an engine beside the trainer: TRL's vllm_gpu_memory_utilization
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The architecture of a Qwen2 model, from its ``config.json``.
+
+    Attributes:
+        hidden: Width of the residual stream (hidden_size).
+        feed_forward: Width of the MLP (intermediate_size).
+        layers: num_hidden_layers.
+        heads: Query heads (num_attention_heads).
+        kv_heads: Key and value heads (num_key_value_heads).
+        vocabulary: vocab_size.
+        tied: Whether embedding and output share weights (tie_word_embeddings).
+    """
+
+    hidden: int
+    feed_forward: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def kv_width(self) -> int:
+        """Return the width of keys, and of values."""
+        return self.hidden // self.heads * self.kv_heads
+
+
+# config.json of Qwen/Qwen2.5-<size> and Qwen/Qwen2.5-<size>-Instruct on the Hugging Face Hub (Apache-2.0, 3B:
+# Qwen research licence); Qwen2.5 technical report, arXiv 2412.15115, Table 1
+SHAPES = {
+    "0.5B": Shape(896, 4864, 24, 14, 2, 151936, True),
+    "1.5B": Shape(1536, 8960, 28, 12, 2, 151936, True),
+    "3B": Shape(2048, 11008, 36, 16, 2, 151936, True),
+    "7B": Shape(3584, 18944, 28, 28, 4, 152064, False),
+}
+
+
+def shape_of(model: str) -> Shape | None:
+    """Return the shape of a model by its name, or None for one that is not known (the pocket model).
+
+    Example:
+        >>> shape_of("Qwen/Qwen2.5-1.5B-Instruct").layers
+        28
+    """
+    name = model.rsplit("/", 1)[-1]
+    if not name.startswith("Qwen2.5-"):
+        return None
+    return SHAPES.get(name.removeprefix("Qwen2.5-").removesuffix("-Instruct"))
+
+
+def parameters(shape: Shape) -> tuple[int, int]:
+    """Return the weights of the linear layers, which 4 bits can hold, and all others.
+
+    Example:
+        >>> linear, other = parameters(SHAPES["7B"])
+        >>> linear + other  # "7.61B", model card
+        7615616512
+        >>> sum(parameters(SHAPES["0.5B"]))  # "0.49B"
+        494032768
+    """
+    linear = sum(inner * outer for inner, outer in _linear(shape))
+    biases = shape.hidden + 2 * shape.kv_width  # of q, k and v
+    norms = 2 * shape.hidden
+    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+    return shape.layers * linear, shape.layers * (biases + norms) + embeddings + shape.hidden
+
+
+def _linear(shape: Shape) -> tuple[tuple[int, int], ...]:
+    """Return inner and outer width of a layer's q, k, v, o, gate, up, down: those that LoRA adapts."""
+    hidden, kv, inner = shape.hidden, shape.kv_width, shape.feed_forward
+    attention = ((hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden))
+    return (*attention, (hidden, inner), (hidden, inner), (inner, hidden))
+
+
+def lora_parameters(shape: Shape, r: int) -> int:
+    """Return the weights of an adapter of rank r on all linear layers: r times inner plus outer width each.
+
+    Example:
+        >>> lora_parameters(SHAPES["7B"], 64)  # 28 layers * 64 * 90112
+        161480704
+    """
+    return shape.layers * r * sum(inner + outer for inner, outer in _linear(shape))
+
+
+def weight_bytes(shape: Shape, precision: str, four_bit: bool = False) -> float:
+    """Return the bytes of the base weights.
+
+    Example:
+        >>> weight_bytes(SHAPES["7B"], "bfloat16") / GB
+        15.231233024
+        >>> weight_bytes(SHAPES["7B"], "float16", four_bit=True) // 10**7  # 6.525 * 4.127 / 8 + 1.09 * 2
+        554.0
+    """
+    linear, other = parameters(shape)
+    return linear * (_NF4_BITS / 8 if four_bit else _BYTES[precision]) + other * _BYTES[precision]
+
+
+def cache_bytes(shape: Shape, rows: int, tokens: int, precision: str) -> int:
+    """Return the bytes of keys and values of ``rows`` texts of ``tokens`` tokens.
+
+    Example:
+        >>> cache_bytes(SHAPES["7B"], 1, 1, "bfloat16")  # 2 * 28 layers * 512 * 2 bytes
+        57344
+    """
+    return 2 * shape.layers * shape.kv_width * _BYTES[precision] * rows * tokens
+
+
+def layer_bytes(shape: Shape, precision: str, r: int) -> int:
+    """Return the bytes that one layer keeps of one token for the backward pass, with LoRA on it.
+
+    What autograd keeps of Transformers' Qwen2 under PEFT in 16-bit autocast: the residual stream in float32
+    in both norms; six inputs of adapted layers, query and attention's output, all of width hidden; key and
+    value; four vectors of the MLP's width; seven of width r; a number a head. Base weights are frozen, so
+    nothing is kept for their gradients. In float32 twice the 16-bit part is an upper bound.
+
+    Example:
+        >>> layer_bytes(SHAPES["0.5B"], "bfloat16", 16)  # 24*896 + 4*128 + 8*4864 + 14*16 + 4*14 + 8
+        61216
+    """
+    norms = 8 * shape.hidden
+    rest = 16 * shape.hidden + 4 * shape.kv_width + 8 * shape.feed_forward + 14 * r
+    return norms + rest * _BYTES[precision] // 2 + 4 * shape.heads + 8
+
+
+def activation_bytes(shape: Shape, tokens: int, precision: str, *, checkpointing: bool, r: int) -> int:
+    """Return the bytes that the backward pass needs of ``tokens`` tokens, without the logits.
+
+    With checkpointing a layer keeps its input only, and one layer at a time is made again.
+
+    Args:
+        shape: The model.
+        tokens: Tokens read at once.
+        precision: Of the computation.
+        checkpointing: Whether activations are made again in the backward pass.
+        r: Rank of the adapter.
+
+    Example:
+        >>> activation_bytes(SHAPES["0.5B"], 1, "bfloat16", checkpointing=False, r=16)  # 24 * 61216
+        1469184
+        >>> activation_bytes(SHAPES["0.5B"], 1, "bfloat16", checkpointing=True, r=16)  # 24 * 2 * 896 + 61216
+        104224
+    """
+    layer = layer_bytes(shape, precision, r)
+    if checkpointing:
+        return tokens * (shape.layers * _BYTES[precision] * shape.hidden + layer)
+    return tokens * shape.layers * layer
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a profile needs, in bytes: for each phase its parts by name.
+
+    The parts of a phase are there at the same time; the phases are not.
+    """
+
+    phases: dict[str, dict[str, float]]
+
+    def total(self, phase: str) -> float:
+        """Return the bytes of a phase, with what the allocator loses."""
+        return sum(self.phases[phase].values()) * (1 + SPARE)
+
+    @property
+    def peak(self) -> float:
+        """Return the bytes of the largest phase."""
+        return max(self.total(phase) for phase in self.phases)
+
+    def lines(self) -> list[str]:
+        """Return a table of GB, one line for each part, one column for each phase."""
+        names = list(dict.fromkeys(name for parts in self.phases.values() for name in parts))
+        head = f"{'GB':<28}" + "".join(f"{phase:>14}" for phase in self.phases)
+        rows = [head]
+        for name in names:
+            cells = (parts.get(name) for parts in self.phases.values())
+            shown = ("" if value is None else f"{value / GB:.2f}" for value in cells)
+            rows.append(f"{name:<28}" + "".join(f"{cell:>14}" for cell in shown))
+        total = "".join(f"{self.total(phase) / GB:>14.2f}" for phase in self.phases)
+        return [*rows, f"{f'in all, {SPARE:.0%} spare':<28}{total}"]
+
+
+def estimate(
+    profile: Profile,
+    *,
+    backend: str = "plain",
+    precision: str = "",
+    on_card: bool = True,
+    card_gb: float = 0.0,
+) -> Estimate:
+    """Return what a profile needs for SFT, for the sampling and the update of GRPO.
+
+    It is an upper bound for Unsloth, whose kernels keep less than those of Transformers. Every profile that
+    samples shorter prompts than its longest needs less, too.
+
+    Args:
+        profile: All sizes come from it.
+        backend: ``plain`` or ``unsloth``: whether all logits are there at once.
+        precision: Of the computation; the profile's where not given.
+        on_card: Whether it runs on a CUDA card; a CPU has no context.
+        card_gb: Size of the card, of which a vLLM engine on it takes its share.
+
+    Raises:
+        ProfileError: The shape of the profile's model is not known.
+    """
+    shape = shape_of(profile.model)
+    if shape is None:
+        raise ProfileError(
+            f"the shape of model {profile.model!r} is not known, so its memory cannot be estimated",
+            cure=f"choose one of {', '.join(f'Qwen/Qwen2.5-{size}-Instruct' for size in SHAPES)}",
+        )
+    kind = precision or (profile.precision if profile.precision in _BYTES else "bfloat16")
+    lora = lora_parameters(shape, profile.sft.lora_r)
+    weights = weight_bytes(shape, kind, profile.four_bit)
+    fixed = {"base weights": weights, **({"CUDA context": CONTEXT} if on_card else {})}
+    engine = {"vLLM engine": VLLM_SHARE * card_gb * GB} if profile.grpo.vllm == "colocate" else {}
+
+    def logits(positions: int, size: int) -> float:
+        return (min(positions, _FUSED_ROWS) if backend == "unsloth" else positions) * shape.vocabulary * size
+
+    def active(tokens: int, checkpointing: bool) -> float:
+        return activation_bytes(shape, tokens, kind, checkpointing=checkpointing, r=profile.sft.lora_r)
+
+    sft, grpo = profile.sft, profile.grpo
+    reads = sft.max_length * min(sft.micro_batch or sft.batch, sft.batch)
+    replies = grpo.states_per_step * grpo.group_size
+    rows = min(grpo.micro_batch or replies, replies)
+    longest = _prompt_tokens(profile) + grpo.max_new_tokens
+    sampled = min(profile.generation_rows or replies, replies)
+    return Estimate(
+        {
+            "SFT": fixed
+            | {"adapter, gradient, Adam": lora * _ADAM}
+            | {"activations": active(reads, sft.checkpointing), "logits": logits(reads, _SFT_LOGIT)},
+            "GRPO sampling": fixed
+            | {"adapter, gradient, Adam": lora * _ADAM, "reference adapter": lora * 4}
+            | (engine or _sampling(shape, sampled, longest, kind)),
+            "GRPO update": fixed
+            | {"adapter, gradient, Adam": lora * _ADAM, "reference adapter": lora * 4}
+            | {
+                "activations": active(rows * longest, grpo.checkpointing),
+                "logits": logits(rows * grpo.max_new_tokens, _GRPO_LOGIT),
+            }
+            | engine,
+        }
+    )
+
+
+def _prompt_tokens(profile: Profile) -> int:
+    """Return the longest prompt; where prompts are not cut, what SFT reads bounds them."""
+    return profile.prompt_tokens or max(profile.sft.max_length - profile.grpo.max_new_tokens, 0)
+
+
+def _sampling(shape: Shape, rows: int, tokens: int, precision: str) -> dict[str, float]:
+    """Return keys and values, and the widest moment of reading the prompts: the product in an MLP."""
+    size = _BYTES[precision]
+    wide = rows * tokens * size * (3 * shape.feed_forward + 2 * shape.hidden)
+    return {"keys and values": cache_bytes(shape, rows, tokens, precision), "reading prompts": wide}
+
+
+# What may be given up, in this order and each as little as possible: less at once (the same numbers come out,
+# more slowly), activations made again, then 4-bit weights.
+_LADDER: dict[str, tuple[object, ...]] = {
+    "generation_rows": (8, 4, 2, 1),
+    "sft__micro_batch": (4, 2, 1),
+    "grpo__micro_batch": (8, 4, 2, 1),
+    "sft__checkpointing": (True,),
+    "grpo__checkpointing": (True,),
+    "four_bit": (True,),
+}
+
+
+def alternative(profile: Profile, available_gb: float, **options) -> tuple[str, Estimate] | None:
+    """Return a smaller variant of a profile that fits, in words, and its estimate; None where none does.
+
+    The model stays if it can; else the largest smaller one is taken.
+
+    Args:
+        profile: What does not fit.
+        available_gb: Memory to fit into, in GB.
+        options: As for `estimate`.
+    """
+    names = [name for name in SHAPES if SHAPES[name].layers * SHAPES[name].hidden <= _size(profile)]
+    suffix = "-Instruct" if profile.model.endswith("-Instruct") else ""
+    for size in reversed(names):
+        model = f"Qwen/Qwen2.5-{size}{suffix}"
+        same = SHAPES[size] == shape_of(profile.model)
+        taken: dict[str, object] = {} if same else {"model": model}
+        for name, rungs in _LADDER.items():
+            taken[name] = rungs[-1]
+        if _peak(profile, taken, available_gb, options) > available_gb * GB:
+            continue
+        for name, rungs in reversed(_LADDER.items()):  # what costs most is given back first
+            for rung in (_now(profile, name), *rungs):
+                trial = taken | {name: rung}
+                if _peak(profile, trial, available_gb, options) <= available_gb * GB:
+                    taken = trial
+                    break
+        words = {name: value for name, value in taken.items() if value != _now(profile, name)}
+        told = ", ".join(f"{name.replace('__', '.')}={value}" for name, value in words.items())
+        other = profile.with_values(profile.name, **taken)
+        return told, estimate(other, card_gb=available_gb, **options)
+    return None
+
+
+def _size(profile: Profile) -> int:
+    shape = shape_of(profile.model)
+    return shape.layers * shape.hidden if shape else 0
+
+
+def _now(profile: Profile, name: str) -> object:
+    stage, _, constant = name.rpartition("__")
+    return getattr(getattr(profile, stage) if stage else profile, constant)
+
+
+def _peak(profile: Profile, changes: dict[str, object], available_gb: float, options: dict) -> float:
+    return estimate(profile.with_values(profile.name, **changes), card_gb=available_gb, **options).peak
+
+
+def check_fit(profile: Profile, available_gb: float, **options) -> Estimate:
+    """Return the estimate of a profile that fits.
+
+    Args:
+        profile: What shall run.
+        available_gb: Memory of the card (or of the machine), in GB of 10**9 bytes.
+        options: As for `estimate`.
+
+    Raises:
+        ProfileError: It does not fit; the message names a combination that does.
+    """
+    found = estimate(profile, card_gb=available_gb, **options)
+    if found.peak <= available_gb * GB:
+        return found
+    what = f"{profile.model}{' in 4 bits' if profile.four_bit else ''} under profile {profile.name!r}"
+    smaller = alternative(profile, available_gb, **options)
+    cure = f"take {smaller[0]}: about {smaller[1].peak / GB:.1f} GB" if smaller else "take a larger card"
+    raise ProfileError(
+        f"{what} needs about {found.peak / GB:.1f} GB, and there are {available_gb:.1f}", cure=cure
+    )
+
+
+def available_gb() -> tuple[float, bool]:
+    """Return the memory to fit into, in GB, and whether it is a card's: else it is this machine's own."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory / GB, True
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB, False
+
+
+def announce(profile: Profile, backend: str, precision: str, say=print) -> None:
+    """Print what a profile will need, before anything is loaded; nothing for the pocket model.
+
+    Args:
+        profile: What shall run.
+        backend: ``plain`` or ``unsloth``, as chosen.
+        precision: As resolved for the device.
+        say: Receives each line.
+
+    Raises:
+        ProfileError: It does not fit; the message names a combination that does.
+    """
+    if shape_of(profile.model) is None:
+        return
+    there, on_card = available_gb()
+    where = "this card" if on_card else "this machine; without CUDA it runs on the CPU, slowly"
+    found = check_fit(profile, there, backend=backend, precision=precision, on_card=on_card)
+    say(f"{profile.model}, backend {backend}, {precision}{', base in 4 bits' if profile.four_bit else ''}")
+    for line in found.lines():
+        say(line)
+    say(f"needs about {found.peak / GB:.1f} GB of the {there:.1f} GB of {where}")

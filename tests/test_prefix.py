@@ -1,0 +1,181 @@
+"""A prompt that a group shares is read once, and nothing else changes: values, gradients, replies."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from pocket_parts import write_adapter
+from tiny_task import make_tools, write_task
+
+torch = pytest.importorskip("torch")
+
+from mlagent_lib.core.profiles import GRPOProfile
+from mlagent_lib.training.backends import load
+from mlagent_lib.training.grpo import _trainer, grpo_settings
+from mlagent_lib.training.prefix import completion_logits, distinct_rows, share_prefixes
+from mlagent_lib.training.scoring import StepReward
+
+CLOSE = 1e-4
+PROMPTS = (5, 17, 11)  # tokens
+ORDER = (2, 0, 1, 0, 0, 2, 1)  # which prompt each row has: groups out of order and of unequal size
+LENGTHS = (3, 6, 1, 4, 6, 2, 5)  # tokens of the completions
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """Return the pocket model with an adapter that changes what it says."""
+    adapter = write_adapter(tmp_path_factory.mktemp("adapter"), moved=0.05)
+    return load("pocket", backend="plain", adapter=adapter, trainable=True)
+
+
+@pytest.fixture(scope="module")
+def batch(loaded):
+    """Return ids, mask and columns of the completions of seven rows with three prompts."""
+    stream, pad = torch.Generator().manual_seed(1), loaded.tokenizer.pad_token_id
+    size = loaded.model.config.vocab_size
+
+    def tokens(count):
+        return torch.randint(10, size, (count,), generator=stream)
+
+    prompts, keep = [tokens(length) for length in PROMPTS], max(LENGTHS)
+    width = max(PROMPTS) + keep
+    ids, mask = torch.full((len(ORDER), width), pad), torch.zeros((len(ORDER), width), dtype=torch.long)
+    for row, (which, length) in enumerate(zip(ORDER, LENGTHS, strict=True)):
+        first, middle = max(PROMPTS) - PROMPTS[which], max(PROMPTS)
+        ids[row, first:middle], ids[row, middle : middle + length] = prompts[which], tokens(length)
+        mask[row, first : middle + length] = 1
+    return ids, mask, keep
+
+
+@pytest.fixture
+def read(loaded):
+    """Return the list of shapes (rows, tokens) that the model reads while a test runs."""
+    shapes = []
+    embeddings = loaded.model.get_input_embeddings()
+    hook = embeddings.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
+    yield shapes
+    hook.remove()
+
+
+def test_rows_are_distinct_by_tokens_and_mask():
+    ids = torch.tensor([[5, 6], [0, 6], [5, 6], [0, 6]])
+    mask = torch.tensor([[1, 1], [0, 1], [1, 1], [1, 1]])  # the last begins with a real token 0
+    found, found_mask, which = distinct_rows(ids, mask)
+    assert len(found) == 3 and which[0] == which[2] and len(set(which.tolist())) == 3
+    assert found[which].equal(ids) and found_mask[which].equal(mask)
+
+
+def test_logits_are_those_of_the_plain_forward_and_each_prompt_is_read_once(loaded, batch, read):
+    ids, mask, keep = batch
+    with torch.no_grad():
+        ours = completion_logits(loaded.model, ids, mask, keep)
+        assert read == [(3, 17), (7, 6)]
+        plain = loaded.model(input_ids=ids, attention_mask=mask).logits[:, -keep - 1 : -1]
+    real = mask[:, -keep:].bool()
+    assert ours.shape == plain.shape and int(real.sum()) == sum(LENGTHS)
+    assert plain[real].abs().max() > 1.0
+    assert (ours - plain)[real].abs().max() < CLOSE
+
+
+def gradients(model, logits, ids, mask, keep) -> dict:
+    """Return the gradient of each weight of the adapter for the likelihood of the completions."""
+    model.zero_grad()
+    labels, real = ids[:, -keep:], mask[:, -keep:]
+    values = torch.log_softmax(logits, dim=-1).gather(2, labels[..., None])[..., 0]
+    weights = torch.linspace(-1.0, 1.0, len(ids))[:, None]  # each row its own advantage
+    ((values * weights * real).sum() / real.sum()).backward()
+    found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    model.zero_grad()
+    return found
+
+
+def test_gradients_flow_through_the_shared_prompt_as_through_seven_copies(loaded, batch):
+    ids, mask, keep = batch
+    model = loaded.model
+    ours = gradients(model, completion_logits(model, ids, mask, keep), ids, mask, keep)
+    plain_logits = model(input_ids=ids, attention_mask=mask).logits[:, -keep - 1 : -1]
+    plain = gradients(model, plain_logits, ids, mask, keep)
+    assert ours.keys() == plain.keys() and all("lora" in name for name in ours)
+    assert max(float(gradient.abs().max()) for gradient in plain.values()) > 1e-2
+    for name, gradient in plain.items():
+        assert (ours[name] - gradient).abs().max() < CLOSE, name
+
+
+def test_the_rows_of_one_group_without_padding(loaded, batch):
+    ids, mask, keep = batch
+    same = [row for row, which in enumerate(ORDER) if which == 1]  # the longest prompt: no padding at all
+    with torch.no_grad():
+        ours = completion_logits(loaded.model, ids[same], mask[same], keep)
+        plain = loaded.model(input_ids=ids[same], attention_mask=mask[same]).logits[:, -keep - 1 : -1]
+    real = mask[same][:, -keep:].bool()
+    assert (ours - plain)[real].abs().max() < CLOSE
+
+
+def test_trl_computes_the_same_from_every_row_for_itself(loaded, batch, read, tmp_path):
+    from trl import GRPOTrainer
+
+    write_task(tmp_path / "tasks")
+    reward = StepReward({}, make_tools(tmp_path), form="v1", group_size=2)
+    profile = GRPOProfile(steps=1, states_per_step=1, group_size=2, temperature=0.7, checkpointing=False)
+    wanted = grpo_settings(loaded, profile, out=tmp_path, seed=0)
+    rows = [{"prompt": [{"role": "user", "content": "x"}], "state_id": "s", "task": "t"}]
+    trainer = _trainer(loaded, wanted, SimpleNamespace(reward=reward), rows, 0)
+    ids, mask, keep = batch
+    read.clear()
+    with torch.no_grad():
+        options = {"compute_entropy": True, "batch_size": 4}
+        ours = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep, **options)
+        assert read == [(3, 17), (4, 6), (3, 17), (3, 6)]  # in parts of four rows: 2, 0, 1, 0 and 0, 2, 1
+        read.clear()
+        theirs = GRPOTrainer._get_per_token_logps_and_entropies(
+            trainer, trainer.model, ids, mask, keep, **options
+        )
+        assert read == [(4, 23), (3, 23)]
+    real = mask[:, -keep:].bool()
+    for own, other in zip(ours[:2], theirs[:2], strict=True):
+        assert own.shape == other.shape and (own - other)[real].abs().max() < CLOSE
+
+
+# Sampling ---------------------------------------------------------------------------------------------------
+
+
+def written(model, ids, mask, *, plain: bool):
+    generate = type(model).generate.__get__(model) if plain else model.generate
+    with torch.no_grad():
+        return generate(input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "first"),
+    [
+        ((0, 0, 0, 0), (1, 16)),  # one prompt of a group: read once, but for its last token
+        ((2, 0, 2, 0, 0), (2, 16)),
+        ((0, 1, 2, 0), (4, 17)),  # too few are equal: as it was
+        ((1,), (1, 17)),
+        ((0, 1), (2, 17)),
+    ],
+)
+def test_likeliest_replies_are_the_same_with_prompts_read_once(loaded, batch, read, rows, first):
+    ids, mask, _ = batch
+    starts = [ORDER.index(row) for row in rows]
+    ids, mask = ids[starts, : max(PROMPTS)], mask[starts, : max(PROMPTS)]
+    shared = written(loaded.model, ids, mask, plain=False)
+    assert read[0] == first and (first[1] == 17 or read[1] == (len(rows), 1))
+    assert shared.equal(written(loaded.model, ids, mask, plain=True))
+    assert shared.shape[1] > max(PROMPTS)
+
+
+def test_prompts_of_one_token(loaded):
+    ids, mask = torch.full((4, 1), 20), torch.ones((4, 1), dtype=torch.long)
+    assert written(loaded.model, ids, mask, plain=False).equal(written(loaded.model, ids, mask, plain=True))
+
+
+def test_other_ways_to_call_generate_are_left_alone():
+    calls = []
+    model = SimpleNamespace(generate=lambda *words, **options: calls.append((words, options)))
+    share_prefixes(model)
+    model.generate("positional", input_ids=None, attention_mask=None)
+    model.generate(input_ids=torch.ones(4, 3), attention_mask=None)
+    assert [words for words, _ in calls] == [("positional",), ()]
+    assert all("past_key_values" not in options for _, options in calls)
