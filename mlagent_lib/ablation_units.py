@@ -231,7 +231,7 @@ def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
         adapter = stage.path("adapter")
     agent = local_agent(lab, name, adapter)
     say("test states")
-    write_table(stage, "step_rewards.csv", test_steps(lab, stage, agent, name, parts.test))
+    write_table(stage, "step_rewards.csv", single_steps(lab, stage, agent, name, parts.test))
     if name in ("sft", FULL):
         write_table(stage, "blame.csv", blame_table(lab, stage, parts.test))
     say("evaluation")
@@ -276,7 +276,7 @@ def charged_seconds(metrics: Path) -> float:
     return sum(row["seconds_charged"] for row in read_jsonl(metrics)[0] if row["split"] == "train")
 
 
-def test_steps(lab: Lab, stage: Stage, agent: Agent, name: str, states) -> pd.DataFrame:
+def single_steps(lab: Lab, stage: Stage, agent: Agent, name: str, states) -> pd.DataFrame:
     """Return one row for each reply to a test state, and write the steps themselves, with both scores.
 
     The rewards are those of v1 for every arm, so that arms trained on other rewards compare.
