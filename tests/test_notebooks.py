@@ -82,7 +82,7 @@ def test_one_cell_is_tagged_parameters_and_declares_literals(notebook, repositor
     assert len(tagged) == 1 and tagged[0] is code_cells(content)[0]
     found = declared_parameters(repository / "notebooks" / name)
     assert BASE.items() <= {key: type(value) for key, value in found.items()}.items()
-    assert len(found) <= len(BASE) + 3
+    assert len(found) <= len(BASE) + 6
     for line in lines_of(tagged[0]):
         assert re.fullmatch(r"\w+: (str|int|float|bool) = .+  # .+", line), f"type and comment: {line!r}"
 
