@@ -235,10 +235,17 @@ def _summary(rows: Sequence[Mapping], costs: Sequence[Mapping]) -> dict:
 
 
 def write_main_tables(run_dir: str | Path) -> dict:
-    """Write the tables of the evaluation with all agents in them into the run's ``agents``; return them."""
+    """Write the tables of the evaluation with all agents in them into the run's ``agents``; return them.
+
+    A report that the run has is written again, so that it shows the agents too.
+    """
     tables = main_tables(run_dir)
     for name, table in tables.items():
         write_text(Path(run_dir) / AGENTS / name, table.to_csv(index=False, lineterminator="\n"))
+    if (Path(run_dir) / "report.html").exists():
+        from mlagent_lib.results.report import write_report  # here: it loads matplotlib
+
+        write_report(run_dir)
     return tables
 
 

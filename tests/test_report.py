@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 from synthetic_run import SCALES, figure_tables, make_run, rows, step, trajectory
 from test_show import HOSTILE, tags_of
@@ -145,3 +146,13 @@ def test_unscored_trajectories_are_said(tmp_path):
     found = verdict_of(read_run(make_run(tmp_path / "a", made)))
     assert any(note.startswith("1 of ") for note in found.caveats)
     assert set(SCALES) == {"up", "down", "far"}
+
+
+def test_an_agent_that_was_evaluated_later_is_in_the_page(tmp_path):
+    folder = make_run(tmp_path / "a")
+    overall = pd.read_csv(folder / "04_evaluation" / "overall.csv")
+    later = overall[overall["policy"] == "rl"].assign(policy="a-chat-model")
+    (folder / "agents").mkdir()
+    pd.concat([overall, later]).to_csv(folder / "agents" / "overall.csv", index=False)
+    assert "a-chat-model" in set(read_run(folder).tables["overall"]["policy"])
+    assert "a-chat-model" in write_report(folder).read_text(encoding="utf-8")

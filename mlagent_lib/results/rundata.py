@@ -113,6 +113,8 @@ def read_run(run_dir: str | Path) -> RunData:
     for name in ("tasks", "overall", "differences", "step_rewards", "luck"):
         place = f"{evaluation}/{name}.csv"
         needed = name in ("tasks", "overall")
+        if needed and (folder / "agents" / f"{name}.csv").is_file():
+            place = f"agents/{name}.csv"  # the same table, with the agents that were evaluated later
         found = _guarded(folder / place, place, problems, read_table, needed=needed)
         if found is not None:
             tables[name] = found
