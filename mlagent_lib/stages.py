@@ -51,7 +51,7 @@ from mlagent_lib.results.medals import medal_table
 from mlagent_lib.results.steps import diversity_table, outcome_table, step_table
 from mlagent_lib.tasks.leaderboard import leaderboard_of
 from mlagent_lib.tasks.pocket.catalogue import edits
-from mlagent_lib.training.pool import StatePool, split_trajectories
+from mlagent_lib.training.pool import StatePool, part_of_states, split_trajectories
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
 
 TRAJECTORIES = "01_collection/trajectories.jsonl"
@@ -107,13 +107,11 @@ def split_states(lab: Lab, rows: Sequence[dict]) -> Parts:
         RunError: Nothing is left to select or to test on.
     """
     found = split_trajectories(rows, lab.seed, share=lab.profile.sft.holdout_share)
-    known: set[str] = set()
-    states, doubles = {}, 0
+    part_of, states, doubles = part_of_states(found), {}, 0
     for part, own in found.items():
         pool = StatePool.from_trajectories(own).states
-        states[part] = tuple(state for state in pool if state.id not in known)
+        states[part] = tuple(state for state in pool if part_of[state.id] == part)
         doubles += len(pool) - len(states[part])
-        known |= {state.id for state in pool}
         if not states[part]:
             raise RunError(f"no state is left for the part {part!r}", cure="collect more trajectories a task")
     return Parts(found, states["train"], states["select"], states["test"], doubles)

@@ -36,9 +36,8 @@ from mlagent_lib.results.arms import (
     search_table,
 )
 from mlagent_lib.results.claims import PAIRS, TASK_COUNTS, claim_table
-from mlagent_lib.results.evaluation import relative_gain_pct
 from mlagent_lib.results.intervals import best_of, bootstrap_mean
-from mlagent_lib.results.paper.numbers import initial_scores, paper_table, rl_curve
+from mlagent_lib.results.paper.numbers import gains, paper_table, rl_curve
 from mlagent_lib.results.style import csv_bytes, read_table, save_figure, with_run
 
 GAP, GAIN = "gap closed (0 starter, 1 best known)", "relative gain, %"
@@ -219,15 +218,10 @@ def _pipeline(tables: Tables, manifest: dict) -> pd.DataFrame:
 
 def _main_gains(tables: Tables) -> pd.DataFrame:
     rows = []
-    methods = ("ML-Agent", "Qwen2.5-7B-Instruct")
-    start = initial_scores().set_index("task")["stated"]
-    paper = paper_table("avg@8", topic="main", version="v1")
-    for method in methods:
+    paper = _paper_gains()
+    for method in ("ML-Agent", "Qwen2.5-7B-Instruct"):
         for row in paper[paper["method"] == method].itertuples():
-            gain = relative_gain_pct(
-                row.value, float(start[row.task]), greater_is_better=row.better == "higher"
-            )
-            rows.append(_row(f"{PAPER}: avg@8, v1 Table 1", method, _short(row.task), gain, GAIN))
+            rows.append(_row(f"{PAPER}: avg@8, v1 Table 1", method, _short(row.task), row.gain, GAIN))
     mine = frame_of(tables, "gain")
     for arm, series in (("full", "rl"), ("sft", "sft"), ("base", "base")):
         own = mine[(mine["policy"] == arm) & np.isfinite(mine["value"])]
@@ -242,6 +236,11 @@ def _main_gains(tables: Tables) -> pd.DataFrame:
     return table
 
 
+def _paper_gains() -> pd.DataFrame:
+    """Return the gains of v1 Table 1, on average over eight trajectories."""
+    return gains().query("topic == 'main' and quantity == 'avg@8'")
+
+
 def _short(task: str) -> str:
     """Return a short name of a Kaggle task.
 
@@ -254,20 +253,12 @@ def _short(task: str) -> str:
 
 def _radar(tables: Tables) -> pd.DataFrame:
     rows = []
-    start = initial_scores().set_index("task")["stated"]
-    paper = paper_table("avg@8", topic="main", version="v1")
-    gains = [
-        (row.task, row.method,
-         relative_gain_pct(row.value, float(start[row.task]), greater_is_better=row.better == "higher"))
-        for row in paper.itertuples()
-    ]  # fmt: skip
-    best: dict[str, float] = {}
-    for task, _, gain in gains:
-        best[task] = max(best.get(task, 0.0), gain)
+    paper = _paper_gains()
+    best = paper.groupby("task")["gain"].max()
     rows += [
-        _row(PAPER, method, _short(task), max(gain / best[task], -1.0), "share of best")
-        for task, method, gain in gains
-        if best[task] > 0
+        _row(PAPER, row.method, _short(row.task), max(row.gain / best[row.task], -1.0), "share of best")
+        for row in paper.itertuples()
+        if best[row.task] > 0
     ]
     mine = main_table(tables)
     for task, part in mine.groupby("task", sort=True):
@@ -402,11 +393,14 @@ def _thought(tables: Tables) -> pd.DataFrame:
 
 
 def _overview(tables: Tables) -> pd.DataFrame:
-    names = [arm.name for arm in ARMS]
-    title = f"{OURS}: single steps from test states"
-    rows = _mine(tables, names, "reward", "held-in", title, "rl", "mean reward (v1)")
-    title = f"{OURS}: trajectories, all tasks"
-    return _frame([*rows, *_mine(tables, names, "gap", "all", title, "rl", GAP)])
+    return _rewards_and_gaps(tables, [arm.name for arm in ARMS])
+
+
+def _rewards_and_gaps(tables: Tables, arms: Iterable[str]) -> pd.DataFrame:
+    """Return the two panels that show arms alone: rewards of single steps, gaps closed by trajectories."""
+    arms, steps, ends = list(arms), "single steps from test states", "trajectories, all tasks"
+    rows = _mine(tables, arms, "reward", "held-in", f"{OURS}: {steps}", "rl", "mean reward (v1)")
+    return _frame([*rows, *_mine(tables, arms, "gap", "all", f"{OURS}: {ends}", "rl", GAP)])
 
 
 def _saturation(tables: Tables) -> pd.DataFrame:
@@ -438,8 +432,4 @@ def _search(tables: Tables) -> pd.DataFrame:
 
 
 def _pool(tables: Tables) -> pd.DataFrame:
-    arms = ("sft", "pool-36", "full", "mix-25", "mix-50")
-    title = f"{OURS}: single steps from test states"
-    rows = _mine(tables, arms, "reward", "held-in", title, "rl", "mean reward (v1)")
-    title = f"{OURS}: trajectories, all tasks"
-    return _frame([*rows, *_mine(tables, arms, "gap", "all", title, "rl", GAP)])
+    return _rewards_and_gaps(tables, ("sft", "pool-36", "full", "mix-25", "mix-50"))

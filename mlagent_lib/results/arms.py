@@ -24,6 +24,7 @@ from mlagent_lib.core.arms import ARMS, PROFILE, get_arm
 from mlagent_lib.core.artifacts import sha256_file
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results.intervals import Interval, best_of, bootstrap_mean, paired_difference
+from mlagent_lib.reward import sigmoid
 
 RAW = ("tasks", "trajectories", "steps", "curves", "edits", "blame", "luck", "searches", "units")
 COMMAND = f"mlagent run --profile {PROFILE}"
@@ -261,7 +262,7 @@ def saturation_table(tables: Tables) -> pd.DataFrame:
     """
     found = tables["steps"]
     found = found[(found["outcome"] == "edited") & np.isfinite(found["share"])]
-    v1 = 1.0 / (1.0 + np.exp(-np.clip(100.0 * found["share"].to_numpy(), -700, 700)))
+    v1 = [sigmoid(100.0 * share) for share in found["share"]]
     return pd.DataFrame(
         {"policy": found["policy"], "seed": found["seed"], "task": found["task"], "share": found["share"]}
     ).assign(v1=v1, v2=found["share"].to_numpy())

@@ -170,8 +170,7 @@ def task_count(df: pd.DataFrame) -> Figure:
 
 def best_at_k_pools(df: pd.DataFrame) -> Figure:
     """Draw best@K over K, the paper's amounts of RL data and our arms. Columns: `COLUMNS`."""
-    figure = _lines(df, "best_at_k_pools", dict.fromkeys(_panels(df), "K trajectories"), width=12.5)
-    return figure
+    return _lines(df, "best_at_k_pools", dict.fromkeys(_panels(df), "K trajectories"), width=12.5)
 
 
 def search_cost(df: pd.DataFrame) -> Figure:
@@ -221,8 +220,7 @@ def pipeline(df: pd.DataFrame) -> Figure:
         axis = figure.subplots()
         for row in df.itertuples():
             x, y = place[row.title]
-            _, colour, _, hatch, _ = look(row.look)
-            axis.add_patch(_box(x, y, wide, high, colour))
+            axis.add_patch(_box(x, y, wide, high, look(row.look)[1]))
             axis.text(x + 0.1, y + high - 0.12, row.title, va="top", fontsize=9, fontweight="bold")
             axis.text(x + 0.1, y + high - 0.37, row.text, va="top", fontsize=7.6, color=INK, linespacing=1.3)
             for target in filter(None, str(row.into).split(";")) if isinstance(row.into, str) else ():

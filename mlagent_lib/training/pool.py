@@ -55,6 +55,23 @@ def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict
     return parts
 
 
+def part_of_states(trajectories: dict[str, Sequence[dict]]) -> dict[str, str]:
+    """Return the part of each state by its id: the first part that holds it, so that none is in two.
+
+    States that all trajectories share, such as the starter, belong to *train*, as in the run itself.
+
+    Args:
+        trajectories: By part.
+    """
+    order = [*(part for part in PARTS if part in trajectories), *(set(trajectories) - set(PARTS))]
+    found: dict[str, str] = {}
+    for part in order:
+        for row in trajectories[part]:
+            for state in states_of([row]):
+                found.setdefault(state.id, part)
+    return found
+
+
 @dataclass(frozen=True)
 class StatePool:
     """States by id, without doubles.

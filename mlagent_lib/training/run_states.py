@@ -11,12 +11,11 @@ from pathlib import Path
 
 from mlagent_lib.agents.export import read_trajectories
 from mlagent_lib.agents.prompts import PromptStyle
-from mlagent_lib.agents.rollout import states_of
 from mlagent_lib.agents.state_rewards import state_reward_rows, write_state_rewards
 from mlagent_lib.core.artifacts import notebook_of, read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.tasks.task import Task, load_task
-from mlagent_lib.training.pool import PARTS, split_trajectories
+from mlagent_lib.training.pool import part_of_states, split_trajectories
 
 COLLECTION, EVALUATION = "01_collection", "04_evaluation"
 
@@ -74,23 +73,6 @@ def read_run(run: str | Path, stage: str = COLLECTION) -> RunStates:
     }
     style = PromptStyle(profile["prompt_style"], profile.get("prompt_tokens", 0))
     return RunStates(parts, style, max_steps, provenance)
-
-
-def part_of_states(trajectories: dict[str, Sequence[dict]]) -> dict[str, str]:
-    """Return the part of each state by its id: the first part that holds it, so that none is in two.
-
-    States that all trajectories share, such as the starter, belong to *train*, as in the run itself.
-
-    Args:
-        trajectories: By part.
-    """
-    order = [*(part for part in PARTS if part in trajectories), *(set(trajectories) - set(PARTS))]
-    found: dict[str, str] = {}
-    for part in order:
-        for row in trajectories[part]:
-            for state in states_of([row]):
-                found.setdefault(state.id, part)
-    return found
 
 
 def known_tasks(names: Iterable[str], given: Sequence[Task] = ()) -> dict[str, Task]:

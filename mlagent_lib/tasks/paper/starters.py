@@ -7,7 +7,7 @@ writes submission.csv. It is simple on purpose: what helps is left to the agent.
 from __future__ import annotations
 
 from mlagent_lib.tasks.paper.recipes import Recipe
-from mlagent_lib.tasks.pocket.frames import answer_columns
+from mlagent_lib.tasks.pocket.frames import ANSWERS, METRICS, answer_columns
 
 _TABLE = 'train, test = pd.read_csv("data/train.csv"), pd.read_csv("data/test.csv", index_col="id")'
 _PICTURES = """\
@@ -48,32 +48,19 @@ F = np.load("data/nodes.npy")  # (nodes, 128)
 edges = np.load("data/edges.npy")  # (edges, 2): node, node that it cites
 X_all, X_test = F[train["node"]], F[test["node"]]"""
 
-# Metric -> import, expression of the validation score (`guess` is the answer on X_valid).
-_METRICS = {
-    "accuracy": ("accuracy_score", "accuracy_score(y_valid, guess)"),
-    "auc": ("roc_auc_score", "roc_auc_score(y_valid, guess)"),
+# As in the pocket frames, except where rows of a split may lack a class, or an answer has several columns.
+_METRICS = METRICS | {
     "auc-classes": (
         "roc_auc_score",
         'roc_auc_score(y_valid, guess, multi_class="ovr", labels=learner.classes_)',
     ),
-    "auc-columns": ("roc_auc_score", "roc_auc_score(y_valid, guess)"),
+    "auc-columns": METRICS["auc"],
     "logloss": ("log_loss", "log_loss(y_valid, guess, labels=learner.classes_)"),
-    "mae": ("mean_absolute_error", "mean_absolute_error(y_valid, guess)"),
     "rmse": ("root_mean_squared_error", "root_mean_squared_error(y_valid, guess)"),
-    "rmsle-columns": ("root_mean_squared_log_error", "root_mean_squared_log_error(y_valid, guess)"),
-    "mcrmse": ("root_mean_squared_error", "root_mean_squared_error(y_valid, guess)"),
-    "qwk": ("cohen_kappa_score", 'cohen_kappa_score(y_valid, guess, weights="quadratic")'),
-    "pearson": ("", "np.corrcoef(y_valid, guess)[0, 1]"),
-    "map@5": ("", "((guess == y_valid[:, None]) / np.arange(1, 6)).sum(axis=1).mean()"),
+    "rmsle-columns": METRICS["rmsle"],
 }
-_ANSWERS = {
-    "label": "learner.predict({X})",
-    "binary": "learner.predict_proba({X})[:, 1]",
-    "probability": "learner.predict_proba({X})",
-    "rank": "learner.classes_[np.argsort(-learner.predict_proba({X}), axis=1)[:, :5]]",
-    "regression": "learner.predict({X})",
-    "multioutput": "learner.predict({X})",
-    "rmsle-columns": "learner.predict({X}).clip(0)",
+_ANSWERS = ANSWERS | {
+    "rmsle-columns": ANSWERS["rmsle"],
     "qwk": "np.clip(np.round(learner.predict({X})), y_all.min(), y_all.max()).astype(int)",
     "auc-columns": "np.column_stack([one[:, 1] for one in learner.predict_proba({X})])",
 }

@@ -26,7 +26,7 @@ _EXTRAS = {
     "A = csr_matrix(A / A.sum(axis=1, keepdims=True))",
 }
 # Name of the metric -> import, expression of the validation score (`guess` is the answer on X_valid).
-_METRICS = {
+METRICS = {
     "accuracy": ("accuracy_score", "accuracy_score(y_valid, guess)"),
     "auc": ("roc_auc_score", "roc_auc_score(y_valid, guess)"),
     "auc-classes": ("roc_auc_score", 'roc_auc_score(y_valid, guess, multi_class="ovr")'),
@@ -40,7 +40,7 @@ _METRICS = {
     "map@5": ("", "((guess == y_valid[:, None]) / np.arange(1, 6)).sum(axis=1).mean()"),
 }
 # The answer of the learner to the inputs {X}.
-_ANSWERS = {
+ANSWERS = {
     "label": "learner.predict({X})",
     "binary": "learner.predict_proba({X})[:, 1]",
     "probability": "learner.predict_proba({X})",
@@ -99,8 +99,8 @@ def starter_script(
         ['# data', '# model', '# learning']
     """
     binary = kind == "probability" and classes == 2
-    needed, score = _METRICS["auc-classes" if metric == "auc" and not binary else metric]
-    answer = _ANSWERS[metric if metric in ("rmsle", "qwk") else "binary" if binary else kind]
+    needed, score = METRICS["auc-classes" if metric == "auc" and not binary else metric]
+    answer = ANSWERS[metric if metric in ("rmsle", "qwk") else "binary" if binary else kind]
     low, high = ratings
     columns = answer_columns(kind, metric, classes, ("prediction",))
     named = "outputs" if kind == "multioutput" else json.dumps(columns) if len(columns) == 1 else "names"
