@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlagent_lib.ablation_units import Unit, units_of
-from mlagent_lib.core.arms import ARMS, PROFILE, get_arm
+from mlagent_lib.core.arms import PROFILE, get_arm
 from mlagent_lib.core.artifacts import read_manifest, stage_problem
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import FolderLock, check_free_space
@@ -28,7 +28,10 @@ from mlagent_lib.core.profiles import PATIENT
 from mlagent_lib.core.provenance import usable_cpus
 from mlagent_lib.pipeline import sigterm_unwinds
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2)  # "at least 3 seeds an arm"
+# Five seeds for the arms of the claims that ended close over three (C4 to C7: no clear difference).
+MORE_SEEDS = (3, 4)
+CLOSE = ("sft", "full", "rl-from-base", "no-performance", "no-format", "no-corner", "tasks-3", "tasks-6")
 # Seconds of a unit on one of two busy cores of a 2-core x86-64 machine, before any of its kind has been
 # measured in this folder. Only for the first estimate.
 FIRST_GUESS = {"collect": 45.0, "sft": 60.0, "measured": 220.0, "trained": 600.0, "search": 300.0}
@@ -94,17 +97,18 @@ def run_of(runs_dir: Path | str, seed: int) -> Path:
     return Path(runs_dir) / f"{PROFILE}-seed{seed}"
 
 
-def plan(runs_dir: Path | str, seeds: Sequence[int] = SEEDS, arms: Sequence[str] | None = None) -> Plan:
+def plan(runs_dir: Path | str, seeds: Sequence[int] | None = None, arms: Sequence[str] | None = None) -> Plan:
     """Return what a folder of runs holds of the comparison, and what is left.
 
     Args:
         runs_dir: Folder of all runs.
-        seeds: Roots of the random streams.
+        seeds: Roots of the random streams; where not given `SEEDS`, and `MORE_SEEDS` for the arms in `CLOSE`.
         arms: Names of the arms wanted; all where not given. What they need comes along.
     """
-    wanted = set(arms or (arm.name for arm in ARMS))
+    wanted = _wanted(seeds, arms)
     chosen: list[Unit] = []
-    by_name = {(unit.seed, unit.name): unit for seed in seeds for unit in units_of(seed)}
+    every = (unit for seed in {seed for seed, _ in wanted} for unit in units_of(seed))
+    by_name = {(unit.seed, unit.name): unit for unit in every}
 
     def add(unit: Unit) -> None:
         for need in unit.needs:
@@ -112,11 +116,8 @@ def plan(runs_dir: Path | str, seeds: Sequence[int] = SEEDS, arms: Sequence[str]
         if unit not in chosen:
             chosen.append(unit)
 
-    for name in ORDER:
-        for seed in seeds if name in wanted else ():
-            add(by_name[seed, f"arm-{name}"])
-    for seed in seeds if arms is None else ():
-        add(by_name[seed, "search"])
+    for key in wanted:
+        add(by_name[key])
     done, seconds = set(), {}
     for unit in chosen:
         folder = run_of(runs_dir, unit.seed) / unit.name
@@ -126,9 +127,17 @@ def plan(runs_dir: Path | str, seeds: Sequence[int] = SEEDS, arms: Sequence[str]
     return Plan(tuple(chosen), frozenset(done), seconds)
 
 
+def _wanted(seeds: Sequence[int] | None, arms: Sequence[str] | None) -> list[tuple[int, str]]:
+    """Return seed and name of the arms and searches that are asked for, in the order of work."""
+    first, more = (SEEDS, MORE_SEEDS) if seeds is None else (seeds, ())
+    found = [(seed, f"arm-{name}") for name in ORDER for seed in first if name in (arms or ORDER)]
+    found += [(seed, "search") for seed in first if arms is None]
+    return found + [(seed, f"arm-{name}") for name in CLOSE for seed in more if name in (arms or CLOSE)]
+
+
 def run(
     runs_dir: Path | str,
-    seeds: Sequence[int] = SEEDS,
+    seeds: Sequence[int] | None = None,
     *,
     arms: Sequence[str] | None = None,
     jobs: int = 0,
@@ -138,7 +147,7 @@ def run(
 
     Args:
         runs_dir: Folder of all runs.
-        seeds: Roots of the random streams.
+        seeds: See `plan`.
         arms: See `plan`.
         jobs: Units at once; 0 for one on each core.
         say: Receives one line for each unit and now and then how far the running ones are.

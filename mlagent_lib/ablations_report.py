@@ -9,26 +9,32 @@ import pandas as pd
 
 from mlagent_lib.core.arms import PROFILE
 from mlagent_lib.gather import gather
+from mlagent_lib.merge import origin_lines
 from mlagent_lib.pipeline import run_all
 from mlagent_lib.results.arm_figures import build
-from mlagent_lib.results.arms import left_of
+from mlagent_lib.results.arms import left_of, manifest_of
 
 NOTEBOOKS = (("05_ablations.ipynb", ()),)
 
 
-def finish(runs_dir: Path, out: Path, seeds: Sequence[int], *, notebooks: bool) -> Iterator[str]:
+def finish(
+    runs_dir: Path, out: Path, seeds: Sequence[int] | None, *, notebooks: bool, add: bool = False
+) -> Iterator[str]:
     """Write everything that follows from finished units, and yield the lines to print.
 
     Args:
         runs_dir: Folder of all runs.
         out: Folder of tables and figures.
-        seeds: Roots of the random streams.
+        seeds: See `ablations.plan`.
         notebooks: Whether to execute the notebook of the arms on them.
+        add: Whether units that ``out`` already holds, and the folder of runs does not, stay.
     """
-    gather(runs_dir, out, seeds)
+    gather(runs_dir, out, seeds, add=add)
     build(out)
+    yield from origin_lines(manifest_of(out))
     if left := left_of(out):
-        yield f"{len(left)} units are not finished, the results are without them: {', '.join(left[:6])} ..."
+        few = ", ".join(left[:6]) + (" ..." if len(left) > 6 else "")
+        yield f"{len(left)} units are not finished, the results are without them: {few}"
     for row in pd.read_csv(out / "claims.csv").itertuples():
         yield f"{row.claim}  {row.verdict}: {row.statement}"
     if notebooks:

@@ -38,7 +38,7 @@ examples:
   mlagent run                            the main job: profile laptop, seed 0, at most 15 minutes
   mlagent run --profile smoke            the whole chain in toy size, at most 3 minutes
   mlagent run --seed 1                   another seed, into runs/laptop-seed1
-  mlagent run --profile ablations        all arms of the comparison over three seeds: hours, resumable
+  mlagent run --profile ablations        all arms of the comparison over seeds: hours, resumable
   mlagent run --run-id mine              into a folder of your choice
   mlagent run -p name=value              a parameter that a notebook declares in its first code cell
   mlagent run --tasks ./churn --run-id churn     tasks of your own (see mlagent tasks new), the same story

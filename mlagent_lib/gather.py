@@ -17,7 +17,8 @@ from mlagent_lib.ablations import plan, run_of
 from mlagent_lib.core.arms import ARMS, PROFILE, get_arm
 from mlagent_lib.core.artifacts import read_jsonl, read_manifest, sha256_file, write_json, write_text
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.results.arms import RAW
+from mlagent_lib.merge import key_of, merged
+from mlagent_lib.results.arms import RAW, load
 from mlagent_lib.results.evaluation import TaskScale, gap_closed, relative_gain_pct
 from mlagent_lib.results.steps import diversity_table
 from mlagent_lib.tasks.task import Task, list_tasks, load_task
@@ -25,16 +26,19 @@ from mlagent_lib.tasks.task import Task, list_tasks, load_task
 KEPT = ("seed", "git", "package", "versions", "platform", "device", "wall_s", "peak_memory_bytes", "attempts")
 
 
-def gather(runs_dir: Path | str, out: Path | str, seeds: Sequence[int]) -> dict[str, pd.DataFrame]:
+def gather(
+    runs_dir: Path | str, out: Path | str, seeds: Sequence[int] | None = None, *, add: bool = False
+) -> dict[str, pd.DataFrame]:
     """Write the tables of all finished units and return them by name; units that are not finished are named.
 
     Args:
         runs_dir: Folder of all runs.
         out: Folder to write.
-        seeds: Roots of the random streams.
+        seeds: See `ablations.plan`.
+        add: Whether units that ``out`` already holds, and the folder of runs does not, stay.
 
     Raises:
-        RunError: Not one arm is finished.
+        RunError: Not one arm is finished; with ``add``, what ``out`` holds is damaged or of other tasks.
     """
     out, at = Path(out), plan(runs_dir, seeds)
     done = [unit for unit in at.units if unit in at.done]
@@ -56,10 +60,14 @@ def gather(runs_dir: Path | str, out: Path | str, seeds: Sequence[int]) -> dict[
         "searches": _searches(runs_dir, [unit for unit in done if unit.kind == "search"], tasks),
         "units": _units(runs_dir, at.units, at.done),
     }
+    manifest = _manifest(runs_dir, done, at.left)
+    if add:
+        tables, manifest = merged(tables, manifest, out)
     for name in RAW:
         write_text(out / f"{name}.csv", tables[name].to_csv(index=False, lineterminator="\n"))
-    write_json(out / "manifest.json", _manifest(runs_dir, done, at.left, out))
-    return tables
+    sums = {f"{name}.csv": sha256_file(out / f"{name}.csv") for name in RAW}
+    write_json(out / "manifest.json", manifest | {"files": sums})
+    return load(out)
 
 
 def _folder(runs_dir: Path | str, unit: Unit) -> Path:
@@ -223,7 +231,7 @@ def _units(runs_dir: Path | str, units: Sequence[Unit], done: Iterable[Unit]) ->
     return pd.DataFrame(table)
 
 
-def _manifest(runs_dir: Path | str, done: Sequence[Unit], left: Sequence[Unit], out: Path) -> dict:
+def _manifest(runs_dir: Path | str, done: Sequence[Unit], left: Sequence[Unit]) -> dict:
     manifests = {unit: read_manifest(_folder(runs_dir, unit)) for unit in done}
     return {
         "schema": "mlagent.ablations/1",
@@ -231,10 +239,9 @@ def _manifest(runs_dir: Path | str, done: Sequence[Unit], left: Sequence[Unit], 
         "command": f"mlagent run --profile {PROFILE}",
         "arms": {arm.name: {"question": arm.question, "paper": arm.paper} for arm in ARMS},
         "units": {
-            f"seed{unit.seed}/{unit.name}": {key: row.get(key) for key in KEPT}
+            key_of(unit): {key: row.get(key) for key in KEPT}
             | {"outputs": {name: entry["sha256"] for name, entry in row["outputs"].items()}}
             for unit, row in manifests.items()
         },
-        "left": [f"seed{unit.seed}/{unit.name}" for unit in left],
-        "files": {f"{name}.csv": sha256_file(out / f"{name}.csv") for name in RAW},
+        "left": [key_of(unit) for unit in left],
     }

@@ -23,8 +23,10 @@ from mlagent_lib.core.artifacts import (
     write_text,
 )
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.merge import origin_lines
 from mlagent_lib.results import steps
-from mlagent_lib.results.arms import left_of, load
+from mlagent_lib.results.arms import left_of, load, manifest_of
+from mlagent_lib.results.certainty import certainties
 from mlagent_lib.results.evaluation import (
     TaskScale,
     best_at_k_table,
@@ -354,9 +356,13 @@ def claim_lines(folder: Path | str) -> str:
     units, left = load(folder)["units"], left_of(folder)
     hours = units["wall_s"].sum() / 3600.0
     lines += ["", f"From {int(units['finished'].sum())} finished units of work, {hours:.1f} core-hours."]
+    lines[-1] += "".join(f" {line}." for line in origin_lines(manifest_of(folder)))
     if left:
         arms = sorted({name.split("/")[1].removeprefix("arm-") for name in left if "/arm-" in name})
         lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
+    if told := certainties(pd.read_csv(Path(folder) / "contrasts.csv")):
+        lines += ["", "What this length and number of seeds cost in certainty:", ""]
+        lines += [f"- {certainty}." for certainty in told]
     return "\n".join(lines)
 
 

@@ -36,6 +36,7 @@ from mlagent_lib.results.arms import (
     search_table,
     status_table,
 )
+from mlagent_lib.results.certainty import certainties
 from mlagent_lib.results.claims import (
     NOT_TESTABLE,
     OPPOSITE,
@@ -563,3 +564,27 @@ def test_the_committed_claims_are_those_of_the_committed_tables(committed):
 @pytest.mark.slow
 def test_the_committed_tables_and_figures_follow_from_the_raw_tables(committed):
     assert build(committed, check=True) == []
+
+
+# Certainty --------------------------------------------------------------------------------------------------
+
+
+def contrasts_of(*by_seed: str, measure: str = "gap", half: float = 0.2) -> pd.DataFrame:
+    line = {"measure": measure, "split": "all" if measure == "gap" else "held-in", "low": -half, "high": half}
+    return pd.DataFrame([line | {"by_seed": words} for words in by_seed])
+
+
+def test_how_large_a_difference_has_to_be_by_hand():
+    # variances 0.01 and 0.03: a standard deviation of sqrt(0.02) = 0.141
+    found = certainties(contrasts_of("+0.100 +0.200 +0.300", "+0.000 -0.300 +0.000", half=0.25))
+    assert [(row.measure, row.contrasts, row.half_width) for row in found] == [("gap", 2, 0.25)]
+    assert found[0].between_seeds == pytest.approx(0.02**0.5)
+    assert found[0].told_apart(3) == pytest.approx(4.3027 * 0.02**0.5 / 3**0.5, rel=1e-4)  # t of a table
+    assert found[0].told_apart(5) == pytest.approx(2.7764 * 0.02**0.5 / 5**0.5, rel=1e-4)
+    assert str(found[0]).endswith("above 0.35 with 3 seeds, 0.18 with 5 seeds, 0.10 with 10 seeds")
+
+
+def test_one_seed_knows_no_spread():
+    assert certainties(contrasts_of("+0.100")) == []
+    both = pd.concat([contrasts_of("+0.100 +0.200"), contrasts_of("+0.1 +0.3", measure="reward")])
+    assert [row.measure for row in certainties(both)] == ["gap", "reward"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pandas as pd
 import pytest
@@ -181,6 +182,22 @@ def test_what_is_gathered_is_what_the_units_wrote(made, gathered):
     assert set(about["units"]) == {f"seed0/{name}" for name in MADE} and len(about["left"]) == 24
     unit = about["units"]["seed0/arm-base"]
     assert unit["versions"]["torch"] and unit["device"] and unit["wall_s"] > 0 and "git" in unit
+
+
+@pytest.mark.slow
+def test_a_unit_that_the_runs_have_lost_stays_in_the_results_byte_by_byte(made, gathered, tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    shutil.copytree(made[0], runs)
+    shutil.copytree(gathered[0], out)
+    shutil.rmtree(run_of(runs, 0) / "arm-base")
+    gather(runs, out, (0,), add=True)
+    for name in RAW:
+        assert (out / f"{name}.csv").read_bytes() == (gathered[0] / f"{name}.csv").read_bytes(), name
+    before, after = manifest_of(gathered[0]), manifest_of(out)
+    assert after["kept"] == ["seed0/arm-base"] and after["other_start"] == []
+    assert {key: after[key] for key in before} == before
+    gather(runs, out, (0,))  # without it, what the runs hold is all there is
+    assert set(load(out)["trajectories"]["policy"]) == {"rl-from-base"}
 
 
 @pytest.mark.slow

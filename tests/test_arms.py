@@ -15,7 +15,19 @@ from tiny_task import NAME, FakeRunner, edit, final, make_tools, neighbours, wri
 
 from mlagent_lib import ablation_units, ablations, cli
 from mlagent_lib.ablation_units import Unit, charged_seconds, collected, ideas_for, units_of
-from mlagent_lib.ablations import FIRST_GUESS, ORDER, UnitFailed, family, plan, plan_lines, run, run_of
+from mlagent_lib.ablations import (
+    CLOSE,
+    FIRST_GUESS,
+    MORE_SEEDS,
+    ORDER,
+    SEEDS,
+    UnitFailed,
+    family,
+    plan,
+    plan_lines,
+    run,
+    run_of,
+)
 from mlagent_lib.agents.ideas import draw_ideas
 from mlagent_lib.core.arms import ARMS, GROUPS, METHODS, STARTS, TASKS_3, TASKS_6, get_arm
 from mlagent_lib.core.artifacts import SCHEMA, append_jsonl, sha256_bytes, write_json
@@ -26,6 +38,7 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.step import start_state
 from mlagent_lib.lab import Lab, chosen_ideas
+from mlagent_lib.results.claims import REWARD_PARTS, TASK_COUNTS
 from mlagent_lib.reward import FORMS
 from mlagent_lib.tasks.task import list_tasks, load_task
 
@@ -217,7 +230,7 @@ def test_a_plan_holds_the_wanted_arms_with_what_they_need_the_first_arms_first(t
 
 
 def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
-    units = plan(tmp_path).units
+    units = plan(tmp_path, (0, 1, 2)).units
     assert len(units) == len(set(units)) == 3 * 28
     for place, unit in enumerate(units):
         assert all(is_there(units[:place], unit.seed, need) for need in unit.needs), unit
@@ -226,6 +239,21 @@ def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
     assert [(unit.name, unit.seed) for unit in arms[:6]] == [
         (f"arm-{name}", seed) for name in ("sft", "full") for seed in (0, 1, 2)
     ]
+
+
+def test_without_seeds_the_close_claims_have_five_and_the_rest_three(tmp_path):
+    units = plan(tmp_path).units
+    assert units[: 3 * 28] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
+    more = units[3 * 28 :]
+    assert {unit.seed for unit in more} == {3, 4} == set(MORE_SEEDS)
+    # C4: sft, full, RL from base; C5: the parts of the reward; C6: number of tasks; C7: sft, full
+    wanted = {"full", "sft", *TASK_COUNTS, *REWARD_PARTS, "rl-from-base"}
+    assert {unit.name.removeprefix("arm-") for unit in more if unit.kind == "arm"} == wanted == set(CLOSE)
+    assert len(more) == 2 * (8 + 3)  # eight arms, one collection, two starts
+    for place, unit in enumerate(units):
+        assert all(is_there(units[:place], unit.seed, need) for need in unit.needs), unit
+    assert [unit.seed for unit in plan(tmp_path, arms=["base"]).units if unit.name == "arm-base"] == [0, 1, 2]
+    assert [u.seed for u in plan(tmp_path, arms=["sft"]).units if u.kind == "arm"] == [0, 1, 2, 3, 4]
 
 
 def is_there(units, seed, name):
@@ -498,8 +526,8 @@ def test_run_with_the_profile_is_the_same_command(monkeypatch, tmp_path, capsys)
     asked = []
     monkeypatch.setattr(ablations, "run", lambda runs_dir, seeds, **more: asked.append((seeds, more["jobs"])))
 
-    def finished(runs_dir, out, seeds, *, notebooks):
-        asked.append((out.relative_to(runs_dir).as_posix(), list(seeds), notebooks))
+    def finished(runs_dir, out, seeds, *, notebooks, add):
+        asked.append((out.relative_to(runs_dir).as_posix(), seeds, notebooks, add))
         return ["the end"]
 
     monkeypatch.setattr(ablations_report, "finish", finished)
@@ -507,8 +535,8 @@ def test_run_with_the_profile_is_the_same_command(monkeypatch, tmp_path, capsys)
     assert cli.main(words) == 0
     assert cli.main([*words, "-p", "seeds=5", "-p", "jobs=3"]) == 0
     assert asked == [
-        ((0, 1, 2), 0), ("ablations", [0, 1, 2], True),
-        ((0, 1, 2, 3, 4), 3), ("ablations", [0, 1, 2, 3, 4], True),
+        (None, 0), ("ablations", None, True, False),
+        ([0, 1, 2, 3, 4], 3), ("ablations", [0, 1, 2, 3, 4], True, False),
     ]  # fmt: skip
     assert capsys.readouterr().out == "the end\n" * 2
     assert issubclass(UnitFailed, MlagentError)

@@ -1,0 +1,115 @@
+"""Results made in several places come together: what stays is not touched, what is damaged is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from arm_tables import GAPS, METHODS, raw_tables, searches, steps, trajectories, write_raw
+
+from mlagent_lib.core.artifacts import sha256_file, write_json
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.merge import merged, origin_lines
+from mlagent_lib.results.arms import RAW, manifest_of
+
+DONE = {"seed": 1, "unit": "arm-full", "finished": True, "wall_s": 7.0, "trajectories": 4}
+OPEN = {"seed": 0, "unit": "search", "finished": False, "wall_s": None, "trajectories": None}
+EQUAL_TIME = ["seed1/arm-episode-wise", "seed1/arm-episode-small"]  # they take the seconds of the full arm
+
+
+@pytest.fixture
+def out(tmp_path):
+    return write_raw(tmp_path / "out")
+
+
+def full_of_seed_1(**changes: pd.DataFrame):
+    """Return tables and manifest of one unit: the full arm of seed 1, with other trajectories."""
+    tables = raw_tables(trajectories=trajectories({"full": 0.9}, (1,)), units=pd.DataFrame([DONE, OPEN]))
+    tables |= {"steps": steps({"full": 0.7}).query("seed == 1")}
+    tables |= {name: tables[name].iloc[:0] for name in ("curves", "edits", "blame", "luck", "searches")}
+    manifest = {"units": {"seed1/arm-full": {"outputs": {"a": "new"}}}, "left": ["seed0/search"]}
+    return tables | changes, manifest
+
+
+def lines(text: str, policy: str, seed: int) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(f"{policy},{seed},")]
+
+
+def test_the_unit_that_was_made_replaces_its_rows_and_all_others_stay_as_they_were(out):
+    tables, manifest = full_of_seed_1()
+    found, about = merged(tables, manifest, out)
+    for name in ("trajectories", "steps"):
+        before = (out / f"{name}.csv").read_text()
+        new, after = (table.to_csv(index=False) for table in (tables[name], found[name]))
+        assert lines(after, "full", 1) == lines(new, "full", 1) != lines(before, "full", 1)
+        for arm in GAPS:
+            for seed in (0, 1, 2):
+                if (arm, seed) != ("full", 1):
+                    assert lines(after, arm, seed) == lines(before, arm, seed)
+        gone = len(lines(before, "full", 1))
+        assert len(found[name]) == len(before.splitlines()) - 1 - gone + len(tables[name])
+    assert lines(found["edits"].to_csv(index=False), "full", 1) == []  # no row of the older one is left over
+    assert len(found["edits"]) == 5 and len(found["curves"]) == len(raw_tables()["curves"]) * 8 // 9
+    units = found["units"].set_index(["seed", "unit"])
+    assert (
+        units.loc[("1", "arm-full"), "wall_s"] == "7.0" and units.loc[("2", "arm-full"), "wall_s"] == "180.0"
+    )
+    assert units.index.is_unique and len(units) == len(raw_tables()["units"])
+    old = manifest_of(out)["units"]
+    assert about["units"] == old | manifest["units"] and set(about["kept"]) == set(old) - {"seed1/arm-full"}
+    assert about["left"] == ["seed0/search"]
+    assert about["other_start"] == EQUAL_TIME
+
+
+def test_what_the_runs_lack_is_not_left_where_it_is_there_already(out):
+    manifest_path = out / "manifest.json"
+    about = json.loads(manifest_path.read_text())
+    about["units"]["seed0/search"] = {"outputs": {}}
+    write_json(manifest_path, about)
+    found, now = merged(*full_of_seed_1(), out)
+    assert now["left"] == [] and "seed0/search" in now["kept"]
+    assert set(found["searches"]["seed"]) == {"0"} and set(found["searches"]["policy"]) == set(METHODS)
+    assert len(found["searches"]) == len(searches().query("seed == 0"))  # seed 1 has no such unit
+
+
+def test_arms_from_a_start_that_was_made_again_otherwise_are_named_and_stay_so(out):
+    about = manifest_of(out)
+    about["units"]["seed0/collect-far-apart"] = {"outputs": {"a": "old"}}
+    about["units"]["seed1/collect-far-apart"] = {"outputs": {"a": "old"}}
+    write_json(out / "manifest.json", about)
+    tables, manifest = full_of_seed_1()
+    manifest["units"] |= {f"seed{seed}/collect-far-apart": {"outputs": {"a": "old"}} for seed in (0, 1)}
+    assert merged(tables, manifest, out)[1]["other_start"] == EQUAL_TIME
+    manifest["units"]["seed0/collect-far-apart"] = {"outputs": {"a": "new"}}
+    found, now = merged(tables, manifest, out)
+    of_seed_0 = {f"seed0/arm-{name}" for name in GAPS}
+    assert of_seed_0 < set(now["other_start"]) and "seed2/arm-sft" not in now["other_start"]
+    for name in RAW:
+        found[name].to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
+    write_json(
+        out / "manifest.json",
+        now | {"files": {f"{name}.csv": sha256_file(out / f"{name}.csv") for name in RAW}},
+    )
+    again = merged(tables, manifest, out)[1]  # the collection is the same now as at the last time
+    assert again["other_start"] == now["other_start"] and again["kept"] == now["kept"]
+    told = origin_lines(again)
+    assert told[0] == f"{len(now['kept'])} units stay from earlier results"
+    assert told[1].startswith(f"{len(now['other_start'])} of them were made from another collection")
+    assert origin_lines({"units": {}}) == []
+
+
+def test_results_of_other_tasks_are_refused(out):
+    tasks = raw_tables()["tasks"].assign(best=[0.91, 1.0])
+    with pytest.raises(RunError, match=r"tasks\.csv has other tasks or other scores.*leave out --add"):
+        merged(*full_of_seed_1(tasks=tasks), out)
+
+
+def test_a_damaged_folder_is_refused(out):
+    path = out / "steps.csv"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(RunError, match=r"steps\.csv is not the file that manifest\.json was written for"):
+        merged(*full_of_seed_1(), out)
+    path.unlink()
+    with pytest.raises(RunError, match=r"steps\.csv is missing"):
+        merged(*full_of_seed_1(), out)
