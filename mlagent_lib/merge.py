@@ -14,7 +14,7 @@ import pandas as pd
 
 from mlagent_lib.ablation_units import Unit, units_of
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.results.arms import RAW, load, manifest_of
+from mlagent_lib.results.arms import BOUND, RAW, load, manifest_of
 
 BY_ARM = ("trajectories", "steps", "curves", "edits", "blame", "luck")
 
@@ -66,6 +66,11 @@ def merged(
         for key, row in manifest["units"].items()
         if key in earlier["units"] and row["outputs"] != earlier["units"][key].get("outputs")
     }
+    again = earlier.get("made_again", {}) | {
+        key: {"before": _gap(before["trajectories"], key), "now": _gap(now["trajectories"], key)}
+        for key in sorted(changed, key=order.__getitem__)
+        if "/arm-" in key
+    }
     other = _made_from(kept, changed) | set(earlier.get("other_start", ()))
     every = {**manifest["units"], **kept}
     return found, {
@@ -73,6 +78,7 @@ def merged(
         "units": {key: every[key] for key in sorted(every, key=order.__getitem__)},
         "left": [key for key in manifest["left"] if key not in kept],
         "kept": sorted(kept, key=order.__getitem__),
+        "made_again": again,
         "other_start": sorted(other & set(kept), key=order.__getitem__),
     }
 
@@ -84,18 +90,30 @@ def origin_lines(manifest: Mapping) -> list[str]:
         manifest: Of a folder of tables.
 
     Example:
-        >>> origin_lines({"kept": ["seed0/arm-sft", "seed0/arm-full"], "other_start": []})
-        ['2 units stay from earlier results']
+        >>> again = {"seed0/arm-full": {"before": 0.374, "now": 0.371}}
+        >>> origin_lines({"kept": ["seed0/arm-sft"], "other_start": ["seed0/arm-sft"], "made_again": again})
+        ... # doctest: +NORMALIZE_WHITESPACE
+        ['1 units stay from earlier results, of which 1 started from files that were made again since, with
+          other bytes', '1 arms were made again: their gap closed differs from before by 0.003 at most']
     """
-    kept, other = manifest.get("kept", ()), manifest.get("other_start", ())
+    kept, other, again = (manifest.get(name, ()) for name in ("kept", "other_start", "made_again"))
     lines = [f"{len(kept)} units stay from earlier results"] if kept else []
     if other:
-        few = ", ".join(other[:6]) + (" ..." if len(other) > 6 else "")
+        lines[0] += f", of which {len(other)} started from files that were made again since, with other bytes"
+    if again:
+        most = max(abs(row["now"] - row["before"]) for row in again.values())
         lines.append(
-            f"{len(other)} of them were made from another collection, SFT start or full arm than the one of "
-            f"their seed that is here now: {few}"
+            f"{len(again)} arms were made again: their gap closed differs from before by {most:.3f} at most"
         )
     return lines
+
+
+def _gap(rows: pd.DataFrame, key: str) -> float:
+    """Return the mean over tasks of the gap closed, bounded as in all results, of one arm and seed."""
+    own = rows[[own == key for own in _arm_keys(rows)]]
+    own = own[own["unscored"] == "False"]
+    gaps = pd.to_numeric(own["gap"]).clip(lower=BOUND)
+    return round(float(gaps.groupby(own["task"]).mean().mean()), 4)
 
 
 def _made_from(units: Iterable[str], changed: set[str]) -> set[str]:

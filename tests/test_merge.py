@@ -94,9 +94,16 @@ def test_arms_from_a_start_that_was_made_again_otherwise_are_named_and_stay_so(o
     again = merged(tables, manifest, out)[1]  # the collection is the same now as at the last time
     assert again["other_start"] == now["other_start"] and again["kept"] == now["kept"]
     told = origin_lines(again)
-    assert told[0] == f"{len(now['kept'])} units stay from earlier results"
-    assert told[1].startswith(f"{len(now['other_start'])} of them were made from another collection")
+    assert told[0].startswith(f"{len(now['kept'])} units stay from earlier results, of which 15 started from")
+    assert len(now["other_start"]) == 13 + 2  # every arm of seed 0 but none is made here, two of seed 1
     assert origin_lines({"units": {}}) == []
+
+
+def test_an_arm_that_was_made_again_is_compared_with_what_it_was(out):
+    now = merged(*full_of_seed_1(), out)[1]
+    # 0.5 before and 0.9 now, both plus 0.05 for seed 1; the unscored 9.0 of seed 2 is no part of it
+    assert now["made_again"] == {"seed1/arm-full": {"before": 0.55, "now": 0.95}}
+    assert "differs from before by 0.400 at most" in origin_lines(now)[1]
 
 
 def test_results_of_other_tasks_are_refused(out):
