@@ -26,6 +26,7 @@ from mlagent_lib.core.errors import RunError
 from mlagent_lib.merge import origin_lines
 from mlagent_lib.results import steps
 from mlagent_lib.results.arms import left_of, load, manifest_of
+from mlagent_lib.results.beyond import findings
 from mlagent_lib.results.certainty import certainties
 from mlagent_lib.results.evaluation import (
     TaskScale,
@@ -360,6 +361,8 @@ def claim_lines(folder: Path | str) -> str:
     if left:
         arms = sorted({name.split("/")[1].removeprefix("arm-") for name in left if "/arm-" in name})
         lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
+    if told := findings(load(folder)):
+        lines += ["", "Beyond the paper:", "", *(f"- {sentence}" for sentence in told)]
     if told := certainties(pd.read_csv(Path(folder) / "contrasts.csv")):
         lines += ["", "What this length and number of seeds cost in certainty:", ""]
         lines += [f"- {certainty}." for certainty in told]

@@ -1,0 +1,115 @@
+"""What the arms say on questions that the paper leaves open, as computed sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlagent_lib.results.arms import (
+    BOUND,
+    Tables,
+    blame_summary,
+    overfit_table,
+    saturation_summary,
+    search_table,
+)
+from mlagent_lib.results.claims import compared
+from mlagent_lib.results.intervals import Interval, paired_difference
+from mlagent_lib.results.style import number
+
+TRAINED, SFT_TREE = "trained policy, trajectories", "SFT, tree"
+ENDS = (1, 24)  # executions of a search: the first, and the whole budget
+
+
+def findings(tables: Tables) -> list[str]:
+    """Return sentences on reward, states, coder, luck, overfitting and search, as far as arms were run.
+
+    Args:
+        tables: Of `arms.load`.
+    """
+    makers = (_saturation, _states, _coder, _luck, _overfitting, _search)
+    return [sentence for maker in makers for sentence in maker(tables)]
+
+
+def search_difference(tables: Tables, after: str, before: str, executions: int) -> Interval | None:
+    """Return the paired difference of two searches after as many executions; None where one was not run.
+
+    Both of a seed start from the same adapters; seeds are drawn, tasks fixed. A search that ended early hands
+    in what it had.
+
+    Args:
+        tables: Of `arms.load`.
+        after: Method with the plus sign.
+        before: Method with the minus sign.
+        executions: Executions spent by each.
+    """
+    rows = tables["searches"]
+    rows = rows[(rows["execution"] <= executions) & rows["policy"].isin([after, before])]
+    if rows["policy"].nunique() < 2:
+        return None
+    keys = ["policy", "seed", "task", "repeat"]
+    last = rows.sort_values("execution").groupby(keys, as_index=False)["gap"].last()
+    return paired_difference(last.assign(value=last["gap"].clip(lower=BOUND)), after, before, "value")
+
+
+def _saturation(tables: Tables) -> Iterator[str]:
+    found = saturation_summary(tables)
+    if found["n"]:
+        yield (
+            f"Reward: v1 pays {found['saturated']:.0%} of {found['n']:,.0f} edits within 0.01 of 0 or 1, and "
+            f"pays {found['pairs_lost']:.0%} of pairs alike whose gains differ. Training on v2 instead: "
+            f"{compared(tables, 'full', 'reward-v2').text}."
+        )
+
+
+def _states(tables: Tables) -> Iterator[str]:
+    mixed = "; ".join(compared(tables, "full", name).text for name in ("mix-25", "mix-50"))
+    yield f"States: fixed expert pool against 25 % and 50 % on-policy states, {mixed}."
+
+
+def _coder(tables: Tables) -> Iterator[str]:
+    for row in blame_summary(tables).itertuples():
+        fault = row.coder_refused + row.coder_wrong
+        yield (
+            f"Coder: of {row.edits} edits of {row.policy}, {row.failed} failed, {fault} of them by the fault "
+            f"of the coder alone; excusing those moves the mean reward from {number(row.reward, 3)} to "
+            f"{number(row.excused_reward, 3)}."
+        )
+
+
+def _luck(tables: Tables) -> Iterator[str]:
+    rows = tables["luck"]
+    if len(rows):
+        kept = rows["verdict"].eq("survives")
+        yield (
+            f"Luck: {int(kept.sum())} of {len(rows)} best scripts keep their gain under other seeds of the "
+            f"script, {number(rows['kept'].median())} of it in the median."
+        )
+
+
+def _overfitting(tables: Tables) -> Iterator[str]:
+    for row in overfit_table(tables).query("policy == 'full'").itertuples():
+        yield (
+            f"Overfitting: the full method closes {number(row.feedback)} of the gap on the labels that pay "
+            f"and {number(row.report)} on those that never do; difference {number(row.difference)} "
+            f"[{number(row.low)}, {number(row.high)}]."
+        )
+
+
+def _search(tables: Tables) -> Iterator[str]:
+    table = search_table(tables)
+    if {TRAINED, SFT_TREE} <= set(table["policy"]):
+        means = table.pivot_table(index="execution", columns="policy", values="value")
+        ahead = means.index[means[SFT_TREE] > means[TRAINED]]
+        turn = f"from {ahead[0]} executions on" if len(ahead) else "nowhere"
+        told = []
+        for executions in ENDS:
+            found = search_difference(tables, TRAINED, SFT_TREE, executions)
+            ends = f" [{number(found.low)}, {number(found.high)}]" if np.isfinite(found.low) else ""
+            told.append(f"{executions}: {number(found.value)}{ends}")
+        yield (
+            f"Search: a greedy tree from the SFT policy is ahead of the trained policy {turn}. Trained "
+            f"policy minus tree after executions {'; '.join(told)} (gap closed, "
+            f"{int(table['seeds'].max())} seeds)."
+        )
