@@ -82,11 +82,11 @@ ARMS: tuple[Arm, ...] = (
         "v1 Fig. 5, v2 Table 2 (without EE-FT)", start="none",
     ),
     Arm(
-        "one-idea", "start", "SFT on one idea", "Does the diversity of the ideas matter?",
+        "one-idea", "start", "RL after one idea", "Does the diversity of the ideas matter?",
         "not in the paper: SFT on trajectories that all get the same idea", start="one-idea",
     ),
     Arm(
-        "random-start", "start", "SFT on random ideas", "Do far-apart ideas beat random ones?",
+        "random-start", "start", "RL after random ideas", "Do far-apart ideas beat random ones?",
         "not in the paper: as many ideas, drawn at random", start="random-ideas",
     ),
     Arm(
