@@ -217,6 +217,7 @@ def test_the_verdicts_on_the_seven_claims(tables):
     }
     assert "full − sft: +0.30 [" in found.loc["C2", "ours"]
     assert "full − episode-wise: −0.20 [" in found.loc["C3", "ours"]
+    assert found.loc["C3", "ours"].endswith("a seed: full 2.0, episode-wise 2.0, episode-small 2.0")
     assert "(seeds +0.20, +0.20, +0.20; n = 24)" in found.loc["C4", "ours"]
     assert "full − one-idea: not run; full − random-start: not run" in found.loc["C4", "ours"]
     assert "curve ends above its start in 3 of 3 seeds" in found.loc["C7", "ours"]
