@@ -442,6 +442,8 @@ def sigterm_unwinds() -> Iterator[None]:
 
     def stop(_number: int, _frame: object) -> None:
         print("\nmlagent: stopped; start the same command again to go on from here", file=sys.stderr)
+        # The interrupted cell may end after us, and asyncio would print its traceback below this line.
+        logging.getLogger("asyncio").disabled = True
         raise SystemExit(143)
 
     if threading.current_thread() is not threading.main_thread():
