@@ -14,7 +14,7 @@ import pandas as pd
 
 from mlagent_lib.ablation_units import Unit, units_of
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.results.arms import BOUND, RAW, load, manifest_of
+from mlagent_lib.results.arms import RAW, Tables, frame_of, load, manifest_of
 
 BY_ARM = ("trajectories", "steps", "curves", "edits", "blame", "luck")
 
@@ -43,7 +43,7 @@ def merged(
         RunError: A table of the folder is missing or is not the one of its manifest; or its tasks are others.
     """
     out = Path(out)
-    load(out)  # raises where a file is damaged
+    then = load(out)  # raises where a file is damaged
     earlier = manifest_of(out)
     before = {name: _text((out / f"{name}.csv").read_text(encoding="utf-8")) for name in RAW}
     now = {name: _text(tables[name].to_csv(index=False)) for name in RAW}
@@ -67,7 +67,7 @@ def merged(
         if key in earlier["units"] and row["outputs"] != earlier["units"][key].get("outputs")
     }
     again = earlier.get("made_again", {}) | {
-        key: {"before": _gap(before["trajectories"], key), "now": _gap(now["trajectories"], key)}
+        key: {"before": _gap(then, key), "now": _gap(tables, key)}
         for key in sorted(changed, key=order.__getitem__)
         if "/arm-" in key
     }
@@ -108,12 +108,11 @@ def origin_lines(manifest: Mapping) -> list[str]:
     return lines
 
 
-def _gap(rows: pd.DataFrame, key: str) -> float:
+def _gap(tables: Tables, key: str) -> float:
     """Return the mean over tasks of the gap closed, bounded as in all results, of one arm and seed."""
+    rows = frame_of(tables, "gap")
     own = rows[[own == key for own in _arm_keys(rows)]]
-    own = own[own["unscored"] == "False"]
-    gaps = pd.to_numeric(own["gap"]).clip(lower=BOUND)
-    return round(float(gaps.groupby(own["task"]).mean().mean()), 4)
+    return round(float(own.groupby("task")["value"].mean().mean()), 4)
 
 
 def _made_from(units: Iterable[str], changed: set[str]) -> set[str]:

@@ -354,14 +354,15 @@ def claim_lines(folder: Path | str) -> str:
     lines = ["| | claim of the paper | verdict | ours |", "|---|---|---|---|"]
     for row in pd.read_csv(Path(folder) / "claims.csv").fillna("").itertuples():
         lines.append(f"| {row.claim} | {row.statement} | {row.verdict} | {row.ours or '–'} |")
-    units, left = load(folder)["units"], left_of(folder)
+    tables, left = load(folder), left_of(folder)
+    units = tables["units"]
     hours = units["wall_s"].sum() / 3600.0
     lines += ["", f"From {int(units['finished'].sum())} finished units of work, {hours:.1f} core-hours."]
     lines[-1] += "".join(f" {line}." for line in origin_lines(manifest_of(folder)))
     if left:
         arms = sorted({name.split("/")[1].removeprefix("arm-") for name in left if "/arm-" in name})
         lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
-    if told := findings(load(folder)):
+    if told := findings(tables):
         lines += ["", "Beyond the paper:", "", *(f"- {sentence}" for sentence in told)]
     if told := certainties(pd.read_csv(Path(folder) / "contrasts.csv")):
         lines += ["", "What this length and number of seeds cost in certainty:", ""]
