@@ -233,7 +233,7 @@ def _add_tasks(commands: Any, plain: type) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from mlagent_lib.pipeline import parse_value, run_all
+    from mlagent_lib.run.notebooks import parse_value, run_all
 
     parameters = {}
     for text in arguments.parameters:
@@ -369,12 +369,12 @@ def _doctor(_arguments: argparse.Namespace) -> int:
 
 
 def _figures(arguments: argparse.Namespace) -> int:
-    from mlagent_lib.pipeline import notebooks_folder
     from mlagent_lib.results.figures import redraw_all
+    from mlagent_lib.run.notebooks import notebooks_folder
 
     folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
     if arguments.runs or arguments.readme:
-        from mlagent_lib.publish import publish, refresh_readme
+        from mlagent_lib.run.publish import publish, refresh_readme
 
         if arguments.runs:
             publish(arguments.runs, folder)
@@ -398,7 +398,7 @@ def _figures(arguments: argparse.Namespace) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     if arguments.gpu:
         return bench_gpu.run(arguments, _print_table)
-    from mlagent_lib.bench import missed, run_bench, table
+    from mlagent_lib.bench.measure import missed, run_bench, table
 
     run, only = Path(arguments.run), arguments.only
     if only is None and not (run / "04_evaluation").is_dir():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlagent_lib.agents.accounting import (
+from mlagent_lib.agents.server.accounting import (
     COLUMNS,
     Call,
     Ledger,

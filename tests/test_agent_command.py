@@ -17,15 +17,17 @@ from fake_openai import SAYS, FakeOpenAI
 from synthetic_run import SCALES, make_run
 from tiny_task import CARD, NAME, FakeRunner, edit, final, neighbours, write_task
 
-from mlagent_lib import acting, actors, cli
-from mlagent_lib import lab as labs
-from mlagent_lib.agents.accounting import Call
-from mlagent_lib.agents.endpoint import parse_endpoint
+from mlagent_lib import cli
+from mlagent_lib.agents.server.accounting import Call
+from mlagent_lib.agents.server.endpoint import parse_endpoint
 from mlagent_lib.core.artifacts import read_jsonl, read_manifest, stage_is_valid
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.profiles import get_profile
-from mlagent_lib.live import LiveView, ProgressLine, wants_colour
 from mlagent_lib.results.agents import agent_stages, main_tables, run_scales, with_agents
+from mlagent_lib.run import actors
+from mlagent_lib.run import agent_command as acting
+from mlagent_lib.run import lab as labs
+from mlagent_lib.run.terminal import LiveView, ProgressLine, wants_colour
 
 KEY = "sk-secret-0123456789abcdef"
 POCKET = "pocket_model"

@@ -13,14 +13,14 @@ import pytest
 from fake_openai import SAYS, FakeOpenAI
 from tiny_task import edit, final, make_tools, neighbours, write_task
 
-from mlagent_lib.agents import ratelimit
-from mlagent_lib.agents.accounting import Ledger, read_calls
-from mlagent_lib.agents.chat import Chat
-from mlagent_lib.agents.endpoint import ChatEndpoint, RequestRefused, parse_endpoint
 from mlagent_lib.agents.policies import ChatPolicy, format_fault
-from mlagent_lib.agents.ratelimit import RateLimit
-from mlagent_lib.agents.reply_cache import ReplyCache, reply_key
 from mlagent_lib.agents.rollout import Job, run_trajectories
+from mlagent_lib.agents.server import ratelimit
+from mlagent_lib.agents.server.accounting import Ledger, read_calls
+from mlagent_lib.agents.server.chat import Chat
+from mlagent_lib.agents.server.endpoint import ChatEndpoint, RequestRefused, parse_endpoint
+from mlagent_lib.agents.server.ratelimit import RateLimit
+from mlagent_lib.agents.server.reply_cache import ReplyCache, reply_key
 from mlagent_lib.core.errors import EndpointError
 from mlagent_lib.core.parallel import map_threads
 from mlagent_lib.environment.coder import ChatCoder, EditRequest

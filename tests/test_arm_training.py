@@ -11,12 +11,12 @@ from pocket_parts import spoken, train_pocket, write_adapter
 from tiny_task import NAME, make_tools, neighbours, write_task
 
 from mlagent_lib import cli
-from mlagent_lib.ablation_units import make, units_of
-from mlagent_lib.ablations import plan, run_of
+from mlagent_lib.arms.gather import gather
+from mlagent_lib.arms.schedule import plan, run_of
+from mlagent_lib.arms.units import make, units_of
 from mlagent_lib.core.artifacts import append_jsonl, read_jsonl, read_manifest
 from mlagent_lib.core.profiles import PROFILES, get_profile
 from mlagent_lib.environment.step import start_state
-from mlagent_lib.gather import gather
 from mlagent_lib.results.arm_figures import build
 from mlagent_lib.results.arms import RAW, load, manifest_of
 from mlagent_lib.results.claims import NOT_TESTABLE, TOO_FEW

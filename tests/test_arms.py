@@ -13,9 +13,11 @@ from dataclasses import replace
 import pytest
 from tiny_task import NAME, FakeRunner, edit, final, make_tools, neighbours, write_task
 
-from mlagent_lib import ablation_units, ablations, cli
-from mlagent_lib.ablation_units import Unit, charged_seconds, collected, ideas_for, units_of
-from mlagent_lib.ablations import (
+from mlagent_lib import cli
+from mlagent_lib.agents.ideas import draw_ideas
+from mlagent_lib.arms import schedule as ablations
+from mlagent_lib.arms import units as ablation_units
+from mlagent_lib.arms.schedule import (
     CLOSE,
     FIRST_GUESS,
     MORE_SEEDS,
@@ -28,7 +30,7 @@ from mlagent_lib.ablations import (
     run,
     run_of,
 )
-from mlagent_lib.agents.ideas import draw_ideas
+from mlagent_lib.arms.units import Unit, charged_seconds, collected, ideas_for, units_of
 from mlagent_lib.core.arms import ARMS, GROUPS, METHODS, STARTS, TASKS_3, TASKS_6, get_arm
 from mlagent_lib.core.artifacts import SCHEMA, append_jsonl, sha256_bytes, write_json
 from mlagent_lib.core.errors import MlagentError, ProfileError, RunError
@@ -37,9 +39,9 @@ from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.step import start_state
-from mlagent_lib.lab import Lab, chosen_ideas
 from mlagent_lib.results.claims import REWARD_PARTS, TASK_COUNTS
 from mlagent_lib.reward import FORMS
+from mlagent_lib.run.lab import Lab, chosen_ideas
 from mlagent_lib.tasks.task import list_tasks, load_task
 
 # Arms as data -----------------------------------------------------------------------------------------------
@@ -453,7 +455,7 @@ def test_a_negative_number_of_jobs_is_refused(tmp_path):
 
 def test_units_are_started_as_modules_of_this_package(tmp_path):
     words = ablations._command(Unit(2, "arm-full"), tmp_path)
-    assert words == [sys.executable, "-m", "mlagent_lib.ablation_units", "2", "arm-full", str(tmp_path)]
+    assert words == [sys.executable, "-m", "mlagent_lib.arms.units", "2", "arm-full", str(tmp_path)]
 
 
 # The command ------------------------------------------------------------------------------------------------
@@ -521,7 +523,7 @@ def test_a_failed_unit_ends_the_command_with_code_1(fake, tmp_path, capsys):
 
 
 def test_run_with_the_profile_is_the_same_command(monkeypatch, tmp_path, capsys):
-    from mlagent_lib import ablations_report
+    from mlagent_lib.arms import finish as ablations_report
 
     asked = []
     monkeypatch.setattr(ablations, "run", lambda runs_dir, seeds, **more: asked.append((seeds, more["jobs"])))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_task import FakeRunner, make_tools, write_task
 
-from mlagent_lib import bench, cli
+from mlagent_lib import cli
+from mlagent_lib.bench import measure as bench
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.environment.isolation.probe import probe
 from mlagent_lib.environment.step import start_state

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlagent_lib import bench_gpu, cli
-from mlagent_lib import bench_gpu_worker as worker
+from mlagent_lib import cli
+from mlagent_lib.bench import gpu as bench_gpu
+from mlagent_lib.bench import gpu_worker as worker
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.training.flops import peak_tflops, update_flops

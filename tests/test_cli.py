@@ -10,8 +10,9 @@ import types
 
 import pytest
 
-from mlagent_lib import cli, pipeline
+from mlagent_lib import cli
 from mlagent_lib.core.errors import MlagentError, TaskError
+from mlagent_lib.run import notebooks as pipeline
 
 COMMANDS = ("run", "tasks", "doctor", "figures", "bench", "pretrain", "profiles")
 
@@ -238,7 +239,7 @@ def test_a_closed_pipe_is_no_error(repository):
     assert done.stderr == "" and done.returncode == 0
 
 
-@pytest.mark.parametrize("module", ["mlagent_lib", "mlagent_lib.cli", "mlagent_lib.pipeline"])
+@pytest.mark.parametrize("module", ["mlagent_lib", "mlagent_lib.cli", "mlagent_lib.run.notebooks"])
 def test_importing_loads_neither_torch_nor_notebooks(repository, module):
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": str(repository)}

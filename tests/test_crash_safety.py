@@ -18,7 +18,6 @@ from soak.kill_chain import find, kill, processes, wait_until
 from test_pipeline import FIRST, PARAMETERS, SECOND, STORY, outputs, write_notebook
 from tiny_task import NAME, FakeRunner, make_tools, neighbours, write_task
 
-from mlagent_lib import pipeline, stages
 from mlagent_lib.agents.export import read_trajectories
 from mlagent_lib.core import artifacts, files
 from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below, read_manifest, stage_is_valid
@@ -28,8 +27,10 @@ from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.cache import Execution, ExecutionCache
 from mlagent_lib.environment.step import run_step, start_state
 from mlagent_lib.environment.workspace import WorkspaceStore
-from mlagent_lib.lab import Lab
-from mlagent_lib.pipeline import NotebookFailed, run_all
+from mlagent_lib.run import notebooks as pipeline
+from mlagent_lib.run import stages
+from mlagent_lib.run.lab import Lab
+from mlagent_lib.run.notebooks import NotebookFailed, run_all
 
 PARAMS = {"profile": "smoke", "seed": 3}
 EXECUTION = Execution("ok", "x" * 5000, 0.5, "T2", None, None, 0.9, None, None)
@@ -159,7 +160,8 @@ LONG = SECOND.replace('"value": numbers[0] * step}', '"value": numbers[0] * step
 LONG = LONG.replace("range(len(done), 4)", f"range(len(done), {ROWS})")
 MAIN = """
 import functools, signal, sys
-from mlagent_lib import cli, pipeline
+from mlagent_lib.run import notebooks as pipeline
+from mlagent_lib import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits it as ignored
 pipeline.run_all = functools.partial(
     pipeline.run_all, notebooks_dir=sys.argv[1], write_report=lambda run_dir: None,

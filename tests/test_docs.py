@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mlagent_lib import cli
-from mlagent_lib.docstrings import problems, read_modules, write_docs
+from mlagent_lib.commands.docstrings import problems, read_modules, write_docs
 
 SOURCE = '''"""A module with `shout` and ``literals`` < here.
 

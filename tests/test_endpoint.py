@@ -20,14 +20,14 @@ from fake_openai import FakeOpenAI
 from test_pipeline import PARAMETERS, write_notebook
 from tiny_task import NAME, FakeRunner, final, neighbours, write_task
 
-from mlagent_lib import lab as labs
-from mlagent_lib.agents.endpoint import ChatEndpoint, RequestRefused, Usage, parse_endpoint
 from mlagent_lib.agents.schema import validate_row
-from mlagent_lib.agents.wire import retry_after, secrets_of
+from mlagent_lib.agents.server.endpoint import ChatEndpoint, RequestRefused, Usage, parse_endpoint
+from mlagent_lib.agents.server.wire import retry_after, secrets_of
 from mlagent_lib.core.artifacts import Stage, read_jsonl
 from mlagent_lib.core.errors import EndpointError
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.cache import ExecutionCache
+from mlagent_lib.run import lab as labs
 
 KEY = "sk-secret-0123456789abcdef"
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -369,7 +369,8 @@ def test_import_is_light():
     import sys
 
     code = (
-        "import sys, mlagent_lib.agents.endpoint, mlagent_lib.agents.ideas, mlagent_lib.agents.export, json;"
+        "import json, sys, mlagent_lib.agents.ideas, mlagent_lib.agents.export;"
+        "import mlagent_lib.agents.server.endpoint;"
         "print(json.dumps([m for m in ('torch', 'transformers', 'sklearn', 'pyarrow') if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -423,10 +424,10 @@ TINY = f"""\
 from dataclasses import replace
 from pathlib import Path
 from tiny_task import FakeRunner, write_task
-from mlagent_lib import stages
+from mlagent_lib.run import stages
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.cache import ExecutionCache
-from mlagent_lib.lab import Lab
+from mlagent_lib.run.lab import Lab
 run = Path(runs_dir) / run_id
 task = write_task(run.parent / "tasks")
 smoke = get_profile(profile)
@@ -441,7 +442,8 @@ print((stage.dir / "trajectories.jsonl").read_text())
 """
 COMMAND = """\
 import functools, logging, sys
-from mlagent_lib import cli, pipeline
+from mlagent_lib.run import notebooks as pipeline
+from mlagent_lib import cli
 logging.basicConfig(level=logging.DEBUG)
 pipeline.run_all = functools.partial(
     pipeline.run_all, notebooks_dir=sys.argv[1], notebooks=(("a.ipynb", ("01_collection",)),)

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlagent_lib import actors, cli
-from mlagent_lib import export_model as module
+from mlagent_lib import cli
 from mlagent_lib.core.artifacts import Stage, hashes_below, sha256_file
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.profiles import get_profile
-from mlagent_lib.export_model import export_model, origin_of
-from mlagent_lib.model_card import UNKNOWN
+from mlagent_lib.run import actors
+from mlagent_lib.run import export_model as module
+from mlagent_lib.run.export_model import export_model, origin_of
+from mlagent_lib.run.model_card import UNKNOWN
 from mlagent_lib.training.backends import POCKET
 
 OVERALL = """\

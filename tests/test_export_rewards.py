@@ -19,7 +19,7 @@ from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import FORMS
-from mlagent_lib.stages import split_states
+from mlagent_lib.run.stages import split_states
 from mlagent_lib.training.run_states import export_states, known_tasks, part_of_states, read_run
 
 jsonschema = pytest.importorskip("jsonschema")  # comes with Jupyter

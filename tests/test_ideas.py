@@ -11,7 +11,6 @@ from fake_openai import FakeOpenAI
 
 from mlagent_lib.agents import embeddings as embeddings_module
 from mlagent_lib.agents.embeddings import coverage_radius, mean_pairwise_distance, pairwise_distances, project
-from mlagent_lib.agents.endpoint import ChatEndpoint
 from mlagent_lib.agents.ideas import (
     AXES,
     Idea,
@@ -26,6 +25,7 @@ from mlagent_lib.agents.ideas import (
     select_v2,
     selection_report,
 )
+from mlagent_lib.agents.server.endpoint import ChatEndpoint
 from mlagent_lib.core.errors import EndpointError, MlagentError, TaskError
 from mlagent_lib.tasks.pocket.catalogue import KINDS, MODALITIES
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from tiny_task import NAME, FakeRunner, write_task
 
-from mlagent_lib import lab as labs
 from mlagent_lib.agents.policies import ChatPolicy, RandomIdeas, ScriptedExpert, Starter
 from mlagent_lib.agents.schema import validate_row
 from mlagent_lib.core.artifacts import read_jsonl
@@ -16,7 +15,16 @@ from mlagent_lib.core.errors import MlagentError, ProfileError
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import ChatCoder, RuleCoder
-from mlagent_lib.lab import Lab, baseline_policy, chosen_ideas, collect, evaluate, expert_policy, make_coder
+from mlagent_lib.run import lab as labs
+from mlagent_lib.run.lab import (
+    Lab,
+    baseline_policy,
+    chosen_ideas,
+    collect,
+    evaluate,
+    expert_policy,
+    make_coder,
+)
 
 
 @pytest.fixture

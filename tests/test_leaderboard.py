@@ -9,8 +9,8 @@ import pytest
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.results import medals
 from mlagent_lib.results.medals import medal_table, placed
-from mlagent_lib.tasks import leaderboard
-from mlagent_lib.tasks.leaderboard import (
+from mlagent_lib.tasks.foreign import leaderboard
+from mlagent_lib.tasks.foreign.leaderboard import (
     Leaderboard,
     above_median,
     medal,

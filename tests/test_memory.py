@@ -226,7 +226,7 @@ def test_the_memory_to_fit_into(monkeypatch):
 
 
 def test_the_lab_refuses_before_it_loads(monkeypatch, tmp_path):
-    from mlagent_lib import lab
+    from mlagent_lib.run import lab
 
     monkeypatch.setattr(memory, "available_gb", lambda: (6.0, False))
     with pytest.raises(ProfileError, match="Qwen2.5-1.5B-Instruct.*there are 6.0"):
@@ -241,7 +241,7 @@ def test_the_lab_refuses_before_it_loads(monkeypatch, tmp_path):
 
 
 def test_another_model_coder_and_engine_are_one_parameter_each():
-    from mlagent_lib.lab import changed_profile
+    from mlagent_lib.run.lab import changed_profile
 
     profile = get_profile("colab-t4")
     same, changes = changed_profile(profile, model="", coder="base", vllm="")

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from arm_tables import GAPS, METHODS, raw_tables, searches, steps, trajectories, write_raw
 
+from mlagent_lib.arms.merge import merged, origin_lines
 from mlagent_lib.core.artifacts import sha256_file, write_json
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.merge import merged, origin_lines
 from mlagent_lib.results.arms import RAW, manifest_of
 
 DONE = {"seed": 1, "unit": "arm-full", "finished": True, "wall_s": 7.0, "trajectories": 4}

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_openai import FakeOpenAI
 from tiny_task import edit, final, make_tools, reply, result
 
-from mlagent_lib.agents.endpoint import ChatEndpoint
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import ChatPolicy, ScriptedExpert
 from mlagent_lib.agents.rollout import Job, run_trajectories
+from mlagent_lib.agents.server.endpoint import ChatEndpoint
 from mlagent_lib.cli import main
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
 from mlagent_lib.core.limits import Limits
@@ -31,11 +31,13 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import Runner, RunRequest, probe
 from mlagent_lib.environment.step import run_step, run_steps, start_state, task_request
 from mlagent_lib.results.evaluation import TaskScale, task_table, trajectory_table
-from mlagent_lib.tasks import contents, external, known_tasks, mlagentbench, old_code
+from mlagent_lib.tasks import contents
 from mlagent_lib.tasks.check import check_task
-from mlagent_lib.tasks.external import ExternalGrader, judge, nonsense_score, run_grader
+from mlagent_lib.tasks.foreign import grader as external
+from mlagent_lib.tasks.foreign import known_tasks, mlagentbench, old_code
+from mlagent_lib.tasks.foreign.grader import ExternalGrader, judge, nonsense_score, run_grader
+from mlagent_lib.tasks.foreign.mlagentbench import adopt_folder, prepare_folder, read_grader
 from mlagent_lib.tasks.grading import grade
-from mlagent_lib.tasks.mlagentbench import adopt_folder, prepare_folder, read_grader
 from mlagent_lib.tasks.task import load_task
 
 SHAPE = Path(__file__).parent / "foreign" / "mlagentbench_task"

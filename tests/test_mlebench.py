@@ -16,10 +16,10 @@ from fake_openai import FakeOpenAI
 from mlebench_competition import BOARD, flowers, write_competition
 from tiny_task import edit, final
 
-from mlagent_lib.agents.endpoint import parse_endpoint
 from mlagent_lib.agents.ideas import candidate_ideas
 from mlagent_lib.agents.policies import ChatPolicy, ScriptedExpert
 from mlagent_lib.agents.rollout import Job, run_trajectories
+from mlagent_lib.agents.server.endpoint import parse_endpoint
 from mlagent_lib.cli import main
 from mlagent_lib.core.errors import SubmissionError, TaskError
 from mlagent_lib.environment.cache import ExecutionCache
@@ -28,15 +28,15 @@ from mlagent_lib.environment.runner import Runner
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.results.evaluation import TaskScale, task_table, trajectory_table
 from mlagent_lib.results.medals import medal_table
-from mlagent_lib.tasks import mlebench, mlebench_starter
 from mlagent_lib.tasks.check import check_task
+from mlagent_lib.tasks.foreign import mlebench, mlebench_starter
+from mlagent_lib.tasks.foreign.leaderboard import leaderboard_of
+from mlagent_lib.tasks.foreign.mlebench import halves, import_competition, strata_of
+from mlagent_lib.tasks.foreign.mlebench_source import Tables
+from mlagent_lib.tasks.foreign.mlebench_starter import make_starter
+from mlagent_lib.tasks.foreign.standin import mlebench as standin
 from mlagent_lib.tasks.grading import grade
-from mlagent_lib.tasks.leaderboard import leaderboard_of
-from mlagent_lib.tasks.mlebench import halves, import_competition, strata_of
-from mlagent_lib.tasks.mlebench_source import Tables
-from mlagent_lib.tasks.mlebench_starter import make_starter
 from mlagent_lib.tasks.pocket.measure import Ran, run_trusted
-from mlagent_lib.tasks.standin import mlebench as standin
 from mlagent_lib.tasks.task import load_task
 
 
@@ -481,7 +481,7 @@ def test_answers_in_the_open(source, tmp_path):
 
 
 def test_submissions_that_are_too_large(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlagent_lib.tasks.mlebench_source.LARGEST_SUBMISSION", 1000)
+    monkeypatch.setattr("mlagent_lib.tasks.foreign.mlebench_source.LARGEST_SUBMISSION", 1000)
     assert "the kit reads at most 0.0 MB" in refusal(source, tmp_path).message
 
 

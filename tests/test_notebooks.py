@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlagent_lib.core.artifacts import NOTEBOOKS, read_jsonl, read_manifest
-from mlagent_lib.pipeline import declared_parameters, run_all
+from mlagent_lib.run.notebooks import declared_parameters, run_all
 from mlagent_lib.training.backends import POCKET
 
 NAMES = [name for name, _ in NOTEBOOKS]
@@ -166,8 +166,8 @@ def test_each_notebook_works_on_its_own_stage_under_with(notebook):
 
 
 def test_the_papers_numbers_have_sources_and_agree_with_each_other():
-    from mlagent_lib.comparison import deviations, paper_numbers
     from mlagent_lib.results.evaluation import relative_gain_pct
+    from mlagent_lib.run.comparison import deviations, paper_numbers
 
     numbers = paper_numbers()
     assert numbers["source"].str.len().min() > 3 and numbers["value"].notna().all()
@@ -182,7 +182,7 @@ def test_the_papers_numbers_have_sources_and_agree_with_each_other():
 
 
 def test_every_paper_task_has_its_stand_in():
-    from mlagent_lib.comparison import paper_numbers
+    from mlagent_lib.run.comparison import paper_numbers
     from mlagent_lib.tasks.pocket.cards import CARDS
 
     ours = [card.paper_task for card in CARDS]

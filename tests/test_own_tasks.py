@@ -12,8 +12,8 @@ from tiny_task import NAME, write_task
 from mlagent_lib.cli import main
 from mlagent_lib.core.artifacts import OWN_TASKS
 from mlagent_lib.core.errors import ProfileError, RunError, TaskError
-from mlagent_lib.lab import open_lab
-from mlagent_lib.pipeline import run_all
+from mlagent_lib.run.lab import open_lab
+from mlagent_lib.run.notebooks import run_all
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
 
 from mlagent_lib.core.artifacts import FolderLock, read_jsonl, read_manifest, stage_is_valid
 from mlagent_lib.core.errors import ProfileError, RunError
-from mlagent_lib.pipeline import (
+from mlagent_lib.run.notebooks import (
     NOTEBOOKS,
     NotebookFailed,
     declared_parameters,
@@ -231,7 +231,7 @@ def test_two_runs_into_one_folder(story):
 COMMAND = """
 import signal
 import sys
-from mlagent_lib.pipeline import run_all
+from mlagent_lib.run.notebooks import run_all
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits it as ignored
 run_all("smoke", 3, sys.argv[1], notebooks_dir=sys.argv[2],
         notebooks=(("a_collect.ipynb", ("01_collection",)), ("b_train.ipynb", ("02_sft",))),

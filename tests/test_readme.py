@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mlagent_lib import publish
-from mlagent_lib.bench import read_bench
+from mlagent_lib.bench.measure import read_bench
 from mlagent_lib.core.artifacts import sha256_file
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results.figures import redraw_all
+from mlagent_lib.run import publish
 
 
 def part(text: str, name: str) -> str:

@@ -18,12 +18,12 @@ import pytest
 from tiny_task import TRAIN, edit, final, make_tools, neighbours, reply, write_task
 
 from mlagent_lib.core.errors import IsolationError, MlagentError, Unscored
-from mlagent_lib.environment import spread
+from mlagent_lib.environment import machines as spread
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.isolation import probe as probing
+from mlagent_lib.environment.machines import SpreadRunner
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import Runner, RunRequest
-from mlagent_lib.environment.spread import SpreadRunner
 from mlagent_lib.environment.step import run_steps, start_state
 
 pytestmark = pytest.mark.skipif(probing._chosen() is None, reason="no isolation tier works on this machine")
@@ -308,7 +308,7 @@ def test_a_backend_that_cannot_start_loses_every_row_at_once(monkeypatch, dispat
 PROGRAM = """
 import os, signal, sys
 from mlagent_lib.environment.runner import RunRequest
-from mlagent_lib.environment.spread import SpreadRunner
+from mlagent_lib.environment.machines import SpreadRunner
 runner = SpreadRunner(workers=2, modules=())
 runner.warm()
 print(runner.run(RunRequest({"a.py": b"print(1)"}, None, "a.py", collect=())).output.strip(), flush=True)

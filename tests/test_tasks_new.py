@@ -21,9 +21,9 @@ from mlagent_lib.environment.runner import Runner, RunRequest
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.tasks.check import check_task, table_bytes
 from mlagent_lib.tasks.grading import read_labels
-from mlagent_lib.tasks.new import columns, leaks, read, score, split, target, wish
-from mlagent_lib.tasks.new.make import make_task
-from mlagent_lib.tasks.new.wish import Wish
+from mlagent_lib.tasks.own import columns, leaks, read, score, split, target, wish
+from mlagent_lib.tasks.own.make import make_task
+from mlagent_lib.tasks.own.wish import Wish
 from mlagent_lib.tasks.pocket.catalogue import AXES, edits, read_block
 from mlagent_lib.tasks.pocket.facts import FACTS
 from mlagent_lib.tasks.pocket.measure import Ran

@@ -15,11 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
-from mlagent_lib.agents.chat import Chat
-from mlagent_lib.agents.endpoint import RequestRefused
 from mlagent_lib.agents.ideas import Idea, candidate_ideas
 from mlagent_lib.agents.prompts import prompt_of
 from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
+from mlagent_lib.agents.server.chat import Chat
+from mlagent_lib.agents.server.endpoint import RequestRefused
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.parallel import map_threads

@@ -50,8 +50,8 @@ def add(commands: Any, plain: type) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     """Do what the arguments of ``mlagent ablations`` say."""
-    from mlagent_lib.ablations import plan, plan_lines, run
-    from mlagent_lib.ablations_report import finish
+    from mlagent_lib.arms.finish import finish
+    from mlagent_lib.arms.schedule import plan, plan_lines, run
 
     runs_dir, seeds, arms = Path(arguments.runs_dir), arguments.seeds, arguments.arms
     unknown = sorted(set(arms or ()) - {arm.name for arm in ARMS})

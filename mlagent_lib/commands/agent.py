@@ -72,8 +72,8 @@ def _positive(text: str) -> int:
 
 
 def _agent(arguments: argparse.Namespace) -> int:
-    from mlagent_lib import acting
-    from mlagent_lib.agents.accounting import read_prices, told
+    from mlagent_lib.agents.server.accounting import read_prices, told
+    from mlagent_lib.run import agent_command as acting
 
     prices = read_prices(arguments.prices) if arguments.prices else {}
     if arguments.costs:
@@ -117,7 +117,7 @@ def _run_of(arguments: argparse.Namespace) -> Path | None:
 
 def _with_flags(arguments: argparse.Namespace, prices: dict, chosen: Any) -> dict:
     """Return the prices with those of the flags, which are of the policy's model."""
-    from mlagent_lib.agents.accounting import Price
+    from mlagent_lib.agents.server.accounting import Price
 
     given = arguments.price_in, arguments.price_out
     if given == (None, None) and arguments.price_cached is None:
@@ -131,9 +131,10 @@ def _with_flags(arguments: argparse.Namespace, prices: dict, chosen: Any) -> dic
 
 
 def _once(arguments: argparse.Namespace, run: Path | None, prices: dict) -> int:
-    from mlagent_lib import acting, actors
-    from mlagent_lib.agents.reply_cache import FOLDER, ReplyCache
+    from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
     from mlagent_lib.core.files import append_jsonl
+    from mlagent_lib.run import actors
+    from mlagent_lib.run import agent_command as acting
 
     profile = actors.profile_for(arguments.policy, run, arguments.profile)
     chosen = actors.plan(arguments.policy, profile, coder=arguments.coder, run=run)
@@ -149,11 +150,12 @@ def _once(arguments: argparse.Namespace, run: Path | None, prices: dict) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, run: Path | None, prices: dict, lab: Any) -> int:
-    from mlagent_lib import acting, actors
-    from mlagent_lib.agents.reply_cache import ReplyCache
+    from mlagent_lib.agents.server.reply_cache import ReplyCache
     from mlagent_lib.core.artifacts import read_manifest
     from mlagent_lib.results.agents import unequal_conditions
     from mlagent_lib.results.style import number
+    from mlagent_lib.run import actors
+    from mlagent_lib.run import agent_command as acting
 
     chosen = actors.plan(arguments.policy, lab.profile, coder=arguments.coder, run=run, name=arguments.name)
     words = arguments.tasks

@@ -26,8 +26,8 @@ def add_options(bench: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, print_table: Callable) -> int:
     """Measure, print, and return the exit code: 1 where a measurement failed, other than for memory."""
-    from mlagent_lib.bench_gpu import BACKENDS, SIZES, failures, run_bench_gpu, table, told
-    from mlagent_lib.pipeline import notebooks_folder
+    from mlagent_lib.bench.gpu import BACKENDS, SIZES, failures, run_bench_gpu, table, told
+    from mlagent_lib.run.notebooks import notebooks_folder
 
     out = Path(arguments.out) if arguments.out else notebooks_folder().parent / "figures" / "bench_gpu.json"
     record = run_bench_gpu(

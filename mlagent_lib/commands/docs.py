@@ -23,7 +23,7 @@ def add(commands: Any, plain: type) -> None:
 
 
 def _docs(arguments: argparse.Namespace) -> int:
-    from mlagent_lib.docstrings import write_docs
+    from mlagent_lib.commands.docstrings import write_docs
 
     count = write_docs(arguments.out)
     print(f"{arguments.out}/index.html: {count} modules")

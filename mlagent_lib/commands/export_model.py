@@ -34,7 +34,7 @@ def add(commands: Any, plain: type) -> None:
 
 
 def _export_model(arguments: argparse.Namespace) -> int:
-    from mlagent_lib.export_model import export_model
+    from mlagent_lib.run.export_model import export_model
 
     out = export_model(arguments.source, arguments.to, arguments.out, quantization=arguments.quantization)
     for path in sorted(out.iterdir()):

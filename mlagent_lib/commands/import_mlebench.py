@@ -60,7 +60,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from mlagent_lib.core.limits import Limits
     from mlagent_lib.environment.runner import Runner
     from mlagent_lib.environment.step import task_request
-    from mlagent_lib.tasks.mlebench import import_competition
+    from mlagent_lib.tasks.foreign.mlebench import import_competition
 
     with Runner(workers=1) as runner:
 
@@ -87,7 +87,7 @@ def _import(arguments: argparse.Namespace) -> int:
 def _source(arguments: argparse.Namespace) -> Any:
     """Return where the parts lie: a path that is given wins over its place in the two folders."""
     from mlagent_lib.core.errors import TaskError
-    from mlagent_lib.tasks.mlebench_source import Competition
+    from mlagent_lib.tasks.foreign.mlebench_source import Competition
 
     def place(given: str | None, folder: str | None, name: str, option: str) -> Path:
         if given is None and folder is None:

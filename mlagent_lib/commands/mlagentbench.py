@@ -65,7 +65,7 @@ def load_stated(name: str, arguments: argparse.Namespace) -> Any:
 
 def prepare(arguments: argparse.Namespace) -> int:
     """Run the ``prepare.py`` of a folder."""
-    from mlagent_lib.tasks.mlagentbench import prepare_folder
+    from mlagent_lib.tasks.foreign.mlagentbench import prepare_folder
 
     prepare_folder(
         Path(arguments.task), seconds=arguments.seconds, confirm=arguments.yes, again=arguments.again,
@@ -77,7 +77,7 @@ def prepare(arguments: argparse.Namespace) -> int:
 def _adopt(arguments: argparse.Namespace) -> int:
     from mlagent_lib.environment.runner import Runner
     from mlagent_lib.environment.step import task_request
-    from mlagent_lib.tasks.mlagentbench import adopt_folder
+    from mlagent_lib.tasks.foreign.mlagentbench import adopt_folder
 
     given = load_stated(arguments.task, arguments)
     with Runner(workers=1) as runner:

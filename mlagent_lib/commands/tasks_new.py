@@ -60,8 +60,8 @@ def add(verbs: Any, plain: type) -> None:
 def _new(arguments: argparse.Namespace) -> int:
     from mlagent_lib.environment.runner import Runner
     from mlagent_lib.environment.step import task_request
-    from mlagent_lib.tasks.new.make import make_task
-    from mlagent_lib.tasks.new.wish import Wish
+    from mlagent_lib.tasks.own.make import make_task
+    from mlagent_lib.tasks.own.wish import Wish
 
     wish = Wish(
         name=arguments.name, data=Path(arguments.data), target=arguments.target, metric=arguments.metric,

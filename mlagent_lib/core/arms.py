@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ProfileError
-from .profiles import Profile, get_profile
+from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.profiles import Profile, get_profile
 
 PROFILE = "ablations"
 FULL, UNTRAINED = "full", "sft"

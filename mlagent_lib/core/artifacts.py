@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import mlagent_lib
-
-from .errors import MlagentError, RunError
-from .files import (
+from mlagent_lib.core.errors import MlagentError, RunError
+from mlagent_lib.core.files import (
     FolderLock,
     append_jsonl,
     check_free_space,
@@ -39,7 +38,7 @@ from .files import (
     write_json,
     write_text,
 )
-from .provenance import device_name, git_state, peak_memory_bytes, versions
+from mlagent_lib.core.provenance import device_name, git_state, peak_memory_bytes, versions
 
 __all__ = [
     "NOTEBOOKS",

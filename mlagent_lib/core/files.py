@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import RunError
+from mlagent_lib.core.errors import RunError
 
 CHUNK_BYTES = 1 << 20
 MIN_FREE_BYTES = 256 << 20  # a laptop run writes far less; below this something else is about to fail

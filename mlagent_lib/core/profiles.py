@@ -15,7 +15,7 @@ import difflib
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from .errors import ProfileError
+from mlagent_lib.core.errors import ProfileError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +235,8 @@ class Profile:
     budget_minutes: float = _f(0.0, "open: 0 is no promise", "what the profile promises on its machine")
     model: str = _f("Qwen/Qwen2.5-7B", "Qwen2.5-7B (base), s5.1", "a model that the machine can train")
     coder: str = _f(
-        "endpoint", "Qwen2.5-Coder-32B-Instruct, v1 B.2",
+        "endpoint",
+        "Qwen2.5-Coder-32B-Instruct, v1 B.2",
         "the policy's own base weights: one model in memory",
     )
     backend: str = _f("auto", "deviation: Unsloth with CUDA, else plain Transformers and PEFT, said aloud")

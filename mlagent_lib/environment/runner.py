@@ -22,12 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.errors import Unscored
-from ..core.limits import Limits
-from .isolation import box, verdict
-from .isolation.client import WARM_MODULES, Finished, ServerLost, WarmServer
-from .isolation.cold import ColdServer
-from .isolation.probe import TierReport, choose, probe
+from mlagent_lib.core.errors import Unscored
+from mlagent_lib.core.limits import Limits
+from mlagent_lib.environment.isolation import box, verdict
+from mlagent_lib.environment.isolation.client import WARM_MODULES, Finished, ServerLost, WarmServer
+from mlagent_lib.environment.isolation.cold import ColdServer
+from mlagent_lib.environment.isolation.probe import TierReport, choose, probe
 
 __all__ = ["Runner", "RunRequest", "RunResult", "TierReport", "probe"]
 

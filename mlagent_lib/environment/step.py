@@ -38,8 +38,8 @@ from mlagent_lib.environment.coder import Coder, EditRequest
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import Runner, RunRequest, RunResult
 from mlagent_lib.environment.workspace import HistoryStep, State
+from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import grade, largest_submission
-from mlagent_lib.tasks.old_code import diagnose
 from mlagent_lib.tasks.task import Task, load_task
 
 _VISIBLE = re.compile(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from mlagent_lib.tasks.leaderboard import (
+from mlagent_lib.tasks.foreign.leaderboard import (
     MEDALS,
     Leaderboard,
     above_median,

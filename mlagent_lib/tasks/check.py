@@ -11,11 +11,11 @@ import yaml
 
 from mlagent_lib.core.errors import MlagentError, SubmissionError, Unscored
 from mlagent_lib.tasks.contents import strays
-from mlagent_lib.tasks.external import nonsense_score, run_grader
+from mlagent_lib.tasks.foreign.grader import nonsense_score, run_grader
+from mlagent_lib.tasks.foreign.mlagentbench import MARKER, read_grader
+from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import LABEL_SETS, gold_answer, grade, header_of, read_labels
 from mlagent_lib.tasks.metrics import METRICS, get_metric
-from mlagent_lib.tasks.mlagentbench import MARKER, read_grader
-from mlagent_lib.tasks.old_code import diagnose
 from mlagent_lib.tasks.task import Task, checksums
 
 # Library versions move a score a little: this share of the gap between baseline and best is forgiven.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from mlagent_lib.tasks.check import Finding
-from mlagent_lib.tasks.external import ExternalGrader
+from mlagent_lib.tasks.foreign.grader import ExternalGrader
 from mlagent_lib.tasks.grading import LABEL_SETS
 from mlagent_lib.tasks.task import Task
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mlagent_lib.core.errors import SubmissionError, Unscored
-from mlagent_lib.tasks.external import judge
+from mlagent_lib.tasks.foreign.grader import judge
 from mlagent_lib.tasks.metrics import Metric, get_metric
 from mlagent_lib.tasks.task import Task
 

@@ -17,8 +17,8 @@ import yaml
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.tasks.contents import divide
-from mlagent_lib.tasks.external import ExternalGrader
-from mlagent_lib.tasks.known_tasks import KNOWN
+from mlagent_lib.tasks.foreign.grader import ExternalGrader
+from mlagent_lib.tasks.foreign.known_tasks import KNOWN
 
 SPLITS = ("held-in", "held-out", "other")
 

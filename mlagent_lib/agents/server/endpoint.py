@@ -1,0 +1,417 @@
+"""A client of any server that speaks the OpenAI chat protocol (OpenAI, vLLM, Ollama, llama.cpp, ...).
+
+It asks for one completion at a time, retries what may pass (rate limits, server errors, dropped or broken
+replies) inside a budget of tries and seconds, and ends with one `EndpointError` that names server, cause and
+cure. It does not stream, batch, know replies or prices (`chat`), or keep a conversation. Only the standard
+library is used.
+
+The API key is read from the environment at each call and is never stored, shown, logged or returned: it is
+cut out of everything the server sends back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit, urlunsplit
+
+from mlagent_lib.agents.server.accounting import Spend, Tokens
+from mlagent_lib.agents.server.options import endpoint_fields
+from mlagent_lib.agents.server.ratelimit import RateLimit, guess_tokens
+from mlagent_lib.agents.server.wire import (
+    EMPTY,
+    FailedTryError,
+    check_url,
+    is_loopback,
+    parse_reply,
+    phrase,
+    read_key,
+    retry_after,
+    secrets_of,
+    send,
+    server_message,
+)
+from mlagent_lib.core.errors import EndpointError
+from mlagent_lib.core.seeding import rng
+
+logger = logging.getLogger("mlagent.endpoint")
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+API_KEY_ENV = "OPENAI_API_KEY"
+MAX_WAIT_S = 30.0
+RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524, 529})
+
+
+class RequestRefused(EndpointError):
+    """The server is up, and has no usable reply to this one request: others may pass."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One reply of a model.
+
+    Attributes:
+        text: The assistant's text, never empty.
+        prompt_tokens: As billed by the server; ``None`` where it does not say.
+        completion_tokens: Likewise.
+        seconds: Wall seconds of the whole call, tries and waits included.
+        tries: Requests that it took, 1 or more.
+        finish_reason: ``"stop"``, ``"length"`` (cut at ``max_tokens``), ... or ``None``.
+        cached_tokens: The part of ``prompt_tokens`` that the server had in its own cache; ``None`` where it
+            does not say.
+    """
+
+    text: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float
+    tries: int = 1
+    finish_reason: str | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Totals over the calls of one `ChatEndpoint`; tokens of replies that were refused count too."""
+
+    calls: int = 0
+    failed_calls: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    replies_without_usage: int = 0
+    seconds: float = 0.0
+    cached_tokens: int = 0
+
+
+class _Meter:
+    """Usage totals behind a lock; survives pickling, so that an endpoint can be sent to a worker."""
+
+    def __init__(self):
+        self._lock, self._usage, self._started = threading.Lock(), Usage(), 0
+
+    def next_call(self) -> int:
+        with self._lock:
+            self._started += 1
+            return self._started
+
+    def add(self, **amounts: float) -> None:
+        with self._lock:
+            self._usage = replace(
+                self._usage, **{name: getattr(self._usage, name) + value for name, value in amounts.items()}
+            )
+
+    def read(self) -> Usage:
+        with self._lock:
+            return self._usage
+
+    def __getstate__(self):
+        return {"usage": self.read()}
+
+    def __setstate__(self, state):
+        self.__init__()
+        self._usage = state["usage"]
+
+
+class _Clock:
+    """Seconds of one call, without those that it waited for its rate limit."""
+
+    def __init__(self, most: float):
+        self._most, self._started = most, time.monotonic()
+
+    def leave_out(self, seconds: float) -> None:
+        self._started += seconds
+
+    @property
+    def spent(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def left(self) -> float:
+        return self._most - self.spent
+
+
+@dataclass(frozen=True)
+class ChatEndpoint:
+    """A chat model behind a URL. Threads may share one object; `usage` sums over all of them.
+
+    Attributes:
+        model: Name of the model as the server knows it, e.g. ``"gpt-4o-mini-2024-07-18"``.
+        base_url: Up to and including ``/v1``. Without user name and password.
+        api_key_env: The environment variable that holds the key. Unset or empty: no key is sent.
+        timeout: Seconds that one request may take, from connecting to the last byte.
+        max_retries: Further requests after the first one, 0 or more.
+        max_total_seconds: Seconds that one call may take with all its tries and waits; waits for ``limit``
+            are not counted.
+        temperature: Sampling temperature; ``None`` leaves it to the server.
+        max_tokens: Longest reply in tokens; ``None`` leaves it to the server.
+        backoff_s: First wait in seconds; doubles with each try up to 30 s, times a jitter of 0.5 to 1.
+        backoff_seed: Root seed of the jitter.
+        extra: Further fields of the request, e.g. ``{"top_p": 0.9}``.
+        limit: Requests and tokens a minute, and requests at once.
+
+    Raises:
+        EndpointError: When a value is out of range, or ``base_url`` is not an http(s) URL.
+
+    Example:
+        >>> ChatEndpoint("qwen", "http://localhost:8000/v1/").url
+        'http://localhost:8000/v1/chat/completions'
+    """
+
+    model: str
+    base_url: str = DEFAULT_BASE_URL
+    api_key_env: str = API_KEY_ENV
+    timeout: float = 60.0
+    max_retries: int = 5
+    max_total_seconds: float = 300.0
+    temperature: float | None = 0.5
+    max_tokens: int | None = 1024
+    backoff_s: float = 1.0
+    backoff_seed: int = 0
+    extra: Mapping[str, object] = field(default_factory=dict, repr=False)
+    limit: RateLimit = field(default_factory=RateLimit, repr=False, compare=False)
+    _meter: _Meter = field(init=False, repr=False, compare=False, default_factory=_Meter)
+
+    def __post_init__(self):
+        check_url(self.base_url)
+        if not self.model.strip():
+            raise EndpointError("the name of an endpoint's model is empty", cure="give the model's name")
+        for name, low in (
+            ("timeout", 1e-3),
+            ("max_total_seconds", 1e-3),
+            ("max_retries", 0),
+            ("backoff_s", 0),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= low):
+                raise EndpointError(
+                    f"{name} of an endpoint must be at least {low}, not {value!r}",
+                    cure=f"set {name} to {low} or more",
+                )
+        host = urlsplit(self.base_url).hostname or ""
+        if self.base_url.startswith("http://") and not is_loopback(host) and os.environ.get(self.api_key_env):
+            logger.warning(
+                "endpoint %s is not encrypted: the key in $%s travels in clear text",
+                self.url,
+                self.api_key_env,
+            )
+
+    def __repr__(self) -> str:
+        return f"ChatEndpoint(model={self.model!r}, url={self.url!r}, api_key_env={self.api_key_env!r})"
+
+    @property
+    def url(self) -> str:
+        """The address that is called, without its query (which may carry a key)."""
+        parts = urlsplit(self._full_url())
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+
+    @property
+    def usage(self) -> Usage:
+        """Calls, requests, tokens and seconds so far."""
+        return self._meter.read()
+
+    def generate(self, prompt: str, *, system: str | None = None, seed: int | None = None) -> str:
+        """Return the reply to one user message, as text (see `complete`)."""
+        head = [{"role": "system", "content": system}] if system else []
+        return self.reply([*head, {"role": "user", "content": prompt}], seed=seed)
+
+    def reply(self, messages: Sequence[Mapping[str, str]], *, seed: int | None = None) -> str:
+        """Return the text of the reply to a conversation (see `complete`); what a `ChatCoder` is given."""
+        return self.complete(messages, seed=seed).text
+
+    def complete(
+        self, messages: Sequence[Mapping[str, str]], *, seed: int | None = None, spend: Spend | None = None
+    ) -> Completion:
+        """Return the model's reply to a conversation.
+
+        Retried: HTTP 408, 409, 425, 429 and 5xx, timeouts, refused or dropped connections, replies that are
+        not JSON, of the wrong shape, or empty. Not retried: every other status, a spent quota, a certificate
+        that does not verify, redirects (they would carry the key elsewhere). ``Retry-After`` is obeyed, also
+        by whoever else shares ``limit``.
+
+        Args:
+            messages: ``{"role": ..., "content": ...}`` from the first turn to the last.
+            seed: Sent to the server, which may or may not obey it.
+            spend: Filled with what all requests of this call took, also where it fails.
+
+        Raises:
+            RequestRefused: The server answers, but not this request (too long, or empty replies only).
+            EndpointError: No usable reply within ``max_retries`` and ``max_total_seconds``.
+        """
+        body, spend = self._body(messages, seed), spend or Spend()
+        key = read_key(self.api_key_env)
+        secrets = secrets_of(key, self.base_url)
+        jitter = rng(self.backoff_seed, "endpoint", self.model, self._meter.next_call())
+        guess = guess_tokens(sum(len(message["content"]) for message in messages), self.max_tokens)
+        clock = _Clock(self.max_total_seconds)
+        causes: Counter[str] = Counter()
+        for attempt in range(1, self.max_retries + 2):
+            try:
+                with self.limit.slot(guess) as slot:
+                    clock.leave_out(slot.waited_s)
+                    text, tokens, finish = self._one_request(
+                        body, key, secrets, min(self.timeout, clock.left), spend
+                    )
+                    if tokens[:2] != (None, None):
+                        slot.tokens = (tokens[0] or 0) + (tokens[1] or 0)
+            except FailedTryError as exc:
+                failure = exc
+            else:
+                self._meter.add(calls=1, seconds=clock.spent)
+                return Completion(text, *tokens[:2], clock.spent, attempt, finish, tokens[2])
+            causes[failure.cause] += 1
+            if not failure.retry or attempt > self.max_retries:
+                break
+            wait = self._wait(failure, attempt, jitter)
+            if wait >= clock.left:
+                causes[f"the next try would be in {wait:.0f} s, past max_total_seconds"] += 1
+                break
+            cause = f"{failure.cause}; try {attempt + 1} of {self.max_retries + 1} in {wait:.1f} s"
+            logger.warning("endpoint %s: %s", self.url, cause)
+            time.sleep(wait)
+        self._meter.add(failed_calls=1, seconds=clock.spent)
+        listed = "; ".join(f"{cause} ({n} times)" if n > 1 else cause for cause, n in causes.items())
+        # `from None`, and outside the except block: a cause could show headers, and with them the key.
+        raise (RequestRefused if failure.is_request else EndpointError)(
+            f"the endpoint {self.url} gave no usable reply for model {self.model!r} "
+            f"after {attempt} {'try' if attempt == 1 else 'tries'} in {clock.spent:.1f} s: {listed}",
+            cure=failure.cure,
+        ) from None
+
+    def _wait(self, failure: FailedTryError, attempt: int, jitter) -> float:
+        """Return the seconds until the next try; where the server named them, others wait too."""
+        wait = min(self.backoff_s * 2 ** (attempt - 1), MAX_WAIT_S) * jitter.uniform(0.5, 1.0)
+        if failure.wait_s is None:
+            return wait
+        self.limit.pause(failure.wait_s, "the server asked for it")
+        return failure.wait_s + 0.1 * wait  # never before the time named; not all threads at once
+
+    def _full_url(self) -> str:
+        parts = urlsplit(self.base_url)
+        path = parts.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+    def _body(self, messages: Sequence[Mapping[str, str]], seed: int | None) -> bytes:
+        for i, message in enumerate(messages):
+            if not (isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
+                raise EndpointError(
+                    f"message {i} must have a text role and a text content, not {message!r:.200}",
+                    cure="give messages as {'role': 'user', 'content': '...'}",
+                )
+        optional = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": seed}
+        fields = {"model": self.model, "messages": [dict(m) for m in messages], **self.extra}
+        fields |= {name: value for name, value in optional.items() if value is not None}
+        return json.dumps(fields, allow_nan=False).encode()
+
+    def _one_request(
+        self, body: bytes, key: str, secrets: Sequence[str], seconds: float, spend: Spend
+    ) -> tuple[str, tuple, str | None]:
+        self._meter.add(requests=1)
+        spend.requests += 1
+        request = urllib.request.Request(self._full_url(), data=body, method="POST")
+        request.add_header("Content-Type", "application/json")
+        request.add_header("User-Agent", "mlagent-kit")
+        if key:
+            request.add_unredirected_header("Authorization", f"Bearer {key}")
+        status, headers, data = send(request, max(seconds, 1e-3))
+        if status != 200:
+            raise self._status_failure(status, headers, server_message(data, secrets))
+        text, tokens, finish, problem = parse_reply(data, secrets)
+        if tokens[:2] != (None, None):
+            prompt, completion, cached = (count or 0 for count in tokens)
+            self._meter.add(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached)
+            spend.tokens = spend.tokens + Tokens(prompt, cached, completion)
+        elif not problem:
+            self._meter.add(replies_without_usage=1)
+            spend.without_usage += 1
+        if problem:
+            cure = "check that the server speaks the OpenAI chat protocol at this URL"
+            if finish == "length":
+                cure = "raise max_tokens: the model spent all of them before its answer"
+            raise FailedTryError(problem, cure=cure, is_request=problem == EMPTY)
+        return text, tokens, finish
+
+    def _status_failure(self, status: int, headers, message: str) -> FailedTryError:
+        cause = f"HTTP {status} {phrase(status)}" + (f" ({message})" if message else "")
+        if status == 401:
+            state = "holds a key that is refused" if read_key(self.api_key_env) else "is not set"
+            return FailedTryError(
+                f"{cause}: ${self.api_key_env} {state}",
+                retry=False,
+                cure=f"set ${self.api_key_env} to a valid key of this server",
+            )
+        if status == 403:
+            return FailedTryError(
+                cause, retry=False, cure=f"use a key in ${self.api_key_env} that may use model {self.model!r}"
+            )
+        if status == 404:
+            return FailedTryError(
+                cause,
+                retry=False,
+                cure=f"check that base_url ends where /chat/completions follows (mostly in /v1) and that the "
+                f"server knows a model {self.model!r}",
+            )
+        if status == 429 and "quota" in message.lower():
+            return FailedTryError(cause, retry=False, cure="the quota of the key is spent: top it up or wait")
+        if 300 <= status < 400:
+            return FailedTryError(
+                f"{cause}: redirects are not followed, the key could leak",
+                retry=False,
+                cure="set base_url to the address that the server redirects to",
+            )
+        if status in RETRIED_STATUS or status >= 500:
+            return FailedTryError(
+                cause,
+                wait_s=retry_after(headers.get("Retry-After")),
+                cure="wait and start again, raise max_retries or max_total_seconds, or send "
+                "fewer requests at once",
+            )
+        return FailedTryError(
+            cause,
+            retry=False,
+            cure="read the server's message; a prompt that is too long or a field that the "
+            "server does not know are the usual reasons",
+            is_request=True,
+        )
+
+
+def parse_endpoint(spec: str, **options) -> ChatEndpoint:
+    """Return the endpoint that ``openai:<model>@<url>`` names; without ``@<url>`` it is OpenAI's own.
+
+    Args:
+        spec: E.g. ``"openai:gpt-4o-mini"`` or ``"openai:qwen2.5:7b@http://localhost:11434/v1"``; limits and
+            sampling may follow, e.g. ``#rpm=60,concurrency=8`` (see `options.endpoint_fields`).
+        options: Further fields of `ChatEndpoint`; those in ``spec`` win.
+
+    Raises:
+        EndpointError: When the text has another form.
+
+    Example:
+        >>> endpoint = parse_endpoint("openai:org/qwen@http://localhost:8000/v1#concurrency=8")
+        >>> endpoint.model, endpoint.url, endpoint.limit.concurrency
+        ('org/qwen', 'http://localhost:8000/v1/chat/completions', 8)
+    """
+    name, _, settings = spec.partition("#")
+    kind, _, rest = name.partition(":")
+    model, url = rest, DEFAULT_BASE_URL
+    match = re.fullmatch(r"(.+?)@(https?://.*)", rest, re.S)
+    if match:
+        model, url = match.groups()
+    elif "@" in rest:
+        model = ""
+    if kind != "openai" or not model.strip():
+        shown = re.sub(r"//[^/@]*@", "//***@", name.partition("?")[0])
+        raise EndpointError(
+            f"{shown!r} is not the name of an endpoint",
+            cure="write openai:<model>@<url>, e.g. openai:qwen@http://localhost:8000/v1",
+        )
+    return ChatEndpoint(model.strip(), url, **(options | endpoint_fields(settings)))

@@ -1,0 +1,502 @@
+"""`mlagent bench`: how fast experiments run, as ratios measured side by side in one run.
+
+A time alone says little on a machine that does other things as well, so each question compares two ways of
+doing the same work, turn by turn, and prints the median of the ratios with their quartiles. Nothing here is a
+test: where a goal is missed, the table says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import read_jsonl, write_json
+from mlagent_lib.core.provenance import device_name, git_state, usable_cpus, versions
+from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.cache import Execution, ExecutionCache
+from mlagent_lib.environment.coder import RuleCoder
+from mlagent_lib.environment.isolation import jail, practice
+from mlagent_lib.environment.isolation.client import WARM_MODULES
+from mlagent_lib.environment.isolation.probe import choose
+from mlagent_lib.environment.runner import Runner
+from mlagent_lib.environment.step import Toolbox, run_step, run_steps
+from mlagent_lib.environment.workspace import State, WorkspaceStore
+from mlagent_lib.tasks.pocket import catalogue
+from mlagent_lib.tasks.task import Task, list_tasks, load_task
+
+SCHEMA = "mlagent.bench/1"
+EXECUTE = (
+    "Reflection: none\nResearch Plan and Status: none\nFact Check: none\nThought: none\n"
+    'Action: Execute Script\nAction Input: {"script_name": "train.py"}'
+)
+_EDITS_PER_TASK = 1  # edited scripts of each task besides its starter
+_LONGEST = 3.0  # seconds: slower scripts would hide the overhead that is measured here
+# why a goal may be missed, and what the limit is; said wherever a miss is shown
+LIMITS = {
+    "b": "What a step adds hardly depends on the script: two forks of a process with the scientific stack "
+    "loaded (a copy of its page tables each), the jail, the page faults of a fresh copy, the sweep, grading. "
+    "Only a run without a process of its own would cost less, and that could not be isolated.",
+    "f": "Policies that explore make few experiments twice, and to look up and store results costs a little.",
+    "c": "Two workers share the caches, the memory and the caller, which hands out scripts and grades on the "
+    "same two cores.",
+}
+_BARE = Path(__file__).with_name("bare.py")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the bench.
+
+    Attributes:
+        key: The letter of the question.
+        question: What is compared.
+        value: Median; of ratios where two ways are compared.
+        low: First quartile.
+        high: Third quartile.
+        unit: Of the three.
+        goal: What was aimed at, as an inequality, e.g. ``>= 5``.
+        count: Pairs, rounds or steps that were measured.
+        note: The numbers behind it, in words.
+    """
+
+    key: str
+    question: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    goal: str
+    count: int
+    note: str
+
+    @property
+    def reached(self) -> bool:
+        """Whether the median reaches the goal.
+
+        Example:
+            >>> Finding("a", "", 6.0, 5.0, 7.0, "x", ">= 5", 3, "").reached
+            True
+        """
+        sign, _, number = self.goal.partition(" ")
+        return self.value >= float(number) if sign == ">=" else self.value <= float(number)
+
+
+class NoCache(ExecutionCache):
+    """A cache that remembers nothing, so that every script really runs; submissions are archived."""
+
+    def get(self, key: str) -> None:
+        """Return None: nothing is known."""
+
+    def put(self, key: str, execution: Execution) -> None:
+        """Forget the result."""
+
+
+@dataclass
+class _Bench:
+    """What the questions share: scripts to run and a place for files."""
+
+    folder: Path
+    states: list[State]
+    tasks: dict[str, Task]
+    run: Path | None
+
+    def tools(self, runner: Runner, cache: ExecutionCache | None = None) -> Toolbox:
+        return Toolbox(runner, RuleCoder(), cache or NoCache(self.folder / "cache"), tasks=self.tasks)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return first quartile, median and third quartile.
+
+    Example:
+        >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
+        (2.0, 3.0, 4.0)
+    """
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def _finding(key: str, question: str, values: Sequence[float], unit: str, goal: str, note: str) -> Finding:
+    low, middle, high = quartiles(values)
+    return Finding(key, question, middle, low, high, unit, goal, len(values), note)
+
+
+# ---- scripts -------------------------------------------------------------------------------------
+
+
+def scripts(names: Sequence[str], seed: int = 0) -> tuple[list[State], dict[str, Task]]:
+    """Return states that hold the starter of each task and an edit of it, and the tasks by name.
+
+    Args:
+        names: Pocket tasks.
+        seed: Draws the edits from the catalogue.
+    """
+    states, tasks = [], {name: load_task(name) for name in names}
+    for name, task in tasks.items():
+        start = State(task=name, task_digest=task.digest, files=task.env_files(), score=0.0)
+        states.append(start)
+        pool = catalogue.edits(task.modality, task.kind)
+        for index in rng(seed, "bench", name).permutation(len(pool))[:_EDITS_PER_TASK]:
+            text = start.files["train.py"].decode()
+            edited = catalogue.replace_block(text, pool[index].axis, pool[index].block)
+            states.append(start.with_file("train.py", edited.encode()))
+    return states, tasks
+
+
+@contextlib.contextmanager
+def _workspace(state: State, task: Task) -> Iterator[Path]:
+    """Give a folder with the files of a state and the task's data, as an agent without this kit has it."""
+    folder = Path(tempfile.mkdtemp(prefix="mlagent-bench-"))
+    try:
+        for name, data in state.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        if task.data_dir.is_dir():
+            (folder / "data").symlink_to(task.data_dir.resolve())
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _cold(state: State, task: Task) -> float:
+    """Return the seconds of ``python train.py`` in a fresh folder: what MLAgentBench does for each step."""
+    with _workspace(state, task) as folder:
+        environment = {**os.environ, **jail.clean_environment(str(folder))}
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "train.py"], cwd=folder, env=environment, capture_output=True, timeout=120
+        )
+        return time.perf_counter() - began
+
+
+def _warm(state: State, tools: Toolbox) -> float:
+    """Return the seconds of a whole step: restored, executed in isolation, collected, graded."""
+    began = time.perf_counter()
+    result = run_step(state, EXECUTE, tools)
+    if result.failure:
+        raise RunError(f"a step of the bench failed: {result.failure}", cure="run `mlagent doctor`")
+    return time.perf_counter() - began
+
+
+class _Loaded:
+    """A Python with the scientific stack loaded that executes scripts without isolation: the bare time."""
+
+    def __enter__(self) -> _Loaded:
+        environment = {**os.environ, **jail.clean_environment(tempfile.gettempdir())}
+        self._process = subprocess.Popen(
+            [sys.executable, str(_BARE), practice.__file__, *WARM_MODULES], text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._process.stdout.readline()
+        return self
+
+    def seconds(self, state: State, task: Task) -> float:
+        """Return the seconds that the script of a state takes in there."""
+        with _workspace(state, task) as folder:
+            self._process.stdin.write(f"{folder}\n")
+            self._process.stdin.flush()
+            return float(self._process.stdout.readline())
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+# ---- questions -----------------------------------------------------------------------------------
+
+
+def _against_cold(bench: _Bench) -> Finding:
+    with Runner(workers=1) as runner:
+        runner.warm()
+        tools = bench.tools(runner)
+        pairs = [(_cold(state, bench.tasks[state.task]), _warm(state, tools)) for state in bench.states]
+    cold, warm = (sum(column) for column in zip(*pairs, strict=True))
+    count = len(pairs)
+    note = f"{count / warm:.1f} steps/s against {count / cold:.2f}; over all of them {cold / warm:.1f} times"
+    return _finding(
+        "a", "a warm, isolated, graded step against cold `python train.py`: times faster",
+        [first / second for first, second in pairs], "x", ">= 5", note,
+    )  # fmt: skip
+
+
+def _against_bare(bench: _Bench) -> Finding:
+    """Measure each script three times in turn and take the best of both, as noise only ever adds."""
+    with Runner(workers=1) as runner, _Loaded() as loaded:
+        runner.warm()
+        tools, pairs = bench.tools(runner), []
+        for state in bench.states:
+            bare, step = [], []
+            for _ in range(3):
+                bare.append(loaded.seconds(state, bench.tasks[state.task]))
+                step.append(_warm(state, tools))
+            pairs.append((min(bare), min(step)))
+    extra = statistics.median(step - bare for bare, step in pairs)
+    bare, step = (sum(column) for column in zip(*pairs, strict=True))
+    note = (
+        f"median script {1e3 * statistics.median(b for b, _ in pairs):.0f} ms bare, a step adds "
+        f"{1e3 * extra:.0f} ms, so the goal holds for scripts of {1e3 * extra / 0.15:.0f} ms and more; over "
+        f"all scripts together {step / bare:.2f}"
+    )
+    return _finding(
+        "b", "a step against the bare script in a loaded interpreter",
+        [step / bare for bare, step in pairs], "x", "<= 1.15", note,
+    )  # fmt: skip
+
+
+def _two_workers(bench: _Bench, rounds: int = 5) -> Finding:
+    rows = [(state, EXECUTE) for state in bench.states]
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    with Runner(workers=1) as one, Runner(workers=2) as two:
+        for runner in (one, two):
+            runner.warm()
+            run_steps(rows[:4], bench.tools(runner))
+        for _ in range(rounds):
+            for count, runner in ((1, one), (2, two)):
+                began = time.perf_counter()
+                run_steps(rows, bench.tools(runner))
+                seconds[count].append(time.perf_counter() - began)
+    medians = {count: statistics.median(values) for count, values in seconds.items()}
+    note = f"{len(rows)} steps in {medians[1]:.2f} s and {medians[2]:.2f} s, on {usable_cpus()} cores"
+    return _finding(
+        "c", "two workers against one: times faster",
+        [first / second for first, second in zip(*seconds.values(), strict=True)], "x", ">= 1.7", note,
+    )  # fmt: skip
+
+
+def _snapshots(bench: _Bench, count: int = 200) -> Finding:
+    store = WorkspaceStore(bench.folder / "blobs")
+    values = []
+    for number in range(count):
+        base = bench.states[number % len(bench.states)]
+        state = base.with_file("train.py", base.files["train.py"] + f"\n# {number}\n".encode())
+        began = time.perf_counter()
+        row = store.snapshot(state)
+        restored = store.restore(row)
+        values.append(1e3 * (time.perf_counter() - began))
+        if restored != state:
+            raise RunError("a restored workspace differs from its snapshot", cure="report this as a bug")
+    folders = {task.data_dir for task in bench.tasks.values() if task.data_dir.is_dir()}
+    data = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    blobs = sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file())
+    note = (
+        f"{blobs / count / 1e3:.1f} kB written for each, of the tasks' {data / 1e6:.1f} MB of data nothing: "
+        "they are referred to by their hash"
+    )
+    return _finding("d", "snapshot and restore of a workspace", values, "ms", "<= 2", note)
+
+
+def _grpo_overhead(bench: _Bench, steps: int = 7) -> Finding:
+    """Train a few steps as the laptop profile does, from the pocket base, on states after one edit."""
+    from peft import get_peft_model
+
+    from mlagent_lib.core.profiles import get_profile
+    from mlagent_lib.environment.step import start_state
+    from mlagent_lib.training.backends import load, lora_config
+    from mlagent_lib.training.grpo import train_grpo
+    from mlagent_lib.training.pool import StatePool
+
+    profile = get_profile("laptop")
+    settings = replace(profile.grpo, steps=steps, eval_every=steps + 1, eval_states=1, eval_samples=1)
+    out, adapter = bench.folder / "grpo", bench.folder / "adapter"
+    base = load("pocket", backend="plain")
+    fresh = lora_config(profile.sft.lora_r, profile.sft.lora_alpha)
+    get_peft_model(base.model, fresh).save_pretrained(adapter)
+    with Runner(workers=profile.workers) as runner:
+        runner.warm()
+        tools = bench.tools(runner, ExecutionCache(bench.folder / "grpo-cache"))
+        starts = {name: start_state(task, tools) for name, task in bench.tasks.items()}
+        states = [replace(state, **_progress(starts[state.task])) for state in bench.states]
+        train_grpo(
+            StatePool(tuple(states)), states[:1], settings,
+            make_tools=lambda coder: replace(tools, coder=coder), model="pocket", backend="plain",
+            adapter=adapter, out=out, seed=0, style=profile.prompt_style,
+            max_steps=profile.collect.max_steps, coder="base",
+        )  # fmt: skip
+    rows = [row for row in read_jsonl(out / "metrics.jsonl")[0] if row["split"] == "train"][1:]
+    parts = ("generation", "coder", "execution", "update", "overhead")
+    spent = {part: statistics.median(row[f"seconds_{part}"] for row in rows) for part in parts}
+    note = "median seconds of a step: " + ", ".join(f"{part} {value:.2f}" for part, value in spent.items())
+    return _finding(
+        "e", "share of a GRPO step that is neither generation, nor scripts, nor update",
+        [row["seconds_overhead"] / row["seconds_total"] for row in rows], "share", "<= 0.10", note,
+    )  # fmt: skip
+
+
+def _progress(start: State) -> dict:
+    return {"score": start.score, "visible": start.visible, "visible_start": start.visible_start}
+
+
+def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
+    """Run the scripts of a finished run's evaluation on some tasks again, in their order, twice.
+
+    Once without and once with a cache that starts empty. A batch is what ran side by side: the trajectories
+    of one policy on one task.
+    """
+    from mlagent_lib.agents.rollout import edited_state
+
+    rows = read_jsonl(bench.run / "04_evaluation" / "trajectories.jsonl")[0]
+    recorded = [step for row in rows for step in row["steps"] if step["seconds"]]
+    known = [step for step in recorded if step["cache_hit"]]
+    metrics = read_jsonl(bench.run / "03_grpo" / "metrics.jsonl")[0]
+    updates = [row for row in metrics if row["split"] == "train"]
+    trained = sum(row["cache_hits"] for row in updates) / sum(row["executions"] for row in updates)
+    tasks = {name: load_task(name) for name in list(dict.fromkeys(row["task"] for row in rows))[:count]}
+    batches: dict[tuple[str, str], list[State]] = {}
+    for row in rows:
+        if row["task"] in tasks:
+            edited = [edited_state(step) for step in row["steps"] if step["outcome"] == "edited"]
+            batches.setdefault((row["source"], row["task"]), []).extend(edited)
+    ratios, spent = [], [0.0, 0.0]
+    with Runner(workers=2) as runner:
+        runner.warm()
+        kept = ExecutionCache(bench.folder / "effect")
+        for states in filter(None, batches.values()):
+            jobs, took = [(state, "train.py") for state in states], []
+            for cache in (NoCache(bench.folder / "none"), kept):
+                tools = Toolbox(runner, RuleCoder(), cache, tasks=tasks)
+                began = time.perf_counter()
+                if cache is kept:
+                    tools.execute_many(jobs)
+                else:
+                    runner.run_many([tools.request(*job) for job in jobs])
+                took.append(time.perf_counter() - began)
+            ratios.append(took[0] / took[1])
+            spent = [total + part for total, part in zip(spent, took, strict=True)]
+    share = f"{len(known) / len(recorded):.0%} of {len(recorded)} executions"
+    saved = [sum(step["seconds"] for step in steps) for steps in (known, recorded)]
+    note = (
+        f"replayed in {spent[0]:.1f} s without and {spent[1]:.1f} s with a cache that starts empty; in the "
+        f"whole evaluation {share} were known and saved {saved[0]:.0f} of {saved[1]:.0f} script seconds; in "
+        f"training {trained:.0%} were known"
+    )
+    question = "the scripts of a laptop run without the cache against with it: times faster"
+    return _finding("f", question, ratios, "x", ">= 1", note)
+
+
+QUESTIONS: dict[str, tuple[str, Callable[[_Bench], Finding]]] = {
+    "a": ("warm against cold", _against_cold),
+    "b": ("a step against the bare script", _against_bare),
+    "c": ("one worker against two", _two_workers),
+    "d": ("snapshot and restore", _snapshots),
+    "e": ("overhead of a GRPO step", _grpo_overhead),
+    "f": ("effect of the cache", _cache_effect),
+}
+
+
+def run_bench(
+    which: str = "abcdef",
+    *,
+    run: Path | None = None,
+    tasks: Sequence[str] = (),
+    out: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Return what was measured, as written to ``out``: findings, machine and versions.
+
+    Args:
+        which: Letters of the questions.
+        run: A finished run folder, for question f.
+        tasks: Pocket tasks whose scripts are used; all where none is given.
+        out: JSON file to write.
+        say: Receives a line for each question.
+
+    Raises:
+        RunError: A letter is unknown, or question f has no finished run.
+    """
+    unknown = [letter for letter in which if letter not in QUESTIONS]
+    if unknown or not which:
+        what = unknown[0] if unknown else ""
+        raise RunError(f"the bench has no question {what!r}", cure="choose letters from abcdef")
+    if "f" in which and (run is None or not (run / "04_evaluation" / "trajectories.jsonl").is_file()):
+        raise RunError(
+            f"question f needs a finished run, {run} is none",
+            cure="make one with `mlagent run`, or leave f out with --only abcde",
+        )
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mlagent-bench-") as folder:
+        states, found = scripts(tasks or list_tasks())
+        bench = _Bench(Path(folder), states, found, run)
+        bench.states = _quick_ones(bench)
+        findings = []
+        for letter in which:
+            title, measure = QUESTIONS[letter]
+            say(f"{letter}: {title} ...")
+            findings.append(measure(bench))
+    record = {
+        "schema": SCHEMA,
+        "findings": [vars(finding) | {"reached": finding.reached} for finding in findings],
+        "scripts": len(bench.states),
+        "device": device_name(),
+        "tier": choose().name,
+        "versions": versions(),
+        "git": git_state(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if out is not None:
+        write_json(out, record)
+    return record
+
+
+def _quick_ones(bench: _Bench) -> list[State]:
+    """Return the states whose script ends by itself within some seconds, by one run of each."""
+    with Runner(workers=min(2, usable_cpus())) as runner:
+        found = bench.tools(runner).execute_many([(state, "train.py") for state in bench.states])
+    return [
+        state
+        for state, (execution, _) in zip(bench.states, found, strict=True)
+        if isinstance(execution, Execution) and execution.score is not None and execution.seconds < _LONGEST
+    ]
+
+
+def table(record: dict) -> list[tuple[str, ...]]:
+    """Return the rows that ``mlagent bench`` prints, the heading first."""
+    rows = [("", "question", "median", "quartiles", "goal", "", "n", "behind it")]
+    for row in record["findings"]:
+        unit = {"x": "", "share": "", "ms": " ms"}[row["unit"]]
+        rows.append(
+            (
+                row["key"],
+                row["question"],
+                f"{row['value']:.3g}{unit}",
+                f"{row['low']:.3g} to {row['high']:.3g}",
+                row["goal"],
+                "reached" if row["reached"] else "missed",
+                str(row["count"]),
+                row["note"],
+            )  # fmt: skip
+        )
+    return rows
+
+
+def missed(record: dict) -> list[str]:
+    """Return one line for each goal that was missed and whose limit is known."""
+    rows = [row for row in record["findings"] if not row["reached"] and row["key"] in LIMITS]
+    return [f"({row['key']}) is missed. {LIMITS[row['key']]}" for row in rows]
+
+
+def read_bench(path: Path) -> dict:
+    """Return a record that `run_bench` wrote.
+
+    Raises:
+        RunError: There is none, or it is another file.
+    """
+    try:
+        record = json.loads(Path(path).read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise RunError(f"no bench in {path}: {error}", cure=f"run `mlagent bench --out {path}`") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise RunError(f"{path} is no record of the bench", cure=f"run `mlagent bench --out {path}`")
+    return record

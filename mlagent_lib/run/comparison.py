@@ -1,0 +1,193 @@
+"""The paper beside a run: its numbers, ours, what a run of this size can say, and where we differ.
+
+The paper's numbers lie in ``results/paper/``, the deviations in ``results/deviations.csv``. A verdict is
+computed from the files of the run, never written by hand.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mlagent_lib.core.artifacts import Stage, read_jsonl
+from mlagent_lib.results.intervals import paired_difference
+from mlagent_lib.results.paper.numbers import paper_table
+from mlagent_lib.results.style import number
+from mlagent_lib.run.lab import Lab
+from mlagent_lib.run.stages import write_table
+from mlagent_lib.run.story import RESULTS, ends
+
+VERDICTS = {
+    "above": "reproduced at this scale",
+    "includes": "not reproduced: no clear difference",
+    "below": "not reproduced: the opposite",
+    "unknown": "cannot be told: no interval",
+}
+TOY = "toy size: says nothing"
+_SAME = {"base": "Qwen2.5-7B-Instruct", "sft": "after SFT", "rl": "after step-wise RL"}
+_ABLATED = {  # rows of v2 Table 2, by the name they have beside a run
+    "full": "after step-wise RL",
+    "without exploration-enriched SFT": "RL without SFT",
+    "without step-wise RL": "after episode-wise RL",
+    "without the ML-specific reward": "RL with a binary reward",
+}
+
+
+def paper_numbers() -> pd.DataFrame:
+    """Return what a run is compared with: task, split, metric, better, method, statistic, value, source.
+
+    Table 1, ML-Agent's gains and the starting scores by task, and the average gains (task ``all``) of v1
+    Figure 4 and v2 Table 2. ``better`` is the direction of the metric. All numbers of the paper, and how each
+    was read, are in `mlagent_lib.results.paper.numbers`.
+
+    Example:
+        >>> found = paper_numbers().query("task == 'cifar-10' and method == 'ML-Agent'")
+        >>> found = found.set_index("statistic").loc["avg@8"]
+        >>> float(found["value"]), found["source"]
+        (68.88, 'v1 Table 1')
+    """
+    by_task = paper_table(topic=["main", "initial"]).query("task != 'all'")
+    by_task["better"] = by_task["task"].map(
+        by_task.query("quantity == 'avg@8'").drop_duplicates("task").set_index("task")["better"]
+    )
+    start = paper_table("gain", topic="rl-curve", method="step-wise RL").query("x == 0")
+    ablated = paper_table(topic="components")
+    averages = [
+        paper_table(topic="baseline-lines"),
+        start.assign(method="after SFT"),
+        ablated.assign(method=ablated["method"].map(_ABLATED)),
+    ]
+    table = pd.concat([by_task, *averages], ignore_index=True)
+    table["statistic"] = table["quantity"].replace("initial score", "score")
+    how = {"printed": "", "digitised": ", read off the figure", "derived": ", derived"}
+    table["source"] = table["version"] + " " + table["place"] + table["source_kind"].map(how)
+    return table[["task", "split", "metric", "better", "method", "statistic", "value", "source"]]
+
+
+def deviations() -> pd.DataFrame:
+    """Return where the method here differs from the paper's: number, what, paper, here, why, notebooks."""
+    return pd.read_csv(RESULTS / "deviations.csv", dtype=str)
+
+
+def headline(lab: Lab, overall: pd.DataFrame) -> pd.DataFrame:
+    """Return the average gains of the paper beside those of a run.
+
+    Args:
+        lab: The run.
+        overall: Its ``overall.csv``.
+
+    Returns:
+        Columns split, policy, paper_policy, paper_gain_pct, our_gain_pct, interval, gap_closed, trajectories,
+        tasks, source (of the paper's number).
+    """
+    paper = paper_numbers().query("task == 'all'").set_index(["method", "split"])
+    table = []
+    for row in overall[overall["split"] != "all"].itertuples():
+        method = _SAME.get(row.policy)
+        known = paper.loc[(method, row.split)] if method else None
+        table.append(
+            {
+                "split": row.split,
+                "policy": row.policy,
+                "paper_policy": method or "–",
+                "paper_gain_pct": None if known is None else float(known["value"]),
+                "our_gain_pct": row.gain_pct,
+                "interval": ends(row.gain_low, row.gain_high, 1),
+                "gap_closed": row.gap_closed,
+                "trajectories": row.trajectories,
+                "tasks": row.tasks,
+                "source": "" if known is None else known["source"],
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def per_task(lab: Lab, tasks: pd.DataFrame) -> pd.DataFrame:
+    """Return each task of the paper's Table 1 beside the task that stands in for it here.
+
+    Args:
+        lab: The run.
+        tasks: Its ``tasks.csv``.
+    """
+    wide = paper_numbers().query("task != 'all' and method in ('ML-Agent', 'initial script')")
+    wide = wide.pivot_table(
+        index=["task", "metric"], columns="statistic", values="value", sort=False
+    ).reset_index()
+    ours = tasks[tasks["policy"] == "rl"].set_index("paper_task")
+    table = []
+    for row in wide.to_dict("records"):
+        mine = [name for name in ours.index if str(name).startswith(row["task"])]
+        found = ours.loc[mine[0]] if mine else None
+        line = {
+            "paper's task": row["task"],
+            "metric": row["metric"],
+            "start": row["score"],
+            "avg@8": row["avg@8"],
+        }
+        line |= {
+            "gain %": row["gain"],
+            "our task": "not in this profile",
+            "our start": None,
+            "our avg@K": None,
+        }
+        if found is not None:
+            line |= {"our task": found["task"], "our start": found["init"], "our avg@K": found["avg_at_k"]}
+            line["our gain %"] = found["gain_pct"]
+        table.append(line)
+    return pd.DataFrame(table)
+
+
+def claims(lab: Lab, differences: pd.DataFrame, steps: pd.DataFrame, metrics: list[dict]) -> pd.DataFrame:
+    """Return the two claims that a single run can speak to: claim, paper, ours, verdict, why.
+
+    The verdicts on all seven rest on several seeds and arms: `mlagent_lib.results.claims`.
+
+    Args:
+        lab: The run.
+        differences: Its ``differences.csv``.
+        steps: Its ``step_rewards.csv``.
+        metrics: Rows of GRPO's ``metrics.jsonl``.
+    """
+    table = [generalises(differences), keeps_improving(steps, metrics)]
+    if lab.profile.name == "smoke":
+        for row in table:
+            row["verdict"] = TOY
+    return pd.DataFrame(table).sort_values("claim", ignore_index=True)
+
+
+def generalises(differences: pd.DataFrame) -> dict:
+    """Return C2: on held-out tasks, the interval of RL − SFT lies above zero."""
+    row = {"claim": "C2 nine tasks generalise to ten unseen ones"}
+    row["paper"] = "held-out gain 0.41 % after SFT, 15.91 % after RL"
+    found = differences.query("after == 'rl' and before == 'sft' and split == 'held-out'")
+    if found.empty:
+        return row | {"ours": "", "verdict": "not tested here", "why": "no held-out task was evaluated"}
+    one = found.iloc[0]
+    ours = f"gap closed, RL − SFT: {number(one['difference'])} {ends(one['low'], one['high'])}"
+    why = f"{int(one['trajectories'])} trajectories of {int(one['tasks'])} held-out tasks, one seed"
+    return row | {"ours": ours, "verdict": VERDICTS[one["verdict"]], "why": why}
+
+
+def keeps_improving(steps: pd.DataFrame, metrics: list[dict]) -> dict:
+    """Return C7: on new states the interval of RL − SFT lies above zero, and the curve ends higher."""
+    held = [row["reward"] for row in metrics if row.get("split") == "holdout"]
+    found = paired_difference(steps, "rl", "sft", "reward", unit="state")
+    ours = f"step reward on new states, RL − SFT: {found}; curve {number(held[0])} → {number(held[-1])}"
+    rises = held[-1] > held[0]
+    verdict = VERDICTS[found.verdict if found.verdict != "above" or rises else "includes"]
+    why = f"{found.n} states of {found.tasks} tasks; asks for an interval above zero and a curve that rises"
+    paper = "held-in gain 8.35 → 18.01 %, held-out 0.41 → 16.26 % over 39 updates"
+    row = {"claim": "C7 performance improves as RL goes on", "paper": paper}
+    return row | {"ours": ours, "verdict": verdict, "why": why}
+
+
+def compare(lab: Lab, stage: Stage) -> None:
+    """Write the comparison with the paper: headline, tasks and claims, from the files of the run."""
+    overall, tasks, differences = (
+        pd.read_csv(stage.read(f"04_evaluation/{name}.csv")) for name in ("overall", "tasks", "differences")
+    )
+    steps = pd.read_csv(stage.read("03_grpo/step_rewards.csv"))
+    metrics, _ = read_jsonl(stage.read("03_grpo/metrics.jsonl"))
+    write_table(stage, "headline.csv", headline(lab, overall))
+    write_table(stage, "per_task.csv", per_task(lab, tasks))
+    write_table(stage, "claims.csv", claims(lab, differences, steps, metrics))
+    write_table(stage, "deviations.csv", deviations())

@@ -1,0 +1,370 @@
+"""What the notebooks call: one object that knows the run, and one function for each piece of work.
+
+A notebook says *why* and shows results; the work is here, so that the same code runs under papermill, in
+JupyterLab and in tests. Every function that makes something slow writes its rows as they come and goes on
+after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from mlagent_lib.agents.ideas import candidate_ideas, draw_ideas, embed, select_v1, select_v2
+from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, Policy, RandomIdeas, ScriptedExpert, Starter
+from mlagent_lib.agents.prompts import style_of
+from mlagent_lib.agents.rollout import Job, run_trajectories
+from mlagent_lib.agents.server.accounting import CALLS, Ledger
+from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
+from mlagent_lib.agents.server.endpoint import parse_endpoint
+from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
+from mlagent_lib.core.artifacts import OWN_TASKS, Stage, append_jsonl, read_jsonl
+from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
+from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.cache import ExecutionCache
+from mlagent_lib.environment.coder import ChatCoder, Coder, RuleCoder
+from mlagent_lib.environment.runner import Runner
+from mlagent_lib.environment.step import Toolbox
+from mlagent_lib.results.evaluation import TaskScale
+from mlagent_lib.tasks.task import Task, list_tasks, load_task
+
+
+@dataclass
+class Lab:
+    """One run: its profile, its folder, and the tools that its notebooks share.
+
+    Attributes:
+        profile: All constants.
+        seed: Root of every random stream.
+        run_dir: Folder of the run.
+        runner: Runs scripts in isolation; closed by `close` or at exit.
+        cache: Executions of this run, by content.
+        changes: What differs from the named profile, by parameter; part of every stage's parameters.
+    """
+
+    profile: Profile
+    seed: int
+    run_dir: Path
+    runner: Runner
+    cache: ExecutionCache
+    _tasks: dict[str, Task] = field(default_factory=dict)
+    changes: dict[str, str] = field(default_factory=dict)
+
+    def stage(self, name: str, **extra: object) -> Stage:
+        """Return the stage of that name, under this run's parameters and those that its notebook adds."""
+        params = {"profile": self.profile.name, "seed": self.seed, **self.changes, **extra}
+        return Stage(self.run_dir, name, params=params, profile=self.profile)
+
+    def task(self, name: str) -> Task:
+        """Return a task by name; each is read once."""
+        if name not in self._tasks:
+            self._tasks[name] = load_task(name)
+        return self._tasks[name]
+
+    def adopt(self, train: Sequence[str], test: Sequence[str]) -> None:
+        """Take the reader's own tasks in place of the profile's: those trained on, and others to evaluate.
+
+        Args:
+            train: Folders or names; for this run they are its held-in tasks.
+            test: Folders or names that are only evaluated; its held-out tasks.
+
+        Raises:
+            ProfileError: Two tasks have the same name.
+        """
+        names = []
+        for place, split in [*((place, "held-in") for place in train), *((p, "held-out") for p in test)]:
+            found = replace(load_task(place), split=split)
+            if found.name in names:
+                raise ProfileError(f"two tasks are named {found.name!r}", cure="rename one of the folders")
+            names.append(found.name)
+            self._tasks[found.name] = found
+        self.profile = self.profile.with_values(
+            self.profile.name, collect__tasks=tuple(names[: len(train)]), evaluate__tasks=tuple(names)
+        )
+
+    def tasks(self, choice: str | Sequence[str]) -> list[Task]:
+        """Return the tasks of a profile's choice: ``all``, ``held-in``, ``held-out``, or names."""
+        names = list_tasks(None if choice == "all" else choice) if isinstance(choice, str) else choice
+        return [self.task(name) for name in names]
+
+    def scales(self) -> list[TaskScale]:
+        """Return start and best known report score of each task that is evaluated."""
+        return [TaskScale.of(task) for task in self.tasks(self.profile.evaluate.tasks)]
+
+    def tools(self, coder: Coder | None = None) -> Toolbox:
+        """Return the toolbox of a step; without a coder the rule coder of the catalogue."""
+        return Toolbox(
+            self.runner,
+            coder or RuleCoder(),
+            self.cache,
+            reply_format=self.profile.reply_format,
+            tasks=self._tasks,
+            script_seconds=self.profile.script_seconds,
+        )
+
+    def close(self) -> None:
+        """Stop the warm servers."""
+        self.runner.close()
+
+
+def open_lab(
+    profile: str, seed: int, runs_dir: str, run_id: str, *, model: str = "", coder: str = "", vllm: str = ""
+) -> Lab:
+    """Return the lab of a run; makes its folder when it is new.
+
+    Before anything else the backend is made ready (Unsloth must come before the libraries that it changes),
+    and the memory is estimated that the profile's model will take on this card.
+
+    Args:
+        profile: Name of the profile.
+        seed: Root of every random stream.
+        runs_dir: Where runs are kept; "" for ``runs`` beside the notebooks, wherever Jupyter was started.
+        run_id: Name of the run; "" for ``<profile>-seed<seed>``.
+        model: Another model than the profile's, such as ``Qwen/Qwen2.5-0.5B-Instruct``; "" for the profile's.
+        coder: Another coder: ``base``, ``rules`` or ``openai:<model>@<url>``; "" for the profile's.
+        vllm: Another engine for the rollouts: ``no``, ``colocate`` or the address of a server; "" likewise.
+
+    Raises:
+        ProfileError: The profile is unknown, the seed is no whole number, or the model does not fit the card.
+        MlagentError: The profile's backend cannot run here.
+        RunError: A library was imported before the backend that changes it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", PATIENT)  # before torch is loaded, also in JupyterLab
+    found, changes = changed_profile(get_profile(profile), model=model, coder=coder, vllm=vllm)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ProfileError(f"seed is {seed!r}", cure="give a whole number")
+    ready_backend(found)
+    runs = Path(runs_dir) if runs_dir else Path(__file__).resolve().parents[2] / "runs"
+    run_dir = runs / (run_id or f"{profile}-seed{seed}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    runner, cache = Runner(workers=found.workers), ExecutionCache(run_dir / "cache")
+    lab = Lab(found, seed, run_dir, runner, cache, changes=changes)
+    if (run_dir / OWN_TASKS).exists():
+        lab.adopt(**json.loads((run_dir / OWN_TASKS).read_text(encoding="utf-8")))
+    return lab
+
+
+def changed_profile(profile: Profile, **wanted: str) -> tuple[Profile, dict[str, str]]:
+    """Return a profile with another model, coder or engine, and what differs; "" leaves the profile's own.
+
+    Args:
+        profile: The named profile.
+        wanted: ``model``, ``coder`` and ``vllm``.
+    """
+    own = {"model": profile.model, "coder": profile.coder, "vllm": profile.grpo.vllm}
+    changes = {name: value for name, value in wanted.items() if value and value != own[name]}
+    if "model" in changes:
+        profile = profile.with_model(changes["model"])
+    names = {"coder": "coder", "vllm": "grpo__vllm"}
+    others = {names[name]: value for name, value in changes.items() if name in names}
+    return profile.with_values(profile.name, **others), changes
+
+
+def ready_backend(profile: Profile) -> None:
+    """Make the profile's backend ready and print what its model will take; nothing for the pocket model.
+
+    Raises:
+        MlagentError: The backend cannot run here.
+        RunError: A library was imported before the backend that changes it.
+        ProfileError: The model does not fit.
+    """
+    from mlagent_lib.training.backends import prepare
+    from mlagent_lib.training.memory import announce, shape_of
+
+    backend = prepare(profile.loading)
+    if shape_of(profile.model) is not None:
+        from mlagent_lib.training.backends.interface import device_and_precision
+
+        announce(profile, backend, device_and_precision(profile.loading)[1])
+
+
+def expert_policy(
+    spec: str,
+    reply_format: str = "six",
+    record: Path | None = None,
+    *,
+    cache: ReplyCache | None = None,
+    seed: int = 0,
+) -> Policy:
+    """Return the expert: ``scripted``, or ``openai:<model>@<url>`` for any OpenAI-compatible server.
+
+    Args:
+        spec: Which expert.
+        reply_format: ``six`` or ``no-thought``.
+        record: Where a server's replies are written down (see `ChatPolicy`), its calls beside them.
+        cache: Replies that are known already; None asks always.
+        seed: Of the run.
+    """
+    if spec == "scripted":
+        return ScriptedExpert(reply_format=reply_format)
+    ledger = Ledger(record.with_name(CALLS)) if record else None
+    chat = Chat(parse_endpoint(spec), cache=cache, ledger=ledger)
+    return ChatPolicy(chat, name="expert", record=record, reply_format=reply_format, seed=seed)
+
+
+def chosen_ideas(lab: Lab, task: Task) -> tuple | dict:
+    """Return the far-apart ideas of a task by the profile's selection: a tuple for v1, by axis for v2."""
+    settings = lab.profile.collect
+    ideas = candidate_ideas(task, minimum=settings.ideas_per_task)
+    vectors = embed([idea.text for idea in ideas], "tfidf").vectors
+    if settings.selection == "v1":
+        return select_v1(ideas, vectors, settings.ideas_kept)
+    return select_v2(ideas, vectors, rng(lab.seed, "ideas", task.name), settings.ideas_k)
+
+
+def collect(
+    lab: Lab, path: Path, *, expert: str = "scripted", progress: Callable[[int, int], None] | None = None
+) -> list[dict]:
+    """Return the expert trajectories of the run, written to ``path`` as they are made.
+
+    Args:
+        lab: The run.
+        path: A JSONL file; trajectories that it holds already are kept.
+        expert: See `expert_policy`.
+        progress: Called with tasks done and tasks in all.
+    """
+    settings = lab.profile.collect
+    known = ReplyCache(lab.run_dir.parent / FOLDER)
+    policy = expert_policy(
+        expert, lab.profile.reply_format, path.with_name("replies.jsonl"), cache=known, seed=lab.seed
+    )
+    tasks = lab.tasks(settings.tasks)
+    done = {row["id"] for row in _rows(path)}
+    for number, task in enumerate(tasks):
+        pool = chosen_ideas(lab, task)
+        jobs = [
+            Job(
+                task,
+                "expert",
+                index,
+                lab.seed,
+                draw_ideas(pool, rng(lab.seed, "draw-ideas", task.name, index)),
+            )
+            for index in range(settings.trajectories_per_task)
+        ]
+        extend(path, [job for job in jobs if job.id not in done], policy, lab.tools(), settings.max_steps)
+        if progress:
+            progress(number + 1, len(tasks))
+    return _rows(path)
+
+
+def baseline_policy(name: str) -> Policy:
+    """Return a policy that needs no model: ``starter`` or ``random-ideas``."""
+    known = {"starter": Starter, "random-ideas": RandomIdeas}
+    if name not in known:
+        raise ProfileError(
+            f"policy {name!r} is unknown", cure=f"choose one of {', '.join(known)}, base, sft, rl"
+        )
+    return known[name]()
+
+
+@dataclass
+class Agent:
+    """A local policy ready to act, its toolbox with the profile's coder, and the model behind both."""
+
+    policy: LocalPolicy
+    tools: Toolbox
+    generate: Callable
+    backend: object
+
+
+def local_agent(lab: Lab, name: str, adapter: Path | None, *, temperature: float | None = None) -> Agent:
+    """Return the local policy of that name with its coder.
+
+    Args:
+        lab: The run.
+        name: ``base``, ``sft``, ``rl`` or another name to record.
+        adapter: Folder of its LoRA adapter; None for the base model.
+        temperature: Of its sampling; None for the profile's.
+    """
+    from mlagent_lib.training.backends import load
+    from mlagent_lib.training.grpo import sampler
+
+    profile = lab.profile
+    backend = load(profile.model, backend=profile.loading, adapter=adapter)
+    heat = profile.evaluate.temperature if temperature is None else temperature
+    generate = sampler(backend, temperature=heat, max_new_tokens=profile.grpo.max_new_tokens)
+    policy = LocalPolicy(generate, name=name, seed=lab.seed, style=style_of(profile))
+    return Agent(policy, lab.tools(make_coder(profile, backend, lab.run_dir)), generate, backend)
+
+
+def make_coder(profile: Profile, backend=None, run_dir: Path | None = None) -> Coder:
+    """Return the profile's coder: ``base``, ``rules``, or ``openai:<model>@<url>``.
+
+    Args:
+        profile: Names it.
+        backend: The loaded model, for ``base``.
+        run_dir: Folder of the run, where a server's calls are written down; its replies lie beside the runs.
+    """
+    if profile.coder == "rules":
+        return RuleCoder()
+    if profile.coder == "base":
+        from mlagent_lib.training.backends import base_coder
+
+        return base_coder(backend, style=profile.prompt_style)
+    cache = ReplyCache(run_dir.parent / FOLDER) if run_dir else None
+    ledger = Ledger(run_dir / f"coder_{CALLS}") if run_dir else None
+    endpoint = parse_endpoint(profile.coder, max_tokens=CODER_MAX_TOKENS)
+    chat = Chat(endpoint, role="coder", cache=cache, ledger=ledger)
+    return ChatCoder(chat.reply, workers=chat.workers)
+
+
+def evaluate(lab: Lab, name: str, policy: Policy, tools: Toolbox, path: Path, *, progress=None) -> list[dict]:
+    """Return K trajectories of one policy on each evaluated task, written to ``path``.
+
+    Args:
+        lab: The run.
+        name: Recorded as the source.
+        policy: Who acts.
+        tools: With its coder.
+        path: A JSONL file that all policies share; trajectories that it holds already are kept.
+        progress: Called with the number of steps just made.
+    """
+    settings = lab.profile.evaluate
+    jobs = [
+        Job(task, name, index, lab.seed) for task in lab.tasks(settings.tasks) for index in range(settings.k)
+    ]
+    done = {row["id"] for row in _rows(path)}
+    todo = [job for job in jobs if job.id not in done]
+    if todo:  # a policy that was cut off is made anew, and its held rows kept: its sampling is one stream
+        todo = jobs
+    extend(path, todo, policy, tools, settings.max_steps, progress=progress)
+    return [row for row in _rows(path) if row["source"] == name]
+
+
+def extend(
+    path: Path, jobs: Sequence[Job], policy: Policy, tools: Toolbox, max_steps: int, progress=None
+) -> None:
+    """Make trajectories and append them; rows that are there already are not written twice."""
+    if not jobs:
+        return
+    made = run_trajectories(jobs, policy, tools, max_steps=max_steps, progress=progress)
+    held = {row["id"] for row in _rows(path)}
+    for row in made:
+        if row["id"] not in held:
+            append_jsonl(path, row)
+
+
+def _rows(path: Path) -> list[dict]:
+    return read_jsonl(path)[0] if Path(path).exists() else []
+
+
+def state_rewards(rows: Iterable[dict], policy: str, seed: int) -> pd.DataFrame:
+    """Return a row for each step from a state not trained on: policy, seed, task, state, reward, outcome."""
+    frame = pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "policy": policy,
+            "seed": seed,
+            "task": frame["task"],
+            "state": frame["state_id"],
+            "reward": frame["reward"],
+            "outcome": frame["outcome"],
+        }
+    )

@@ -1,0 +1,526 @@
+"""`mlagent run`: the notebooks in order, executed by papermill into one run folder, resumable at any moment.
+
+A notebook is skipped where its stages are finished and intact and its executed copy is complete. What a
+notebook computes is its own business; this module only starts it, with checked parameters and with the
+interpreter that runs this very code.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlagent_lib
+from mlagent_lib.core.artifacts import NOTEBOOKS, OWN_TASKS, stage_problem
+from mlagent_lib.core.errors import ProfileError, RunError
+from mlagent_lib.core.files import (
+    FolderLock,
+    append_jsonl,
+    check_free_space,
+    explained,
+    sha256_bytes,
+    sweep,
+    write_json,
+)
+from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
+from mlagent_lib.core.provenance import usable_cpus
+
+__all__ = ["NOTEBOOKS", "NotebookFailed", "declared_parameters", "notebooks_folder", "parse_value", "run_all"]
+
+RUN_SCHEMA = "mlagent.run/1"
+LOG = "pipeline.jsonl"  # one row per notebook: what was done with it and how long it took
+_BASE = ("profile", "seed", "runs_dir", "run_id")
+_KERNEL = "python3"
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_KERNEL_FOLDER = ".kernel"  # in the run's folder, so that what a killed run left there is found again
+_ORPHAN_S = 3.0  # a kernel looks every second whether its parent is still there
+_HALF_WRITTEN_S = 10.0  # older half-written files belong to processes that are no more
+_SECRET = re.compile(r"//[^/\s]*@|[?&][^=&]*(key|token|secret|sig|pass|auth|credential)[^=&]*=", re.I)
+
+
+class NotebookFailed(RunError):
+    """A cell of a notebook raised, or its kernel died; the executed copy shows where."""
+
+    exit_code = 1
+
+
+def notebooks_folder() -> Path:
+    """Return the folder of the notebooks, beside the package in its checkout.
+
+    Raises:
+        RunError: The package was installed without its checkout.
+    """
+    folder = Path(mlagent_lib.__file__).resolve().parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise RunError(
+            f"the notebooks are not beside the package (looked for {folder})",
+            cure="get a checkout of the kit and install it from there with: pip install -e .",
+        )
+    return folder
+
+
+def declared_parameters(path: str | Path) -> dict[str, Any]:
+    """Return name and default of each parameter of a notebook, read from its source without running it.
+
+    The parameters are the assignments in the one cell tagged ``parameters``; each must be a literal, because
+    a value derived there would keep its old value when papermill injects another one below it.
+
+    Raises:
+        RunError: The notebook is missing or is not JSON.
+        ProfileError: There is not exactly one such cell, or a value in it is not a literal.
+    """
+    name = Path(path).name
+    cells = [c for c in _read_notebook(path)["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    if len(cells) != 1:
+        raise ProfileError(
+            f"{name} has {len(cells)} cells tagged 'parameters', it must have one",
+            cure="tag the one cell that sets profile, seed, runs_dir and run_id",
+        )
+    found: dict[str, Any] = {}
+    for node in ast.parse("".join(cells[0]["source"])).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(targets[0], ast.Name):
+            continue
+        try:
+            found[targets[0].id] = ast.literal_eval(node.value)  # type: ignore[arg-type]
+        except ValueError as error:
+            message = f"parameter {targets[0].id!r} of {name} is not a literal"
+            raise ProfileError(message, cure="write the value; derive others in a later cell") from error
+    return found
+
+
+def parse_value(text: str) -> Any:
+    """Return the value written as ``text`` on a command line: a Python literal if it is one, else the text.
+
+    Example:
+        >>> [parse_value(text) for text in ("3", "1e-4", "false", "None", "v2")]
+        [3, 0.0001, False, None, 'v2']
+    """
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.strip().lower() in words:
+        return words[text.strip().lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def run_all(
+    profile: str = "laptop",
+    seed: int = 0,
+    runs_dir: str | Path = "runs",
+    run_id: str | None = None,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    tasks: Mapping[str, Sequence[str]] | None = None,
+    notebooks_dir: str | Path | None = None,
+    notebooks: tuple[tuple[str, tuple[str, ...]], ...] = NOTEBOOKS,
+    write_report: Callable[[Path], object] | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Execute the notebooks of a run in order and return the run folder; what is already finished is kept.
+
+    Args:
+        profile: Name of the profile.
+        seed: Root of every random stream.
+        runs_dir: Folder of all runs.
+        run_id: Name of this run's folder, ``<profile>-seed<seed>`` where not given. If it exists, it is
+            resumed.
+        parameters: Values for further parameters that notebooks declare.
+        tasks: Tasks of one's own, ``train`` and ``test``: folders or names; else the profile's.
+        notebooks_dir: Where the notebooks are; beside the package where not given.
+        notebooks: Notebook files in order, each with the stages that it writes.
+        write_report: Called with the run folder at the end; `results.report.write_report` where not given.
+        say: Receives one line for each notebook.
+
+    Raises:
+        ProfileError: The profile or a parameter is unknown, before anything is run.
+        RunError: The run folder is in use, belongs to other parameters or cannot be written.
+        NotebookFailed: A notebook did not reach its end. The ones before it are kept.
+    """
+    chosen = get_profile(profile)
+    run_id = _checked_id(f"{profile}-seed{seed}" if run_id is None else run_id)
+    runs_dir = Path(runs_dir).expanduser()
+    folder = Path(notebooks_dir) if notebooks_dir is not None else notebooks_folder()
+    extra = dict(parameters or {})
+    base = {"profile": profile, "seed": seed, "runs_dir": str(runs_dir), "run_id": run_id}
+    _refuse_secrets(extra)
+    values = _values_per_notebook(folder, [name for name, _ in notebooks], base, extra)
+    run_dir = runs_dir / run_id
+    check_free_space(runs_dir)
+    with sigterm_unwinds(), FolderLock(run_dir), _kernel_environment(chosen, run_dir):
+        sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
+        own = {"tasks": _places(tasks)} if tasks else {}
+        _claim(run_dir, {"profile": profile, "seed": seed, "parameters": extra, **own})
+        if own:
+            write_json(run_dir / OWN_TASKS, own["tasks"])
+        started, clock = time.monotonic(), _Clock(chosen.budget_minutes)
+        for number, (name, stages) in enumerate(notebooks, 1):
+            head = f"[{number}/{len(notebooks)}] {name}"
+            out = run_dir / "notebooks" / name
+            if _is_finished(run_dir, out, stages, values[name]):
+                say(f"{head}: already made, kept")
+                append_jsonl(run_dir / LOG, {"notebook": name, "status": "kept", "seconds": 0.0})
+                continue
+            say(f"{head}: running ({clock})")
+            _execute(folder / name, out, values[name], run_dir=run_dir, stages=stages, say=say, head=head)
+        _check_still_there(run_dir)
+        (write_report or _default_report())(run_dir)
+        sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
+        say(f"done in {_minutes(time.monotonic() - started)} min: open {run_dir / 'report.html'}")
+    return run_dir
+
+
+def _places(tasks: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the tasks with folders as full paths: notebooks work in another folder.
+
+    Raises:
+        ProfileError: No task is to be trained on.
+        TaskError: A folder or a name is unknown.
+    """
+    from mlagent_lib.tasks.task import load_task
+
+    if not tasks.get("train"):
+        raise ProfileError("no task is given to train on", cure="give at least one with --tasks")
+    found = {}
+    for role in ("train", "test"):
+        names = [str(name) for name in tasks.get(role, ())]
+        for name in names:
+            load_task(name)
+        found[role] = [str(Path(name).resolve()) if Path(name).is_dir() else name for name in names]
+    return found
+
+
+class _Clock:
+    """Says how much of the budget has gone."""
+
+    def __init__(self, budget_minutes: float):
+        self.started, self.budget_minutes = time.monotonic(), budget_minutes
+
+    def __str__(self) -> str:
+        spent = _minutes(time.monotonic() - self.started)
+        budget = f" of {_minutes(60 * self.budget_minutes)}" if self.budget_minutes else ""
+        return f"elapsed {spent}{budget} min"
+
+
+def _minutes(seconds: float) -> str:
+    """Return minutes and seconds.
+
+    Example:
+        >>> _minutes(161.4)
+        '2:41'
+    """
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _execute(
+    source: Path,
+    out: Path,
+    values: dict[str, Any],
+    *,
+    run_dir: Path,
+    stages: tuple[str, ...],
+    say: Callable[[str], None],
+    head: str,
+) -> None:
+    """Run one notebook and record it; raise `NotebookFailed` where it does not reach its end."""
+    started = time.monotonic()
+    status = "failed"
+    try:
+        _papermill(source, out, values)
+        if not _is_complete(out, values):
+            message = f"{source.name} stopped before its last cell"
+            raise NotebookFailed(message, cure=f"look at the last executed cell in {out}")
+        for stage in stages:
+            problem = stage_problem(run_dir / stage)
+            if problem:
+                raise NotebookFailed(
+                    f"{source.name} ended, but its stage {stage} is not usable: {problem}",
+                    cure=f"look at {out}; the notebook must write this stage",
+                )
+        status = "executed"
+    finally:
+        _check_still_there(run_dir)
+        seconds = round(time.monotonic() - started, 3)
+        append_jsonl(run_dir / LOG, {"notebook": source.name, "status": status, "seconds": seconds})
+    say(f"{head}: done in {_minutes(seconds)} min")
+
+
+def _check_still_there(run_dir: Path) -> None:
+    """Raise `RunError` where somebody has removed the run's folder: half a run must not look like a whole."""
+    if not (run_dir / "run.json").exists():
+        raise RunError(
+            f"{run_dir} was removed or moved while the run went on",
+            cure="start the same command again, and leave the folder of a run alone until it has ended",
+        ) from None
+
+
+def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
+    """Execute a notebook; what papermill and its kernel raise becomes one `NotebookFailed`."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would say is in the error
+    keep = "finished stages are kept: start the same command again to go on"
+    try:
+        with explained(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            connection = Path(os.environ["JUPYTER_RUNTIME_DIR"]) / "connection.json"
+            connection.unlink(missing_ok=True)
+            papermill.execute_notebook(
+                os.path.relpath(source) if source.is_relative_to(Path.cwd()) else str(source),
+                str(out),
+                parameters=values,
+                kernel_name=_KERNEL,
+                language="python",
+                progress_bar=sys.stderr.isatty(),
+                config=Config({"KernelManager": {"connection_file": str(connection)}}),
+            )
+    except PapermillExecutionError as error:
+        text, _, cure = _ANSI.sub("", str(error.evalue)).strip().partition(". What to do: ")
+        if not cure and f"[Errno {errno.ENOSPC}]" in text:
+            cure = "free some disk space"
+        raise NotebookFailed(
+            f"{source.name} failed in cell {error.cell_index + 1}: {error.ename}: {text[:1000]}",
+            cure=f"{cure[:1000] or 'read the failed cell'}; the executed notebook is {out}; {keep}",
+        ) from error
+    except DeadKernelError as error:
+        raise NotebookFailed(
+            f"the kernel of {source.name} died; the usual reason is too little memory",
+            cure=f"close other programs or take a smaller profile; {keep}",
+        ) from error
+    except RuntimeError as error:  # how jupyter_client says that a kernel ended, or hung, while it started
+        if "kernel" not in str(error).lower():
+            raise
+        raise NotebookFailed(
+            f"the kernel of {source.name} did not start: {error}",
+            cure=f"close other programs and look at 'mlagent doctor'; {keep}",
+        ) from error
+
+
+def _refuse_secrets(parameters: Mapping[str, Any]) -> None:
+    """Raise `ProfileError` where a parameter holds a key: parameters are written into the run's files."""
+    from mlagent_lib.agents.server.endpoint import API_KEY_ENV
+    from mlagent_lib.agents.server.wire import MIN_SECRET_LENGTH
+
+    key = os.environ.get(API_KEY_ENV, "").strip()
+    for name, value in parameters.items():
+        text = str(value)
+        if _SECRET.search(text) or (len(key) >= MIN_SECRET_LENGTH and key in text):
+            raise ProfileError(
+                f"parameter {name!r} holds a key or a password, and the run's files show all parameters",
+                cure=f"take it out and put it into the environment variable ${API_KEY_ENV}",
+            )
+
+
+def _values_per_notebook(
+    folder: Path, names: list[str], base: dict[str, Any], extra: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the parameters of each notebook, each name and type checked against what it declares."""
+    declared = {name: declared_parameters(folder / name) for name in names}
+    for name, known in declared.items():
+        missing = [key for key in base if key not in known]
+        if missing:
+            cure = "declare it as a literal in the cell tagged 'parameters'"
+            raise ProfileError(f"{name} does not declare the parameter {missing[0]!r}", cure=cure)
+    everywhere = sorted({key for known in declared.values() for key in known} - set(_BASE))
+    for key, value in extra.items():
+        if key in _BASE:
+            cure = "use the options --profile, --seed, --runs-dir and --run-id"
+            raise ProfileError(f"parameter {key!r} has an option of its own", cure=cure)
+        if key not in everywhere:
+            close = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.5)
+            hint = f": the closest is {close[0]!r}" if close else ""
+            cure = f"choose one of {', '.join(everywhere)}" if everywhere else "leave it out: there are none"
+            raise ProfileError(f"no notebook has a parameter {key!r}{hint}", cure=cure)
+        for name, known in declared.items():
+            if key in known and not _same_kind(known[key], value):
+                kind = type(known[key]).__name__
+                message = f"parameter {key!r} of {name} is {value!r}, a {type(value).__name__}"
+                raise ProfileError(message, cure=f"give a {kind} such as {known[key]!r}")
+    return {
+        name: {**base, **{key: value for key, value in extra.items() if key in known}}
+        for name, known in declared.items()
+    }
+
+
+def _same_kind(default: Any, value: Any) -> bool:
+    if default is None or value is None:
+        return True
+    if isinstance(default, float) and not isinstance(value, bool):
+        return isinstance(value, (int, float))
+    return type(default) is type(value)
+
+
+def _is_finished(run_dir: Path, out: Path, stages: tuple[str, ...], values: dict[str, Any]) -> bool:
+    """Return whether all stages of a notebook are intact and its executed copy is whole."""
+    return all(stage_problem(run_dir / s, values) is None for s in stages) and _is_complete(out, values)
+
+
+def _is_complete(out: Path, values: dict[str, Any]) -> bool:
+    """Return whether ``out`` was executed to its end with these parameters (their place aside)."""
+    try:
+        notebook = _read_notebook(out)
+    except RunError:
+        return False
+    record = notebook["metadata"].get("papermill", {})
+    used = record.get("parameters", {})
+    if record.get("exception") or any(used.get(k) != v for k, v in values.items() if k not in _BASE[2:]):
+        return False
+    cells = [cell["metadata"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return all(
+        cell.get("papermill", {}).get("status") == "completed"
+        for cell in cells
+        if "skip-execution" not in cell.get("tags", [])
+    )
+
+
+def _read_notebook(path: str | Path) -> dict:
+    """Return a notebook as the dictionary that its JSON holds."""
+    cure = "restore it from the checkout of the kit"
+    try:
+        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"notebook {path} is missing", cure=cure) from error
+    except ValueError as error:
+        raise RunError(f"notebook {path} is not JSON: {error}", cure=cure) from error
+    if not isinstance(notebook, dict) or "cells" not in notebook or "metadata" not in notebook:
+        raise RunError(f"{path} is not a notebook", cure=cure)
+    return notebook
+
+
+def _claim(run_dir: Path, identity: dict[str, Any]) -> None:
+    """Write what the run is, or check that the existing run is the same one."""
+    path = run_dir / "run.json"
+    record = {"schema": RUN_SCHEMA, **identity}
+    try:
+        existing = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # a damaged record is written again: the stages hold the proof
+        write_json(path, record)
+        return
+    for key, value in record.items():
+        if existing.get(key) != value:
+            raise RunError(
+                f"{run_dir} was made with {key} {existing.get(key)!r}, not {value!r}",
+                cure="choose another folder with --run-id, or give the same values to resume it",
+            )
+
+
+def _checked_id(run_id: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", run_id):
+        cure = "use letters, digits, '.', '_', '+' and '-', at most 100 of them"
+        raise ProfileError(f"run id {run_id!r} cannot be the name of a folder", cure=cure)
+    return run_id
+
+
+def _default_report() -> Callable[[Path], object]:
+    from mlagent_lib.results.report import write_report
+
+    return write_report
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does: kernel and temporary files go, and exit code 143 comes."""
+
+    def stop(_number: int, _frame: object) -> None:
+        print("\nmlagent: stopped; start the same command again to go on from here", file=sys.stderr)
+        # The interrupted cell may end after us, and asyncio would print its traceback below this line.
+        logging.getLogger("asyncio").disabled = True
+        raise SystemExit(143)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _private_folder(folder: Path) -> Iterator[str]:
+    """Make a folder that only we may read (it will hold the kernel's key), and remove it in the end."""
+    with explained(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed; its lock is ours now
+        folder.mkdir(mode=0o700)
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _temporary_folder(run_dir: Path) -> Iterator[str]:
+    """Make the kernels' temporary folder; in the end remove it, and those that killed starts have left."""
+    name = f"mlagent-{sha256_bytes(str(run_dir.resolve()).encode())[:12]}-"
+    with explained(tempfile.gettempdir()):
+        folder = Path(tempfile.mkdtemp(prefix=name))
+        folder.chmod(0o711)  # a throw-away user has to pass through, and sees no names
+    started = time.monotonic()
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if others := list(folder.parent.glob(f"{name}*")):
+            # the kernel of a start that was killed a moment ago may still be using its own
+            time.sleep(max(0.0, started + _ORPHAN_S - time.monotonic()))
+            for other in others:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+@contextmanager
+def _kernel_environment(profile: Profile, run_dir: Path) -> Iterator[None]:
+    """Offer papermill one private kernel: this interpreter, this package, and none of the user's settings."""
+    root = str(Path(mlagent_lib.__file__).resolve().parent.parent)
+    kernel = _private_folder(run_dir.absolute() / _KERNEL_FOLDER)
+    with kernel as folder, _temporary_folder(run_dir) as temporary:
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "IPYTHONDIR": folder,
+            "TMPDIR": temporary,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(min(profile.threads, usable_cpus())),
+            "OMP_WAIT_POLICY": PATIENT,
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+        # what a cell raises comes back in its reply: the kernel's own log would only repeat it
+        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
+        spec = {"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}
+        spec = {**spec, "env": environment}
+        write_json(Path(folder) / "kernels" / _KERNEL / "kernel.json", spec)
+        with _changed_environment(JUPYTER_PATH=folder, JUPYTER_RUNTIME_DIR=folder):
+            yield
+
+
+@contextmanager
+def _changed_environment(**changes: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,416 @@
+"""From finished runs to committed results: tables and figures of several seeds, and the README's numbers.
+
+``mlagent figures --runs runs/laptop-seed0 runs/laptop-seed1 ...`` reads the stage files of each run (checked
+against their manifests) and writes ``figures/``: tidy CSV, the same figures as SVG and PNG, and a manifest
+that says which runs they come from. ``mlagent figures`` alone redraws the pictures in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mlagent_lib.arms.merge import origin_lines
+from mlagent_lib.bench.measure import missed, read_bench
+from mlagent_lib.core.artifacts import (
+    read_jsonl,
+    read_manifest,
+    sha256_file,
+    stage_problem,
+    write_json,
+    write_text,
+)
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.results import steps
+from mlagent_lib.results.arms import left_of, load, manifest_of
+from mlagent_lib.results.beyond import findings
+from mlagent_lib.results.certainty import certainties
+from mlagent_lib.results.evaluation import (
+    TaskScale,
+    best_at_k_table,
+    difference_table,
+    overall_table,
+    task_table,
+    trajectory_table,
+)
+from mlagent_lib.results.figures import render, with_run
+from mlagent_lib.results.intervals import paired_difference
+from mlagent_lib.run.stages import PAIRS
+from mlagent_lib.tasks.paper.recipes import paper_task_lines
+from mlagent_lib.tasks.task import list_tasks, load_task
+
+BENCH = "bench.json"  # beside the figures; made by `mlagent bench --out figures/bench.json`
+_STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
+_TRAJECTORY_COLUMNS = [
+    "policy",
+    "task",
+    "split",
+    "seed",
+    "trajectory",
+    "metric",
+    "greater_is_better",
+    "init",
+    "best",
+    "score",
+    "score_by_feedback",
+    "gap_closed",
+    "gap_closed_by_feedback",
+    "unscored",
+    "steps",
+    "stop",
+]
+
+
+def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.DataFrame]:
+    """Write tables and figures of finished runs into a folder and return the tables by name.
+
+    Args:
+        runs: Folders of runs of one profile, one for each seed.
+        figures: Folder to write into.
+
+    Raises:
+        RunError: A run is unfinished or damaged, or the runs are of different profiles.
+    """
+    runs, figures = [Path(run) for run in runs], Path(figures)
+    manifests = {run: _manifests(run) for run in runs}
+    profiles = {found["04_evaluation"]["params"]["profile"] for found in manifests.values()}
+    if len(profiles) != 1:
+        raise RunError(
+            f"the runs are of different profiles: {', '.join(sorted(profiles))}", cure="publish one profile"
+        )
+    profile, hardware = profiles.pop(), next(iter(manifests.values()))["04_evaluation"].get("device", "")
+    seeds = {run: found["04_evaluation"]["params"]["seed"] for run, found in manifests.items()}
+    tables = _tables(runs, seeds)
+    for name, table in tables.items():
+        write_text(figures / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    for name, table in _figure_tables(tables, runs, manifests).items():
+        render(name, with_run(table, profile=profile, hardware=hardware), figures)
+    write_json(figures / "manifest.json", _manifest(profile, manifests, figures))
+    return tables
+
+
+def _manifests(run: Path) -> dict[str, dict]:
+    """Return the manifests of a run's stages, each checked against its files."""
+    found = {}
+    for stage in _STAGES:
+        problem = stage_problem(run / stage)
+        if problem:
+            raise RunError(
+                f"stage {stage} of {run} cannot be published: {problem}",
+                cure=f"run 'mlagent run' for {run.name}",
+            )
+        found[stage] = read_manifest(run / stage)
+    return found
+
+
+def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFrame]:
+    scales = {name: TaskScale.of(load_task(name)) for name in list_tasks()}
+    rows = [row for run in runs for row in read_jsonl(run / "04_evaluation" / "trajectories.jsonl")[0]]
+    trajectories = trajectory_table(rows, scales)
+    rewards = pd.concat(
+        [pd.read_csv(run / "03_grpo" / "step_rewards.csv") for run in runs], ignore_index=True
+    )
+    metrics = {seeds[run]: read_jsonl(run / "03_grpo" / "metrics.jsonl")[0] for run in runs}
+    return {
+        "trajectories": trajectories[_TRAJECTORY_COLUMNS],
+        "tasks": task_table(trajectories),
+        "overall": overall_table(trajectories),
+        "differences": difference_table(trajectories, PAIRS),
+        "step_rewards": rewards,
+        "step_differences": step_differences(rewards),
+        "outcomes": steps.outcome_table(steps.step_table(rows)),
+        "diversity": steps.diversity_table(rows),
+        "luck": pd.concat(
+            [pd.read_csv(run / "04_evaluation" / "luck.csv").assign(seed=seeds[run]) for run in runs],
+            ignore_index=True,
+        ),
+        "best_at_k_values": best_at_k_table(trajectories),
+        "grpo_metrics": pd.concat(
+            [pd.DataFrame(found).assign(seed=seed) for seed, found in metrics.items()], ignore_index=True
+        ),
+    }
+
+
+def step_differences(rewards: pd.DataFrame) -> pd.DataFrame:
+    """Return the paired difference in mean step reward on states not trained on, RL minus SFT.
+
+    Args:
+        rewards: Columns policy, seed, task, state, reward.
+    """
+    found = paired_difference(rewards, "rl", "sft", "reward", unit="state")
+    means = rewards.groupby("policy")["reward"].mean()
+    return pd.DataFrame(
+        [
+            {
+                "after": "rl",
+                "before": "sft",
+                "reward_after": means["rl"],
+                "reward_before": means["sft"],
+                "difference": found.value,
+                "low": found.low,
+                "high": found.high,
+                "n": found.n,
+                "seeds": found.seeds,
+                "level": found.level,
+                "verdict": found.verdict,
+            }
+        ]
+    )
+
+
+def _figure_tables(
+    tables: dict[str, pd.DataFrame], runs: Sequence[Path], manifests: dict
+) -> dict[str, pd.DataFrame]:
+    first = runs[0]
+    walls = {stage: manifests[first][stage]["wall_s"] for stage in _STAGES}
+    found = {
+        "learning_curve": steps.learning_curve_table(
+            {seed: part.to_dict("records") for seed, part in tables["grpo_metrics"].groupby("seed")}
+        ),
+        "gap_by_policy": tables["overall"],
+        "before_after": steps.before_after_table(tables["tasks"]),
+        "outcome_shares": tables["outcomes"],
+        "best_at_k": tables["best_at_k_values"],
+        "minutes": steps.minutes_table(
+            walls, read_jsonl(first / "03_grpo" / "metrics.jsonl")[0], rl_stage="03_grpo"
+        ),
+    }
+    for name in ("idea_map", "reward_shape"):
+        drawn = pd.read_csv(first / "figures" / f"{name}.csv")
+        found[name] = drawn.drop(columns=["profile", "hardware"], errors="ignore")
+    return found
+
+
+def _manifest(profile: str, manifests: dict, figures: Path) -> dict:
+    keep = (
+        "seed",
+        "git",
+        "package",
+        "versions",
+        "platform",
+        "device",
+        "wall_s",
+        "peak_memory_bytes",
+        "summary",
+    )
+    return {
+        "schema": "mlagent.published/1",
+        "profile": profile,
+        "command": "mlagent figures --runs " + " ".join(f"runs/{run.name}" for run in manifests),
+        "runs": {
+            run.name: {stage: {key: row.get(key) for key in keep} for stage, row in found.items()}
+            for run, found in manifests.items()
+        },
+        "files": {path.name: sha256_file(path) for path in sorted(figures.glob("*.csv"))},
+    }
+
+
+def task_lines(home: Path | None = None) -> str:
+    """Return the README's table of tasks as Markdown."""
+    lines = [
+        "| paper's task | ours | modality | metric | better | data | rows: visible / feedback / report | "
+        "starter | best known |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for split in ("held-in", "held-out"):
+        lines.append(f"| **{split}** | | | | | | | | |")
+        for name in list_tasks(split):
+            task = load_task(name, home=home)
+            source = task.provenance if task.real else "generated from a seed"
+            rows = " / ".join(str(count) for count in label_rows(task))
+            lines.append(
+                f"| {task.paper_task} | `{name}` | {task.modality} | {task.metric} | "
+                f"{'higher' if task.greater_is_better else 'lower'} | {source} | {rows} | "
+                f"{task.baseline['report']:.4g} | {task.best['report']:.4g} |"
+            )
+    return "\n".join(lines)
+
+
+def label_rows(task) -> tuple[int, int, int]:
+    """Return the number of visible, feedback and report rows of a task."""
+    files = [task.labels_dir / f"{name}.csv" for name in ("feedback", "report")]
+    return task.rows, *(len(pd.read_csv(path)) for path in files)
+
+
+def result_lines(figures: Path | str) -> str:
+    """Return the README's table of results as Markdown, from the committed CSV files alone."""
+    figures = Path(figures)
+    overall = pd.read_csv(figures / "overall.csv")
+    names = {
+        "starter": "starter",
+        "random-ideas": "random ideas",
+        "base": "pocket base",
+        "sft": "after SFT",
+        "rl": "after step-wise GRPO",
+    }
+    lines = [
+        "| policy | held-in: gap closed | held-out: gap closed | held-in: gain | held-out: gain |",
+        "|---|---|---|---|---|",
+    ]
+    for policy, label in names.items():
+        cells = [_cell(overall, policy, split, "gap") for split in ("held-in", "held-out")]
+        cells += [_cell(overall, policy, split, "gain") for split in ("held-in", "held-out")]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    lines.append("")
+    step = pd.read_csv(figures / "step_differences.csv").iloc[0]
+    lines.append(
+        f"Mean step reward on states not trained on: {step['reward_before']:.3f} after SFT, "
+        f"{step['reward_after']:.3f} after RL; difference {step['difference']:+.3f} "
+        f"[{step['low']:+.3f}, {step['high']:+.3f}], "
+        f"{int(step['n'])} states, {_seeds(step['seeds'])}."
+    )
+    for row in (
+        pd.read_csv(figures / "differences.csv").query("after == 'rl' and before == 'sft'").itertuples()
+    ):
+        lines.append(
+            f"Gap closed, {row.split} tasks: RL minus SFT {row.difference:+.3f} "
+            f"[{row.low:+.3f}, {row.high:+.3f}], "
+            f"{row.trajectories} trajectories on {row.tasks} tasks, {_seeds(row.seeds)}."
+        )
+    lines += [_diversity_line(figures), _luck_line(figures)]
+    return "\n\n".join(["\n".join(lines[: len(names) + 2]), *lines[len(names) + 3 :]])
+
+
+def _diversity_line(figures: Path) -> str:
+    table = pd.read_csv(figures / "diversity.csv").set_index("policy")
+    counts = {name: f"{row['distinct']:,} of {row['edits']:,}" for name, row in table.iterrows()}
+    rl, narrower = table.loc["rl"], table["distinct"] / table["edits"]
+    line = f"Different edits: {counts['sft']} after SFT, {counts['rl']} after RL"
+    if narrower["rl"] >= narrower["sft"]:
+        return f"{line}."
+    return (
+        f"{line}; the commonest there, “{rl['commonest']}”, makes {rl['share']:.0%}. The policy narrows to "
+        "edits that pay more often, and explores less."
+    )
+
+
+def _luck_line(figures: Path) -> str:
+    table = pd.read_csv(figures / "luck.csv").query("policy == 'rl'")
+    kept = int((table["verdict"] == "survives").sum())
+    return (
+        f"Luck: {kept} of {len(table)} best edits of the policy after RL (one for each task and seed with a "
+        f"gain) survive {int(table['seeds'].max())} other seeds of the script."
+    )
+
+
+def speed_lines(figures: Path | str) -> str:
+    """Return the README's table of the bench as Markdown, from the committed record alone."""
+    record = read_bench(Path(figures) / BENCH)
+    versions = record["versions"]
+    lines = ["| | question | median [quartiles] | goal | n | behind it |", "|---|---|---|---|---|---|"]
+    for row in record["findings"]:
+        unit = " ms" if row["unit"] == "ms" else ""
+        values = [f"{row[name]:.3g}" for name in ("value", "low", "high")]
+        goal = row["goal"].replace(">=", "≥").replace("<=", "≤")
+        goal += ": reached" if row["reached"] else ": missed"
+        lines.append(
+            f"| {row['key']} | {row['question']} | {values[0]}{unit} [{values[1]}, {values[2]}] | {goal} | "
+            f"{row['count']} | {row['note']} |"
+        )
+    where = (
+        f"Measured in one run on {record['device']}, isolation {record['tier']}, with {record['scripts']} "
+        f"scripts (the starter of each task and an edit of it), Python {versions['python']}, "
+        f"scikit-learn {versions['scikit-learn']}, torch {versions['torch']}."
+    )
+    return "\n\n".join(["\n".join(lines), *missed(record), where])
+
+
+def soak_lines(folder: Path | str) -> str:
+    """Return what the README says of the two soaks, from their committed records alone.
+
+    Args:
+        folder: ``tests/soak``.
+    """
+    folder = Path(folder)
+    steps, kills = (json.loads((folder / f"{name}.json").read_text()) for name in ("steps", "kill_chain"))
+    spread, targets = steps["max_minus_min"], kills["kills_by_target"]
+    flat = [name for name, value in spread.items() if value == 0]
+    return "\n".join(
+        [
+            f"- {steps['steps']:,} steps in one process ({steps['executed']:,} scripts really run, "
+            f"{steps['seconds'] / 60:.0f} minutes): after the warm-up resident memory stays within "
+            f"{spread['memory_mb']:.1f} MB, that of the warm servers within {spread['servers_mb']:.1f} MB; "
+            f"constant: {', '.join(flat).replace('_', ' ')}. "
+            f"Left after closing: {steps['left_after_close']['processes']} processes, "
+            f"{steps['left_after_close']['temporary_entries']} temporary files "
+            "([table](tests/soak/steps.csv), [record](tests/soak/steps.json)).",
+            f"- {kills['kills']} times `kill -9` at seeded moments over the whole chain "
+            f"({', '.join(f'{name} {count}' for name, count in targets.items())}): {kills['result']}, in "
+            f"{kills['starts']} starts of {kills['chains']} chains, each compared file by file with an "
+            "undisturbed run ([record](tests/soak/kill_chain.json)).",
+        ]
+    )
+
+
+def claim_lines(folder: Path | str) -> str:
+    """Return the README's table of the paper's claims, and what the arms behind it still lack.
+
+    Args:
+        folder: With the tables of the comparison of arms.
+    """
+    lines = ["| | claim of the paper | verdict | ours |", "|---|---|---|---|"]
+    for row in pd.read_csv(Path(folder) / "claims.csv").fillna("").itertuples():
+        lines.append(f"| {row.claim} | {row.statement} | {row.verdict} | {row.ours or '–'} |")
+    tables, left = load(folder), left_of(folder)
+    units = tables["units"]
+    hours = units["wall_s"].sum() / 3600.0
+    lines += ["", f"From {int(units['finished'].sum())} finished units of work, {hours:.1f} core-hours."]
+    lines[-1] += "".join(f" {line}." for line in origin_lines(manifest_of(folder)))
+    if left:
+        arms = sorted({name.split("/")[1].removeprefix("arm-") for name in left if "/arm-" in name})
+        lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
+    if told := findings(tables):
+        lines += ["", "Beyond the paper:", "", *(f"- {sentence}" for sentence in told)]
+    if told := certainties(pd.read_csv(Path(folder) / "contrasts.csv")):
+        lines += ["", "What this length and number of seeds cost in certainty:", ""]
+        lines += [f"- {certainty}." for certainty in told]
+    return "\n".join(lines)
+
+
+def _seeds(count: float) -> str:
+    return "one seed" if count == 1 else f"{int(count)} seeds"
+
+
+def _cell(overall: pd.DataFrame, policy: str, split: str, what: str) -> str:
+    part = overall[(overall["policy"] == policy) & (overall["split"] == split)]
+    if part.empty:
+        return "–"
+    row, digits, unit = part.iloc[0], 3 if what == "gap" else 1, "" if what == "gap" else " %"
+    value = row["gap_closed" if what == "gap" else "gain_pct"]
+    shown = [f"{round(x, digits) + 0.0:.{digits}f}" for x in (value, row[f"{what}_low"], row[f"{what}_high"])]
+    return f"{shown[0]}{unit} [{shown[1]}, {shown[2]}]"
+
+
+def refresh_readme(readme: Path | str, figures: Path | str) -> bool:
+    """Write the generated tables between their markers in the README; return whether anything changed.
+
+    Raises:
+        RunError: A marker is missing.
+    """
+    readme = Path(readme)
+    old = text = readme.read_text()
+    bodies = {
+        "tasks": task_lines,
+        "paper-tasks": lambda: "\n".join(paper_task_lines()),
+        "results": lambda: result_lines(figures),
+        "claims": lambda: claim_lines(Path(figures) / "ablations"),
+        "speed": lambda: speed_lines(figures),
+        "soak": lambda: soak_lines(readme.parent / "tests" / "soak"),
+    }
+    for name, body in bodies.items():
+        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise RunError(f"{readme} lacks the markers {start} and {end}", cure="put them back, once each")
+        head, rest = text.split(start)
+        text = f"{head}{start}\n{body()}\n{end}{rest.split(end)[1]}"
+    if text != old:
+        write_text(readme, text)
+    return text != old
+
+
+def published_manifest(figures: Path | str) -> dict:
+    """Return what `publish` noted about the committed results."""
+    return json.loads((Path(figures) / "manifest.json").read_text())

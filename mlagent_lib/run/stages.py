@@ -1,0 +1,396 @@
+"""The work of each notebook's stage, one function each: read what earlier stages wrote, compute, write.
+
+A notebook calls one of these inside ``with stage:`` and afterwards shows what lies in the files; `story`
+makes the tables for that. Each function goes on where an interrupted attempt stopped, and draws no figure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mlagent_lib.agents.export import (
+    conversational_rows,
+    read_trajectories,
+    write_conversational,
+    write_parquet,
+)
+from mlagent_lib.agents.prompts import render, style_of
+from mlagent_lib.agents.rollout import edited_state, reward_of
+from mlagent_lib.agents.server.accounting import CALLS, COSTS, cost_rows, read_calls, write_costs
+from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.seeding import derive_seed, rng
+from mlagent_lib.environment.coder import EditRequest, RuleCoder
+from mlagent_lib.environment.luck import luck_of
+from mlagent_lib.environment.step import run_steps
+from mlagent_lib.environment.workspace import State
+from mlagent_lib.results.evaluation import (
+    best_at_k_table,
+    difference_table,
+    overall_table,
+    task_table,
+    trajectory_table,
+)
+from mlagent_lib.results.medals import medal_table
+from mlagent_lib.results.steps import diversity_table, outcome_table, step_table
+from mlagent_lib.run.lab import (
+    Agent,
+    Lab,
+    baseline_policy,
+    collect,
+    evaluate,
+    local_agent,
+    make_coder,
+    state_rewards,
+)
+from mlagent_lib.run.progress import Bar
+from mlagent_lib.tasks.foreign.leaderboard import leaderboard_of
+from mlagent_lib.tasks.pocket.catalogue import edits
+from mlagent_lib.training.pool import StatePool, part_of_states, split_trajectories
+from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
+
+TRAJECTORIES = "01_collection/trajectories.jsonl"
+POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
+CODER_EDITS = 24  # ours: edits for each held-in task on which the coder is measured
+LUCKY = ("random-ideas", "rl")  # ours: whose best edits are run again with other seeds
+PAIRS = (("rl", "sft"), ("sft", "base"), ("rl", "base"), ("rl", "random-ideas"))
+
+
+def quiet() -> None:
+    """Switch off the progress bars and the advice of the training libraries: notebooks show their own."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def write_table(stage: Stage, name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Write a table as CSV into the stage and return it."""
+    stage.write_text(name, table.to_csv(index=False, lineterminator="\n"))
+    return table
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The expert's trajectories and their states, split by trajectory.
+
+    Attributes:
+        trajectories: Those of *train*, *select* and *test*.
+        train: States for SFT and RL.
+        select: States that choose the checkpoint, none of which is in *train*.
+        test: States for what is reported, none of which is in *train* or *select*.
+        doubles: States of select and test that were left out because an earlier part holds them (starters).
+    """
+
+    trajectories: dict[str, list[dict]]
+    train: tuple[State, ...]
+    select: tuple[State, ...]
+    test: tuple[State, ...]
+    doubles: int
+
+
+def split_states(lab: Lab, rows: Sequence[dict]) -> Parts:
+    """Return the parts of the collection; a state that *train* knows never occurs in the other two.
+
+    Args:
+        lab: The run.
+        rows: Expert trajectories.
+
+    Raises:
+        RunError: Nothing is left to select or to test on.
+    """
+    found = split_trajectories(rows, lab.seed, share=lab.profile.sft.holdout_share)
+    part_of, states, doubles = part_of_states(found), {}, 0
+    for part, own in found.items():
+        pool = StatePool.from_trajectories(own).states
+        states[part] = tuple(state for state in pool if part_of[state.id] == part)
+        doubles += len(pool) - len(states[part])
+        if not states[part]:
+            raise RunError(f"no state is left for the part {part!r}", cure="collect more trajectories a task")
+    return Parts(found, states["train"], states["select"], states["test"], doubles)
+
+
+def collection(lab: Lab, stage: Stage, *, expert: str = "scripted") -> None:
+    """Write the expert's trajectories, and the same for TRL and as Parquet."""
+    tasks = lab.tasks(lab.profile.collect.tasks)
+    bar = Bar("expert at work", len(tasks), "tasks")
+    path = stage.path("trajectories.jsonl")
+    collect(lab, path, expert=expert, progress=lambda done, _: bar.to(done))
+    rows = read_trajectories(path)
+    chats = conversational_rows(rows, lambda step: prompt_of(lab, step["state"]), names=True)
+    count = write_conversational(stage.path("trl_messages.jsonl"), chats)
+    write_parquet(stage.path("trajectories.parquet"), rows)
+    stage.summary = {"trajectories": len(rows), "chat_rows": count, "expert": expert}
+    if (calls := stage.path(CALLS)).exists():  # tokens; no price is known here (see `mlagent agent --costs`)
+        write_costs(stage.path(COSTS), cost_rows(read_calls(calls), {}))
+
+
+def prompt_of(lab: Lab, state: dict) -> list[dict]:
+    """Return the messages that the policy reads in a stored state."""
+    restored = State.from_json(state)
+    task = lab.task(restored.task)
+    return render(restored, task, style=style_of(lab.profile), max_steps=lab.profile.collect.max_steps)
+
+
+def expert_rows(lab: Lab, parts: Parts) -> list[dict]:
+    """Return the SFT set: one prompt-completion row for each step of the *train* trajectories."""
+    from mlagent_lib.training.sft import sft_rows
+
+    rows = parts.trajectories["train"]
+    tasks = {row["task"]: lab.task(row["task"]) for row in rows}
+    return sft_rows(rows, tasks, style=style_of(lab.profile), max_steps=lab.profile.collect.max_steps)
+
+
+def fine_tuning(lab: Lab, stage: Stage) -> None:
+    """Train the SFT adapter, measure the coder, and take single steps from test states before and after."""
+    from mlagent_lib.training.sft import train_sft
+
+    quiet()
+    profile, parts = lab.profile, split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
+    bar = Bar("fine-tuning", 4, "parts")
+    if not is_trained(stage):
+        found = train_sft(
+            expert_rows(lab, parts), profile.sft, model=profile.model, backend=profile.loading, out=stage.dir,
+            seed=lab.seed,
+        )  # fmt: skip
+        stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
+    bar.add(1, "adapter trained")
+    base = local_agent(lab, "base", None)
+    write_table(stage, "coder.csv", coder_check(lab, base))
+    bar.add(1, "coder measured")
+    before = held_back_steps(lab, base, "base", parts.test)
+    bar.add(1, "base model measured")
+    after = held_back_steps(lab, local_agent(lab, "sft", stage.path("adapter")), "sft", parts.test)
+    write_table(stage, "test_steps.csv", pd.concat([before, after], ignore_index=True))
+    bar.add(1, "adapter measured")
+
+
+def is_trained(stage: Stage) -> bool:
+    """Return whether an earlier attempt has finished the training and its adapter is still what it wrote."""
+    try:
+        files = json.loads(stage.path("training.json").read_text(encoding="utf-8"))["files"]
+        return damaged_file(stage.path("adapter"), files) is None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or damaged: train again
+        return False
+
+
+def held_back_steps(lab: Lab, agent: Agent, name: str, states: Sequence[State]) -> pd.DataFrame:
+    """Return one row for each reply to a state kept back: policy, seed, task, state, reward, outcome."""
+    profile = lab.profile
+    found = evaluate_steps(
+        agent.generate, states, agent.tools, style=style_of(profile), max_steps=profile.collect.max_steps,
+        form=profile.grpo.reward_form, seed=derive_seed(lab.seed, "test-steps", name),
+        samples=profile.grpo.test_samples,
+    )  # fmt: skip
+    return state_rewards(found.rows, name, lab.seed)
+
+
+def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataFrame:
+    """Return how the model's base weights edit the held-in starters, beside the rule coder, which is exact.
+
+    Args:
+        lab: The run.
+        agent: Whose base weights play the coder, whichever coder the profile takes.
+        per_task: Edits drawn from the catalogue of each task.
+
+    Returns:
+        One row for each edit: task, axis, instruction, result (``exact``, ``other`` or ``refused``).
+    """
+    requests, table = [], []
+    for task in lab.tasks(lab.profile.collect.tasks):
+        pool, script = edits(task.modality, task.kind), task.env_files()["train.py"].decode()
+        for index in rng(lab.seed, "coder-check", task.name).permutation(len(pool))[:per_task]:
+            requests.append(EditRequest(task, script, pool[index].instruction))
+            table.append(
+                {"task": task.name, "axis": pool[index].axis, "instruction": pool[index].instruction}
+            )
+    from mlagent_lib.training.backends import base_coder
+
+    coder = base_coder(agent.backend, style=lab.profile.prompt_style)
+    wanted, got = RuleCoder().edit_many(requests), coder.edit_many(requests)
+    for row, right, made in zip(table, wanted, got, strict=True):
+        row["result"] = "exact" if made == right else "other" if isinstance(made, str) else "refused"
+    return pd.DataFrame(table)
+
+
+def sft_adapter(stage: Stage, name: str = "02_sft") -> Path:
+    """Return the adapter folder of an earlier stage, its weights recorded as an input."""
+    stage.read(f"{name}/adapter/adapter_config.json")
+    return stage.read(f"{name}/adapter/adapter_model.safetensors").parent
+
+
+def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFrame:
+    """Return one group by hand: G replies to ONE state, executed, with rewards and advantages.
+
+    Args:
+        lab: The run.
+        agent: Who replies.
+        state: Where all of them start.
+        names: Name the random stream.
+
+    Returns:
+        One row for each reply: action, what (its edit instruction), outcome, score_before, score_after,
+        reward, advantage (see `group_advantages`), reply.
+    """
+    profile, task = lab.profile, lab.task(state.task)
+    prompt = render(state, task, style=style_of(profile), max_steps=profile.collect.max_steps)
+    seed = derive_seed(lab.seed, "group", *names)
+    replies = agent.generate([prompt] * profile.grpo.group_size, seed)
+    table = []
+    for reply, result in zip(
+        replies, run_steps([(state, text) for text in replies], agent.tools), strict=True
+    ):
+        arguments = result.action.arguments if result.action else {}
+        table.append(
+            {
+                "action": result.action.name if result.action else "–",
+                "what": arguments.get("edit_instruction", result.reason),
+                "outcome": result.outcome.value,
+                "score_before": result.score_before,
+                "score_after": result.score_after,
+                "reward": reward_of(result, task, profile.grpo.reward_form),
+                "reply": reply,
+            }
+        )
+    frame = pd.DataFrame(table)
+    filled, _ = fill_groups([row["reward"] for row in table], len(table))
+    frame.insert(6, "advantage", group_advantages(filled, len(table)))
+    return frame
+
+
+def grpo(lab: Lab, stage: Stage) -> None:
+    """Show one group by hand, train with step-wise GRPO, and take single steps from the test states."""
+    from mlagent_lib.training.grpo import train_grpo
+
+    quiet()
+    profile, parts = lab.profile, split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
+    adapter, before = sft_adapter(stage), pd.read_csv(stage.read("02_sft/test_steps.csv"))
+    pool = StatePool.from_trajectories(
+        parts.trajectories["train"], limit=profile.grpo.pool_size, seed=lab.seed, action=POOL_ACTION
+    )
+    select = StatePool(parts.select).sample(profile.grpo.eval_states, lab.seed, "select")
+    if not stage.path("group.csv").exists():
+        first = min(pool.states, key=lambda state: (state.step, state.task, state.id))
+        write_table(stage, "group.csv", group_steps(lab, local_agent(lab, "sft", adapter), first, "first"))
+    if not is_trained(stage):
+        bar = Bar("step-wise GRPO", profile.grpo.steps, "updates")
+        found = train_grpo(
+            pool, select, profile.grpo,
+            make_tools=lambda coder: lab.tools(coder or make_coder(profile, run_dir=lab.run_dir)),
+            model=profile.model, backend=profile.loading, adapter=adapter, out=stage.dir, seed=lab.seed,
+            style=style_of(profile), max_steps=profile.collect.max_steps, coder=profile.coder,
+            progress=lambda row: _told(bar, row),
+        )  # fmt: skip
+        counts = {"pool": len(pool), "select": len(select)}
+        stage.write_json("training.json", found | counts | {"files": hashes_below(stage.path("adapter"))})
+    after = held_back_steps(lab, local_agent(lab, "rl", stage.path("adapter")), "rl", parts.test)
+    kept = before[before["policy"] == "sft"]
+    write_table(stage, "step_rewards.csv", pd.concat([kept, after], ignore_index=True))
+
+
+def _told(bar: Bar, row: dict) -> None:
+    where = "held-back states" if row["split"] == "holdout" else "training states"
+    bar.to(row["step"], f"{where}: reward {row['reward']:.2f}, valid {row['validity']:.0%}")
+
+
+def evaluation(lab: Lab, stage: Stage) -> None:
+    """Let every policy make its trajectories and write the tables of scores, gains and differences."""
+    quiet()
+    settings, path = lab.profile.evaluate, stage.path("trajectories.jsonl")
+    stage.read(TRAJECTORIES)
+    shared = write_table(stage, "step_rewards.csv", pd.read_csv(stage.read("03_grpo/step_rewards.csv")))
+    count = len(lab.tasks(settings.tasks)) * settings.k * settings.max_steps
+    for name in settings.policies:
+        bar = Bar(f"{name:>12}", count, "steps")
+        policy, tools = _actor(lab, stage, name)
+        rows = evaluate(lab, name, policy, tools, path, progress=bar.add)
+        bar.finish(f"{len(rows)} trajectories")
+    rows = read_trajectories(path)
+    table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
+    write_table(stage, "trajectories.csv", table)
+    write_table(stage, "tasks.csv", task_table(table))
+    write_table(stage, "overall.csv", overall_table(table))
+    write_table(stage, "differences.csv", difference_table(table, PAIRS))
+    write_table(stage, "best_at_k.csv", best_at_k_table(table))
+    write_table(stage, "outcomes.csv", outcome_table(step_table(rows)))
+    write_table(stage, "diversity.csv", diversity_table(rows))
+    write_table(stage, "luck.csv", luck_table(lab, rows, LUCKY))
+    tasks = lab.tasks(settings.tasks)
+    boards = {task.name: board for task in tasks if (board := leaderboard_of(task))}
+    if boards:  # competitions of MLE-bench: where the trajectories would have stood on Kaggle
+        write_table(stage, "medals.csv", medal_table(table, boards))
+    stage.summary = {"trajectories": len(rows), "step_rewards": len(shared)}
+
+
+def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.DataFrame:
+    """Return whether the best edit of each policy on each task survives other seeds of the script.
+
+    Args:
+        lab: The run.
+        rows: Trajectories of the evaluation.
+        policies: Whose edits are run again.
+
+    Returns:
+        One row for each policy and task that gained anything: claimed (gain on the feedback labels, in the
+        task's unit, higher is better), kept (mean gain with other seeds over the claimed one), seeds and
+        verdict.
+    """
+    found, pairs = [], []
+    for name in policies:
+        for task in lab.tasks(lab.profile.evaluate.tasks):
+            sign = 1.0 if task.greater_is_better else -1.0
+            ends = [
+                (row["steps"][0]["state"], step)
+                for row in rows
+                if (row["source"], row["task"]) == (name, task.name)
+                for step in row["steps"]
+                if step["score_after"] is not None
+            ]
+            gains = [sign * (step["score_after"] - start["score"]) for start, step in ends]
+            if gains and max(gains) > 0:
+                start, step = ends[gains.index(max(gains))]
+                found.append({"policy": name, "task": task.name, "split": task.split})
+                pairs.append((State.from_json(start), edited_state(step)))
+    lucks = luck_of(pairs, lab.tools(), seeds=lab.profile.evaluate.luck_seeds)
+    for row, luck in zip(found, lucks, strict=True):
+        seeds = len(luck.gains)
+        row |= {"claimed": luck.claimed, "kept": luck.kept, "seeds": seeds, "verdict": luck.verdict}
+    columns = ["policy", "task", "split", "claimed", "kept", "seeds", "verdict"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _actor(lab: Lab, stage: Stage, name: str) -> tuple:
+    """Return a policy by name with the toolbox that holds its coder."""
+    if name in ("base", "sft", "rl"):
+        adapter = {"base": None, "sft": "02_sft", "rl": "03_grpo"}[name]
+        agent = local_agent(lab, name, sft_adapter(stage, adapter) if adapter else None)
+        return agent.policy, agent.tools
+    return baseline_policy(name), lab.tools()
+
+
+def same_state(lab: Lab, stage: Stage, *, task: str) -> None:
+    """Let the SFT and the RL policy act from the same held-back state, and write both groups.
+
+    Raises:
+        RunError: No state of that task was kept back.
+    """
+    quiet()
+    states = split_states(lab, read_trajectories(stage.read(TRAJECTORIES))).test
+    own = [state for state in states if state.task == task] or ([] if task else list(states))
+    if not own:
+        known = ", ".join(sorted({state.task for state in states}))
+        raise RunError(f"no state of task {task!r} was kept back", cure=f"choose one of {known}")
+    state = min(own, key=lambda found: (found.step, found.id))
+    stage.write_text("state.json", json.dumps(state.to_json(), allow_nan=False))
+    groups = []
+    for name, folder in (("sft", "02_sft"), ("rl", "03_grpo")):
+        agent = local_agent(lab, name, sft_adapter(stage, folder))
+        groups.append(group_steps(lab, agent, state, "same-state", name).assign(policy=name))
+    write_table(stage, "groups.csv", pd.concat(groups, ignore_index=True))

@@ -1,0 +1,384 @@
+"""What the notebooks show: small tables and computed sentences, made from a task or from the files of a run.
+
+Nothing here trains, grades or runs a policy; `lab` and `stages` do. Every sentence that states a result is
+computed from files, so that a notebook executed again after another run cannot say what is no longer so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mlagent_lib.agents.rollout import reward_of
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.provenance import device_name, versions
+from mlagent_lib.environment.actions import Invalid, parse_action
+from mlagent_lib.environment.outcome import Outcome
+from mlagent_lib.environment.runner import RunRequest
+from mlagent_lib.environment.step import StepResult
+from mlagent_lib.results.intervals import Interval, paired_difference
+from mlagent_lib.results.show import CSS, Shown, diff_html, escape, table_markup
+from mlagent_lib.results.steps import learning_curve_table
+from mlagent_lib.results.style import footer, look, new_figure, number, save_figure, styled, with_run
+from mlagent_lib.reward import step_reward
+from mlagent_lib.run.lab import Lab
+from mlagent_lib.tasks.task import Task
+from mlagent_lib.training.pool import PARTS
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm asks for widgets; our bars need none
+RESULTS = Path(__file__).parents[1] / "results"
+SHOWN_VERSIONS = ("torch", "transformers", "trl", "peft", "scikit-learn", "pandas")
+_STYLE = ".mla-quiet{color:var(--soft)}.mla-counts{background:var(--add);color:var(--addink);font-weight:600}"
+
+
+def _shown(body: str, text: str) -> Shown:
+    return Shown(f'<style>{CSS}{_STYLE}</style><div class="mla-root">{body}</div>', text)
+
+
+def banner(lab: Lab, *sections: str) -> Shown:
+    """Return what this notebook runs with: run, profile, seed, isolation, versions, constants of the stage.
+
+    Args:
+        lab: The run.
+        sections: Sections of the profile whose constants are listed, beside the paper's.
+    """
+    found = versions(SHOWN_VERSIONS)
+    facts = {
+        "run": str(lab.run_dir),
+        "profile": f"{lab.profile.name}: {lab.profile.purpose}",
+        "seed": lab.seed,
+        "isolation tier": lab.runner.tier,
+        "versions": ", ".join(f"{name} {version}" for name, version in found.items()),
+    }
+    table = pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
+    body = table_markup(table)
+    rows = [row for row in lab.profile.as_rows() if row["stage"] in sections]
+    if rows:
+        names = ("name", "value", "paper", "source", "why")
+        listed = pd.DataFrame([{name: str(row[name]) for name in names} for row in rows])
+        listed = listed.rename(columns={"value": "here", "why": "why it differs"})
+        body += f"<details><summary>Constants, and the paper's</summary>{table_markup(listed)}</details>"
+    return _shown(body, table.to_string(index=False))
+
+
+def say(*sentences: str) -> Shown:
+    """Return computed sentences as a list to read."""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return _shown(f"<ul>{items}</ul>", "\n".join(f"- {sentence}" for sentence in sentences))
+
+
+def block(text: str) -> Shown:
+    """Return plain text, such as a prompt or a script, as a block to read."""
+    lines = "".join(f'<span class="mla-l">{escape(line) or " "}</span>' for line in text.splitlines())
+    return _shown(f'<pre class="mla-pre mla-wrap">{lines}</pre>', text)
+
+
+def diff(before: str, after: str) -> Shown:
+    """Return the difference of two scripts, in colour and with signs."""
+    return _shown(
+        diff_html(before, after), "\n".join(difflib.unified_diff(before.split("\n"), after.split("\n")))
+    )
+
+
+def run_table(lab: Lab, name: str) -> pd.DataFrame:
+    """Return a CSV of the run.
+
+    Raises:
+        RunError: It is not there.
+    """
+    path = lab.run_dir / name
+    if not path.is_file():
+        raise RunError(
+            f"{path} is missing", cure="run the notebook of that stage first, with the same run id"
+        )
+    return pd.read_csv(path)
+
+
+def run_json(lab: Lab, name: str) -> dict:
+    """Return a JSON file of the run."""
+    return json.loads((lab.run_dir / name).read_text(encoding="utf-8"))
+
+
+def for_figure(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with profile and hardware, which figures print in their footer."""
+    return with_run(table, profile=lab.profile.name, hardware=device_name())
+
+
+# 00 the tour
+
+
+def task_facts(task: Task) -> pd.DataFrame:
+    """Return the card of a task as a table of two columns."""
+    direction = "higher" if task.greater_is_better else "lower"
+    facts = {
+        "stands in for": task.paper_task,
+        "split": task.split,
+        "data": f"{task.modality}, {task.rows} visible rows, {task.columns} columns",
+        "metric": f"{task.metric}, {direction} is better",
+        "starter's score (feedback labels)": number(task.baseline["feedback"], 3),
+        "best known score (feedback labels)": number(task.best["feedback"], 3),
+        "seconds a run may take": f"{task.limits.seconds:g}",
+        "read-only": ", ".join(task.read_only),
+    }
+    return pd.DataFrame({"what": list(facts), "value": list(facts.values())})
+
+
+def parsed(replies: Mapping[str, str], reply_format: str = "six") -> pd.DataFrame:
+    """Return what the parser makes of replies: their action, or the named reason why there is none."""
+    table = []
+    for name, reply in replies.items():
+        found = parse_action(reply, reply_format)
+        bad = isinstance(found, Invalid)
+        told = found.message if bad else ", ".join(f"{k}={v}" for k, v in found.arguments.items())
+        table.append(
+            {"reply": name, "verdict": found.reason if bad else found.name, "the agent is told": told}
+        )
+    return pd.DataFrame(table)
+
+
+def reward_shape_table(points: int = 121) -> pd.DataFrame:
+    """Return the table of the figure ``reward_shape``: both forms, for changes of ±15 % of the gap."""
+    delta, table = np.linspace(-0.15, 0.15, points), []
+    for form in ("v1", "v2"):
+        for case in (Outcome.NEUTRAL, Outcome.ERROR):
+            value = step_reward(case, init=0.0, best=1.0, form=form)
+            table.append({"form": form, "case": case.value, "delta": None, "reward": value})
+        for share in delta:
+            value = step_reward(Outcome.EDITED, before=0.0, after=float(share), init=0.0, best=1.0, form=form)
+            table.append({"form": form, "case": "edited", "delta": float(share), "reward": value})
+    return pd.DataFrame(table)
+
+
+def outcomes(names: Iterable[str], results: Iterable[StepResult], task: Task) -> pd.DataFrame:
+    """Return what steps came to: reply, outcome, reason, scores, and the reward in both published forms."""
+    table = []
+    for name, result in zip(names, results, strict=True):
+        row = {"reply": name, "outcome": result.outcome.value, "reason": result.reason}
+        row |= {"score before": result.score_before, "score after": result.score_after}
+        table.append(row | {f"reward {form}": reward_of(result, task, form) for form in ("v1", "v2")})
+    return pd.DataFrame(table)
+
+
+_PEEK = """
+import os, socket
+tries = {{
+    "list the folder of hidden labels": lambda: os.listdir({labels!r}),
+    "read the grader of this kit": lambda: open({package!r}).read(),
+    "read the records of this run": lambda: os.listdir({run!r}),
+    "change the data of the task": lambda: open("data/train.csv", "a"),
+    "open a network connection": lambda: socket.socket(),
+    "read the environment of the parent": lambda: open(f"/proc/{{os.getppid()}}/environ", "rb").read(1),
+    "write into its own workspace": lambda: open("own.txt", "w").write("mine"),
+}}
+for name, action in tries.items():
+    try:
+        action()
+        print(name, "| worked")
+    except OSError as error:
+        print(name, "| refused:", type(error).__name__)
+"""
+
+
+def peek(lab: Lab, task: Task) -> pd.DataFrame:
+    """Return what a script gets that tries to see what it must not see: columns attempt, result.
+
+    The script is told the real paths, which an agent never learns. The last attempt is an honest one and
+    must work.
+    """
+    places = {
+        "labels": task.labels_dir,
+        "package": RESULTS.parent / "tasks" / "grading.py",
+        "run": lab.run_dir.resolve(),
+    }
+    script = _PEEK.format(**{name: str(path) for name, path in places.items()})
+    result = lab.runner.run(
+        RunRequest({"peek.py": script.encode()}, task.data_dir, "peek.py", task.limits, collect=())
+    )
+    rows = [line.split(" | ") for line in result.output.splitlines() if " | " in line]
+    return pd.DataFrame(rows, columns=["attempt", "result"])
+
+
+# 01 the collection
+
+
+def collection_table(rows: Iterable[Mapping]) -> pd.DataFrame:
+    """Return for each task: trajectories, steps, edits that ran, distinct scripts, share that helped."""
+    table = []
+    for row in rows:
+        for step in row["steps"]:
+            ran = step["outcome"] == "edited"
+            table.append(
+                {
+                    "task": row["task"],
+                    "trajectory": row["id"],
+                    "edit that ran": ran,
+                    "helped": ran and (step["reward"] or 0) > 0.5,
+                    "script": step["script_after"],
+                }
+            )
+    found = pd.DataFrame(table).groupby("task", sort=False)
+    frame = pd.DataFrame(
+        {
+            "trajectories": found["trajectory"].nunique(),
+            "steps": found.size(),
+            "edits that ran": found["edit that ran"].sum(),
+            "distinct scripts": found["script"].nunique(),
+        }
+    )
+    frame["edits that helped"] = found["helped"].sum() / frame["edits that ran"].clip(lower=1)
+    return frame.reset_index()
+
+
+def part_table(parts) -> pd.DataFrame:
+    """Return how many trajectories and states each part of the collection has, by task."""
+    table = []
+    for task in sorted({row["task"] for row in parts.trajectories["train"]}):
+        row = {"task": task}
+        for part in PARTS:
+            row[f"{part}: trajectories"] = sum(own["task"] == task for own in parts.trajectories[part])
+            row[f"{part}: states"] = sum(state.task == task for state in getattr(parts, part))
+        table.append(row)
+    names = [f"{part}: {what}" for part in PARTS for what in ("trajectories", "states")]
+    return pd.DataFrame(table)[["task", *names]]
+
+
+# 02 and 03: training
+
+
+def model_card(lab: Lab) -> pd.DataFrame:
+    """Return what is known of the model: for the pocket model the numbers of its card, else only its name."""
+    from mlagent_lib.training.backends import model_path
+
+    facts = {"model": lab.profile.model, "coder": lab.profile.coder}
+    path = Path(model_path(lab.profile.model)) / "measured.json"
+    measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    wanted = {
+        "parameters": "parameters",
+        "examples": "training examples",
+        "coder_exact": "coder: share of the catalogue's edits made exactly, in scripts never seen",
+        "coder_exact_other": "coder: the same with numbers that no idea proposes",
+        "agent_valid": "policy: share of valid turns on tasks that do not exist",
+    }
+    known = {text: measured[name] for name, text in wanted.items() if measured.get(name) is not None}
+    facts |= {text: f"{value:,.4g}" for text, value in known.items()}
+    return pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
+
+
+def counted_tokens(lab: Lab, row: Mapping) -> tuple[Shown, str]:
+    """Return one SFT row with the tokens marked that enter the loss, and the text of these alone.
+
+    The labels are made as TRL's trainer makes them: the tokens of the prompt get −100, which the loss skips.
+    """
+    from mlagent_lib.training.backends import load_tokenizer, model_path
+
+    tokenizer = load_tokenizer(model_path(lab.profile.model))
+    options = {"tokenize": True, "return_dict": False}
+    prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, **options)
+    whole = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], **options)
+    read, counted = (tokenizer.decode(part) for part in (whole[: len(prompt)], whole[len(prompt) :]))
+    title = f"{len(prompt)} tokens are read, {len(whole) - len(prompt)} count"
+    body = f'<span class="mla-quiet">{escape(read)}</span><span class="mla-counts">{escape(counted)}</span>'
+    return _shown(
+        f'<p>{title}</p><pre class="mla-pre mla-wrap" style="padding:8px 12px">{body}</pre>',
+        f"{title}\n{read}[{counted}]",
+    ), counted
+
+
+def loss_curve(lab: Lab, rows: Sequence[Mapping]):
+    """Return the figure of the SFT loss over updates, saved as ``figures/sft_loss``."""
+    table = for_figure(lab, pd.DataFrame(rows)[["step", "loss"]])
+    with styled():
+        figure = new_figure(6.2, 3.0)
+        axis = figure.subplots()
+        axis.plot(table["step"], table["loss"], color=look("sft")[1], marker=look("sft")[2], ms=3.5, lw=1.8)
+        axis.set_xlabel("update step")
+        axis.set_ylabel("loss (nats per counted token)")
+        axis.set_ylim(bottom=0)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        footer(figure, table, "each mark: mean since the one before")
+    save_figure(figure, table, lab.run_dir / "figures" / "sft_loss")
+    return figure
+
+
+def step_table_of(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return validity and mean reward for each policy over single steps from held-back states.
+
+    Columns: policy, states, actions, unscored, validity and edited (shares of the scored), reward (every
+    task weighs the same).
+    """
+    table = []
+    for policy, part in steps.groupby("policy", sort=False):
+        scored = part[part["outcome"] != "unscored"]
+        table.append(
+            {
+                "policy": policy,
+                "states": part["state"].nunique(),
+                "actions": len(part),
+                "unscored": len(part) - len(scored),
+                "validity": float((scored["outcome"] != "invalid").mean()),
+                "edited": float((scored["outcome"] == "edited").mean()),
+                "reward": float(scored.groupby("task")["reward"].mean().mean()),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def coder_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the coder's results by task, and for all: edits, exact, other script, refused, share exact."""
+    parts = [("all", table), *table.groupby("task", sort=False)]
+    return pd.DataFrame(
+        {
+            "task": name,
+            "edits": len(part),
+            **{case: int((part["result"] == case).sum()) for case in ("exact", "other", "refused")},
+            "share exact": float((part["result"] == "exact").mean()),
+        }
+        for name, part in parts
+    )
+
+
+def reward_difference(steps: pd.DataFrame, after: str, before: str) -> Interval:
+    """Return the paired difference in step reward of two policies, over states that both met."""
+    return paired_difference(steps, after, before, "reward", unit="state")
+
+
+def ends(low: float, high: float, digits: int = 2) -> str:
+    """Return an interval in brackets, or nothing where there is none.
+
+    Example:
+        >>> ends(0.1, 0.25), ends(float("nan"), float("nan"))
+        ('[0.10, 0.25]', '')
+    """
+    return "" if pd.isna(low) else f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def verdict_word(found: Interval) -> str:
+    """Return what a 95 % interval says about a difference, in words."""
+    return {
+        "above": "clearly above zero",
+        "below": "clearly below zero",
+        "includes": "not told apart from zero",
+        "unknown": "not to be judged: one value for each task",
+    }[found.verdict]
+
+
+def curve_table(lab: Lab, rows: Sequence[Mapping]) -> pd.DataFrame:
+    """Return the table of the figure ``learning_curve``."""
+    return for_figure(lab, learning_curve_table({lab.seed: rows}))
+
+
+def time_table(rows: Sequence[Mapping]) -> pd.DataFrame:
+    """Return where the seconds of training went, and how many executions were known already."""
+    frame = pd.DataFrame([row for row in rows if row["split"] == "train"])
+    total = frame["seconds_total"].sum()
+    parts = {name: frame[f"seconds_{name}"].sum() for name in ("generation", "execution", "update")}
+    table = pd.DataFrame({"part": list(parts), "seconds": list(parts.values())})
+    table["share"] = table["seconds"] / total
+    known = frame["cache_hits"].sum() / max(frame["executions"].sum(), 1)
+    return pd.concat([table, pd.DataFrame([{"part": "executions that were known already", "share": known}])])

@@ -1,0 +1,1 @@
+"""Tasks of others: MLAgentBench folders, MLE-bench competitions, external graders, leaderboards."""

@@ -1,0 +1,492 @@
+"""Grading by a foreign Python file, in a process of its own, and whose fault it is when that fails.
+
+MLAgentBench's ``eval.py`` has ``get_score(submission_folder)``, MLE-bench's ``grade.py`` has
+``grade(submission, answers)``. Both are their benchmark's own code and see the hidden labels, so they run
+apart from us (fresh interpreter, limits, cleaned environment) and apart from every workspace: they get the
+archived bytes of one submission and nothing else that a script wrote.
+
+A foreign grader raises for bad submissions and for its own faults alike. The rule that tells them apart: a
+grader is sound while it scores some other submission of the task (the *control*: the last valid one on the
+way to the state, or a sample file). What fails beside a control that scores is the submission's fault; what
+fails without one is ours, `Unscored`. See `judge`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
+from mlagent_lib.core.files import sha256_file
+from mlagent_lib.tasks.foreign.old_code import advice
+
+FUNCTIONS = {"folder": "get_score", "frames": "grade"}
+SUBMISSION = "submission.csv"
+WALL_FACTOR, WALL_EXTRA_SECONDS = 5, 30  # ours: the limit proper is CPU time, which no busy machine breaks
+NONSENSE = b"this is no submission\n"
+_PROCESS = Path(__file__).with_name("grader_process.py")
+_MOST_LINKS = 200  # entries of env/ that a grader finds in its folder
+_MOST_REMEMBERED = 4096
+_LAST_WORDS = 300
+_LOOK_SECONDS = 0.2  # a grader that forked and died without a word would else be waited for until the limit
+# what a grader may take from our environment: places and language, no token
+_KEPT = (
+    "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_DATASETS_CACHE", "TORCH_HOME", "NLTK_DATA",
+    "SSL_CERT_FILE", "SYSTEMROOT",
+)  # fmt: skip
+_OUR_STAGES = ("start", "load", "answers", "wall")
+_REASONS = {"read": "bad-csv", "header": "header", "limit": "evaluator-limit", "crash": "evaluator-crash"}
+
+
+@dataclass(frozen=True)
+class ExternalGrader:
+    """A foreign file that grades, and what it needs.
+
+    Attributes:
+        script: The Python file.
+        call: ``folder`` for ``get_score(submission_folder)``, ``frames`` for ``grade(submission, answers)``.
+        answers: For ``frames``, the table of true answers of each label set: ``feedback`` and ``report``, and
+            optionally ``all``, on which the whole submission is checked first.
+        id_column: The submission is cut down to the ids of a label set's answers by this column; "" for not.
+        import_from: Folders from which the grader may import, after all others.
+        control: A submission that a sound grader accepts, e.g. a sample file; None for none.
+        seconds: CPU seconds of one grading.
+        memory_bytes: Address space of one grading.
+        largest_bytes: A larger submission is refused unread.
+
+    Raises:
+        TaskError: The call is unknown, or label sets are missing.
+
+    Example:
+        >>> ExternalGrader(Path("scripts/eval.py")).one_label_set
+        True
+    """
+
+    script: Path
+    call: str = "folder"
+    answers: Mapping[str, Path] = field(default_factory=dict)
+    id_column: str = ""
+    import_from: tuple[Path, ...] = ()
+    control: Path | None = None
+    seconds: float = 60.0
+    memory_bytes: int = 4 << 30
+    largest_bytes: int = 8 << 20
+
+    def __post_init__(self):
+        if self.call not in FUNCTIONS:
+            raise TaskError(
+                f"a grader is called by {self.call!r}", cure=f"choose one of {', '.join(FUNCTIONS)}"
+            )
+        if self.call == "frames" and not {"feedback", "report"} <= set(self.answers):
+            raise TaskError(
+                f"the grader {self.script} lacks answers",
+                cure="name the tables of the label sets feedback and report",
+            )
+
+    @property
+    def function(self) -> str:
+        """Return the name of the function that is called."""
+        return FUNCTIONS[self.call]
+
+    @property
+    def one_label_set(self) -> bool:
+        """Return whether feedback and report are the same labels, as in every unsplit benchmark folder."""
+        return self.call == "folder" or self.answers["feedback"] == self.answers["report"]
+
+    def stamp(self) -> tuple:
+        """Return what changes when a file of the grader does; its answers may lie anywhere beside it."""
+        beside = sorted(self.script.parent.glob("*")) if self.call == "folder" else []
+        files = {self.script, *beside, *self.answers.values(), *([self.control] if self.control else [])}
+        found = []
+        for path in sorted(files):
+            with contextlib.suppress(OSError):
+                info = path.stat()
+                found.append((str(path), info.st_size, info.st_mtime_ns, info.st_ino))
+        return (self.call, self.id_column, *found)
+
+    def identity(self) -> list:
+        """Return what a score depends on besides the files of the task folder, for the name of a result."""
+        files = [self.script, *(self.answers[name] for name in sorted(self.answers))]
+        hashes = [sha256_file(path) for path in files if path.is_file()]
+        return [self.call, self.id_column, *hashes]
+
+    def to_card(self, folder: Path) -> dict:
+        """Return the grader as ``task.yaml`` holds it, with paths relative to the task's folder."""
+        card: dict[str, Any] = {"call": self.call, "script": _relative(self.script, folder)}
+        if self.answers:
+            card["answers"] = {name: _relative(path, folder) for name, path in self.answers.items()}
+        if self.id_column:
+            card["id_column"] = self.id_column
+        if self.import_from:
+            card["import_from"] = [_relative(path, folder) for path in self.import_from]
+        if self.control:
+            card["control"] = _relative(self.control, folder)
+        return card | {
+            "seconds": self.seconds,
+            "memory_bytes": self.memory_bytes,
+            "largest_bytes": self.largest_bytes,
+        }
+
+    @classmethod
+    def from_card(cls, folder: Path, card: Mapping) -> ExternalGrader:
+        """Return the grader that `to_card` wrote.
+
+        Raises:
+            TaskError: A key is unknown or missing.
+        """
+        if not isinstance(card, Mapping) or "script" not in card:
+            raise TaskError(
+                f"{folder / 'task.yaml'}: grader has no script", cure="name the Python file that grades"
+            )
+        known = cls.__dataclass_fields__
+        unknown = sorted(set(card) - set(known))
+        if unknown:
+            raise TaskError(
+                f"{folder / 'task.yaml'}: grader holds {', '.join(unknown)}",
+                cure=f"known are {', '.join(known)}",
+            )
+        values = dict(card)
+        values["script"] = folder / card["script"]
+        values["answers"] = {name: folder / path for name, path in card.get("answers", {}).items()}
+        values["import_from"] = tuple(folder / path for path in card.get("import_from", ()))
+        values["control"] = folder / card["control"] if card.get("control") else None
+        return cls(**values)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return os.path.relpath(path, folder).replace(os.sep, "/") if path.is_absolute() else path.as_posix()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one grading.
+
+    Attributes:
+        stage: ``done``; or where it ended: ``load``, ``answers``, ``read``, ``header``, ``grade`` (it raised
+            there), ``limit`` (CPU time or memory), ``crash`` (a signal), ``wall`` (the clock), ``start``.
+        score: What the grader returned; may be NaN.
+        error, text: Class and text of the exception. The text may hold labels: never show it to an agent.
+        line, source: Where in the grader's file.
+        of_system: Whether the exception is one that the machine may have caused.
+        output: The last of what the grader printed.
+    """
+
+    stage: str
+    score: float | None = None
+    error: str = ""
+    text: str = ""
+    line: int | None = None
+    source: str = ""
+    of_system: bool = False
+    output: str = ""
+
+    @property
+    def is_sound(self) -> bool:
+        """Return whether there is a finite score."""
+        return self.stage == "done" and self.score is not None and math.isfinite(self.score)
+
+    def explain(self, script: Path) -> tuple[str, str]:
+        """Return what happened, with line and cause, and what to do about it."""
+        name = f"{script.parent.name}/{script.name}"
+        if self.stage == "done":
+            return f"{name} returned {self.score}", "look at what the function returns"
+        if self.stage == "wall":
+            return (
+                f"{name} did not answer in time, although it used little CPU",
+                "see whether it waits for a network or for input",
+            )
+        if self.stage in ("limit", "crash", "start"):
+            what = {"limit": "reached its limit of CPU time or memory", "crash": f"crashed ({self.error})"}
+            cure = (
+                "raise seconds or memory_bytes of the grader" if self.stage == "limit" else "run it by hand"
+            )
+            return f"{name} {what.get(self.stage, f'could not be started ({self.text})')}", cure
+        place = f", line {self.line} ({self.source})" if self.line else ""
+        cause, cure = advice(self.error, self.text, self.source)
+        return f"{name}{place}: {self.error}: {self.text}{f' ({cause})' if cause else ''}", (
+            cure or "run it by hand on a good submission and correct it"
+        )
+
+
+def judge(
+    grader: ExternalGrader, submission: bytes, labels: str = "feedback", *, control: bytes | None = None
+) -> float:
+    """Return the finite score of a submission, in the grader's own unit.
+
+    Whose fault a failure is:
+
+    * The file cannot be loaded, the answers cannot be read, the process cannot start, or the clock runs out:
+      ours, always.
+    * A table cannot be read from the submission: the submission's.
+    * It raises, returns no finite number, crashes, or uses up CPU time or memory: it is tried once more where
+      the machine may be the cause. If it fails again, the control decides.
+    * A grader that gives nonsense a finite number hides its errors behind that number, as an ``except: return
+      1e10`` does. A submission with exactly this score counts as one that was refused.
+
+    Args:
+        grader: Who grades.
+        submission: The archived bytes.
+        labels: ``feedback`` or ``report``.
+        control: A submission that was scored before, or None; the last one that this process saw scored and
+            ``grader.control`` are asked as well.
+
+    Raises:
+        SubmissionError: The submission's fault, by a fixed class name.
+        Unscored: The grader's fault, or nobody can tell.
+    """
+    key = _key(grader, submission, labels)
+    found = _memory.get(key)
+    if found is None:
+        found = _judge(grader, submission, labels, control)
+        _memory.put(key, found)
+    if isinstance(found, str):
+        raise SubmissionError(found)
+    return found
+
+
+def _judge(grader: ExternalGrader, submission: bytes, labels: str, control: bytes | None) -> float | str:
+    key = (grader.stamp(), _set_of(grader, labels))
+    verdict = run_grader(grader, submission, labels)
+    if _is_score(grader, verdict):
+        _memory.proofs[key] = submission
+        return verdict.score
+    is_doubtful = verdict.of_system or verdict.stage in ("limit", "crash")
+    if is_doubtful:
+        verdict = run_grader(grader, submission, labels)
+        if _is_score(grader, verdict):
+            return verdict.score
+    if verdict.stage in _OUR_STAGES:
+        raise _ours(grader, verdict, "the grader is at fault")
+    if verdict.stage in ("read", "header") and not verdict.of_system:
+        return _REASONS[verdict.stage]
+    known = [found for found in (control, _memory.proofs.get(key), _content(grader.control)) if found]
+    if not known:
+        raise _ours(grader, verdict, "nothing that this grader accepts is known: it may be at fault itself")
+    if submission in known:
+        raise _ours(grader, verdict, "it refuses a submission that it must accept")
+    if not any(_is_accepted(grader, found, labels, afresh=is_doubtful) for found in known):
+        raise _ours(grader, verdict, "it refuses a submission that it must accept as well")
+    return "undefined-score" if _is_undefined(verdict) else _REASONS.get(verdict.stage, "evaluator-refused")
+
+
+def _is_undefined(verdict: Verdict) -> bool:
+    return verdict.stage == "done" and not verdict.is_sound
+
+
+def _ours(grader: ExternalGrader, verdict: Verdict, why: str) -> Unscored:
+    told, cure = verdict.explain(grader.script)
+    printed = f"; it printed: {verdict.output}" if verdict.output and verdict.stage != "done" else ""
+    return Unscored(f"a submission cannot be scored: {told}{printed}; {why}", cure=cure)
+
+
+def _is_score(grader: ExternalGrader, verdict: Verdict) -> bool:
+    return verdict.is_sound and verdict.score != nonsense_score(grader)
+
+
+def _is_accepted(grader: ExternalGrader, control: bytes, labels: str, *, afresh: bool) -> bool:
+    """Return whether the grader scores the control now; a score of before counts unless ``afresh``."""
+    key = _key(grader, control, labels)
+    if not afresh and isinstance(_memory.get(key), float):
+        return True
+    verdict = run_grader(grader, control, labels)
+    if not _is_score(grader, verdict):
+        return False
+    _memory.put(key, verdict.score)
+    return True
+
+
+def nonsense_score(grader: ExternalGrader) -> float | None:
+    """Return the finite score that the grader gives to a text that is no submission, or None.
+
+    Raises:
+        Unscored: The grader could not even try.
+    """
+    key = ("nonsense", grader.stamp())
+    found = _memory.get(key)
+    if found is None:
+        verdict = run_grader(grader, NONSENSE)
+        if verdict.stage in _OUR_STAGES:
+            raise _ours(grader, verdict, "the grader is at fault")
+        found = verdict.score if verdict.is_sound else "none"
+        _memory.put(key, found)
+    return None if found == "none" else found
+
+
+def _content(path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes() if path else None
+    except OSError as error:
+        raise Unscored(
+            f"{path} cannot be read ({type(error).__name__})", cure="prepare the task again"
+        ) from error
+
+
+def _set_of(grader: ExternalGrader, labels: str) -> str:
+    return "one" if grader.one_label_set else labels
+
+
+def _key(grader: ExternalGrader, submission: bytes, labels: str) -> tuple:
+    return (grader.stamp(), hashlib.sha256(submission).hexdigest(), _set_of(grader, labels))
+
+
+class _Memory:
+    """Results of this process, the newest ones: a trajectory asks for the same score several times.
+
+    Attributes:
+        proofs: The last submission that each grader has scored.
+    """
+
+    def __init__(self):
+        self.proofs: dict[tuple, bytes] = {}
+        self._found: OrderedDict[tuple, float | str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple) -> float | str | None:
+        with self._lock:
+            return self._found.get(key)
+
+    def put(self, key: tuple, value: float | str) -> None:
+        with self._lock:
+            self._found[key] = value
+            while len(self._found) > _MOST_REMEMBERED:
+                self._found.popitem(last=False)
+
+
+_memory = _Memory()
+
+
+# ---- the process ---------------------------------------------------------------------------------
+
+
+def run_grader(grader: ExternalGrader, submission: bytes, labels: str = "feedback") -> Verdict:
+    """Return what one grading in a fresh process came to. Never raises for what the grader does.
+
+    Args:
+        grader: Who grades.
+        submission: Its bytes; they are all that the process gets from a run.
+        labels: Which answers it is graded against.
+    """
+    names = [name for name in ("all", labels) if name in grader.answers]
+    with tempfile.TemporaryDirectory(prefix="mlagent-grade-") as base:
+        place = _furnish(Path(base), grader)
+        (Path(base) / "submission" / SUBMISSION).write_bytes(submission)
+        job = {
+            "script": str(grader.script.resolve()),
+            "call": grader.call,
+            "function": grader.function,
+            "submission": str(Path(base) / "submission" / SUBMISSION),
+            "answers": [str(grader.answers[name].resolve()) for name in names],
+            "id_column": grader.id_column,
+            "import_from": [str(path.resolve()) for path in (grader.script.parent, *grader.import_from)],
+            "seconds": grader.seconds,
+            "memory_bytes": grader.memory_bytes,
+        }
+        return _run(job, place, Path(base) / "home")
+
+
+def _furnish(base: Path, grader: ExternalGrader) -> Path:
+    """Return the folder where a grader starts: ``../env`` and ``./data`` lead to the task's files.
+
+    The graders of MLAgentBench look their data up relative to ``scripts/`` or to ``env/``.
+    """
+    for name in ("submission", "home", "scripts"):
+        (base / name).mkdir()
+    env = grader.script.resolve().parent.parent / "env"
+    if grader.call == "folder" and env.is_dir():
+        (base / "env").symlink_to(env, target_is_directory=True)
+        with os.scandir(env) as entries:
+            for entry, _ in zip(entries, range(_MOST_LINKS), strict=False):
+                (base / "scripts" / entry.name).symlink_to(entry.path)
+    return base / "scripts"
+
+
+def _environment(home: Path) -> dict[str, str]:
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
+        **threads,
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "PYTHONHASHSEED": "0",
+        "PYTHONUTF8": "1",
+        "MPLBACKEND": "Agg",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def _run(job: dict, folder: Path, home: Path) -> Verdict:
+    verdict_read, verdict_write = os.pipe()
+    lifeline, held = os.pipe()  # its end tells the process that we are gone
+    ends = [verdict_read, verdict_write, lifeline, held]
+    words = [sys.executable, "-s", "-P", "-B", str(_PROCESS)]
+    words.append(json.dumps(job | {"verdict": verdict_write, "lifeline": lifeline}))
+    try:
+        with tempfile.TemporaryFile() as printed:
+            try:
+                process = subprocess.Popen(
+                    words, cwd=folder, env=_environment(home), stdin=subprocess.DEVNULL, stdout=printed,
+                    stderr=subprocess.STDOUT, pass_fds=(verdict_write, lifeline), start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                return Verdict("start", text=str(error))
+            for descriptor in (verdict_write, lifeline):
+                os.close(descriptor)
+                ends.remove(descriptor)
+            line: bytes | None = None
+            try:
+                line = _line(verdict_read, process, job["seconds"] * WALL_FACTOR + WALL_EXTRA_SECONDS)
+            finally:  # also on Ctrl-C: it and what it started, nothing of it may live on
+                with contextlib.suppress(OSError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                code = process.wait()
+            printed.seek(max(0, printed.seek(0, os.SEEK_END) - _LAST_WORDS))
+            output = " ".join(printed.read().decode("utf-8", "replace").split())
+    finally:
+        for descriptor in ends:
+            os.close(descriptor)
+    if line:
+        return Verdict(**json.loads(line), output=output)
+    if line is None:
+        return Verdict("wall", output=output)
+    if code == -signal.SIGXCPU:
+        return Verdict("limit", output=output)
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return Verdict("crash", error=name, output=output)
+
+
+def _line(descriptor: int, process: subprocess.Popen, seconds: float) -> bytes | None:
+    """Return the line of the verdict, nothing where the process ended without it, None at the limit."""
+    deadline, found = time.monotonic() + seconds, b""
+    while not found.endswith(b"\n"):
+        ended = _has_ended(process)
+        ready = select.select([descriptor], [], [], 0 if ended else _LOOK_SECONDS)[0]
+        data = os.read(descriptor, 1 << 16) if ready else b""
+        found += data
+        if (ready or ended) and not data:
+            return b""
+        if not data and time.monotonic() > deadline:
+            return None
+    return found
+
+
+def _has_ended(process: subprocess.Popen) -> bool:
+    """Return whether the process has ended, without collecting it: its group keeps its number until then."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -1,0 +1,333 @@
+"""A prepared competition of MLE-bench becomes a task folder of the kit. The package mlebench is not needed.
+
+MLE-bench has one hidden label set, on which agents are graded at the end. A learner needs two: *feedback*
+labels pay the rewards, *report* labels are for the tables. So the private answers are split in half, by a
+seed, each class divided evenly where the target is a class, and the competition's own grader is called on the
+rows of a half. A submission must still answer every row, and is first checked whole by that grader.
+
+Two things differ from MLE-bench and are stated in every task made here: the starter, and the best known
+score, which comes from the leaderboard and so from Kaggle's test rows, not from these.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
+from mlagent_lib.core.limits import Limits
+from mlagent_lib.core.seeding import rng
+from mlagent_lib.tasks.foreign.grader import ExternalGrader
+from mlagent_lib.tasks.foreign.leaderboard import FILE as LEADERBOARD
+from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, worse_than
+from mlagent_lib.tasks.foreign.mlebench_source import Competition, Tables, read_board, read_table, read_tables
+from mlagent_lib.tasks.foreign.mlebench_starter import MOST_CLASSES, Starter, make_starter
+from mlagent_lib.tasks.grading import LABEL_SETS, grade
+from mlagent_lib.tasks.task import Task, checksums, load_task
+
+LIMITS = Limits(seconds=300.0, memory_bytes=4 << 30)
+PACKAGE = "mlebench_competition"  # the grader's folder is imported under this name
+READ_ONLY = ("data/*", "data_description.txt")
+_STANDIN = Path(__file__).with_name("standin") / "mlebench"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_WRAPPER = f'''"""Hands on the competition's grader, which imports files beside it as part of a package."""
+
+from {PACKAGE}.grade import grade as grade
+'''
+
+
+def halves(ids: Sequence[str], strata: Sequence[str], stream: np.random.Generator) -> np.ndarray:
+    """Return for each row whether it belongs to the second half.
+
+    Rows of one id stay together. Within each stratum the ids are shuffled and dealt out in turn, so that the
+    halves of a stratum, and of the whole, differ by one id at most.
+
+    Args:
+        ids: One for each row.
+        strata: The class of each row; that of an id's first row counts.
+        stream: Random stream.
+
+    Example:
+        >>> found = halves(list("abcdef"), list("xxxxyy"), np.random.default_rng(0))
+        >>> int(found[:4].sum()), int(found[4:].sum())
+        (2, 1)
+    """
+    first: dict[str, str] = {}
+    for key, stratum in zip(ids, strata, strict=True):
+        first.setdefault(key, stratum)
+    groups: dict[str, list[str]] = {}
+    for key, stratum in first.items():
+        groups.setdefault(stratum, []).append(key)
+    order = [
+        group[position] for _, group in sorted(groups.items()) for position in stream.permutation(len(group))
+    ]
+    second = set(order[1::2])
+    return np.array([key in second for key in ids])
+
+
+def strata_of(answers: pd.DataFrame) -> tuple[list[str], str]:
+    """Return the stratum of each row, and in words what the rows are divided by.
+
+    Args:
+        answers: The columns that are answered, as text; there may be none.
+
+    Example:
+        >>> strata_of(pd.DataFrame({"y": ["cat", "dog", "cat"] * 5}))[1]
+        'the classes of y'
+        >>> strata_of(pd.DataFrame({"y": [str(number / 7) for number in range(99)]}))[1]
+        'chance'
+    """
+    names = list(answers)
+    if len(names) == 1 and answers[names[0]].nunique() <= min(MOST_CLASSES, len(answers) // 2):
+        return answers[names[0]].tolist(), f"the classes of {names[0]}"
+    if len(names) > 1 and answers.isin(["0", "1", "0.0", "1.0"]).all(axis=None):
+        return answers.agg(" ".join, axis=1).tolist(), "the classes that the answer columns mark"
+    return [""] * len(answers), "chance"
+
+
+def import_competition(
+    name: str,
+    out: Path,
+    source: Competition,
+    *,
+    execute: Callable[[Task, dict[str, bytes]], object],
+    seed: int = 0,
+    starter: Path | None = None,
+    greater_is_better: bool | None = None,
+    best: float | None = None,
+    limits: Limits = LIMITS,
+) -> Task:
+    """Return the task made of a competition, written to ``out`` at once or not at all.
+
+    Args:
+        name: Of the task.
+        out: The folder to make.
+        source: Where the parts of the competition lie.
+        execute: Runs the starter: from (task, files) to an object with ``status``, ``output`` and
+            ``collected``, as the isolated runner gives.
+        seed: Of the split into feedback and report labels.
+        starter: A ``train.py`` of your own; None for a generated one.
+        greater_is_better: The direction; None to read it from the leaderboard's order.
+        best: Best known score; None for the leaderboard's best.
+        limits: What one run of a script may use.
+
+    Raises:
+        TaskError: A part is missing or does not fit the others; the starter fails; its score is not below the
+            best known one.
+    """
+    _check_place(name, out)
+    tables = read_tables(source)
+    board = read_board(source, greater_is_better, best)
+    up = board.greater_is_better if board else bool(greater_is_better)
+    best_known = board.best if best is None else best
+    made = _starter(source, tables, starter)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out.parent))
+    try:
+        divided = _write_files(draft, source, tables, made, seed, board)
+        _write_request(draft, source, tables, up, limits)
+        card = _card(name, source, tables, made, up, limits)
+        card["provenance"] = (
+            f"a competition prepared by MLE-bench; the {len(tables.answers)} private rows are divided into "
+            f"feedback and report by {divided}, seed {seed}"
+        )
+        card["best"] = dict.fromkeys(LABEL_SETS, float(best_known)) | {
+            "provenance": source_of_best(best, board)
+        }
+        card["grader"] = _grader(draft, tables.id_column).to_card(draft)
+        card["baseline"] = dict(card["best"])  # so that the folder loads; measured next
+        _write_card(draft, card)
+        card["baseline"] = _measure(draft, card, tables, execute) | {"provenance": f"the starter: {made.how}"}
+        card["grader"] = _grader(draft, tables.id_column).to_card(draft)  # now with its control
+        card["checksums"] = checksums(draft)
+        _write_card(draft, card)
+        draft.chmod(0o755)
+        os.replace(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return load_task(out)
+
+
+def _check_place(name: str, out: Path) -> None:
+    if not _NAME.fullmatch(name):
+        raise TaskError(
+            f"{name!r} is no name for a task", cure="use letters, digits, points, dashes and underscores"
+        )
+    if out.exists():
+        raise TaskError(f"{out} exists already", cure="choose another --out, or remove the folder")
+
+
+def source_of_best(best: float | None, board: Leaderboard | None) -> str:
+    """Return the provenance of the best known score."""
+    if best is not None:
+        return "given by the user"
+    return f"best private score of {board.teams} teams on Kaggle's leaderboard, on Kaggle's own test rows"
+
+
+def _starter(source: Competition, tables: Tables, given: Path | None) -> Starter:
+    if given is not None:
+        try:
+            return Starter(given.read_text(encoding="utf-8"), "other", "other", "given by the user")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TaskError(
+                f"the starter {given} cannot be read ({type(error).__name__})", cure="correct --starter"
+            ) from error
+    train, test = (
+        read_table(path) if path.is_file() else pd.DataFrame()
+        for path in (source.public / "train.csv", source.public / "test.csv")
+    )
+    return make_starter(train, test, tables)
+
+
+def _write_files(
+    folder: Path,
+    source: Competition,
+    tables: Tables,
+    starter: Starter,
+    seed: int,
+    board: Leaderboard | None,
+) -> str:
+    """Write data, starter, grader and divided answers; return in words what the answers are divided by."""
+    shutil.copytree(source.public, folder / "env" / "data", ignore=shutil.ignore_patterns("description*.md"))
+    (folder / "env" / "train.py").write_text(starter.script, encoding="utf-8")
+    shutil.copyfile(source.description, folder / "env" / "data_description.txt")
+    scripts = folder / "scripts"
+    shutil.copytree(_STANDIN, scripts / "standin" / "mlebench", ignore=shutil.ignore_patterns("__pycache__"))
+    (scripts / PACKAGE).mkdir()
+    for path in source.grade.parent.glob("*.py"):
+        if path == source.grade or path.name not in ("prepare.py", "grade.py"):
+            shutil.copyfile(path, scripts / PACKAGE / ("grade.py" if path == source.grade else path.name))
+    if _imports_neighbours(source.grade):
+        (scripts / PACKAGE / "__init__.py").touch()
+        (scripts / "grade.py").write_text(_WRAPPER, encoding="utf-8")
+    if board:
+        lines = "\n".join(["score", *map(repr, board.scores)])
+        (scripts / LEADERBOARD).write_text(lines + "\n", encoding="utf-8")
+    strata, divided = strata_of(tables.answers[[name for name in tables.targets if name in tables.answers]])
+    ids = tables.answers[tables.id_column].tolist()
+    report = halves(ids, strata, rng(seed, "mlebench", "labels"))
+    hidden = scripts / "answers"
+    hidden.mkdir(mode=0o700)
+    shutil.copyfile(tables.answers_path, hidden / "all.csv")
+    for part, rows in (("feedback", ~report), ("report", report)):
+        tables.answers[rows].to_csv(hidden / f"{part}.csv", index=False)
+    for path in hidden.iterdir():
+        path.chmod(0o600)
+    return divided
+
+
+def _imports_neighbours(path: Path) -> bool:
+    """Return whether a file has relative imports, as ``from .classes import CLASSES``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
+
+
+def _grader(folder: Path, id_column: str) -> ExternalGrader:
+    scripts = folder / "scripts"
+    wrapper, control = scripts / "grade.py", scripts / "control.csv"
+    return ExternalGrader(
+        script=wrapper if wrapper.is_file() else scripts / PACKAGE / "grade.py",
+        call="frames",
+        answers={part: scripts / "answers" / f"{part}.csv" for part in ("all", *LABEL_SETS)},
+        id_column=id_column,
+        import_from=(scripts, scripts / "standin"),
+        control=control if control.is_file() else None,
+    )
+
+
+def _write_request(folder: Path, source: Competition, tables: Tables, up: bool, limits: Limits) -> None:
+    asked = ", ".join(tables.targets)
+    text = (
+        "A Kaggle competition, described in data_description.txt. You are given a training script train.py. "
+        f"Understand the script, then improve it: {'raise' if up else 'lower'} the competition's score on "
+        "the test rows as far as you can.\n"
+        "(1) Do not change the random seed.\n"
+        f"(2) Save the answers to submission.csv, in the format of data/{tables.sample_name}: one line for "
+        f"each of its {len(tables.sample)} rows, with {tables.id_column} and {asked}.\n"
+        f"(3) One run may take {limits.seconds:g} seconds on one core.\n"
+    )
+    (folder / "scripts" / "research_problem.txt").write_text(text, encoding="utf-8")
+    (folder / "scripts" / "read_only_files.txt").write_text("\n".join(READ_ONLY) + "\n", encoding="utf-8")
+
+
+def _card(name: str, source: Competition, tables: Tables, starter: Starter, up: bool, limits: Limits) -> dict:
+    visible = source.public / "train.csv"
+    train = read_table(visible) if visible.is_file() else pd.DataFrame()
+    title = next(
+        iter(source.description.read_text(encoding="utf-8", errors="replace").strip().splitlines()), ""
+    )
+    return {
+        "name": name,
+        "modality": starter.modality,
+        "kind": starter.kind,
+        "metric": source.metric,
+        "direction": "maximize" if up else "minimize",
+        "split": "other",
+        "description": f"A competition of MLE-bench: {title.lstrip('# ').strip() or name}.",
+        "facts": [f"{len(tables.answers)} hidden rows", f"answers {', '.join(tables.targets)}"[:200]],
+        "rows": len(train),
+        "columns": max(0, train.shape[1] - len(tables.targets)),
+        "answer": {"columns": list(tables.targets)},
+        "limits": limits.to_json(),
+    }
+
+
+def _write_card(folder: Path, card: dict) -> None:
+    text = yaml.safe_dump(card, sort_keys=False, width=110, allow_unicode=True)
+    (folder / "task.yaml").write_text(text, encoding="utf-8")
+
+
+def _measure(
+    folder: Path, card: dict, tables: Tables, execute: Callable[[Task, dict[str, bytes]], object]
+) -> dict[str, float]:
+    """Return the starter's score on both label sets; keep its submission as the grader's control."""
+    task = load_task(folder)
+    ran = execute(task, task.env_files())
+    if ran.status != "ok":
+        raise TaskError(
+            f"the starter does not run ({ran.status}): {ran.output.strip()[-300:]}",
+            cure="give one that runs with --starter, or raise --seconds",
+        )
+    submission = ran.collected.get("submission.csv")
+    scores = {part: _score(task, submission, part, "the starter's submission") for part in LABEL_SETS}
+    for part, score in scores.items():
+        if not worse_than(score, task.best[part], task.greater_is_better):
+            raise TaskError(
+                f"the starter scores {score:g} on the {part} rows, and the best known score is "
+                f"{task.best[part]:g}, which is not better",
+                cure="state a better score with --best, or check --better and --metric",
+            )
+    columns = [name for name in tables.sample if name in tables.answers]
+    gold = tables.answers[columns].to_csv(index=False).encode()
+    for part, score in scores.items():
+        try:
+            perfect = grade(task, gold, part, control=submission)
+        except SubmissionError:
+            continue  # some graders take answers in another form than submissions: nothing to compare
+        if worse_than(perfect, score, task.greater_is_better):
+            raise TaskError(
+                f"the true answers score {perfect:g} on the {part} rows, worse than the starter's {score:g}: "
+                f"{'higher' if task.greater_is_better else 'lower'} cannot be better",
+                cure="check that leaderboard and grader belong to one competition, or state --better",
+            )
+    (folder / "scripts" / "control.csv").write_bytes(submission)
+    return scores
+
+
+def _score(task: Task, submission: bytes | None, part: str, what: str) -> float:
+    try:
+        return grade(task, submission, part)
+    except (SubmissionError, Unscored) as error:
+        raise TaskError(
+            f"{what} cannot be scored on the {part} rows: {error.message}",
+            cure=error.cure or "give a starter whose submission the grader accepts with --starter",
+        ) from error

@@ -1,0 +1,234 @@
+"""The parts of a prepared competition of MLE-bench: found, read, and compared with each other.
+
+Everything that can be wrong with a user's folders is said here, before a file is written.
+"""
+
+from __future__ import annotations
+
+import ast
+import filecmp
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mlagent_lib.core.errors import TaskError
+from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, read_leaderboard
+from mlagent_lib.tasks.grading import LARGEST_SUBMISSION
+
+FEWEST_ROWS = 10  # of the answers; half of them are feedback
+_PREPARE = "run 'mlebench prepare -c <competition>' of MLE-bench first, and give its prepared/{}"
+
+
+@dataclass(frozen=True)
+class Competition:
+    """Where the parts of a prepared competition lie.
+
+    Attributes:
+        public: ``prepared/public``: what an agent may see.
+        private: ``prepared/private``: the answers.
+        grade: ``grade.py`` with ``grade(submission, answers)``; the Python files beside it come along.
+        description: ``description.md``.
+        leaderboard: ``leaderboard.csv``, or None.
+        answers: File of the answers below ``private``; "" to look for it.
+        sample: The sample submission below ``public``; "" to look for it.
+        id_column: The column that names a row; "" to look for it.
+        metric: Name of the metric, for tables.
+    """
+
+    public: Path
+    private: Path
+    grade: Path
+    description: Path
+    leaderboard: Path | None = None
+    answers: str = ""
+    sample: str = ""
+    id_column: str = ""
+    metric: str = "score"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Answers and sample submission of a competition, which fit each other.
+
+    Attributes:
+        answers: Every cell as the text that the file holds.
+        answers_path: Their file.
+        sample: The sample submission, as pandas reads it.
+        sample_name: Its file, below the public data.
+        id_column: The column that names a row in both.
+        targets: The columns of a submission that have to be answered.
+    """
+
+    answers: pd.DataFrame
+    answers_path: Path
+    sample: pd.DataFrame
+    sample_name: str
+    id_column: str
+    targets: tuple[str, ...]
+
+
+def read_tables(source: Competition) -> Tables:
+    """Return answers and sample submission of a competition.
+
+    Raises:
+        TaskError: A part is missing, cannot be read, or does not fit the others; the answers lie in the open.
+    """
+    _check_parts(source)
+    answers_path = _one_file(source.private, source.answers, "answers", ("answers", "test", "labels"))
+    sample_path = _one_file(source.public, source.sample, "sample", ("sample_submission",))
+    if sample_path.stat().st_size > LARGEST_SUBMISSION:
+        raise TaskError(
+            f"a submission has {sample_path.stat().st_size / 1e6:.1f} MB (see {sample_path}), and the kit "
+            f"reads at most {LARGEST_SUBMISSION / 1e6:.1f} MB",
+            cure="this competition cannot be used: choose one with smaller submissions",
+        )
+    for path in source.public.rglob("*"):
+        if path.is_file() and filecmp.cmp(path, answers_path, shallow=False):
+            raise TaskError(
+                f"{path} is a copy of the private answers {answers_path}",
+                cure="remove it from the public data: an agent could read it",
+            )
+    answers, sample = read_table(answers_path, texts=True), read_table(sample_path)
+    shown = read_table(sample_path, texts=True)
+    id_column = source.id_column or _find_id(answers, shown, answers_path, sample_path)
+    for path, table in ((answers_path, answers), (sample_path, shown)):
+        if id_column not in table:
+            raise TaskError(
+                f"{path} has no column {id_column!r}: its columns are {', '.join(map(str, table))}",
+                cure="name the column of the row ids with --id",
+            )
+    _check_rows(set(answers[id_column]), set(shown[id_column]), answers_path, sample_path)
+    name = sample_path.relative_to(source.public).as_posix()
+    targets = _targets(answers, shown, id_column, sample_path)
+    return Tables(answers, answers_path, sample, name, id_column, targets)
+
+
+def _targets(answers: pd.DataFrame, shown: pd.DataFrame, id_column: str, path: Path) -> tuple[str, ...]:
+    """Return the columns of the sample that it does not answer rightly itself."""
+    truth, given = (table.drop_duplicates(id_column).set_index(id_column) for table in (answers, shown))
+    found = [name for name in given if name not in truth or (given[name] != truth[name][given.index]).any()]
+    if not found:
+        raise TaskError(
+            f"{path} holds the true answers of all rows", cure="name the sample submission with --sample"
+        )
+    return tuple(found)
+
+
+def _check_parts(source: Competition) -> None:
+    for part, folder in (("public", source.public), ("private", source.private)):
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise TaskError(
+                f"the {part} data {folder} are {'empty' if folder.is_dir() else 'not there'}",
+                cure=_PREPARE.format(part),
+            )
+    for part, path in (("grader", source.grade), ("description", source.description)):
+        if not path.is_file():
+            raise TaskError(
+                f"the {part} {path} is not there",
+                cure="give the file in mlebench/competitions/<competition> of a clone of MLE-bench",
+            )
+    _check_grader(source.grade)
+
+
+def _check_rows(ids: set[str], shown: set[str], answers_path: Path, sample_path: Path) -> None:
+    if ids != shown:
+        raise TaskError(
+            f"{sample_path} and {answers_path} answer different rows: {len(shown - ids)} ids are only in the "
+            f"first, {len(ids - shown)} only in the second",
+            cure="name the right files with --sample and --answers, or the right column with --id",
+        )
+    if len(ids) < FEWEST_ROWS:
+        raise TaskError(
+            f"{answers_path} answers {len(ids)} rows, {FEWEST_ROWS} are needed to divide them",
+            cure="prepare the competition with more test rows",
+        )
+
+
+def _check_grader(path: Path) -> None:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise TaskError(
+            f"the grader {path} is no Python file ({error})", cure="give MLE-bench's grade.py"
+        ) from error
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "grade" for node in tree.body):
+        raise TaskError(
+            f"the grader {path} has no function grade(submission, answers)", cure="give MLE-bench's grade.py"
+        )
+
+
+def _one_file(folder: Path, named: str, what: str, stems: Iterable[str]) -> Path:
+    """Return the table that is named, or the one that must be meant."""
+    option = f"--{what}"
+    if named:
+        path = folder / named
+        if not path.is_file():
+            raise TaskError(f"{path} is not there", cure=f"correct {option}")
+    else:
+        tables = [path for path in sorted(folder.glob("*.csv")) if not path.stem.startswith("gold")]
+        if what == "sample":
+            tables = [path for path in tables if re.match("sample_?submission", path.stem, re.IGNORECASE)]
+        known = [path for path in tables if path.stem in stems] or tables
+        if len(known) != 1:
+            found = ", ".join(path.name for path in known) or "none"
+            raise TaskError(
+                f"{folder} must hold one table of {what}, found {found}",
+                cure=f"name the file with {option}: the competition's config.yaml has it under dataset",
+            )
+        path = known[0]
+    if path.suffix != ".csv":
+        raise TaskError(
+            f"{path} is no CSV file, and only those are read", cure="choose a competition with tables"
+        )
+    return path
+
+
+def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
+    """Return a CSV file as a table.
+
+    Args:
+        path: The file.
+        texts: Every cell as the text that the file holds.
+
+    Raises:
+        TaskError: It is no such file.
+    """
+    try:
+        table = pd.read_csv(path, **({"dtype": str, "keep_default_na": False} if texts else {}))
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        told = str(error).strip().splitlines()
+        raise TaskError(
+            f"{path} cannot be read as a table ({told[0] if told else type(error).__name__})",
+            cure="prepare the competition again",
+        ) from error
+    return table
+
+
+def _find_id(answers: pd.DataFrame, shown: pd.DataFrame, answers_path: Path, sample_path: Path) -> str:
+    """Return the first column of the sample that names rows: the same in the answers, and no value twice."""
+    for name in shown:
+        if name in answers and answers[name].is_unique and set(shown[name]) == set(answers[name]):
+            return name
+    raise TaskError(
+        f"no column of {sample_path} names the rows of {answers_path}",
+        cure="name the column of the row ids with --id, or the right files with --sample and --answers",
+    )
+
+
+def read_board(source: Competition, greater_is_better: bool | None, best: float | None) -> Leaderboard | None:
+    """Return the leaderboard, or None where there is none but direction and best score are given.
+
+    Raises:
+        TaskError: It is damaged, or something is not known.
+    """
+    if source.leaderboard is not None:
+        return read_leaderboard(source.leaderboard, greater_is_better=greater_is_better)
+    if greater_is_better is None or best is None:
+        raise TaskError(
+            "without a leaderboard neither the direction nor the best known score is known",
+            cure="give --leaderboard, or both --better and --best",
+        )
+    return None

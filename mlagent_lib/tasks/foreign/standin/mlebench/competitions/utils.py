@@ -1,0 +1,97 @@
+"""Checks of a submission against the answers that several graders share."""
+
+import numpy as np
+import pandas as pd
+
+from mlagent_lib.tasks.foreign.standin.mlebench.grade_helpers import InvalidSubmissionError
+from mlagent_lib.tasks.foreign.standin.mlebench.utils import (
+    get_logger as get_logger,  # graders import it from here as well
+)
+
+
+def is_one_hot_encoded(xs: np.ndarray) -> bool:
+    """Return whether each row of a table holds a single 1 and zeros.
+
+    Example:
+        >>> is_one_hot_encoded(np.array([[0, 1], [1, 0]])), is_one_hot_encoded(np.array([[0.5, 0.5]]))
+        (True, False)
+    """
+    return bool(np.isin(xs, (0, 1)).all() and np.allclose(xs.sum(axis=-1), 1))
+
+
+def one_hot_dfs_to_log_loss_inputs(
+    submission_one_hot: pd.DataFrame,
+    answers_one_hot: pd.DataFrame,
+    id_column: str = "id",
+    apply_softmax: bool = True,
+) -> dict:
+    """Return ``y_true`` and ``y_pred`` for a logarithmic loss, in the order of the ids.
+
+    Args:
+        submission_one_hot: A probability for each class; columns that the answers lack are left out.
+        answers_one_hot: 1 for the true class, 0 for the others.
+        id_column: Name of the id.
+        apply_softmax: Turn rows of arbitrary numbers into probabilities.
+
+    Raises:
+        InvalidSubmissionError: A column is missing.
+        AssertionError: The ids differ.
+    """
+    missing = [name for name in answers_one_hot if name not in submission_one_hot]
+    if missing:
+        raise InvalidSubmissionError(f"the submission lacks the columns {missing}")
+    columns = list(answers_one_hot)
+    truth = answers_one_hot.sort_values(id_column)
+    guess = submission_one_hot[columns].sort_values(id_column)
+    assert guess[id_column].tolist() == truth[id_column].tolist(), f"the values of {id_column} differ"
+    y_true, y_pred = (table.drop(columns=id_column).to_numpy() for table in (truth, guess))
+    if apply_softmax and not is_one_hot_encoded(y_pred):
+        powers = np.exp(y_pred - y_pred.max(axis=-1, keepdims=True))
+        y_pred = powers / powers.sum(axis=-1, keepdims=True)
+    return {"y_true": y_true, "y_pred": y_pred}
+
+
+def _aligned(
+    submission: pd.DataFrame, answers: pd.DataFrame, id_column: str, target: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return true and given values in the order of the ids, or refuse the submission."""
+    for name in (target, id_column):
+        assert name in answers, f"the answers have no column {name}"
+        if name not in submission:
+            raise InvalidSubmissionError(f"the submission has no column {name}")
+    if len(submission) != len(answers):
+        raise InvalidSubmissionError(f"{len(submission)} rows were submitted, {len(answers)} are needed")
+    submission, answers = submission.sort_values(id_column), answers.sort_values(id_column)
+    if (submission[id_column].to_numpy() != answers[id_column].to_numpy()).any():
+        raise InvalidSubmissionError(f"the values of {id_column} differ from those of the answers")
+    return answers[target].to_numpy(), submission[target].to_numpy()
+
+
+def prepare_for_accuracy_metric(
+    submission: pd.DataFrame, answers: pd.DataFrame, target_column: str, id_column: str
+) -> dict:
+    """Return ``y_true`` and ``y_pred`` in the order of the ids.
+
+    Raises:
+        InvalidSubmissionError: Rows, columns or ids are not those of the answers.
+    """
+    truth, guess = _aligned(submission, answers, id_column, target_column)
+    return {"y_true": truth, "y_pred": guess}
+
+
+def prepare_for_auroc_metric(
+    submission: pd.DataFrame, answers: pd.DataFrame, id_col: str, target_col: str
+) -> dict:
+    """Return ``y_true`` and ``y_score`` in the order of the ids.
+
+    Raises:
+        InvalidSubmissionError: As for accuracy, or a value is no number from 0 to 1.
+    """
+    truth, guess = _aligned(submission, answers, id_col, target_col)
+    try:
+        numbers = pd.to_numeric(pd.Series(guess))
+    except ValueError:
+        raise InvalidSubmissionError(f"{target_col} must hold numbers") from None
+    if numbers.min() < 0 or numbers.max() > 1:
+        raise InvalidSubmissionError(f"{target_col} must hold probabilities from 0 to 1")
+    return {"y_true": truth, "y_score": guess}

@@ -1,0 +1,179 @@
+"""Measures which columns give the answer away, and which rows stand there twice."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from mlagent_lib.core.errors import TaskError
+from mlagent_lib.core.seeding import derive_seed
+from mlagent_lib.tasks.metrics import auc
+from mlagent_lib.tasks.own.target import Target
+from mlagent_lib.tasks.own.wish import Wish, listed
+from mlagent_lib.tasks.pocket.suite import normalised_rows
+
+FOLDS = 5
+MOST_MEASURED = 5_000  # rows that a column is measured on
+DETERMINES = 0.99  # share of the error that a column alone takes away: then the rest of the table is idle
+DETERMINES_NUMBER = 0.999  # of the variance, for numbers: what is left is rounding
+# What a column that merely names the rows may say about the answer: a little by chance, never this much.
+ID_GINI, ID_DEVIATIONS, ID_VARIANCE = 0.25, 4.0, 0.1
+_ID_NAME = re.compile(r"(^|[\W_])(id|ids|uid|uuid|guid|index|idx|no|nr|row|rownum|key)$", re.IGNORECASE)
+_ID_CAMEL = re.compile(r"[a-z](Id|ID|No|Nr|Index|Key)$")
+
+
+def check_leaks(inputs: pd.DataFrame, target: Target, wish: Wish) -> list[str]:
+    """Return notes on columns that look like ids but say nothing.
+
+    Args:
+        inputs: One row for each example, as `columns.clean_inputs` returns them.
+        target: The answers.
+        wish: Names the columns that are kept although they leak.
+
+    Raises:
+        TaskError: A column that names the rows tells the answer, or one column alone determines it.
+    """
+    notes = []
+    stream = np.random.default_rng(derive_seed(wish.seed, "leaks"))
+    rows = stream.permutation(len(inputs))[:MOST_MEASURED]
+    for name in inputs.columns:
+        if name == "text" and wish.text is not None:
+            continue  # no two texts are equal, and that alone makes no id
+        codes = _codes(inputs[name])
+        if looks_like_id(inputs[name]):
+            said, how, limit = _says(codes[rows], target, rows)
+            if said > limit and name not in wish.keep:
+                raise TaskError(
+                    f"the column {name!r} names the rows and yet predicts {wish.target!r} ({how}): "
+                    "the rows were sorted by the answer, or named after it was known",
+                    cure=f"leave it out by --id {name!r}; or, where it is known before the answer, --keep "
+                    f"{name!r}",
+                )
+            notes.append(f"the column {name!r} looks like an id ({how}): --id {name!r} leaves it out")
+            continue
+        share = _determines(codes[rows], target, rows)
+        if share >= (DETERMINES if target.classes else DETERMINES_NUMBER) and name not in wish.keep:
+            raise TaskError(
+                f"the column {name!r} alone determines {wish.target!r} ({share:.1%} of the error is gone "
+                "without any other column): a copy of the answer, or something that was known after it",
+                cure=f"leave it out by --drop {name!r}; or, where it is known before the answer, --keep "
+                f"{name!r}",
+            )
+    return notes
+
+
+def looks_like_id(column: pd.Series) -> bool:
+    """Return whether a column numbers or names the rows.
+
+    That is: no value occurs twice, and it is words, or whole numbers that are called an id, run through the
+    file in order, or leave few numbers out.
+
+    Example:
+        >>> [looks_like_id(pd.Series(values, name="x")) for values in ([7, 3, 9, 500], [12, 13, 15, 19])]
+        [False, True]
+    """
+    if column.isna().any() or column.duplicated().any() or len(column) < 2:
+        return False
+    if not pd.api.types.is_numeric_dtype(column):
+        return True
+    if (column % 1 != 0).any():
+        return False
+    steps = np.diff(column.to_numpy(float))
+    dense = column.max() - column.min() < 2 * len(column)
+    name = str(column.name)
+    called = bool(_ID_NAME.search(name) or _ID_CAMEL.search(name))
+    return bool(called or dense or (steps > 0).all() or (steps < 0).all())
+
+
+def _codes(column: pd.Series) -> np.ndarray:
+    """Return a column as numbers in the order of its values; missing ones lie below all others."""
+    if pd.api.types.is_numeric_dtype(column):
+        values = column.astype(float)
+        return values.fillna(values.min() - 1).to_numpy()
+    return pd.Categorical(column).codes.astype(float)
+
+
+def _folds(model, codes: np.ndarray, answers: np.ndarray, method: str) -> np.ndarray:
+    """Return what trees say on rows that they were not fitted on."""
+    from sklearn.model_selection import KFold, cross_val_predict
+
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    return cross_val_predict(model, codes.reshape(-1, 1), answers, cv=folds, method=method)
+
+
+def _says(codes: np.ndarray, target: Target, rows: np.ndarray) -> tuple[float, str, float]:
+    """Return how much a column of ids tells, that in words, and how much it may tell."""
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    answers, leaf = target.values[rows], max(5, len(rows) // 100)
+    if not target.is_classes:
+        guess = _folds(
+            DecisionTreeRegressor(min_samples_leaf=leaf, random_state=0), codes, answers, "predict"
+        )
+        said = 1 - np.mean((answers - guess) ** 2) / np.var(answers)
+        return said, f"it alone explains {max(said, 0):.0%} of the variance of held-out rows", ID_VARIANCE
+    tree = DecisionTreeClassifier(min_samples_leaf=leaf, random_state=0)
+    chances = _folds(tree, codes, answers.astype(int), "predict_proba")
+    present = np.unique(answers).astype(int)
+    area = float(np.mean([auc(answers == k, chances[:, i]) for i, k in enumerate(present)]))
+    # One deviation of 2 * AUC - 1 under chance is 1 / sqrt(3 m), m the rows of the rarer side.
+    rarest = min(np.bincount(answers.astype(int))[present])
+    limit = max(ID_GINI, ID_DEVIATIONS / np.sqrt(3 * rarest))
+    return 2 * area - 1, f"AUC {area:.2f} on held-out rows by itself, where 0.5 is chance", limit
+
+
+def _determines(codes: np.ndarray, target: Target, rows: np.ndarray) -> float:
+    """Return the share of the error that one column takes away, 1 for a copy of the answer."""
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    answers = target.values[rows]
+    if target.classes:  # ratings too: a copy of one need not lie on a line
+        guess = _folds(DecisionTreeClassifier(random_state=0), codes, answers.astype(int), "predict")
+        most = np.bincount(answers.astype(int)).max()
+        return 1 - float(np.sum(guess != answers)) / max(1, len(answers) - most)
+    if np.ptp(codes) == 0:
+        return 0.0
+    guess = _folds(DecisionTreeRegressor(random_state=0), codes, answers, "predict")
+    by_tree = 1 - np.mean((answers - guess) ** 2) / np.var(answers)
+    ranks = [
+        pd.Series(values).rank() for values in (codes, answers)
+    ]  # a copy in another unit, or its logarithm
+    by_line, by_rank = np.corrcoef(codes, answers)[0, 1] ** 2, np.corrcoef(*ranks)[0, 1] ** 2
+    return float(max(by_tree, by_line, by_rank))
+
+
+def row_keys(inputs: pd.DataFrame, wish: Wish) -> pd.Series:
+    """Return one key for each row, equal for rows that differ in spelling only; of a text task the text's."""
+    return normalised_rows(inputs[["text"]] if wish.text is not None else inputs)
+
+
+def check_contradictions(keys: pd.Series, target: Target, wish: Wish) -> list[str]:
+    """Return notes on rows that stand there more than once.
+
+    Args:
+        keys: As `row_keys` returns them.
+        target: The answers.
+        wish: Says whether contradictions are kept.
+
+    Raises:
+        TaskError: Rows with equal inputs have different answers, and nobody allowed that.
+    """
+    repeated = keys.duplicated(keep=False)
+    if not repeated.any():
+        return []
+    answers = pd.Series(target.values, index=keys.index)[repeated]
+    kinds = answers.groupby(keys[repeated]).nunique()
+    contradict = kinds.index[kinds > 1]
+    count = int(keys.isin(contradict).sum())
+    if count and not wish.keep_contradictions:
+        rows = (np.flatnonzero(keys == contradict[0])[:4] + 1).tolist()
+        raise TaskError(
+            f"{count} rows of {wish.data.name} contradict each other: their inputs are equal, their answers "
+            f"differ, first in rows {listed(map(str, rows))}",
+            cure="correct them, add the column that tells them apart, or keep them as visible rows by "
+            "--keep-contradictions",
+        )
+    note = f"{int(repeated.sum())} rows stand there more than once (equal inputs): all of them are visible"
+    return [note + (f"; {count} of them contradict each other" if count else "")]
