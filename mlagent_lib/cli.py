@@ -386,7 +386,9 @@ def _figures(arguments: argparse.Namespace) -> int:
     changed = redraw_all(folder, check=arguments.check)
     if not arguments.folder:
         from mlagent_lib.results.arm_figures import build
+        from mlagent_lib.run.publish import derive
 
+        changed += derive(folder, check=arguments.check)
         changed += [f"ablations/{name}" for name in build(folder / "ablations", check=arguments.check)]
     for name in changed:
         print(f"{name}: {'would change' if arguments.check else 'redrawn'}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mlagent_lib.core.arms import arm_of
 from mlagent_lib.core.artifacts import sha256_file, write_json
 from mlagent_lib.results.arms import RAW
 
@@ -20,7 +21,7 @@ OFFSET = {0: 0.0, 1: 0.05, 2: -0.05}
 GAPS = {
     "base": 0.0,
     "sft": 0.2,
-    "full": 0.5,
+    "rl": 0.5,
     "rl-from-base": 0.3,
     "episode-wise": 0.7,
     "episode-small": 0.5,
@@ -32,7 +33,7 @@ GAPS = {
     "no-thought": 0.45,
     "pool-36": 0.35,
 }
-REWARDS = {"sft": 0.4, "full": 0.6}
+REWARDS = {"sft": 0.4, "rl": 0.6}
 TASKS = {  # split, greater is better, starter, best
     "pocket-up": ("held-in", True, 0.5, 0.9),
     "pocket-down": ("held-out", False, 2.0, 1.0),
@@ -40,8 +41,13 @@ TASKS = {  # split, greater is better, starter, best
 METHODS = ("trained policy, trajectories", "SFT, tree")
 
 
+def keys(who: str) -> dict[str, str]:
+    """Return the columns that name an arm's policy."""
+    return arm_of(who).keys | {"who": who}
+
+
 def trajectories(gaps: dict[str, float] = GAPS, seeds: tuple[int, ...] = SEEDS) -> pd.DataFrame:
-    """Return the trajectories of arms; the last one of ``full`` could not be scored by us."""
+    """Return the trajectories of arms; the last one of ``rl`` could not be scored by us."""
     rows = []
     for policy, gap in gaps.items():
         for seed in seeds:
@@ -51,25 +57,28 @@ def trajectories(gaps: dict[str, float] = GAPS, seeds: tuple[int, ...] = SEEDS) 
                     score = init + closed * (best - init)
                     gain = 100.0 * (score - init) / init * (1 if up else -1)
                     rows.append(
-                        {
-                            "policy": policy, "seed": seed, "task": task, "split": split, "index": index,
-                            "score": score, "gap": closed, "gap_best": closed + 0.1,
-                            "gap_feedback": closed + (0.1 if policy == "full" else 0.0), "gain_pct": gain,
-                            "steps": 6, "stop": "steps", "unscored": False,
+                        keys(policy)
+                        | {
+                            "seed": seed, "task": task, "split": split, "trajectory": index, "score": score,
+                            "gap_closed": closed, "gap_closed_by_feedback": closed + 0.1,
+                            "gap_closed_on_feedback": closed + (0.1 if policy == "rl" else 0.0),
+                            "gain_pct": gain, "steps": 6, "stop": "steps", "unscored": False,
+                            "paper_task": f"paper-{task}", "metric": "auc" if up else "rmse",
+                            "greater_is_better": up, "init": init, "best": best,
                         }
                     )  # fmt: skip
-    if "full" in gaps:
-        rows.append(
-            rows[-1] | {"policy": "full", "index": 2, "gap": 9.0, "stop": "unscored", "unscored": True}
-        )
+    if "rl" in gaps:
+        lost = {"trajectory": 2, "gap_closed": 9.0, "stop": "unscored", "unscored": True}
+        rows.append(rows[-1] | keys("rl") | lost)
     return pd.DataFrame(rows)
 
 
 def steps(rewards: dict[str, float] = REWARDS) -> pd.DataFrame:
     """Return two single steps of each policy from each of three test states a seed."""
     rows = [
-        {
-            "policy": policy, "seed": seed, "task": "pocket-up", "state": f"{seed}-{state}",
+        keys(policy)
+        | {
+            "seed": seed, "task": "pocket-up", "state": f"{seed}-{state}",
             "outcome": "edited", "reason": "scored", "share": reward - 0.5 + noise,
             "reward": reward + OFFSET[seed] + noise,
         }
@@ -79,13 +88,13 @@ def steps(rewards: dict[str, float] = REWARDS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def curves(policies: tuple[str, ...] = ("full", "episode-wise", "episode-small")) -> pd.DataFrame:
+def curves(policies: tuple[str, ...] = ("rl", "episode-wise", "episode-small")) -> pd.DataFrame:
     """Return curves that rise from 0.4 to 0.6 in two charged minutes, measured three times."""
     rows = []
     for policy in policies:
         for seed in SEEDS:
             for update in range(21):
-                row = {"policy": policy, "seed": seed, "update": update, "charged": 6.0 * update}
+                row = keys(policy) | {"seed": seed, "update": update, "charged": 6.0 * update}
                 row |= {"reward": 0.4 + 0.01 * update, "validity": 1.0, "kl": nan, "steps": nan}
                 row |= {"unscored": 0, "coder_failures": nan, "on_policy_groups": nan}
                 if update:
@@ -96,7 +105,7 @@ def curves(policies: tuple[str, ...] = ("full", "episode-wise", "episode-small")
 
 
 def blame() -> pd.DataFrame:
-    """Return ten edits of ``full``: three failed, one of them refused by the coder, one spoilt by it."""
+    """Return ten edits of ``rl``: three failed, one of them refused by the coder, one spoilt by it."""
     rows = [("edited", "scored", 1.0, "edited", "scored", 1.0)] * 6
     rows += [
         ("edited", "scored", 0.0, "edited", "scored", 0.0),
@@ -106,7 +115,7 @@ def blame() -> pd.DataFrame:
     ]
     names = ("outcome", "reason", "reward", "exact_outcome", "exact_reason", "exact_reward")
     table = pd.DataFrame(rows, columns=names)
-    return table.assign(policy="full", seed=0, task="pocket-up", state="s")
+    return table.assign(**keys("rl"), seed=0, task="pocket-up", state="s")
 
 
 def searches() -> pd.DataFrame:
@@ -115,10 +124,10 @@ def searches() -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "policy": policy, "seed": seed, "task": "pocket-up", "split": "held-in", "repeat": 0,
+                "method": method, "seed": seed, "task": "pocket-up", "split": "held-in", "repeat": 0,
                 "execution": execution, "gap": gap + extra,
             }
-            for policy, extra in zip(METHODS, (0.0, -3.0), strict=True) for seed, gaps in points.items()
+            for method, extra in zip(METHODS, (0.0, -3.0), strict=True) for seed, gaps in points.items()
             for execution, gap in enumerate(gaps)
         ]
     )  # fmt: skip
@@ -134,13 +143,14 @@ def raw_tables(**changes: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for task, (split, up, init, best) in TASKS.items()
     ]  # fmt: skip
     edits = [
-        {"policy": policy, "seed": seed, "edits": 20, "distinct": count, "share": 0.25, "commonest": "x"}
-        for policy, counts in {"sft": (10, 12, 14), "full": (4, 5, 6)}.items()
+        keys(policy) | {"seed": seed, "edits": 20, "distinct": count, "share": 0.25, "commonest": "x"}
+        for policy, counts in {"sft": (10, 12, 14), "rl": (4, 5, 6)}.items()
         for seed, count in enumerate(counts)
     ]
-    luck = {"policy": "full", "task": "pocket-up", "split": "held-in", "claimed": 0.1, "kept": 1.0}
+    luck = keys("rl") | {"task": "pocket-up", "split": "held-in", "claimed": 0.1, "kept": 1.0}
     units = [
-        {"seed": seed, "unit": f"arm-{arm}", "finished": True, "wall_s": 60.0 * (seed + 1), "trajectories": 4}
+        {"seed": seed, "unit": f"arm-{arm_of(arm).name}", "finished": True, "wall_s": 60.0 * (seed + 1),
+         "trajectories": 4}
         for arm in GAPS for seed in SEEDS
     ]  # fmt: skip
     units.append(
@@ -148,9 +158,9 @@ def raw_tables(**changes: pd.DataFrame) -> dict[str, pd.DataFrame]:
     )
     units.append({"seed": 0, "unit": "search", "finished": False, "wall_s": nan, "trajectories": nan})
     tables = {
-        "tasks": pd.DataFrame(tasks),
+        "scales": pd.DataFrame(tasks),
         "trajectories": trajectories(),
-        "steps": steps(),
+        "step_rewards": steps(),
         "curves": curves(),
         "edits": pd.DataFrame(edits),
         "blame": blame(),
@@ -165,8 +175,12 @@ def write_raw(folder: Path, tables: dict[str, pd.DataFrame] | None = None) -> Pa
     """Write raw tables with the manifest that names them, and return the folder."""
     tables = tables or raw_tables()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in RAW:
-        tables[name].to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    scales = ["paper_task", "metric", "greater_is_better", "init", "best"]
+    for name in RAW:  # as they are committed: who is computed, and the ends of a task stand in its own table
+        table = tables[name].drop(columns="who", errors="ignore")
+        if name == "trajectories":
+            table = table.drop(columns=scales)
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
     done = tables["units"][tables["units"]["finished"]]
     units = {
         f"seed{row.seed}/{row.unit}": {"device": "cpu: test", "git": {"commit": "ab" * 20, "dirty": False}}

@@ -15,22 +15,17 @@ from arm_tables import GAPS, METHODS, SEEDS, raw_tables, searches, write_raw
 from mlagent_lib.core.arms import ARMS
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results import arm_figures, claims
-from mlagent_lib.results.arm_figures import FIGURES, build, draw, figure_tables
+from mlagent_lib.results.arm_figures import FIGURES, build, draw, figure_tables, main_table
 from mlagent_lib.results.arms import (
     COMMAND,
     RAW,
-    arm_table,
     blame_summary,
-    contrast,
-    contrast_table,
     curve_table,
     diversity_by_arm,
     folder_of,
     left_of,
     load,
-    main_table,
     manifest_of,
-    mean_of,
     overfit_table,
     saturation_summary,
     search_table,
@@ -38,20 +33,12 @@ from mlagent_lib.results.arms import (
 )
 from mlagent_lib.results.beyond import findings, search_difference
 from mlagent_lib.results.certainty import certainties
-from mlagent_lib.results.claims import (
-    NOT_TESTABLE,
-    OPPOSITE,
-    REPRODUCED,
-    TASK_COUNTS,
-    TOO_FEW,
-    UNCLEAR,
-    claim_table,
-    judge,
-    slope,
-)
+from mlagent_lib.results.claims import TASK_COUNTS, claim_table, slope
+from mlagent_lib.results.evaluation import contrast, difference_table, mean_of, named, overall_table
+from mlagent_lib.results.judge import NOT_TESTABLE, OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR, judge
 from mlagent_lib.results.style import read_table
 
-DERIVED = ("arms", "contrasts", "main_table", "claims", "coder_blame")
+DERIVED = ("overall", "differences", "tasks", "claims", "coder_blame")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +59,7 @@ def test_raw_tables_are_read_as_they_were_written(tables, tmp_path):
     found = load(write_raw(tmp_path))
     assert tuple(found) == RAW
     for name in RAW:
-        pd.testing.assert_frame_equal(found[name], tables[name], check_dtype=False)
+        pd.testing.assert_frame_equal(found[name], tables[name], check_dtype=False, check_like=True)
     assert left_of(tmp_path) == ["seed0/search"]
 
 
@@ -110,74 +97,79 @@ def test_one_changed_byte_is_refused(tmp_path):
 
 
 def test_means_by_hand(tables):
-    found = mean_of(tables, "full", "gap")
+    found = mean_of(tables["trajectories"], "rl", "gap")
     assert found.value == pytest.approx(0.5)  # the offsets of the seeds cancel, and so does the noise
     assert (found.n, found.tasks, found.seeds, found.excluded) == (12, 2, 3, 1)  # 9.0 is none of ours
     assert 0.43 <= found.low < 0.5 < found.high <= 0.57  # all within a seed's offset and the noise
-    assert mean_of(tables, "full", "gap", "held-in").n == 6
+    assert mean_of(tables["trajectories"], "rl", "gap", "held-in").n == 6
     # accuracy 0.5 of 0.5 to 0.9: 0.7 is +40 %; error 2.0 to 1.0: 1.5 is -25 %
-    assert mean_of(tables, "full", "gain", "held-in").value == pytest.approx(40.0)
-    assert mean_of(tables, "full", "gain", "held-out").value == pytest.approx(25.0)
-    assert mean_of(tables, "sft", "reward").value == pytest.approx(0.4)
-    assert mean_of(tables, "mix-25", "gap") is None and mean_of(tables, "base", "reward") is None
+    assert mean_of(tables["trajectories"], "rl", "gain", "held-in").value == pytest.approx(40.0)
+    assert mean_of(tables["trajectories"], "rl", "gain", "held-out").value == pytest.approx(25.0)
+    assert mean_of(tables["step_rewards"], "sft", "reward").value == pytest.approx(0.4)
+    assert (
+        mean_of(tables["trajectories"], "mix-25", "gap") is None
+        and mean_of(tables["step_rewards"], "base", "reward") is None
+    )
 
 
 def test_one_ruined_trajectory_is_bounded_and_shown_unbounded():
-    rows = arm_tables.trajectories({"sft": 0.2, "full": 0.5})
+    rows = arm_tables.trajectories({"sft": 0.2, "rl": 0.5})
     spoilt = (
-        rows["policy"].eq("sft") & rows["seed"].eq(0) & rows["task"].eq("pocket-up") & rows["index"].eq(0)
+        rows["who"].eq("sft") & rows["seed"].eq(0) & rows["task"].eq("pocket-up") & rows["trajectory"].eq(0)
     )
-    rows.loc[spoilt, "gap"] = -60.0
-    found = arm_table(raw_tables(trajectories=rows))
-    line = found[(found["policy"] == "sft") & (found["split"] == "all")].set_index("measure")
+    rows.loc[spoilt, "gap_closed"] = -60.0
+    found = overall_table(rows)
+    line = found[(found["policy"] == "sft") & (found["split"] == "all")].iloc[0]
     # one of twelve: 0.18 becomes -1 in the mean that counts, and -60 in the one beside it
-    assert line.loc["gap", "value"] == pytest.approx(0.2 - 1.18 / 12)
-    assert line.loc["gap", "unbounded"] == pytest.approx(0.2 - 60.18 / 12)
+    assert line["gap_closed"] == pytest.approx(0.2 - 1.18 / 12)
+    assert line["gap_unbounded"] == pytest.approx(0.2 - 60.18 / 12)
 
 
 def test_the_table_of_arms_has_a_line_for_each_that_was_run(tables):
-    found = arm_table(tables)
-    assert list(found["policy"].unique()) == [arm.name for arm in ARMS if arm.name in GAPS]
-    lines = found[found["policy"] == "full"]
-    assert sorted(zip(lines["measure"], lines["split"], strict=True)) == [
-        ("gain", "all"), ("gain", "held-in"), ("gain", "held-out"),
-        ("gap", "all"), ("gap", "held-in"), ("gap", "held-out"), ("reward", "held-in"),
-    ]  # fmt: skip
-    gaps = found[(found["measure"] == "gap") & (found["split"] == "all")].set_index("policy")
+    found = named(overall_table(tables["trajectories"], tables["step_rewards"]))
+    assert list(found["who"].unique()) == list(GAPS)
+    lines = found[found["who"] == "rl"].set_index("split")
+    assert list(lines.index) == ["held-in", "held-out", "all"]
+    assert lines["gap_closed"].notna().all() and lines["gain_pct"].notna().all()
+    assert lines["reward"].notna().tolist() == [True, False, False]  # single steps are from held-in tasks
+    gaps = found[found["split"] == "all"].set_index("who")
     for policy, gap in GAPS.items():
-        assert gaps.loc[policy, "value"] == pytest.approx(gap, abs=1e-9)
+        assert gaps.loc[policy, "gap_closed"] == pytest.approx(gap, abs=1e-9)
     # what we failed to score is in no mean: not in the unbounded one either
-    assert gaps.loc["full", "unbounded"] == pytest.approx(0.5) and gaps.loc["full", "excluded"] == 1
-    assert gaps.loc["sft", "excluded"] == 0
+    assert gaps.loc["rl", "gap_unbounded"] == pytest.approx(0.5) and gaps.loc["rl", "unscored"] == 1
+    assert gaps.loc["sft", "unscored"] == 0
 
 
 def test_paired_differences_by_hand(tables):
-    found, each = contrast(tables, "full", "sft", "gap")
+    found, each = contrast(tables["trajectories"], "rl", "sft", "gap")
     assert found.value == pytest.approx(0.3) and each == pytest.approx([0.3] * 3)
     assert 0.26 <= found.low <= found.high <= 0.34  # paired by seed: their offsets are in neither end
-    found, each = contrast(tables, "full", "sft", "reward")
+    found, each = contrast(tables["step_rewards"], "rl", "sft", "reward")
     assert found.value == pytest.approx(0.2) and each == pytest.approx([0.2] * 3)
     assert (found.low, found.high) == pytest.approx((0.2, 0.2))  # state by state the difference is the same
-    assert contrast(tables, "full", "mix-50", "gap") is None
-    assert contrast(tables, "full", "base", "reward") is None
+    assert contrast(tables["trajectories"], "rl", "mix-50", "gap") is None
+    assert contrast(tables["step_rewards"], "rl", "base", "reward") is None
 
 
 def test_a_difference_counts_the_seeds_that_both_have(tables):
     rows = tables["trajectories"]
-    kept = rows[~((rows["policy"] == "sft") & (rows["seed"] == 1))]
-    found, each = contrast({**tables, "trajectories": kept}, "full", "sft", "gap")
+    kept = rows[~((rows["who"] == "sft") & (rows["seed"] == 1))]
+    found, each = contrast(kept, "rl", "sft", "gap")
     assert found.seeds == 2 and each == pytest.approx([0.3, 0.3])
     # and it is their difference, although the third seed of one of them is higher than both
     assert found.value == pytest.approx(0.3)
 
 
 def test_the_table_of_contrasts(tables):
-    found = contrast_table(tables, [("full", "sft"), ("full", "mix-25")])
+    rows = tables["trajectories"], tables["step_rewards"]
+    found = difference_table(rows[0], [("rl", "sft"), ("rl", "mix-25")], rows[1])
     assert set(found["before"]) == {"sft"}  # the other was not run
     line = found[(found["measure"] == "gap") & (found["split"] == "all")].iloc[0]
     assert (line["seeds"], line["seeds_above"], line["by_seed"]) == (3, 3, "+0.300 +0.300 +0.300")
-    assert line["verdict"] == "above" and line["difference"] == pytest.approx(0.3)
-    nothing = contrast_table(tables, [("full", "mix-25")])
+    assert (
+        line["zero"] == "above" and line["verdict"] == REPRODUCED and line["difference"] == pytest.approx(0.3)
+    )
+    nothing = difference_table(rows[0], [("rl", "mix-25")], rows[1])
     assert nothing.empty and list(nothing.columns) == list(found.columns)
 
 
@@ -215,11 +207,11 @@ def test_the_verdicts_on_the_seven_claims(tables):
         "C6": REPRODUCED,
         "C7": REPRODUCED,
     }
-    assert "full − sft: +0.30 [" in found.loc["C2", "ours"]
-    assert "full − episode-wise: −0.20 [" in found.loc["C3", "ours"]
-    assert found.loc["C3", "ours"].endswith("a seed: full 2.0, episode-wise 2.0, episode-small 2.0")
+    assert "rl − sft: +0.30 [" in found.loc["C2", "ours"]
+    assert "rl − episode-wise: −0.20 [" in found.loc["C3", "ours"]
+    assert found.loc["C3", "ours"].endswith("a seed: rl 2.0, episode-wise 2.0, episode-small 2.0")
     assert "(seeds +0.20, +0.20, +0.20; n = 24)" in found.loc["C4", "ours"]
-    assert "full − one-idea: not run; full − random-start: not run" in found.loc["C4", "ours"]
+    assert "rl − one-idea: not run; rl − random-start: not run" in found.loc["C4", "ours"]
     assert "curve ends above its start in 3 of 3 seeds" in found.loc["C7", "ours"]
     assert "15.91 % after RL" in found.loc["C2", "paper"] and (found["paper"].str.len() > 20).all()
 
@@ -227,8 +219,8 @@ def test_the_verdicts_on_the_seven_claims(tables):
 @pytest.mark.parametrize(
     ("claim", "gaps", "expected"),
     [
-        ("C2", {"full": 0.2}, UNCLEAR),
-        ("C2", {"full": 0.1}, OPPOSITE),
+        ("C2", {"rl": 0.2}, UNCLEAR),
+        ("C2", {"rl": 0.1}, OPPOSITE),
         ("C3", {"episode-wise": 0.3}, REPRODUCED),
         ("C4", {"rl-from-base": 0.6}, OPPOSITE),
         ("C4", {"rl-from-base": 0.5}, UNCLEAR),
@@ -237,7 +229,7 @@ def test_the_verdicts_on_the_seven_claims(tables):
         ("C5", {"no-corner": 0.7}, OPPOSITE),
         ("C5", {"no-corner": 0.7, "no-format": 0.5}, OPPOSITE),
         ("C5", {"no-corner": 0.4, "no-format": 0.5}, UNCLEAR),
-        ("C6", {"tasks-3": 0.9, "tasks-6": 0.0, "full": 0.2}, OPPOSITE),
+        ("C6", {"tasks-3": 0.9, "tasks-6": 0.0, "rl": 0.2}, OPPOSITE),
     ],
 )
 def test_a_verdict_follows_the_arms(claim, gaps, expected):
@@ -275,9 +267,9 @@ def test_the_slope_over_the_number_of_tasks_by_hand(tables):
 
 def test_the_slope_is_that_of_least_squares_in_every_seed():
     rows = arm_tables.trajectories()
-    moved = {("full", 0): 0.2, ("tasks-3", 1): -0.7, ("tasks-6", 2): 0.5, ("sft", 2): 0.3}
+    moved = {("rl", 0): 0.2, ("tasks-3", 1): -0.7, ("tasks-6", 2): 0.5, ("sft", 2): 0.3}
     for (policy, seed), by in moved.items():
-        rows.loc[rows["policy"].eq(policy) & rows["seed"].eq(seed), "gap"] += by
+        rows.loc[rows["who"].eq(policy) & rows["seed"].eq(seed), "gap_closed"] += by
     text = one_claim("C6", raw_tables(trajectories=rows))["ours"]
     told = [float(word.replace("−", "-")) for word in re.search(r"seeds ([^)]*)", text)[1].split(", ")]
     names = list(TASK_COUNTS)
@@ -291,28 +283,28 @@ def test_the_slope_is_that_of_least_squares_in_every_seed():
 
 def test_the_slope_takes_the_seeds_that_all_four_arms_have(tables):
     rows = tables["trajectories"]
-    kept = rows[~(rows["policy"].eq("tasks-6") & rows["seed"].eq(0))].copy()
-    kept.loc[kept["policy"].eq("full") & kept["seed"].eq(0), "gap"] = 0.9  # a seed that must not count
+    kept = rows[~(rows["who"].eq("tasks-6") & rows["seed"].eq(0))].copy()
+    kept.loc[kept["who"].eq("rl") & kept["seed"].eq(0), "gap_closed"] = 0.9  # a seed that must not count
     text = one_claim("C6", {**tables, "trajectories": kept})["ours"]
     assert "slope 0.033 a task" in text and "(seeds 0.033, 0.033)" in text
 
 
 def test_performance_that_does_not_keep_improving_is_not_reproduced(tables):
     falling = tables["curves"].copy()
-    end = falling["policy"].eq("full") & falling["seed"].eq(1) & falling["update"].eq(20)
+    end = falling["who"].eq("rl") & falling["seed"].eq(1) & falling["update"].eq(20)
     falling.loc[end & falling["split"].eq("holdout"), "reward"] = 0.3
     found = one_claim("C7", {**tables, "curves": falling})
     assert found["verdict"] == UNCLEAR and "in 2 of 3 seeds" in found["ours"]
-    worse = raw_tables(steps=arm_tables.steps({"sft": 0.7, "full": 0.6}))
+    worse = raw_tables(step_rewards=arm_tables.steps({"sft": 0.7, "rl": 0.6}))
     assert one_claim("C7", worse)["verdict"] == OPPOSITE
 
 
 def test_one_number_in_the_raw_tables_changes_the_verdict(tables, tmp_path):
     changed = tables["trajectories"].copy()
-    one = changed.query("policy == 'full' and seed == 2 and task == 'pocket-up' and index == 0").index
+    one = changed.query("who == 'rl' and seed == 2 and task == 'pocket-up' and trajectory == 0").index
     assert len(one) == 1
-    # full − rl-from-base is +0.2 in seed 2; one of its four trajectories 1.43 lower: 0.2 - 1.43 / 4 < 0
-    changed.loc[one, "gap"] = -1.0
+    # rl − rl-from-base is +0.2 in seed 2; one of its four trajectories 1.43 lower: 0.2 - 1.43 / 4 < 0
+    changed.loc[one, "gap_closed"] = -1.0
     folder = write_raw(tmp_path, raw_tables(trajectories=changed))
     found = one_claim("C4", load(folder))
     assert found["verdict"] == UNCLEAR and ", −0.16;" in found["ours"]
@@ -325,35 +317,33 @@ def test_one_number_in_the_raw_tables_changes_the_verdict(tables, tmp_path):
 def test_the_main_table_by_hand(tables):
     found = main_table(tables, k=2).set_index(["task", "policy"])
     assert sorted(found.index) == sorted(
-        (task, policy) for task in arm_tables.TASKS for policy in ("base", "sft", "full")
+        (task, policy) for task in arm_tables.TASKS for policy in ("base", "sft", "rl")
     )
-    up, down = found.loc[("pocket-up", "full")], found.loc[("pocket-down", "full")]
+    up, down = found.loc[("pocket-up", "rl")], found.loc[("pocket-down", "rl")]
     # gap closed 0.5 on average; the better of two trajectories 0.52, in either direction of the metric
-    assert (up["avg"], up["best"], up["gain_pct"]) == pytest.approx((0.7, 0.5 + 0.52 * 0.4, 40.0))
-    assert (down["avg"], down["best"], down["gain_pct"]) == pytest.approx((1.5, 2.0 - 0.52, 25.0))
-    assert (up["n"], up["seeds"], up["best_known"], up["init"]) == (6, 3, 0.9, 0.5)
-    assert main_table(tables, k=8)["best"].isna().all()  # nobody made eight
+    assert (up["avg_at_k"], up["best_at_k"], up["gain_pct"]) == pytest.approx((0.7, 0.5 + 0.52 * 0.4, 40.0))
+    assert (down["avg_at_k"], down["best_at_k"], down["gain_pct"]) == pytest.approx((1.5, 2.0 - 0.52, 25.0))
+    assert (up["n"], up["seeds"], up["best"], up["init"]) == (6, 3, 0.9, 0.5)
+    assert main_table(tables, k=8)["best_at_k"].isna().all()  # nobody made eight
 
 
 def test_saturation_by_hand():
-    rows = pd.DataFrame(
-        {"policy": "full", "seed": 0, "task": "t", "outcome": "edited", "reason": ""}, index=[0]
-    )
+    rows = pd.DataFrame({"who": "rl", "seed": 0, "task": "t", "outcome": "edited", "reason": ""}, index=[0])
     # v1 pays sigmoid(100 share): 0.5, nearly 1 and nearly 1
-    tables = {"steps": pd.concat([rows.assign(share=share) for share in (0.0, 0.3, 0.5)])}
+    tables = {"step_rewards": pd.concat([rows.assign(share=share) for share in (0.0, 0.3, 0.5)])}
     found = saturation_summary(tables)
     assert found["n"] == 3 and found["saturated"] == pytest.approx(2 / 3)
     assert found["pairs_lost"] == pytest.approx(1 / 3, abs=0.02)  # of the three pairs one, (0.3, 0.5)
     # nothing to pay for, or nothing to tell apart
-    none = saturation_summary({"steps": rows.assign(share=np.nan, outcome="error")})
+    none = saturation_summary({"step_rewards": rows.assign(share=np.nan, outcome="error")})
     assert none["n"] == 0 and np.isnan(none["saturated"]) and np.isnan(none["pairs_lost"])
-    one = saturation_summary({"steps": rows.assign(share=0.0)})
+    one = saturation_summary({"step_rewards": rows.assign(share=0.0)})
     assert (one["n"], one["saturated"]) == (1, 0.0) and np.isnan(one["pairs_lost"])
 
 
 def test_blame_by_hand(tables):
     (line,) = blame_summary(tables).to_dict("records")
-    assert (line["policy"], line["edits"], line["failed"], line["seeds"]) == ("full", 10, 3, 1)
+    assert (line["who"], line["edits"], line["failed"], line["seeds"]) == ("rl", 10, 3, 1)
     assert (line["coder_refused"], line["coder_wrong"]) == (1, 1)  # the third fails with any coder
     assert line["reward"] == pytest.approx(0.65) and line["exact_reward"] == pytest.approx(0.8)
     assert line["excused_reward"] == pytest.approx(0.7)  # 6 + 0 + 0.5 + 0.5 + 0 of ten
@@ -361,8 +351,8 @@ def test_blame_by_hand(tables):
 
 
 def test_overfitting_by_hand(tables):
-    found = overfit_table(tables).set_index("policy")
-    full, sft = found.loc["full"], found.loc["sft"]
+    found = overfit_table(tables).set_index("who")
+    full, sft = found.loc["rl"], found.loc["sft"]
     assert (full["feedback"], full["report"], full["difference"]) == pytest.approx((0.6, 0.5, 0.1))
     assert (full["low"], full["high"]) == pytest.approx((0.1, 0.1))  # of the same trajectories
     assert (sft["difference"], sft["low"], sft["high"]) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
@@ -371,12 +361,12 @@ def test_overfitting_by_hand(tables):
 
 def test_searches_by_hand(tables):
     found = search_table(tables)
-    assert list(found["policy"].unique()) == list(METHODS)
-    first = found[found["policy"] == METHODS[0]].set_index("execution")
+    assert list(found["method"].unique()) == list(METHODS)
+    first = found[found["method"] == METHODS[0]].set_index("execution")
     # the search that ended early hands in what it had
     assert first["value"].to_dict() == pytest.approx({1: 0.1, 2: 0.3, 3: 0.5})
     assert set(first["n"]) == {2} and set(first["seeds"]) == {2}
-    other = found[found["policy"] == METHODS[1]].set_index("execution")
+    other = found[found["method"] == METHODS[1]].set_index("execution")
     assert set(other["value"]) == {-1.0}  # bounded, like every gap
     nothing = search_table({"searches": tables["searches"].iloc[:0]})
     assert nothing.empty and list(nothing.columns) == list(found.columns)
@@ -384,16 +374,16 @@ def test_searches_by_hand(tables):
 
 def test_a_search_that_executed_nothing_hands_in_the_starter(tables):
     rows = tables["searches"]
-    idle = rows[rows["policy"].eq(METHODS[0]) & rows["execution"].eq(0) & rows["seed"].eq(0)].assign(seed=2)
-    found = search_table({"searches": pd.concat([rows, idle])}).set_index(["policy", "execution"])
+    idle = rows[rows["method"].eq(METHODS[0]) & rows["execution"].eq(0) & rows["seed"].eq(0)].assign(seed=2)
+    found = search_table({"searches": pd.concat([rows, idle])}).set_index(["method", "execution"])
     assert found.loc[(METHODS[0], 3), "value"] == pytest.approx(1.0 / 3)  # 0.4, 0.6 and 0
 
 
 def test_diversity_and_curves_by_hand(tables):
-    found = diversity_by_arm(tables).set_index("policy")
-    assert found.loc["full", ["different", "low", "high"]].tolist() == pytest.approx([0.25, 0.2, 0.3])
+    found = diversity_by_arm(tables).set_index("who")
+    assert found.loc["rl", ["different", "low", "high"]].tolist() == pytest.approx([0.25, 0.2, 0.3])
     assert found.loc["sft", "edits"] == 60 and found.loc["sft", "seeds"] == 3
-    curve = curve_table(tables, ("full",))
+    curve = curve_table(tables, ("rl",))
     assert curve["update"].tolist() == [0, 10, 20] * 3 and curve["minutes"].tolist() == [0.0, 1.0, 2.0] * 3
     assert curve["reward"].tolist() == pytest.approx([0.4, 0.5, 0.6] * 3)
     assert set(curve["label"]) == {"full method"}
@@ -445,7 +435,7 @@ def small(tmp_path_factory):
 
 
 def three_arms(episode_wise: float = 0.7) -> dict[str, pd.DataFrame]:
-    gaps = {"sft": 0.2, "full": 0.5, "episode-wise": episode_wise}
+    gaps = {"sft": 0.2, "rl": 0.5, "episode-wise": episode_wise}
     return raw_tables(trajectories=arm_tables.trajectories(gaps))
 
 
@@ -475,15 +465,15 @@ def test_a_figure_is_drawn_from_its_table_or_says_why_not(built, tmp_path):
 def test_one_arm_alone_gives_results_too(tmp_path):
     alone = raw_tables(
         trajectories=arm_tables.trajectories({"rl-from-base": 0.3}),
-        steps=arm_tables.steps({"rl-from-base": 0.4}).assign(outcome="error", share=np.nan),
+        step_rewards=arm_tables.steps({"rl-from-base": 0.4}).assign(outcome="error", share=np.nan),
         curves=arm_tables.curves(("rl-from-base",)),
-        edits=raw_tables()["edits"].query("policy == 'none'"),
-        blame=pd.DataFrame(columns=["policy", "seed"]),
+        edits=raw_tables()["edits"].query("who == 'none'"),
+        blame=pd.DataFrame(columns=["arm", "policy", "seed"]),
         searches=arm_tables.searches().iloc[:0],
     )
     tables = load(write_raw(tmp_path, alone))
     assert set(claim_table(tables)["verdict"]) == {NOT_TESTABLE, TOO_FEW}
-    means = {"means": arm_table(tables)}
+    means = {"means": overall_table(tables["trajectories"], tables["step_rewards"])}
     shown = figure_tables(tables | means, manifest_of(tmp_path))
     assert set(shown) == {"pipeline", "rl_starts", "arms_overview", "overfit"}
     assert "not run yet" in " ".join(shown["pipeline"]["text"])
@@ -514,7 +504,7 @@ def test_a_check_finds_what_was_changed_by_hand_and_writes_nothing(small, few, t
     assert all((folder / name).read_bytes() == (small / name).read_bytes() for name in before)
 
 
-@pytest.mark.parametrize("name", ["contrasts.csv", "overfit.svg"])
+@pytest.mark.parametrize("name", ["differences.csv", "overfit.svg"])
 def test_a_deleted_file_names_the_commands(small, few, tmp_path, name):
     folder = copy_of(small, tmp_path)
     (folder / name).unlink()
@@ -527,7 +517,7 @@ def test_a_changed_raw_table_changes_what_is_derived(small, few, tmp_path):
     folder = copy_of(small, tmp_path)
     write_raw(folder, three_arms(episode_wise=0.3))
     figure = [f"overfit{suffix}" for suffix in (".csv", ".png", ".svg")]
-    assert build(folder, check=True) == ["arms.csv", "contrasts.csv", "claims.csv", *figure]
+    assert build(folder, check=True) == ["overall.csv", "differences.csv", "claims.csv", *figure]
 
 
 # The committed results --------------------------------------------------------------------------------------
@@ -607,19 +597,19 @@ def test_the_difference_of_two_searches_by_hand(tables):
 def test_what_the_paper_leaves_open_is_said_in_numbers(tables):
     said = dict(sentence.split(":", 1) for sentence in findings(tables))
     assert list(said) == ["Reward", "States", "Coder", "Luck", "Overfitting", "Search"]
-    assert "full − reward-v2: not run" in said["Reward"] and "full − mix-25: not run" in said["States"]
+    assert "rl − reward-v2: not run" in said["Reward"] and "rl − mix-25: not run" in said["States"]
     # three of ten edits failed; the exact coder mends two of them, which paid 0.5 and 0.0
-    assert "of 10 edits of full, 3 failed, 2 of them by the fault of the coder alone" in said["Coder"]
+    assert "of 10 edits of rl, 3 failed, 2 of them by the fault of the coder alone" in said["Coder"]
     assert "from 0.650 to 0.700" in said["Coder"]
     assert "1 of 1 best scripts" in said["Luck"]
     assert "closes 0.60 of the gap on the labels that pay and 0.50 on those" in said["Overfitting"]
     assert "ahead of the trained policy nowhere" in said["Search"] and "24: 1.50 [" in said["Search"]
     rows = searches()
-    rows["gap"] = rows["gap"].where(rows["policy"] == METHODS[0], 0.3)  # above 0.1 after one, 0.3 after two
+    rows["gap"] = rows["gap"].where(rows["method"] == METHODS[0], 0.3)  # above 0.1 after one, 0.3 after two
     turned = findings(raw_tables(searches=rows))[-1]
     assert "ahead of the trained policy from 1 executions on" in turned
 
 
 def test_what_was_not_run_is_not_said(tables):
-    empty = {name: tables[name].iloc[:0] for name in ("steps", "blame", "luck", "searches")}
+    empty = {name: tables[name].iloc[:0] for name in ("step_rewards", "blame", "luck", "searches")}
     assert [sentence.split(":")[0] for sentence in findings({**tables, **empty})] == ["States", "Overfitting"]

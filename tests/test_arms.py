@@ -30,7 +30,7 @@ from mlagent_lib.arms.schedule import (
     run,
     run_of,
 )
-from mlagent_lib.arms.units import Unit, charged_seconds, collected, ideas_for, units_of
+from mlagent_lib.arms.units import Unit, charged_seconds, collected, units_of
 from mlagent_lib.core.arms import ARMS, GROUPS, METHODS, STARTS, TASKS_3, TASKS_6, get_arm
 from mlagent_lib.core.artifacts import SCHEMA, append_jsonl, sha256_bytes, write_json
 from mlagent_lib.core.errors import MlagentError, ProfileError, RunError
@@ -41,7 +41,7 @@ from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.step import start_state
 from mlagent_lib.results.claims import REWARD_PARTS, TASK_COUNTS
 from mlagent_lib.reward import FORMS
-from mlagent_lib.run.lab import Lab, chosen_ideas
+from mlagent_lib.run.lab import Lab, chosen_ideas, ideas_for
 from mlagent_lib.tasks.task import list_tasks, load_task
 
 # Arms as data -----------------------------------------------------------------------------------------------

@@ -473,7 +473,7 @@ def test_a_finished_adapter_that_was_damaged_is_refused_with_the_notebook_that_m
         pytest.raises(RunError, match=r"is damaged: it has changed.*run notebooks/02_sft\.ipynb"),
         Stage(tmp_path, "03_grpo", params=PARAMS) as later,
     ):
-        stages.sft_adapter(later)
+        stages.adapter_of(later)
     assert not stage_is_valid(tmp_path / "02_sft")
 
 

@@ -21,6 +21,7 @@ from mlagent_lib.results.evaluation import (
     trajectory_table,
 )
 from mlagent_lib.results.intervals import best_of, bootstrap_mean, paired_difference
+from mlagent_lib.results.judge import TOO_FEW
 from mlagent_lib.results.steps import outcome_table, spread_table, step_summary, step_table
 
 # The paper's own numbers: starter, ML-Agent's average of 8 (v1 Table 1), gain in % (v2), direction.
@@ -198,11 +199,32 @@ def test_pairing_on_states_removes_what_the_states_share():
 
 def test_difference_table_gives_a_verdict_per_split():
     table = trajectory_table(rows(means={"sft": 0.3, "rl": 0.6}), SCALES)
-    found = difference_table(table, [("rl", "sft"), ("rl", "gpt")]).set_index("split")
-    assert set(found["after"]) == {"rl"} and len(found) == 3
-    assert (found["verdict"] == "above").all()
-    turned = difference_table(table, [("sft", "rl")])
-    assert (turned["verdict"] == "below").all()
+    found = difference_table(table, [("rl", "sft"), ("rl", "gpt")], measures=["gap"])
+    assert set(found["after"]) == {"rl"} and list(found["split"]) == ["held-in", "held-out", "all"]
+    assert (found["zero"] == "above").all() and (found["verdict"] == TOO_FEW).all()  # it is one seed
+    turned = difference_table(table, [("sft", "rl")], measures=["gap"])
+    assert (turned["zero"] == "below").all() and (turned["verdict"] == TOO_FEW).all()
+
+
+def test_a_ruined_metric_counts_as_one_gap_lost():
+    table = trajectory_table([trajectory("down", "rl", 12.0), trajectory("down", "rl", 1.0, k=1)], SCALES)
+    assert sorted(table["gap_closed"]) == [-10.0, 1.0]
+    line = overall_table(table).set_index("split").loc["held-in"]
+    assert (line["gap_closed"], line["gap_unbounded"]) == (0.0, -4.5)  # (-1 + 1) / 2 and (-10 + 1) / 2
+    assert task_table(table).iloc[0]["gap_closed"] == 0.0 and best_at_k_table(table)["value"].min() == 0.0
+
+
+def test_the_reward_of_single_steps_is_compared_state_by_state():
+    steps = pd.DataFrame(
+        {"policy": policy, "seed": 0, "task": "a", "state": state, "reward": reward}
+        for policy, rewards in (("sft", (0.0, 0.5)), ("rl", (0.5, 1.0)))
+        for state, reward in zip("xy", rewards, strict=True)
+    )
+    table = trajectory_table([trajectory("up", name, 0.7) for name in ("sft", "rl")], SCALES)
+    line = difference_table(table, [("rl", "sft")], steps, measures=["reward"]).iloc[0]
+    assert (line["difference"], line["low"], line["high"], line["n"]) == (0.5, 0.5, 0.5, 2)
+    overall = overall_table(table, steps).query("split == 'held-in'").set_index("policy")["reward"]
+    assert overall.to_dict() == {"sft": 0.25, "rl": 0.75}
 
 
 def test_best_at_k_table_starts_at_the_mean_and_rises():

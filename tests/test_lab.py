@@ -10,12 +10,14 @@ from tiny_task import NAME, FakeRunner, write_task
 
 from mlagent_lib.agents.policies import ChatPolicy, RandomIdeas, ScriptedExpert, Starter
 from mlagent_lib.agents.schema import validate_row
+from mlagent_lib.core.arms import get_arm
 from mlagent_lib.core.artifacts import read_jsonl
 from mlagent_lib.core.errors import MlagentError, ProfileError
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import ChatCoder, RuleCoder
 from mlagent_lib.run import lab as labs
+from mlagent_lib.run import stages
 from mlagent_lib.run.lab import (
     Lab,
     baseline_policy,
@@ -134,12 +136,16 @@ def test_evaluating_shares_one_file_and_makes_only_what_is_missing(lab, tmp_path
     assert [row["steps"][0]["reply"] for row in again] == [row["steps"][0]["reply"] for row in second]
 
 
-def test_state_rewards_keep_the_unscored_as_missing():
+def test_rewards_of_single_steps_keep_the_unscored_as_missing(lab):
+    task = lab.task("pocket-homes")  # lower is better
+    start, best = task.baseline["feedback"], task.best["feedback"]
+    row = {"task": task.name, "state_id": "s", "reason": "", "reply": "x", "score_before": start}
     rows = [
-        {"task": "a", "state_id": "s", "outcome": "edited", "reward": 0.75, "reply": "x"},
-        {"task": "a", "state_id": "s", "outcome": "unscored", "reward": None, "reply": "x"},
+        row | {"outcome": "edited", "reward": 0.75, "score_after": (start + best) / 2},
+        row | {"outcome": "unscored", "reward": None, "score_after": None},
     ]
-    frame = labs.state_rewards(rows, "rl", 3)
-    assert list(frame.columns) == ["policy", "seed", "task", "state", "reward", "outcome"]
+    frame = stages.reward_table(rows, {task.name: task}, get_arm("no-format"), 3)
     assert frame["reward"][0] == 0.75 and math.isnan(frame["reward"][1])
-    assert set(frame["policy"]) == {"rl"} and set(frame["seed"]) == {3}
+    assert frame["share"][0] == pytest.approx(0.5) and math.isnan(frame["share"][1])
+    names = frame[["arm", "policy", "seed"]].drop_duplicates().to_numpy().tolist()
+    assert names == [["no-format", "rl", 3]]

@@ -67,13 +67,3 @@ def test_a_readme_without_markers_is_refused(tmp_path, repository):
     (tmp_path / "README.md").write_text("# nothing\n")
     with pytest.raises(RunError, match="markers"):
         publish.refresh_readme(tmp_path / "README.md", repository / "figures")
-
-
-def test_the_difference_in_step_reward_is_worked_state_by_state():
-    rows = [
-        {"policy": policy, "seed": 0, "task": "a", "state": state, "reward": reward}
-        for policy, rewards in (("sft", (0.0, 0.5)), ("rl", (0.5, 1.0)))
-        for state, reward in zip("xy", rewards, strict=True)
-    ]
-    found = publish.step_differences(pd.DataFrame(rows)).iloc[0]
-    assert (found["reward_before"], found["reward_after"], found["difference"]) == (0.25, 0.75, 0.5)

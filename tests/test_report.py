@@ -10,9 +10,9 @@ from test_show import HOSTILE, tags_of
 
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results.figures import render
+from mlagent_lib.results.first_screen import first_screen
 from mlagent_lib.results.report import write_report
 from mlagent_lib.results.rundata import read_run
-from mlagent_lib.results.verdict import verdict_of
 
 
 def page_of(folder) -> str:
@@ -32,7 +32,8 @@ def full(tmp_path_factory):
 def test_a_whole_run_gives_a_whole_page(full):
     page = page_of(full)
     tags_of(page.replace("<!doctype html>", ""))
-    assert "on held-in tasks it improved on SFT, on held-out tasks it improved on SFT" in page
+    assert "on held-in tasks it ended above SFT, on held-out tasks it ended above SFT" in page
+    assert "Whether that holds is not decided: too few seeds." in page
     assert "Missing" not in page
     assert page.count("data:image/svg+xml;base64,") == 8
     for title in (
@@ -61,17 +62,30 @@ def test_the_same_files_give_the_same_page(full):
 
 def test_verdict_words_follow_the_intervals(tmp_path):
     worse = make_run(tmp_path / "a", rows(means={"sft": 0.6, "rl": 0.3}))
-    assert "made the policy worse" in verdict_of(read_run(worse)).sentence
+    assert "it ended below SFT" in first_screen(read_run(worse)).sentence
     same = make_run(tmp_path / "b", rows(k=6, means={"sft": 0.3, "rl": 0.3}))
-    assert "no clear difference" in verdict_of(read_run(same)).sentence
+    assert "it cannot be told from SFT" in first_screen(read_run(same)).sentence
     single = make_run(tmp_path / "c", rows(k=1))
-    assert "uncertainty this run cannot tell" in verdict_of(read_run(single)).sentence
-    assert "(no interval)" in verdict_of(read_run(single)).tiles[0].value
+    assert "uncertainty cannot be told" in first_screen(read_run(single)).sentence
+    assert "(no interval)" in first_screen(read_run(single)).tiles[0].value
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ({"sft": 0.3, "rl": 0.6}, "improved on SFT"),
+        ({"sft": 0.6, "rl": 0.3}, "made the policy worse than after SFT"),
+        ({"sft": 0.3, "rl": 0.3}, "showed no clear difference from SFT"),
+    ],
+)
+def test_three_seeds_are_judged_as_the_claims_are(tmp_path, means, said):
+    found = first_screen(read_run(make_run(tmp_path / "run", rows((0, 1, 2), k=6, means=means))))
+    assert said in found.sentence and "too few seeds" not in found.sentence
 
 
 def test_verdict_numbers_by_hand(tmp_path):
     made = [trajectory("up", "sft", 0.6), trajectory("up", "rl", 0.8)]  # gap 0.25 and 0.75
-    found = verdict_of(read_run(make_run(tmp_path / "a", made)))
+    found = first_screen(read_run(make_run(tmp_path / "a", made)))
     assert found.tiles[0].value.startswith("+0.50")
     assert "from 0.25 after SFT to 0.75 after RL" in found.tiles[0].note
     assert any("One seed" in note for note in found.caveats)
@@ -86,13 +100,13 @@ def test_step_rewards_on_held_out_states_give_an_interval(tmp_path):
         f"{p},0,up,{s},{(0.2 if p == 'rl' else 0.1) + s / 1000}" for p in ("sft", "rl") for s in range(9)
     ]
     (folder / "04_evaluation" / "step_rewards.csv").write_text("\n".join(lines))
-    tile = next(t for t in verdict_of(read_run(folder)).tiles if "mean step reward" in t.label)
+    tile = next(t for t in first_screen(read_run(folder)).tiles if "mean step reward" in t.label)
     assert tile.value == "+0.10 [0.10, 0.10]"
     assert tile.note == "9 states of 1 tasks, seeds: 1"
 
 
 def test_smoke_says_what_it_is_not(tmp_path):
-    found = verdict_of(read_run(make_run(tmp_path / "a", profile="smoke")))
+    found = first_screen(read_run(make_run(tmp_path / "a", profile="smoke")))
     assert any("tests the machinery" in note for note in found.caveats)
 
 
@@ -143,7 +157,7 @@ def test_no_run_folder_is_an_error_with_a_cure(tmp_path):
 
 def test_unscored_trajectories_are_said(tmp_path):
     made = [*rows(), trajectory("up", "rl", None, k=9)]
-    found = verdict_of(read_run(make_run(tmp_path / "a", made)))
+    found = first_screen(read_run(make_run(tmp_path / "a", made)))
     assert any(note.startswith("1 of ") for note in found.caveats)
     assert set(SCALES) == {"up", "down", "far"}
 

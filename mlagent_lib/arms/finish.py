@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from mlagent_lib.arms.gather import gather
-from mlagent_lib.arms.merge import origin_lines
 from mlagent_lib.core.arms import PROFILE
 from mlagent_lib.results.arm_figures import build
-from mlagent_lib.results.arms import left_of, manifest_of
+from mlagent_lib.results.arms import left_of, manifest_of, origin_lines
 from mlagent_lib.run.notebooks import run_all
 
 NOTEBOOKS = (("05_ablations.ipynb", ()),)

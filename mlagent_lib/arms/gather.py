@@ -1,26 +1,26 @@
-"""From finished units of the comparison to its committed tables: tidy CSV, and a manifest of their origin.
+"""From finished units of the comparison to its committed tables: CSV read and put together, and their origin.
 
-Only what units wrote is copied here, row by row; everything that is computed from these tables (intervals,
-contrasts, verdicts, figures) is computed in `results`, again and again from the same files.
+Each unit has written its rows in the schema of all results; here they are only read and concatenated, as
+text, so that they stay as they were written. Everything that is computed from them (intervals, differences,
+verdicts, figures) is computed in `results`, again and again from the same files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.arms.merge import key_of, merged
 from mlagent_lib.arms.schedule import plan, run_of
-from mlagent_lib.arms.units import Unit
-from mlagent_lib.core.arms import ARMS, PROFILE, get_arm
-from mlagent_lib.core.artifacts import read_jsonl, read_manifest, sha256_file, write_json, write_text
+from mlagent_lib.arms.units import Unit, units_of
+from mlagent_lib.core.arms import ARMS, PROFILE, arm_of
+from mlagent_lib.core.artifacts import read_manifest, sha256_file, write_json, write_text
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.results.arms import RAW, load
-from mlagent_lib.results.evaluation import TaskScale, gap_closed, relative_gain_pct
-from mlagent_lib.results.steps import diversity_table
+from mlagent_lib.results.arms import BY_ARM, RAW, load, manifest_of
+from mlagent_lib.results.evaluation import measured, who
 from mlagent_lib.tasks.task import Task, list_tasks, load_task
 
 KEPT = ("seed", "git", "package", "versions", "platform", "device", "wall_s", "peak_memory_bytes", "attempts")
@@ -34,7 +34,7 @@ def gather(
     Args:
         runs_dir: Folder of all runs.
         out: Folder to write.
-        seeds: See `ablations.plan`.
+        seeds: See `schedule.plan`.
         add: Whether units that ``out`` already holds, and the folder of runs does not, stay.
 
     Raises:
@@ -42,24 +42,11 @@ def gather(
     """
     out, at = Path(out), plan(runs_dir, seeds)
     done = [unit for unit in at.units if unit in at.done]
-    arms = [unit for unit in done if unit.kind == "arm"]
-    if not arms:
+    if not any(unit.kind == "arm" for unit in done):
         raise RunError(f"{runs_dir} holds no finished arm", cure=f"run 'mlagent run --profile {PROFILE}'")
-    tasks = {name: load_task(name) for name in list_tasks()}
-    rows = {unit: read_jsonl(_folder(runs_dir, unit) / "trajectories.jsonl")[0] for unit in arms}
-    tables = {
-        "tasks": tasks_table(tasks.values()),
-        "trajectories": trajectories_table(rows, tasks),
-        "steps": pd.concat([_steps(runs_dir, unit, tasks) for unit in arms], ignore_index=True),
-        "curves": _curves(runs_dir, [unit for unit in arms if _trains(unit)]),
-        "edits": pd.concat(
-            [diversity_table(found).assign(seed=unit.seed) for unit, found in rows.items()], ignore_index=True
-        ),
-        "blame": _joined(runs_dir, arms, "blame.csv"),
-        "luck": _joined(runs_dir, arms, "luck.csv"),
-        "searches": _searches(runs_dir, [unit for unit in done if unit.kind == "search"], tasks),
-        "units": _units(runs_dir, at.units, at.done),
-    }
+    tables = {name: _joined(runs_dir, done, name) for name in (*BY_ARM, "searches")}
+    tables["scales"] = scales_table(load_task(name) for name in list_tasks())
+    tables["units"] = _units(runs_dir, at.units, at.done)
     manifest = _manifest(runs_dir, done, at.left)
     if add:
         tables, manifest = merged(tables, manifest, out)
@@ -70,165 +57,65 @@ def gather(
     return load(out)
 
 
+def scales_table(tasks: Iterable[Task]) -> pd.DataFrame:
+    """Return one line per task: both ends of its scale, on the report and on the feedback labels."""
+    return pd.DataFrame(
+        {
+            "task": task.name,
+            "split": task.split,
+            "paper_task": task.paper_task,
+            "metric": task.metric,
+            "greater_is_better": bool(task.greater_is_better),
+            "init": task.baseline["report"],
+            "best": task.best["report"],
+            "init_feedback": task.baseline["feedback"],
+            "best_feedback": task.best["feedback"],
+        }
+        for task in tasks
+    )
+
+
 def _folder(runs_dir: Path | str, unit: Unit) -> Path:
     return run_of(runs_dir, unit.seed) / unit.name
 
 
-def _name(unit: Unit) -> str:
-    return unit.name.removeprefix("arm-")
-
-
-def _trains(unit: Unit) -> bool:
-    return get_arm(_name(unit)).method != "none"
-
-
-def tasks_table(tasks: Iterable[Task]) -> pd.DataFrame:
-    """Return one line per task: both ends of its scale, on the report and on the feedback labels."""
-    return pd.DataFrame(
-        [
-            {
-                "task": task.name,
-                "split": task.split,
-                "paper_task": task.paper_task,
-                "metric": task.metric,
-                "greater_is_better": bool(task.greater_is_better),
-                "init": task.baseline["report"],
-                "best": task.best["report"],
-                "init_feedback": task.baseline["feedback"],
-                "best_feedback": task.best["feedback"],
-            }
-            for task in tasks
-        ]
-    )
-
-
-def trajectories_table(rows: dict[Unit, list[dict]], tasks: dict[str, Task]) -> pd.DataFrame:
-    """Return one line per trajectory: arm, seed, task, split, number, scores, gaps closed, gain, unscored.
-
-    Args:
-        rows: Trajectories of each unit.
-        tasks: Tasks by name.
-
-    Returns:
-        ``gap`` is of the last submission on the report labels, ``gap_feedback`` of the same submission on the
-        feedback labels, ``gap_best`` of the submission that was best on the feedback labels, on the report
-        labels.
-    """
-    table = []
-    for unit, found in rows.items():
-        for row in found:
-            task, final = tasks[row["task"]], row["final"]
-            scale, hidden = TaskScale.of(task), (task.baseline["feedback"], task.best["feedback"])
-            score = np.nan if final["report_last"] is None else float(final["report_last"])
-            is_lost = not np.isfinite(score) or final["stop"] == "unscored"
-            ratio = scale.init > 0 and not is_lost
-            table.append(
-                {
-                    "policy": _name(unit),
-                    "seed": unit.seed,
-                    "task": task.name,
-                    "split": task.split,
-                    "index": int(row["id"].rsplit("/", 1)[1]),
-                    "score": score,
-                    "gap": gap_closed(score, scale.init, scale.best),
-                    "gap_best": gap_closed(final["report_best"], scale.init, scale.best),
-                    "gap_feedback": gap_closed(final["feedback_last"], *hidden),
-                    "gain_pct": relative_gain_pct(score, scale.init, greater_is_better=task.greater_is_better)
-                    if ratio
-                    else np.nan,
-                    "steps": len(row["steps"]),
-                    "stop": final["stop"],
-                    "unscored": is_lost,
-                }
-            )
-    return pd.DataFrame(table)
-
-
-def _steps(runs_dir: Path | str, unit: Unit, tasks: dict[str, Task]) -> pd.DataFrame:
-    """Return one line per single step from a test state; ``share`` is what v2 pays for an edit."""
-    table = []
-    for row in read_jsonl(_folder(runs_dir, unit) / "test_steps.jsonl")[0]:
-        task = tasks[row["task"]]
-        width = task.best["feedback"] - task.baseline["feedback"]
-        after, before = row["score_after"], row["score_before"]
-        table.append(
-            {
-                "policy": _name(unit),
-                "seed": unit.seed,
-                "task": row["task"],
-                "state": row["state_id"][:16],
-                "outcome": row["outcome"],
-                "reason": row["reason"],
-                "share": np.nan if after is None else (after - before) / width,
-                "reward": row["reward"],
-            }
-        )
-    return pd.DataFrame(table)
-
-
-def _curves(runs_dir: Path | str, units: Sequence[Unit]) -> pd.DataFrame:
-    """Return the rows of all trainings, each with the charged seconds spent by then."""
-    table = []
-    names = ("reward", "validity", "kl", "steps", "unscored", "coder_failures", "on_policy_groups")
-    for unit in units:
-        charged = 0.0
-        for row in read_jsonl(_folder(runs_dir, unit) / "metrics.jsonl")[0]:
-            charged = charged + row["seconds_charged"] if row["split"] == "train" else charged
-            table.append(
-                {"policy": _name(unit), "seed": unit.seed, "split": row["split"], "update": row["step"]}
-                | {"charged": round(charged, 2)}
-                | {name: row.get(name) for name in names}
-            )
-    columns = ["policy", "seed", "split", "update", "charged", *names]
-    return pd.DataFrame(table, columns=columns)
-
-
 def _joined(runs_dir: Path | str, units: Sequence[Unit], name: str) -> pd.DataFrame:
-    """Return one CSV of all units that wrote it."""
-    found = [
-        pd.read_csv(path).assign(policy=_name(unit), seed=unit.seed)
-        for unit in units
-        if (path := _folder(runs_dir, unit) / name).exists()
-    ]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["policy", "seed"])
+    """Return one CSV of all units that wrote it, as text."""
+    paths = [path for unit in units if (path := _folder(runs_dir, unit) / f"{name}.csv").exists()]
+    if not paths:  # no unit of its kind is finished; whoever reads it asks for these columns
+        return pd.DataFrame(columns=EMPTY[name])
+    return pd.concat([_text(path) for path in paths], ignore_index=True)
 
 
-def _searches(runs_dir: Path | str, units: Sequence[Unit], tasks: dict[str, Task]) -> pd.DataFrame:
-    """Return one line per execution of a search: what would be handed in then, as shares of the gap.
+EMPTY = {name: ["arm", "policy", "seed"] for name in BY_ARM} | {
+    "curves": ["arm", "policy", "seed", "split", "update", "charged", "reward", "validity"],
+    "searches": ["method", "seed", "task", "split", "repeat", "execution", "gap"],
+}
 
-    Before the first one (number 0) that is the starter, also where a search has executed nothing at all.
-    """
-    table = []
-    for unit in units:
-        for row in read_jsonl(_folder(runs_dir, unit) / "searches.jsonl")[0]:
-            task = tasks[row["task"]]
-            for point in [{"execution": 0, "report": task.baseline["report"]}, *row["points"]]:
-                table.append(
-                    {
-                        "policy": row["method"],
-                        "seed": unit.seed,
-                        "task": row["task"],
-                        "split": row["split"],
-                        "repeat": row["repeat"],
-                        "execution": point["execution"],
-                        "gap": gap_closed(point["report"], task.baseline["report"], task.best["report"]),
-                    }
-                )
-    columns = ["policy", "seed", "task", "split", "repeat", "execution", "gap"]
-    return pd.DataFrame(table, columns=columns)
+
+def _text(source) -> pd.DataFrame:
+    return pd.read_csv(source, dtype=str, keep_default_na=False)
 
 
 def _units(runs_dir: Path | str, units: Sequence[Unit], done: Iterable[Unit]) -> pd.DataFrame:
     """Return one line per unit: seed, name, whether it is finished, its seconds and what it counted."""
     table, done = [], set(done)
     for unit in units:
-        folder = _folder(runs_dir, unit)
-        manifest = read_manifest(folder) if unit in done else None
-        summary = (manifest or {}).get("summary") or {}
+        manifest = (read_manifest(_folder(runs_dir, unit)) if unit in done else None) or {}
         line = {"seed": unit.seed, "unit": unit.name, "finished": unit in done}
-        line |= {"wall_s": manifest["wall_s"] if manifest else np.nan}
-        table.append(line | {"trajectories": summary.get("trajectories", np.nan)})
+        line |= {"wall_s": manifest.get("wall_s", np.nan)}
+        table.append(line | {"trajectories": (manifest.get("summary") or {}).get("trajectories", np.nan)})
     return pd.DataFrame(table)
+
+
+def key_of(unit: Unit) -> str:
+    """Return the name of a unit in a manifest.
+
+    Example:
+        >>> key_of(Unit(2, "arm-full"))
+        'seed2/arm-full'
+    """
+    return f"seed{unit.seed}/{unit.name}"
 
 
 def _manifest(runs_dir: Path | str, done: Sequence[Unit], left: Sequence[Unit]) -> dict:
@@ -245,3 +132,96 @@ def _manifest(runs_dir: Path | str, done: Sequence[Unit], left: Sequence[Unit]) 
         },
         "left": [key_of(unit) for unit in left],
     }
+
+
+def merged(
+    tables: Mapping[str, pd.DataFrame], manifest: Mapping, out: Path | str
+) -> tuple[dict[str, pd.DataFrame], dict]:
+    """Return tables and manifest with what a folder holds of units that the manifest does not name.
+
+    Args:
+        tables: Raw tables by name, of the units that the manifest names.
+        manifest: Its ``units`` and ``left``, see `gather`.
+        out: Folder with the raw tables of earlier, and their manifest.
+
+    Raises:
+        RunError: A table of the folder is missing or is not the one of its manifest; or its tasks are others.
+    """
+    out = Path(out)
+    then, earlier = load(out), manifest_of(out)  # raises where a file is damaged
+    before = {name: _text(out / f"{name}.csv") for name in RAW}
+    now = {name: _text(io.StringIO(tables[name].to_csv(index=False))) for name in RAW}
+    if not before["scales"].equals(now["scales"]):
+        raise RunError(
+            f"{out / 'scales.csv'} has other tasks or other scores of them than the runs to be added",
+            cure="gather into a folder of its own with --out, or leave out --add",
+        )
+    kept = {key: row for key, row in earlier["units"].items() if key not in manifest["units"]}
+    order = {key: place for place, key in enumerate(
+        dict.fromkeys([*_keys(tables["units"]), *manifest["units"], *kept])
+    )}  # fmt: skip
+    now["units"] = now["units"][[key not in kept for key in _keys(now["units"])]]
+    found = {name: _both(now[name], before[name], kept, order) for name in RAW if name != "scales"}
+    changed = {
+        key
+        for key, row in manifest["units"].items()
+        if key in earlier["units"] and row["outputs"] != earlier["units"][key].get("outputs")
+    }
+    again = earlier.get("made_again", {}) | {
+        key: {"before": _gap(then["trajectories"], key), "now": _gap(tables["trajectories"], key)}
+        for key in sorted(changed, key=order.__getitem__)
+        if "/arm-" in key
+    }
+    other = _made_from(kept, changed) | set(earlier.get("other_start", ()))
+    every = {**manifest["units"], **kept}
+    return found | {"scales": now["scales"]}, {
+        **manifest,
+        "units": {key: every[key] for key in sorted(every, key=order.__getitem__)},
+        "left": [key for key in manifest["left"] if key not in kept],
+        "kept": sorted(kept, key=order.__getitem__),
+        "made_again": again,
+        "other_start": sorted(other & set(kept), key=order.__getitem__),
+    }
+
+
+def _keys(rows: pd.DataFrame) -> list[str]:
+    """Return the unit that each row of a raw table is from."""
+    if "unit" in rows:
+        return [f"seed{seed}/{unit}" for seed, unit in zip(rows["seed"], rows["unit"], strict=True)]
+    if "method" in rows:
+        return [f"seed{seed}/search" for seed in rows["seed"]]
+    names = zip(rows["seed"], rows["arm"], rows["policy"], strict=True)
+    return [f"seed{seed}/arm-{arm_of(who(arm, policy)).name}" for seed, arm, policy in names]
+
+
+def _both(now: pd.DataFrame, before: pd.DataFrame, kept: Mapping, order: Mapping) -> pd.DataFrame:
+    """Return the rows of both, of the older ones those of kept units, units in the order of the plan."""
+    old = before[[key in kept for key in _keys(before)]]
+    both = pd.concat([part for part in (now, old) if len(part)] or [now], ignore_index=True).fillna("")
+    return (
+        both.assign(_=[order[key] for key in _keys(both)]).sort_values("_", kind="stable").drop(columns="_")
+    )
+
+
+def _gap(trajectories: pd.DataFrame, key: str) -> float:
+    """Return the mean over tasks of the gap closed, bounded as in all results, of one arm and seed."""
+    own = trajectories[[own == key for own in _keys(trajectories)]]
+    numbers = own.assign(
+        gap_closed=pd.to_numeric(own["gap_closed"]),
+        gain_pct=np.nan,
+        unscored=own["unscored"].astype(str) == "True",
+    )
+    return round(float(measured(numbers, "gap").groupby("task")["value"].mean().mean()), 4)
+
+
+def _made_from(units: Iterable[str], changed: set[str]) -> set[str]:
+    """Return which of these units need one of those that have changed, directly or not."""
+    needs = {}
+    for key in units:
+        seed = key.removeprefix("seed").split("/")[0]
+        needs |= {key_of(unit): [f"seed{seed}/{need}" for need in unit.needs] for unit in units_of(int(seed))}
+
+    def touched(key: str) -> bool:
+        return key in changed or any(touched(need) for need in needs.get(key, ()))
+
+    return {key for key in units if touched(key)}

@@ -14,47 +14,37 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from mlagent_lib.agents.export import read_trajectories
-from mlagent_lib.agents.ideas import candidate_ideas, draw_ideas
-from mlagent_lib.agents.policies import ScriptedExpert
-from mlagent_lib.agents.rollout import Job, reward_of
+from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.core.arms import ARMS, FULL, PROFILE, Arm, get_arm
-from mlagent_lib.core.artifacts import Stage, append_jsonl, hashes_below, read_jsonl
+from mlagent_lib.core.artifacts import Stage, append_jsonl, read_jsonl
 from mlagent_lib.core.errors import ProfileError
-from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.step import run_steps
-from mlagent_lib.run.lab import (
-    Agent,
-    Lab,
-    chosen_ideas,
-    evaluate,
-    extend,
-    local_agent,
-    make_coder,
-    open_lab,
-    state_rewards,
-)
+from mlagent_lib.results.evaluation import SCALE_COLUMNS, gap_closed, trajectory_table
+from mlagent_lib.results.steps import curve_rows, diversity_table
+from mlagent_lib.run.lab import Lab, collect, evaluate, local_agent, open_lab
 from mlagent_lib.run.stages import (
+    COMPARED,
     POOL_ACTION,
+    adapter_of,
     expert_rows,
     is_trained,
     luck_table,
     quiet,
+    single_steps,
     split_states,
+    start_adapter,
+    train_rl,
     write_table,
 )
-from mlagent_lib.training.pool import StatePool
-from mlagent_lib.training.scoring import evaluate_steps
-
-COMPARED = "v1"  # the reward in which arms are compared, whatever they were trained on
 
 
 @dataclass(frozen=True)
@@ -145,42 +135,9 @@ def make(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
 
 def _collect(lab: Lab, stage: Stage, ideas: str, say: Callable[[str], None]) -> None:
     """Write expert trajectories whose ideas are far apart, drawn at random, or always the same one."""
-    settings, path = lab.profile.collect, stage.path("trajectories.jsonl")
-    expert = ScriptedExpert(reply_format=lab.profile.reply_format)
-    done = {row["id"] for row in read_jsonl(path, missing_ok=True)[0]}
-    for task in lab.tasks(settings.tasks):
-        say(task.name)
-        pool = ideas_for(lab, task, ideas)
-        jobs = [
-            Job(task, "expert", index, lab.seed,
-                draw_ideas(pool, rng(lab.seed, "draw-ideas", task.name, index)))
-            for index in range(settings.trajectories_per_task)
-        ]  # fmt: skip
-        jobs = [job for job in jobs if job.id not in done]
-        extend(path, jobs, expert, lab.tools(), settings.max_steps)
-    stage.summary = {"trajectories": len(read_trajectories(path)), "ideas": ideas}
-
-
-def ideas_for(lab: Lab, task, ideas: str) -> tuple | dict:
-    """Return the pool of ideas that a task's trajectories draw from.
-
-    Args:
-        lab: The run.
-        task: The task.
-        ideas: ``random-ideas`` for as many as the profile selects, by axis, drawn at random; ``one-idea`` for
-            one of them; else those of the profile's selection.
-    """
-    pools = chosen_ideas(lab, task)
-    if ideas not in ("random-ideas", "one-idea"):
-        return pools
-    stream, every = rng(lab.seed, "ideas", ideas, task.name), candidate_ideas(task)
-    if ideas == "one-idea":
-        return (every[int(stream.integers(len(every)))],)
-    found = {}
-    for axis, chosen in pools.items():
-        own = [idea for idea in every if idea.axis == axis]
-        found[axis] = tuple(own[i] for i in stream.permutation(len(own))[: len(chosen)])
-    return found
+    path = stage.path("trajectories.jsonl")
+    rows = collect(lab, path, ideas=ideas, progress=lambda done, every: say(f"task {done} of {every}"))
+    stage.summary = {"trajectories": len(rows), "ideas": ideas}
 
 
 def _parts(lab: Lab, stage: Stage, ideas: str = "far-apart"):
@@ -189,82 +146,42 @@ def _parts(lab: Lab, stage: Stage, ideas: str = "far-apart"):
 
 def _start(lab: Lab, stage: Stage, start: str, say: Callable[[str], None]) -> None:
     """Write the adapter that RL starts from: fine-tuned on these trajectories, or fresh for ``none``."""
-    from mlagent_lib.training.grpo import fresh_adapter
-    from mlagent_lib.training.sft import train_sft
-
-    profile = lab.profile
-    if start == "none":
-        fresh_adapter(
-            profile.model, backend=profile.backend, r=profile.sft.lora_r, alpha=profile.sft.lora_alpha,
-            out=stage.path("adapter"), seed=lab.seed,
-        )  # fmt: skip
-        stage.write_json("training.json", {"rows": 0, "files": hashes_below(stage.path("adapter"))})
-        return
     say("fine-tuning")
-    rows = expert_rows(lab, _parts(lab, stage, collected(start)))
-    if not is_trained(stage):
-        found = train_sft(
-            rows, profile.sft, model=profile.model, backend=profile.backend, out=stage.dir, seed=lab.seed
-        )
-        stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
-
-
-def adapter_of(stage: Stage, unit: str) -> Path:
-    """Return the adapter that a unit wrote, recorded as an input.
-
-    Args:
-        stage: Who reads.
-        unit: Whose adapter.
-    """
-    stage.read(f"{unit}/adapter/adapter_config.json")
-    return stage.read(f"{unit}/adapter/adapter_model.safetensors").parent
+    rows = None if start == "none" else expert_rows(lab, _parts(lab, stage, collected(start)))
+    start_adapter(lab, stage, rows)
 
 
 def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
     """Train the arm, take single steps from the test states, and make trajectories on every task."""
     arm, parts = get_arm(name), _parts(lab, stage)
-    adapter = adapter_of(stage, f"sft-{arm.start}")
-    if arm.method != "none":
-        if not is_trained(stage):
-            found = _train(lab, stage, arm, parts, adapter, say)
-            stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
-        adapter = stage.path("adapter")
-    agent = local_agent(lab, name, adapter)
-    say("test states")
-    write_table(stage, "step_rewards.csv", single_steps(lab, stage, agent, name, parts.test))
-    if name in ("sft", FULL):
-        write_table(stage, "blame.csv", blame_table(lab, stage, parts.test))
-    say("evaluation")
-    rows = evaluate(lab, name, agent.policy, agent.tools, stage.path("trajectories.jsonl"))
-    if name in ("sft", FULL):
-        say("other seeds")
-        write_table(stage, "luck.csv", luck_table(lab, rows, (name,)))
-    stage.summary = {"trajectories": len(rows), "arm": name}
-
-
-def _train(lab: Lab, stage: Stage, arm: Arm, parts, adapter: Path, say: Callable[[str], None]) -> dict:
-    from mlagent_lib.training.grpo import train_grpo
-
-    profile = lab.profile
-    rows = [row for row in parts.trajectories["train"] if not arm.tasks or row["task"] in arm.tasks]
-    pool = StatePool.from_trajectories(rows, limit=profile.grpo.pool_size, seed=lab.seed, action=POOL_ACTION)
-    select = [state for state in parts.select if not arm.tasks or state.task in arm.tasks]
-    select = StatePool(tuple(select)).sample(profile.grpo.eval_states, lab.seed, "select")
-    limit, settings = float("inf"), profile.grpo
+    adapter, limit = adapter_of(stage, f"sft-{arm.start}"), float("inf")
     if arm.equal_time:
         limit = charged_seconds(stage.read(f"arm-{FULL}/metrics.jsonl"))
-        settings = replace(settings, steps=LONGEST)
-    found = train_grpo(
-        pool, select, settings, make_tools=lambda coder: lab.tools(coder or make_coder(profile)),
-        model=profile.model, backend=profile.backend, adapter=adapter, out=stage.dir, seed=lab.seed,
-        style=profile.prompt_style, max_steps=profile.collect.max_steps, coder=profile.coder,
-        progress=lambda row: say(f"update {row['step']}, reward {row['reward']:.2f}"),
-        episodes=arm.method == "episode-wise", on_policy=arm.on_policy, charged_limit=limit,
-    )  # fmt: skip
-    return found | {"pool": len(pool), "select": len(select)}
-
-
-LONGEST = 100_000  # updates: where time ends a training, their number does not
+    if arm.method != "none":
+        if not is_trained(stage):
+            train_rl(
+                lab, stage, parts, adapter, arm, charged_limit=limit,
+                progress=lambda row: say(f"update {row['step']}, reward {row['reward']:.2f}"),
+            )  # fmt: skip
+        metrics = read_jsonl(stage.path("metrics.jsonl"))[0]
+        write_table(stage, "curves.csv", curve_rows(metrics, lab.seed, **arm.keys))
+        adapter = stage.path("adapter")
+    agent = local_agent(lab, arm.who, adapter)
+    say("test states")
+    write_table(stage, "step_rewards.csv", single_steps(lab, stage, agent, arm, parts.test))
+    if name in ("sft", FULL):
+        write_table(stage, "blame.csv", blame_table(lab, stage, arm, parts.test))
+    say("evaluation")
+    rows = evaluate(lab, arm.who, agent.policy, agent.tools, stage.path("trajectories.jsonl"))
+    table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
+    shared = [column for column in SCALE_COLUMNS if column not in ("task", "split")]
+    write_table(stage, "trajectories.csv", table.assign(**arm.keys).drop(columns=shared))
+    write_table(stage, "edits.csv", diversity_table(rows).assign(seed=lab.seed, **arm.keys))
+    if name in ("sft", FULL):
+        say("other seeds")
+        luck = luck_table(lab, rows, (arm.who,))
+        write_table(stage, "luck.csv", luck.assign(seed=lab.seed, **arm.keys))
+    stage.summary = {"trajectories": len(rows), "arm": name}
 
 
 def charged_seconds(metrics: Path) -> float:
@@ -276,36 +193,13 @@ def charged_seconds(metrics: Path) -> float:
     return sum(row["seconds_charged"] for row in read_jsonl(metrics)[0] if row["split"] == "train")
 
 
-def single_steps(lab: Lab, stage: Stage, agent: Agent, name: str, states) -> pd.DataFrame:
-    """Return one row for each reply to a test state, and write the steps themselves, with both scores.
-
-    The rewards are those of v1 for every arm, so that arms trained on other rewards compare.
-
-    Args:
-        lab: The run.
-        stage: Where ``test_steps.jsonl`` goes.
-        agent: Who replies.
-        name: Of the arm.
-        states: Test states.
-    """
-    profile = lab.profile
-    found = evaluate_steps(
-        agent.generate, states, agent.tools, style=profile.prompt_style, max_steps=profile.collect.max_steps,
-        form=COMPARED, seed=derive_seed(lab.seed, "test-steps", name), samples=profile.grpo.test_samples,
-    )  # fmt: skip
-    path = stage.path("test_steps.jsonl")
-    path.unlink(missing_ok=True)
-    for row in found.rows:
-        append_jsonl(path, row)
-    return state_rewards(found.rows, name, lab.seed)
-
-
-def blame_table(lab: Lab, stage: Stage, states) -> pd.DataFrame:
+def blame_table(lab: Lab, stage: Stage, arm: Arm, states) -> pd.DataFrame:
     """Return what the exact coder makes of the same replies: who is to blame where a step has failed?
 
     Args:
         lab: The run.
-        stage: Where ``test_steps.jsonl`` is.
+        stage: Where the file of `stages.single_steps` is.
+        arm: Whose replies they are.
         states: Test states.
 
     Returns:
@@ -313,11 +207,14 @@ def blame_table(lab: Lab, stage: Stage, states) -> pd.DataFrame:
         rule coder (``exact_outcome``, ``exact_reward``) in place of the model.
     """
     by_id = {state.id: state for state in states}
-    rows = [row for row in read_jsonl(stage.path("test_steps.jsonl"))[0] if row["outcome"] != "unscored"]
+    rows = [
+        row for row in read_jsonl(stage.path(f"{arm.who}_steps.jsonl"))[0] if row["outcome"] != "unscored"
+    ]
     tools = lab.tools(RuleCoder())
     results = run_steps([(by_id[row["state_id"]], row["reply"]) for row in rows], tools)
     table = [
-        {
+        arm.keys
+        | {
             "seed": lab.seed,
             "task": row["task"],
             "state": row["state_id"],
@@ -354,6 +251,28 @@ def _search(lab: Lab, stage: Stage, _rest: str, say: Callable[[str], None]) -> N
             max_steps=lab.profile.evaluate.max_steps, style=lab.profile.prompt_style,
         ) if todo else []:  # fmt: skip
             append_jsonl(path, row)
+    write_table(stage, "searches.csv", search_rows(read_jsonl(path)[0], lab))
+
+
+def search_rows(rows: Iterable[dict], lab: Lab) -> pd.DataFrame:
+    """Return one line per execution of a search: what would be handed in then, as shares of the gap.
+
+    Before the first one (number 0) that is the starter, also where a search has executed nothing at all.
+
+    Args:
+        rows: Of `search`.
+        lab: The run.
+    """
+    table = []
+    for row in rows:
+        task = lab.task(row["task"])
+        start, best = task.baseline["report"], task.best["report"]
+        for point in [{"execution": 0, "report": start}, *row["points"]]:
+            line = {name: row[name] for name in ("method", "task", "split", "repeat")} | {"seed": lab.seed}
+            line |= {"execution": point["execution"], "gap": gap_closed(point["report"], start, best)}
+            table.append(line)
+    columns = ["method", "seed", "task", "split", "repeat", "execution", "gap"]
+    return pd.DataFrame(table, columns=columns)
 
 
 BUDGET, REPEATS = 24, 1  # ours: executions of a search (four trajectories' worth), and searches a task

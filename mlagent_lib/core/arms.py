@@ -53,6 +53,17 @@ class Arm:
     equal_time: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def who(self) -> str:
+        """Return the name of the arm's policy in every comparison: ``rl`` is that of the full method."""
+        return "rl" if self.name == FULL else self.name
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Return the columns ``arm`` and ``policy`` of its results; ``full`` where nothing is trained."""
+        trains = self.method != "none"
+        return {"arm": self.name if trains else FULL, "policy": "rl" if trains else self.name}
+
     def profile(self) -> Profile:
         """Return the profile of the arm, under the arm's name.
 
@@ -155,3 +166,13 @@ def get_arm(name: str) -> Arm:
         if arm.name == name:
             return arm
     raise ProfileError(f"arm {name!r} is unknown", cure=f"choose one of {', '.join(a.name for a in ARMS)}")
+
+
+def arm_of(who: str) -> Arm:
+    """Return the arm whose policy has that name in a comparison.
+
+    Example:
+        >>> arm_of("rl").name, arm_of("sft").name
+        ('full', 'sft')
+    """
+    return get_arm(FULL if who == "rl" else who)

@@ -14,21 +14,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mlagent_lib.core.arms import ARMS, get_arm
+from mlagent_lib.core.arms import ARMS, arm_of
 from mlagent_lib.core.artifacts import write_bytes
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results import plots_arms
 from mlagent_lib.results.arms import (
     COMMAND,
     Tables,
-    arm_table,
     blame_summary,
-    contrast_table,
     curve_table,
     diversity_by_arm,
-    frame_of,
     load,
-    main_table,
     manifest_of,
     overfit_table,
     saturation_summary,
@@ -36,12 +32,21 @@ from mlagent_lib.results.arms import (
     search_table,
 )
 from mlagent_lib.results.claims import PAIRS, TASK_COUNTS, claim_table
-from mlagent_lib.results.intervals import best_of, bootstrap_mean
+from mlagent_lib.results.evaluation import (
+    best_at_k_table,
+    difference_table,
+    measured,
+    named,
+    overall_table,
+    task_table,
+)
+from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.results.paper.numbers import gains, paper_table, rl_curve
 from mlagent_lib.results.style import csv_bytes, read_table, save_figure, with_run
 
 GAP, GAIN = "gap closed (0 starter, 1 best known)", "relative gain, %"
 PAPER, OURS = "the paper", "ours"
+MAIN = ("rl", "sft", "base")
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
     name: getattr(plots_arms, name) for name in plots_arms.__all__
 }
@@ -61,9 +66,9 @@ def build(folder: Path | str, *, check: bool = False) -> list[str]:
     tables, manifest = load(folder), manifest_of(folder)
     changed = []
     derived = {
-        "arms": arm_table(tables),
-        "contrasts": contrast_table(tables, PAIRS),
-        "main_table": main_table(tables),
+        "overall": overall_table(tables["trajectories"], tables["step_rewards"]),
+        "differences": difference_table(tables["trajectories"], PAIRS, tables["step_rewards"]),
+        "tasks": main_table(tables),
         "claims": claim_table(tables),
         "coder_blame": blame_summary(tables),
     }
@@ -71,7 +76,7 @@ def build(folder: Path | str, *, check: bool = False) -> list[str]:
         changed += _put(folder / f"{name}.csv", csv_bytes(table), check)
     hardware = sorted({unit.get("device", "") for unit in manifest["units"].values()})
     with tempfile.TemporaryDirectory() as scratch:
-        for name, table in figure_tables(tables | {"means": derived["arms"]}, manifest).items():
+        for name, table in figure_tables(tables | {"means": derived["overall"]}, manifest).items():
             table = with_run(table, profile=manifest["profile"], hardware=" / ".join(hardware))
             stem = Path(scratch) / name
             write_bytes(stem.with_suffix(".csv"), csv_bytes(table))
@@ -105,11 +110,28 @@ def _put(path: Path, content: bytes, check: bool) -> list[str]:
     return [path.name]
 
 
+def of(tables: Tables, names: Iterable[str]) -> pd.DataFrame:
+    """Return the trajectories of these policies, named as in `evaluation.who`."""
+    rows = tables["trajectories"]
+    return rows[rows["who"].isin(names)]
+
+
+def main_table(tables: Tables, k: int = 8) -> pd.DataFrame:
+    """Return avg@k, best@k and gain of the main policies on every task, in its unit (v1 Table 1).
+
+    Args:
+        tables: Of `arms.load`.
+        k: Trajectories of a seed that best@k picks from.
+    """
+    rows = of(tables, MAIN)
+    return task_table(rows, k=k) if len(rows) else rows
+
+
 def figure_tables(tables: Tables, manifest: dict) -> dict[str, pd.DataFrame]:
     """Return the table of each figure by name; a figure whose arms were not run is left out.
 
     Args:
-        tables: Of `arms.load`, and ``means``: the `arm_table` of them.
+        tables: Of `arms.load`, and ``means``: the `overall_table` of them.
         manifest: Of the same folder.
     """
     makers = {
@@ -153,14 +175,24 @@ def _mine(
 ) -> list[dict]:
     """Return a row for each arm that was run."""
     rows = []
-    means = tables["means"]
-    means = means[(means["measure"] == measure) & (means["split"] == split)].set_index("policy")
+    column, stem, count = MEANS[measure]
+    means = named(tables["means"])
+    means = means[(means["split"] == split) & means[column].notna()].set_index("who")
     for name in arms:
         if name in means.index:
             found = means.loc[name]
-            ends = {key: found[key] for key in ("low", "high", "n", "seeds")}
-            rows.append(_row(panel, series or name, get_arm(name).label, found["value"], unit, **ends))
+            ends = {"low": found[f"{stem}_low"], "high": found[f"{stem}_high"]}
+            ends |= {"n": int(found[count]), "seeds": found["seeds"]}
+            rows.append(_row(panel, series or name, arm_of(name).label, found[column], unit, **ends))
     return rows
+
+
+# column, stem of its ends and number of values of each measure in an `overall_table`
+MEANS = {
+    "gap": ("gap_closed", "gap", "trajectories"),
+    "gain": ("gain_pct", "gain", "trajectories"),
+    "reward": ("reward", "reward", "states"),
+}
 
 
 def _both_splits(tables: Tables, arms: Iterable[str]) -> list[dict]:
@@ -188,12 +220,12 @@ def _pipeline(tables: Tables, manifest: dict) -> pd.DataFrame:
     units = tables["units"]
     done = units[units["finished"].astype(bool)]
     collected = done[done["unit"] == "collect-far-apart"]["trajectories"].sum()
-    updates = tables["curves"].query("policy == 'full' and split == 'train'")
+    updates = tables["curves"].query("who == 'rl' and split == 'train'")
     scored = tables["trajectories"]
     count = f"{updates['seed'].nunique()} seeds × {updates['update'].max():.0f} updates:"
     count = count if len(updates) else "not run yet:"
     trained = f"{count}\n1 state → 8 actions → update"
-    tried = f"{len(scored)} trajectories of\n{scored['policy'].nunique()} arms on report labels"
+    tried = f"{len(scored)} trajectories of\n{scored['who'].nunique()} arms on report labels"
     sft, rl = "exploration-enriched SFT", "step-wise RL"
     boxes = [
         (0, 0, "≥ 100 ideas a task", "three axes: data,\nmodel, learning", "far-apart ideas", "data"),
@@ -222,9 +254,9 @@ def _main_gains(tables: Tables) -> pd.DataFrame:
     for method in ("ML-Agent", "Qwen2.5-7B-Instruct"):
         for row in paper[paper["method"] == method].itertuples():
             rows.append(_row(f"{PAPER}: avg@8, v1 Table 1", method, _short(row.task), row.gain, GAIN))
-    mine = frame_of(tables, "gain")
-    for arm, series in (("full", "rl"), ("sft", "sft"), ("base", "base")):
-        own = mine[(mine["policy"] == arm) & np.isfinite(mine["value"])]
+    mine = measured(tables["trajectories"], "gain")
+    for series in MAIN:
+        own = mine[(mine["who"] == series) & np.isfinite(mine["value"])]
         for task, part in own.groupby("task", sort=True):
             found = bootstrap_mean(part, "value", draws=500)
             ends = {"low": found.low, "high": found.high, "n": found.n, "seeds": found.seeds}
@@ -264,12 +296,11 @@ def _radar(tables: Tables) -> pd.DataFrame:
     for task, part in mine.groupby("task", sort=True):
         top = part["gain_pct"].max()
         for row in part.itertuples() if top > 0 else ():
-            series = {"full": "rl"}.get(row.policy, row.policy)
             value = max(row.gain_pct / top, -1.0)
             rows.append(
                 _row(
                     OURS,
-                    series,
+                    row.policy,
                     task.removeprefix("pocket-"),
                     value,
                     "share of best",
@@ -286,14 +317,15 @@ def _time(tables: Tables) -> pd.DataFrame:
         for method, series in (("step-wise RL", "step-wise"), ("episode-wise RL", "episode-wise")):
             for row in rl_curve(method).to_dict("records"):
                 rows.append(_row(f"{PAPER}, {split}", series, method, row[column], GAIN, x=row["hours"]))
-    curves = curve_table(tables, ("full", "episode-wise", "episode-small"))
-    for policy, part in curves.groupby("policy", sort=False):
+    curves = curve_table(tables, ("rl", "episode-wise", "episode-small"))
+    for name, part in curves.groupby("who", sort=False):
         for _, own in part.groupby("update"):
             if own["seed"].nunique() < part["seed"].nunique():
                 continue  # a mean over fewer seeds is another curve
-            series = "step-wise" if policy == "full" else policy
+            series = "step-wise" if name == "rl" else name
+            ours, label = f"{OURS}: states kept back", arm_of(name).name
             rows.append(
-                _row(f"{OURS}: states kept back", series, policy, own["reward"].mean(), "mean step reward",
+                _row(ours, series, label, own["reward"].mean(), "mean step reward",
                      x=own["minutes"].mean(), low=own["reward"].min(), high=own["reward"].max(), n=len(own),
                      seeds=own["seed"].nunique())
             )  # fmt: skip
@@ -307,7 +339,7 @@ def _starts(tables: Tables) -> pd.DataFrame:
         "RL from Qwen2.5-7B": "RL from base",
     }
     rows = _paper_splits(labels, topic="rl-start", version="v2")
-    arms = ("full", "rl-from-base", "one-idea", "random-start", "sft", "base")
+    arms = ("rl", "rl-from-base", "one-idea", "random-start", "sft", "base")
     return _frame([*rows, *_both_splits(tables, arms)])
 
 
@@ -321,7 +353,7 @@ def _parts(tables: Tables) -> pd.DataFrame:
         for split, part in own[own["split"].isin(["held-in", "held-out"])].groupby("split"):
             title = f"{PAPER}: mean gain, v2 Table 3"
             rows.append(_row(title, split, label, part["value"].mean(), f"{GAIN} (3 and 5 tasks)"))
-    arms = ("full", "no-performance", "no-format", "no-corner", "reward-v2")
+    arms = ("rl", "no-performance", "no-format", "no-corner", "reward-v2")
     return _frame([*rows, *_both_splits(tables, arms)])
 
 
@@ -344,17 +376,11 @@ def _best_at_k(tables: Tables) -> pd.DataFrame:
             series = row.method.replace("RL on ", "").replace(" states", "")
             panel = f"{PAPER}: {_short(task)}"
             rows.append(_row(panel, series, "", row.value, f"best@K, {row.metric}", x=row.x))
-    mine = frame_of(tables, "gap")
-    for arm in ("full", "sft", "base"):
-        own = mine[(mine["policy"] == arm) & np.isfinite(mine["value"])]
-        if own.empty:
-            continue
-        k = int(own.groupby(["seed", "task"]).size().min())
-        for count in range(1, k + 1):
-            found = bootstrap_mean(own, "value", statistic=best_of(count), centred=True, draws=500)
-            ends = {"low": found.low, "high": found.high, "n": found.n, "seeds": found.seeds}
-            series = "rl" if arm == "full" else arm
-            rows.append(_row(f"{OURS}: all tasks", series, "", found.value, GAP, x=count, **ends))
+    mine = named(best_at_k_table(of(tables, MAIN), draws=500)) if len(of(tables, MAIN)) else ()
+    for series in MAIN if len(mine) else ():
+        for row in mine[(mine["who"] == series) & (mine["split"] == "all")].itertuples():
+            ends = {"low": row.low, "high": row.high, "n": row.n, "seeds": row.seeds}
+            rows.append(_row(f"{OURS}: all tasks", series, "", row.value, GAP, x=row.k, **ends))
     return _frame(rows)
 
 
@@ -364,8 +390,8 @@ def _diversity(tables: Tables) -> pd.DataFrame:
     for row in found.itertuples():
         title = f"{PAPER}: different nouns of a verb"
         rows.append(_row(title, "data", row.item, row.value, "−1 Instruct, +1 after SFT"))
-    mine = diversity_by_arm(tables).set_index("policy")
-    for name in ("base", "sft", "full", "one-idea", "random-start", "mix-50"):
+    mine = diversity_by_arm(tables).set_index("who")
+    for name in ("base", "sft", "rl", "one-idea", "random-start", "mix-50"):
         if name in mine.index:
             row = mine.loc[name]
             ends = {
@@ -375,7 +401,7 @@ def _diversity(tables: Tables) -> pd.DataFrame:
                 "seeds": int(row["seeds"]),
             }
             title = f"{OURS}: different edits"
-            rows.append(_row(title, "data", get_arm(name).label, row["different"], "share of edits", **ends))
+            rows.append(_row(title, "data", arm_of(name).label, row["different"], "share of edits", **ends))
     return _frame(rows)
 
 
@@ -389,11 +415,11 @@ def _thought(tables: Tables) -> pd.DataFrame:
         for split, part in found.groupby("split"):
             title = f"{PAPER}: mean gain, v2"
             rows.append(_row(title, split, label, part["value"].mean(), f"{GAIN} ({len(tasks)} tasks)"))
-    return _frame([*rows, *_both_splits(tables, ("full", "no-thought"))])
+    return _frame([*rows, *_both_splits(tables, ("rl", "no-thought"))])
 
 
 def _overview(tables: Tables) -> pd.DataFrame:
-    return _rewards_and_gaps(tables, [arm.name for arm in ARMS])
+    return _rewards_and_gaps(tables, [arm.who for arm in ARMS])
 
 
 def _rewards_and_gaps(tables: Tables, arms: Iterable[str]) -> pd.DataFrame:
@@ -406,7 +432,7 @@ def _rewards_and_gaps(tables: Tables, arms: Iterable[str]) -> pd.DataFrame:
 def _saturation(tables: Tables) -> pd.DataFrame:
     found = saturation_table(tables)
     summary = saturation_summary(tables)
-    kept = found[found["policy"].isin(["sft", "full"])][["share", "v1", "v2"]]
+    kept = found[found["who"].isin(["sft", "rl"])][["share", "v1", "v2"]]
     return kept.round(5).assign(saturated=summary["saturated"], pairs_lost=summary["pairs_lost"])
 
 
@@ -425,11 +451,11 @@ def _overfit(tables: Tables) -> pd.DataFrame:
 
 def _search(tables: Tables) -> pd.DataFrame:
     return _frame(
-        _row("held-in and held-out tasks", row.policy, row.policy, row.value, GAP,
+        _row("held-in and held-out tasks", row.method, row.method, row.value, GAP,
              x=row.execution, low=row.low, high=row.high, n=row.n, seeds=row.seeds)
         for row in search_table(tables).itertuples()
     )  # fmt: skip
 
 
 def _pool(tables: Tables) -> pd.DataFrame:
-    return _rewards_and_gaps(tables, ("sft", "pool-36", "full", "mix-25", "mix-50"))
+    return _rewards_and_gaps(tables, ("sft", "pool-36", "rl", "mix-25", "mix-50"))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from mlagent_lib.results.arms import (
-    BOUND,
     Tables,
     blame_summary,
     overfit_table,
@@ -15,6 +14,7 @@ from mlagent_lib.results.arms import (
     search_table,
 )
 from mlagent_lib.results.claims import compared
+from mlagent_lib.results.evaluation import BOUND
 from mlagent_lib.results.intervals import Interval, paired_difference
 from mlagent_lib.results.style import number
 
@@ -45,12 +45,13 @@ def search_difference(tables: Tables, after: str, before: str, executions: int) 
         executions: Executions spent by each.
     """
     rows = tables["searches"]
-    rows = rows[(rows["execution"] <= executions) & rows["policy"].isin([after, before])]
-    if rows["policy"].nunique() < 2:
+    rows = rows[(rows["execution"] <= executions) & rows["method"].isin([after, before])]
+    if rows["method"].nunique() < 2:
         return None
-    keys = ["policy", "seed", "task", "repeat"]
+    keys = ["method", "seed", "task", "repeat"]
     last = rows.sort_values("execution").groupby(keys, as_index=False)["gap"].last()
-    return paired_difference(last.assign(value=last["gap"].clip(lower=BOUND)), after, before, "value")
+    last = last.assign(policy=last["method"], value=last["gap"].clip(lower=BOUND))
+    return paired_difference(last, after, before, "value")
 
 
 def _saturation(tables: Tables) -> Iterator[str]:
@@ -59,12 +60,12 @@ def _saturation(tables: Tables) -> Iterator[str]:
         yield (
             f"Reward: v1 pays {found['saturated']:.0%} of {found['n']:,.0f} edits within 0.01 of 0 or 1, and "
             f"pays {found['pairs_lost']:.0%} of pairs alike whose gains differ. Training on v2 instead: "
-            f"{compared(tables, 'full', 'reward-v2').text}."
+            f"{compared(tables, 'rl', 'reward-v2').text}."
         )
 
 
 def _states(tables: Tables) -> Iterator[str]:
-    mixed = "; ".join(compared(tables, "full", name).text for name in ("mix-25", "mix-50"))
+    mixed = "; ".join(compared(tables, "rl", name).text for name in ("mix-25", "mix-50"))
     yield f"States: fixed expert pool against 25 % and 50 % on-policy states, {mixed}."
 
 
@@ -72,7 +73,7 @@ def _coder(tables: Tables) -> Iterator[str]:
     for row in blame_summary(tables).itertuples():
         fault = row.coder_refused + row.coder_wrong
         yield (
-            f"Coder: of {row.edits} edits of {row.policy}, {row.failed} failed, {fault} of them by the fault "
+            f"Coder: of {row.edits} edits of {row.who}, {row.failed} failed, {fault} of them by the fault "
             f"of the coder alone; excusing those moves the mean reward from {number(row.reward, 3)} to "
             f"{number(row.excused_reward, 3)}."
         )
@@ -89,7 +90,7 @@ def _luck(tables: Tables) -> Iterator[str]:
 
 
 def _overfitting(tables: Tables) -> Iterator[str]:
-    for row in overfit_table(tables).query("policy == 'full'").itertuples():
+    for row in overfit_table(tables).query("who == 'rl'").itertuples():
         yield (
             f"Overfitting: the full method closes {number(row.feedback)} of the gap on the labels that pay "
             f"and {number(row.report)} on those that never do; difference {number(row.difference)} "
@@ -99,8 +100,8 @@ def _overfitting(tables: Tables) -> Iterator[str]:
 
 def _search(tables: Tables) -> Iterator[str]:
     table = search_table(tables)
-    if {TRAINED, SFT_TREE} <= set(table["policy"]):
-        means = table.pivot_table(index="execution", columns="policy", values="value")
+    if {TRAINED, SFT_TREE} <= set(table["method"]):
+        means = table.pivot_table(index="execution", columns="method", values="value")
         ahead = means.index[means[SFT_TREE] > means[TRAINED]]
         turn = f"from {ahead[0]} executions on" if len(ahead) else "nowhere"
         told = []

@@ -11,50 +11,48 @@ to agree: two more cannot turn an unclear claim into a reproduced one where the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.results.arms import Tables, contrast, mean_of
+from mlagent_lib.results.evaluation import contrast, mean_of, named
+from mlagent_lib.results.judge import NOT_TESTABLE, OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR, judge
 from mlagent_lib.results.paper.numbers import paper_value
 from mlagent_lib.results.style import number
 
-FEWEST_SEEDS = 3  # "at least 3 seeds an arm"
-REPRODUCED = "reproduced at this scale"
-UNCLEAR = "not reproduced: no clear difference"
-OPPOSITE = "not reproduced: the opposite"
-NOT_TESTABLE = "not testable here"
-TOO_FEW = "not decided: too few seeds"
+Tables = Mapping[str, pd.DataFrame]
+
 BOOTSTRAP = "paired hierarchical bootstrap (95 %), and all seeds on one side"
 TREND = (
     "slope over 0, 3, 6, 9 tasks: half widths of its two differences in quadrature, and all seeds on one side"
 )
+TABLE = {"gap": "trajectories", "gain": "trajectories", "reward": "step_rewards"}
 REWARD_PARTS = ("no-performance", "no-format", "no-corner")
-TASK_COUNTS = {"sft": 0, "tasks-3": 3, "tasks-6": 6, "full": 9}
+TASK_COUNTS = {"sft": 0, "tasks-3": 3, "tasks-6": 6, "rl": 9}
 PAIRS = (
-    ("full", "sft"),
-    ("full", "base"),
-    ("full", "rl-from-base"),
-    ("full", "one-idea"),
-    ("full", "random-start"),
-    ("full", "episode-wise"),
-    ("full", "episode-small"),
-    *(("full", name) for name in REWARD_PARTS),
-    ("full", "reward-v2"),
-    ("full", "no-thought"),
-    ("full", "tasks-3"),
-    ("full", "tasks-6"),
-    ("full", "pool-36"),
-    ("full", "mix-25"),
-    ("full", "mix-50"),
+    ("rl", "sft"),
+    ("rl", "base"),
+    ("rl", "rl-from-base"),
+    ("rl", "one-idea"),
+    ("rl", "random-start"),
+    ("rl", "episode-wise"),
+    ("rl", "episode-small"),
+    *(("rl", name) for name in REWARD_PARTS),
+    ("rl", "reward-v2"),
+    ("rl", "no-thought"),
+    ("rl", "tasks-3"),
+    ("rl", "tasks-6"),
+    ("rl", "pool-36"),
+    ("rl", "mix-25"),
+    ("rl", "mix-50"),
     ("sft", "base"),
 )
 
 
 @dataclass(frozen=True)
-class Finding:
+class Comparison:
     """What one comparison says.
 
     Attributes:
@@ -66,47 +64,26 @@ class Finding:
     verdict: str
 
 
-def judge(low: float, high: float, by_seed: Sequence[float]) -> str:
-    """Return the verdict on a difference that a claim says to be positive.
-
-    Args:
-        low: Lower end of its interval.
-        high: Upper end.
-        by_seed: The difference in each seed.
-
-    Example:
-        >>> judge(0.1, 0.4, [0.2, 0.3, 0.1]), judge(0.1, 0.4, [0.6, 0.3, -0.1])
-        ('reproduced at this scale', 'not reproduced: no clear difference')
-    """
-    if len(by_seed) < FEWEST_SEEDS:
-        return TOO_FEW
-    if low > 0 and all(value > 0 for value in by_seed):
-        return REPRODUCED
-    if high < 0 and all(value < 0 for value in by_seed):
-        return OPPOSITE
-    return UNCLEAR
-
-
-def compared(tables: Tables, after: str, before: str, measure: str = "gap", split: str = "all") -> Finding:
+def compared(tables: Tables, after: str, before: str, measure: str = "gap", split: str = "all") -> Comparison:
     """Return what the difference of two arms says; a missing arm is too few seeds.
 
     Args:
-        tables: Of `arms.load`.
+        tables: Of `arms.load`, or of a run (see `rundata.tables_of`).
         after: Arm that the claim says to be better.
         before: The other one.
-        measure: See `arms.frame_of`.
-        split: See `arms.frame_of`.
+        measure: See `evaluation.measured`.
+        split: See `evaluation.measured`.
     """
-    found = contrast(tables, after, before, measure, split)
+    found = contrast(tables[TABLE[measure]], after, before, measure, split)
     if found is None:
-        return Finding(f"{after} − {before}: not run", TOO_FEW)
+        return Comparison(f"{after} − {before}: not run", TOO_FEW)
     interval, each = found
     seeds = ", ".join(_signed(value) for value in each)
     text = (
         f"{after} − {before}: {_signed(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
         f" (seeds {seeds}; n = {interval.n})"
     )
-    return Finding(text, judge(interval.low, interval.high, each))
+    return Comparison(text, judge(interval.low, interval.high, each))
 
 
 def _signed(value: float) -> str:
@@ -117,7 +94,7 @@ def claim_table(tables: Tables) -> pd.DataFrame:
     """Return one line per claim: claim, statement, paper, ours, test, verdict, note.
 
     Args:
-        tables: Of `arms.load`.
+        tables: Of `arms.load`, or of a run (see `rundata.tables_of`).
     """
     makers = (_larger, _generalises, _step_wise, _fine_tuning, _reward, _task_count, _improves)
     return pd.DataFrame([maker(tables) for maker in makers])
@@ -137,7 +114,7 @@ def _pair(**filters) -> str:
 
 
 def _larger(tables: Tables) -> dict:
-    mine = mean_of(tables, "full", "gain", "held-out")
+    mine = mean_of(tables["trajectories"], "rl", "gain", "held-out")
     ours = "" if mine is None else f"held-out gain of the pocket model {mine}"
     return _line(
         "C1", "A 7B model beats much larger ones.",
@@ -150,7 +127,7 @@ def _larger(tables: Tables) -> dict:
 
 
 def _generalises(tables: Tables) -> dict:
-    found = compared(tables, "full", "sft", split="held-out")
+    found = compared(tables, "rl", "sft", split="held-out")
     return _line(
         "C2", "RL on nine tasks generalises to ten unseen ones.",
         f"held-out gain {_gain('held-out', topic='rl-curve', method='step-wise RL', x=0)} after SFT, "
@@ -164,16 +141,16 @@ def charged_minutes(tables: Tables, policies: Sequence[str]) -> dict[str, float]
     """Return the charged minutes of arms' trainings, mean over the seeds that those which were run share.
 
     Args:
-        tables: Of `arms.load`.
+        tables: Of `arms.load`, or of a run (see `rundata.tables_of`).
         policies: Arms.
     """
-    spent = tables["curves"].groupby(["policy", "seed"])["charged"].max().unstack("policy") / 60.0
+    spent = named(tables["curves"]).groupby(["who", "seed"])["charged"].max().unstack("who") / 60.0
     return spent.reindex(columns=[name for name in policies if name in spent]).dropna().mean().to_dict()
 
 
 def _step_wise(tables: Tables) -> dict:
-    found, fair = compared(tables, "full", "episode-wise"), compared(tables, "full", "episode-small")
-    spent = charged_minutes(tables, ("full", "episode-wise", "episode-small"))
+    found, fair = compared(tables, "rl", "episode-wise"), compared(tables, "rl", "episode-small")
+    spent = charged_minutes(tables, ("rl", "episode-wise", "episode-small"))
     minutes = ", ".join(f"{name} {number(value, 1)}" for name, value in spent.items())
     return _line(
         "C3", "Step-wise RL beats episode-wise RL at equal time.",
@@ -189,8 +166,8 @@ def _step_wise(tables: Tables) -> dict:
 
 
 def _fine_tuning(tables: Tables) -> dict:
-    found = compared(tables, "full", "rl-from-base")
-    one, drawn = compared(tables, "full", "one-idea"), compared(tables, "full", "random-start")
+    found = compared(tables, "rl", "rl-from-base")
+    one, drawn = compared(tables, "rl", "one-idea"), compared(tables, "rl", "random-start")
     return _line(
         "C4", "Exploration-enriched fine-tuning is needed.",
         f"with {_pair(topic='components', method='full')}; without "
@@ -203,7 +180,7 @@ def _fine_tuning(tables: Tables) -> dict:
 
 
 def _reward(tables: Tables) -> dict:
-    parts = {name: compared(tables, "full", name) for name in REWARD_PARTS}
+    parts = {name: compared(tables, "rl", name) for name in REWARD_PARTS}
     verdicts = {found.verdict for found in parts.values()}
     verdict = next(v for v in (TOO_FEW, OPPOSITE, UNCLEAR, REPRODUCED) if v in verdicts)
     full = paper_value("gain", topic="reward", version="v2", method="full", task="cifar-10")
@@ -233,7 +210,7 @@ def slope(counts: Sequence[float], values: Sequence[float]) -> float:
 
 def _shared_seeds(rows: pd.DataFrame, arms: Iterable[str]) -> pd.DataFrame:
     """Return the rows of the seeds that all of these arms have."""
-    shared = set.intersection(*(set(rows[rows["policy"] == arm]["seed"]) for arm in arms))
+    shared = set.intersection(*(set(rows[rows["who"] == arm]["seed"]) for arm in arms))
     return rows[rows["seed"].isin(shared)]
 
 
@@ -243,10 +220,10 @@ def _task_count(tables: Tables) -> dict:
         for count in TASK_COUNTS.values()
     )
     claim, statement = "C6", "More training tasks help."
-    # The slope is a weighted sum of the arms: with counts 0, 3, 6, 9 it is that of (full - sft) and
+    # The slope is a weighted sum of the arms: with counts 0, 3, 6, 9 it is that of (rl - sft) and
     # (tasks-6 - tasks-3), 9 and 3 apart, weighted as least squares does.
-    tables = {**tables, "trajectories": _shared_seeds(tables["trajectories"], TASK_COUNTS)}
-    outer, inner = contrast(tables, "full", "sft", "gap"), contrast(tables, "tasks-6", "tasks-3", "gap")
+    rows = _shared_seeds(named(tables["trajectories"]), TASK_COUNTS)
+    outer, inner = contrast(rows, "rl", "sft", "gap"), contrast(rows, "tasks-6", "tasks-3", "gap")
     if outer is None or inner is None:
         return _line(claim, statement, paper, "arms with fewer tasks: not run", TREND, TOO_FEW, "")
     each = [0.1 * o + i / 30.0 for o, i in zip(outer[1], inner[1], strict=True)]
@@ -255,7 +232,7 @@ def _task_count(tables: Tables) -> dict:
     means = ", ".join(
         f"{count}: {number(found.value)}"
         for name, count in TASK_COUNTS.items()
-        if (found := mean_of(tables, name, "gap")) is not None
+        if (found := mean_of(rows, name, "gap")) is not None
     )
     ours = (
         f"gap closed on all tasks, slope {number(middle, 3)} a task [{number(middle - half, 3)}, "
@@ -266,8 +243,8 @@ def _task_count(tables: Tables) -> dict:
 
 
 def _improves(tables: Tables) -> dict:
-    found = compared(tables, "full", "sft", measure="reward")
-    curve = tables["curves"].query("policy == 'full' and split == 'holdout'")
+    found = compared(tables, "rl", "sft", measure="reward")
+    curve = named(tables["curves"]).query("who == 'rl' and split == 'holdout'")
     ends = [
         (part.sort_values("update")["reward"].iloc[0], part.sort_values("update")["reward"].iloc[-1])
         for _, part in curve.groupby("seed")

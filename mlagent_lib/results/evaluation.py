@@ -1,4 +1,15 @@
-"""From trajectories to the numbers that are reported: scores, gains, shares of the gap.
+"""From trajectories to tasks to an overall row, and to differences: one schema for runs and for arms.
+
+Every table has the columns ``arm`` (which profile: ``full`` is the method itself, a run's own), ``policy``
+(who acted: ``starter``, ``base``, ``sft``, ``rl``, ...) and ``seed``. Who is compared with whom is named in
+one word, see `who`. The measures were fixed before the arms were run:
+
+* ``gap``: share of the gap to the best known score closed at the end of a trajectory, on the report labels,
+  bounded below at `BOUND`. Without the bound one trajectory that ends with a ruined logloss outweighs all
+  others; the unbounded mean stands beside it.
+* ``gain``: the paper's relative gain in percent, unbounded, as the paper has it.
+* ``reward``: mean reward (v1) of single steps from test states, between 0 and 1, whatever an arm was trained
+  on.
 
 Four different things keep four names: a *score* is in the unit of the task's metric, a *reward* is what the
 learner got for one step, an *advantage* never leaves the trainer, a *gain* compares a score with the
@@ -12,31 +23,20 @@ failed to score (``unscored``) are excluded and counted, never set to zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite, nan
 
 import numpy as np
 import pandas as pd
 
 from mlagent_lib.results.intervals import Interval, best_of, bootstrap_mean, paired_difference
+from mlagent_lib.results.judge import judge
 
-__all__ = [
-    "TaskScale",
-    "avg_at_k",
-    "best_at_k",
-    "best_at_k_table",
-    "difference_table",
-    "gap_closed",
-    "overall_table",
-    "relative_gain_pct",
-    "scales_from_table",
-    "starter_rows",
-    "task_table",
-    "trajectory_table",
-]
-
-SPLITS = ("held-in", "held-out")
+FULL = "full"  # the arm that is the method itself
+BOUND = -1.0  # ours: see above
+SPLITS = ("held-in", "held-out", "all")
+MEASURES = ("gap", "reward", "gain")
 SCALE_COLUMNS = ("task", "split", "paper_task", "metric", "greater_is_better", "init", "best")
 
 
@@ -52,6 +52,7 @@ class TaskScale:
         init: Score of the starter script on the report labels (p_init).
         best: Best known score on the report labels.
         paper_task: The paper's task it stands in for.
+        feedback: Both ends on the feedback labels, where they are known.
 
     Raises:
         ValueError: If ``best`` is not better than ``init``: there is no gap to close.
@@ -64,6 +65,7 @@ class TaskScale:
     init: float
     best: float
     paper_task: str = ""
+    feedback: tuple[float, float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         gap = (self.best - self.init) * (1 if self.greater_is_better else -1)
@@ -79,7 +81,9 @@ class TaskScale:
         init, best = float(task.baseline["report"]), float(task.best["report"])
         # said beside every number: such a report is no test on labels that the rewards did not use
         metric = f"{task.metric} (one label set)" if task.one_label_set else task.metric
-        return cls(task.name, task.split, metric, bool(task.greater_is_better), init, best, task.paper_task)
+        feedback = (float(task.baseline["feedback"]), float(task.best["feedback"]))
+        better = bool(task.greater_is_better)
+        return cls(task.name, task.split, metric, better, init, best, task.paper_task, feedback)
 
 
 def scales_from_table(df: pd.DataFrame) -> dict[str, TaskScale]:
@@ -172,17 +176,32 @@ def _number(value) -> float:
     return float(value) if value is not None and isfinite(value) else nan
 
 
-def trajectory_table(rows: Iterable[Mapping], scales: Mapping[str, TaskScale]) -> pd.DataFrame:
+def who(arm: str, policy: str) -> str:
+    """Return the word that names a policy of an arm in every comparison.
+
+    Example:
+        >>> who("full", "sft"), who("full", "rl"), who("no-format", "rl")
+        ('sft', 'rl', 'no-format')
+    """
+    return policy if arm == FULL else arm
+
+
+def trajectory_table(
+    rows: Iterable[Mapping], scales: Mapping[str, TaskScale], *, arm: str = FULL
+) -> pd.DataFrame:
     """Return one line per trajectory: scores on the report labels, gain and share of the gap closed.
 
     Args:
         rows: Rows of ``trajectories.jsonl`` (schema ``mlagent.trajectory/1``).
         scales: Scale of every task that occurs.
+        arm: Of all rows.
 
     Returns:
-        Columns policy, task, split, seed, trajectory, metric, greater_is_better, init, best, score,
-        score_by_feedback, gap_closed, gap_closed_by_feedback, unscored, steps, stop. A trajectory that we
-        failed to score has ``unscored`` true and NaN for its numbers.
+        Columns arm, policy, seed, task, split, trajectory, paper_task, metric, greater_is_better, init, best,
+        score, score_by_feedback, gap_closed, gap_closed_by_feedback (of the submission that was best on the
+        feedback labels), gap_closed_on_feedback (of the last one, on these labels), gain_pct (NaN where init
+        is not positive), steps, stop, unscored. Gaps are not bounded here. A trajectory that we failed to
+        score has ``unscored`` true and NaN for its numbers.
 
     Raises:
         ValueError: If a row names a task without a scale.
@@ -193,25 +212,33 @@ def trajectory_table(rows: Iterable[Mapping], scales: Mapping[str, TaskScale]) -
             raise ValueError(f"trajectory {row['id']!r} is of task {row['task']!r}, which has no scale")
         scale, final = scales[row["task"]], row.get("final") or {}
         last, chosen = _number(final.get("report_last")), _number(final.get("report_best"))
+        if final.get("stop") == "unscored":
+            last = chosen = nan
+        up, paid = scale.greater_is_better, _number(final.get("feedback_last"))
         table.append(
             {
+                "arm": arm,
                 "policy": row["source"],
+                "seed": row.get("seed", 0),
                 "task": row["task"],
                 "split": scale.split,
-                "seed": row.get("seed", 0),
                 "trajectory": row["id"],
                 "paper_task": scale.paper_task,
                 "metric": scale.metric,
-                "greater_is_better": scale.greater_is_better,
+                "greater_is_better": up,
                 "init": scale.init,
                 "best": scale.best,
                 "score": last,
                 "score_by_feedback": chosen,
                 "gap_closed": gap_closed(last, scale.init, scale.best),
                 "gap_closed_by_feedback": gap_closed(chosen, scale.init, scale.best),
-                "unscored": not isfinite(last),
+                "gap_closed_on_feedback": gap_closed(paid, *scale.feedback) if scale.feedback else nan,
+                "gain_pct": relative_gain_pct(last, scale.init, greater_is_better=up)
+                if scale.init > 0
+                else nan,
                 "steps": len(row.get("steps", ())),
                 "stop": final.get("stop", ""),
+                "unscored": not isfinite(last),
             }
         )
     return pd.DataFrame(table)
@@ -238,126 +265,231 @@ def starter_rows(scales: Mapping[str, TaskScale], seeds: Iterable[int] = (0,)) -
     ]
 
 
-def task_table(df: pd.DataFrame, *, draws: int = 2000) -> pd.DataFrame:
-    """Return one line per task and policy from a `trajectory_table` (``tasks.csv``).
+def named(df: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the column ``who``, from ``arm`` and ``policy``; without arms it is a run's."""
+    if "who" in df:
+        return df
+    arms = df["arm"] if "arm" in df else pd.Series(FULL, df.index)
+    names = [who(arm, policy) for arm, policy in zip(arms, df["policy"], strict=True)]
+    return df.assign(who=pd.Series(names, df.index, dtype=object))
 
-    Columns: task, split, paper_task, metric, greater_is_better, init, best, policy, n, unscored, avg_at_k,
-    best_at_k, avg_by_feedback (mean score when each trajectory hands in its best by feedback), gain_pct
-    (paper's formula; empty where init is not positive), gap_closed with gap_low and gap_high.
+
+def measured(df: pd.DataFrame, measure: str, split: str = "all") -> pd.DataFrame:
+    """Return the rows that a measure averages, with the columns ``who`` and ``value``.
+
+    What we failed to score has no value (NaN).
+
+    Args:
+        df: A `trajectory_table`; for ``reward`` rows of single steps (policy, seed, task, state, reward).
+        measure: One of `MEASURES`.
+        split: ``held-in``, ``held-out`` or ``all``; single steps are from held-in tasks only.
+
+    Example:
+        >>> rows = pd.DataFrame({"policy": "a", "seed": 0, "task": "t", "split": "held-in",
+        ...                      "gap_closed": [-9.0, 0.5], "gain_pct": 1.0, "unscored": False})
+        >>> measured(rows, "gap")["value"].tolist()
+        [-1.0, 0.5]
+    """
+    df = named(df)
+    if measure == "reward":
+        return df.rename(columns={"reward": "value"})
+    df = df if split == "all" else df[df["split"] == split]
+    value = df["gap_closed"].clip(lower=BOUND) if measure == "gap" else df["gain_pct"]
+    return df.assign(value=value.mask(df["unscored"].astype(bool)))
+
+
+def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> pd.DataFrame:
+    """Return one line per task and policy of each arm from a `trajectory_table` (``tasks.csv``).
+
+    Args:
+        df: A `trajectory_table`.
+        k: Trajectories of a seed that best@k picks from (on the report labels, as the paper's best@8 does;
+            mean over seeds); all of a policy by default.
+        draws: Number of bootstrap samples.
+
+    Returns:
+        Columns task, split, paper_task, metric, greater_is_better, init, best, arm, policy, n, seeds,
+        unscored, avg_at_k, best_at_k, avg_by_feedback (mean score when each trajectory hands in its best by
+        feedback), gain_pct (paper's formula; empty where init is not positive), gap_closed (bounded) with
+        gap_low and gap_high, gap_unbounded.
     """
     table = []
-    for (_, policy), part in df.groupby(["task", "policy"], sort=True):
-        first, good = part.iloc[0], part[~part["unscored"]]
-        up = bool(first["greater_is_better"])
-        line = {name: first[name] for name in SCALE_COLUMNS}
-        line |= {"policy": policy, "n": len(good), "unscored": int(part["unscored"].sum())}
+    for (_, arm, policy), part in df.groupby(["task", "arm", "policy"], sort=True):
+        first, good = part.iloc[0], part[~part["unscored"].astype(bool)]
+        line = {name: first[name] for name in SCALE_COLUMNS} | {"arm": arm, "policy": policy}
+        line |= {"n": len(good), "seeds": good["seed"].nunique(), "unscored": len(part) - len(good)}
         if len(good):
-            found = bootstrap_mean(good, "gap_closed", draws=draws)
-            mean = avg_at_k(good["score"])
+            found = bootstrap_mean(measured(good, "gap"), "value", draws=draws)
+            seeds = [good] if k is None else [own for _, own in good.groupby("seed") if len(own) >= k]
+            up = bool(first["greater_is_better"])
+            best = [best_at_k(own["score"], greater_is_better=up, k=k) for own in seeds]
             line |= {
-                "avg_at_k": mean,
-                "best_at_k": best_at_k(good["score"], greater_is_better=up),
-                "avg_by_feedback": float(good["score_by_feedback"].mean()),
-                "gain_pct": relative_gain_pct(mean, first["init"], greater_is_better=up)
-                if first["init"] > 0
+                "avg_at_k": avg_at_k(good["score"]),
+                "best_at_k": float(np.mean(best)) if best else nan,
+                "avg_by_feedback": float(good["score_by_feedback"].mean())
+                if "score_by_feedback" in good
                 else nan,
+                "gain_pct": float(good["gain_pct"].mean()),
                 "gap_closed": found.value,
                 "gap_low": found.low,
                 "gap_high": found.high,
+                "gap_unbounded": float(good["gap_closed"].mean()),
             }
         table.append(line)
-    return pd.DataFrame(table).sort_values(["split", "task", "policy"], ignore_index=True)
+    return pd.DataFrame(table).sort_values(["split", "task", "arm", "policy"], ignore_index=True)
 
 
-def _with_gain(df: pd.DataFrame) -> pd.DataFrame:
-    """Add the gain of each trajectory; its mean over K is that of avg@K, as the formula is linear."""
-    beta = np.where(df["greater_is_better"], 1.0, -1.0)
-    usable = df["init"] > 0
-    return df.assign(
-        gain_pct=np.where(usable, beta * 100 * (df["score"] - df["init"]) / df["init"].where(usable), nan)
-    )
+def mean_of(df: pd.DataFrame, name: str, measure: str, split: str = "all", **how) -> Interval | None:
+    """Return the mean of a measure for one policy with its interval, or None where nothing was scored.
 
-
-def overall_table(df: pd.DataFrame, *, draws: int = 2000) -> pd.DataFrame:
-    """Return one line per policy and split from a `trajectory_table` (``overall.csv``).
-
-    Every task weighs the same. Columns: policy, split (held-in, held-out, all), tasks, trajectories, seeds,
-    unscored, gain_pct, gain_low, gain_high, gap_closed, gap_low, gap_high, gap_by_feedback, level.
+    Args:
+        df: See `measured`.
+        name: See `who`.
+        measure: One of `MEASURES`.
+        split: See `measured`.
+        how: See `bootstrap_mean`.
     """
-    table = []
-    for split in (*SPLITS, "all"):
-        for policy, part in _with_gain(df).groupby("policy", sort=False):
-            part = part if split == "all" else part[part["split"] == split]
-            if part["unscored"].all():
+    rows = measured(df, measure, split)
+    rows = rows[rows["who"] == name]
+    return bootstrap_mean(rows, "value", **how) if np.isfinite(rows["value"]).any() else None
+
+
+def overall_table(df: pd.DataFrame, steps: pd.DataFrame | None = None, *, draws: int = 2000) -> pd.DataFrame:
+    """Return one line per policy of each arm and split (``overall.csv``); every task weighs the same.
+
+    Args:
+        df: A `trajectory_table`.
+        steps: Single steps from test states, where they were taken; they are from held-in tasks.
+        draws: Number of bootstrap samples.
+
+    Returns:
+        Columns arm, policy, split (held-in, held-out, all), tasks, trajectories, seeds, unscored, gap_closed
+        (bounded) with gap_low and gap_high, gap_unbounded, gap_by_feedback (bounded), gain_pct, gain_low,
+        gain_high, reward, reward_low, reward_high, states (that the reward is a mean of), level.
+    """
+    everyone, table = named(df).drop_duplicates("who"), []
+    for split in SPLITS:
+        for row in everyone.itertuples():
+            gap = mean_of(df, row.who, "gap", split, draws=draws)
+            if gap is None:
                 continue
-            gap = bootstrap_mean(part, "gap_closed", draws=draws)
-            gain = bootstrap_mean(part, "gain_pct", draws=draws) if part["gain_pct"].notna().any() else None
-            table.append(
-                {
-                    "policy": policy,
-                    "split": split,
-                    "tasks": gap.tasks,
-                    "trajectories": gap.n,
-                    "seeds": gap.seeds,
-                    "unscored": int(part["unscored"].sum()),
-                    "gain_pct": gain.value if gain else nan,
-                    "gain_low": gain.low if gain else nan,
-                    "gain_high": gain.high if gain else nan,
-                    "gap_closed": gap.value,
-                    "gap_low": gap.low,
-                    "gap_high": gap.high,
-                    "gap_by_feedback": bootstrap_mean(part, "gap_closed_by_feedback", draws=1).value,
-                    "level": gap.level,
-                }
-            )
+            line = {"arm": getattr(row, "arm", FULL), "policy": row.policy, "split": split}
+            line |= {"tasks": gap.tasks, "trajectories": gap.n, "seeds": gap.seeds, "unscored": gap.excluded}
+            part = measured(df, "gap", split)
+            part = part[(part["who"] == row.who) & part["value"].notna()]
+            part = part.assign(chosen=part["gap_closed_by_feedback"].clip(lower=BOUND)).groupby("task")
+            line |= _ends("gap", gap, "gap_closed") | {"gap_unbounded": part["gap_closed"].mean().mean()}
+            line |= {"gap_by_feedback": part["chosen"].mean().mean()}
+            line |= _ends("gain", mean_of(df, row.who, "gain", split, draws=draws), "gain_pct")
+            if steps is not None and split == "held-in":
+                found = mean_of(steps, row.who, "reward", draws=draws)
+                line |= _ends("reward", found, "reward") | {"states": found.n if found else 0}
+            table.append(line | {"level": gap.level})
     return pd.DataFrame(table)
+
+
+def _ends(stem: str, found: Interval | None, value: str) -> dict[str, float]:
+    ends = (found.value, found.low, found.high) if found else (nan, nan, nan)
+    return dict(zip((value, f"{stem}_low", f"{stem}_high"), ends, strict=True))
+
+
+def contrast(
+    df: pd.DataFrame, after: str, before: str, measure: str, split: str = "all", **how
+) -> tuple[Interval, list[float]] | None:
+    """Return the paired difference of two policies with its interval, and that of each seed that both have.
+
+    None where one of them was not scored.
+
+    Test: hierarchical percentile bootstrap, tasks fixed, seeds drawn for both at once, trajectories within a
+    task drawn for each (rewards: differences on the same states).
+
+    Args:
+        df: See `measured`.
+        after: Policy with the plus sign, named as in `who`.
+        before: Policy with the minus sign.
+        measure: One of `MEASURES`.
+        split: See `measured`.
+        how: See `paired_difference`.
+    """
+    rows = measured(df, measure, split)
+    rows = rows[np.isfinite(rows["value"])].assign(policy=lambda found: found["who"])
+    seeds = set(rows[rows["policy"] == after]["seed"]) & set(rows[rows["policy"] == before]["seed"])
+    if not seeds:
+        return None
+    how = {"unit": "state" if measure == "reward" else None} | how
+    rows = rows[rows["seed"].isin(seeds)]
+    found = paired_difference(rows, after, before, "value", **how)
+    one = how | {"draws": 2}
+    each = [
+        paired_difference(rows[rows["seed"] == seed], after, before, "value", **one).value
+        for seed in sorted(seeds)
+    ]
+    return found, each
+
+
+DIFFERENCES = (
+    "after", "before", "measure", "split", "difference", "low", "high", "n", "tasks", "seeds", "seeds_above",
+    "by_seed", "zero", "verdict",
+)  # fmt: skip
 
 
 def difference_table(
-    df: pd.DataFrame, pairs: Iterable[tuple[str, str]], *, draws: int = 2000
+    df: pd.DataFrame,
+    pairs: Iterable[tuple[str, str]],
+    steps: pd.DataFrame | None = None,
+    *,
+    measures: Sequence[str] = MEASURES,
+    draws: int = 2000,
 ) -> pd.DataFrame:
-    """Return the paired difference in gap closed of (after, before) pairs per split (``differences.csv``).
+    """Return one line per pair, measure and split: difference, low, high, and what each seed says.
 
-    Columns: after, before, split, difference, low, high, tasks, trajectories, seeds, unscored, level, verdict
-    (``above``, ``includes``, ``below`` zero, or ``unknown``). Pairs that share nothing are left out.
+    Args:
+        df: A `trajectory_table`.
+        pairs: Policies (after, before), named as in `who`; pairs of which one was not run are left out.
+        steps: Single steps from test states, where they were taken.
+        measures: Which of `MEASURES`.
+        draws: Number of bootstrap samples.
+
+    Returns:
+        Columns `DIFFERENCES`: ``zero`` says where the interval lies (``above``, ``includes``, ``below`` zero,
+        or ``unknown``), ``verdict`` is that of `judge`.
     """
-    table = []
+    lines = []
     for after, before in pairs:
-        for split in (*SPLITS, "all"):
-            part = df if split == "all" else df[df["split"] == split]
-            if not {after, before} <= set(part[~part["unscored"]]["policy"]):
+        for measure in measures:
+            rows = steps if measure == "reward" else df
+            if rows is None:
                 continue
-            found = paired_difference(part, after, before, "gap_closed", draws=draws)
-            table.append({"after": after, "before": before, "split": split, **_difference(found)})
-    return pd.DataFrame(table)
-
-
-def _difference(found: Interval) -> dict:
-    return {
-        "difference": found.value,
-        "low": found.low,
-        "high": found.high,
-        "tasks": found.tasks,
-        "trajectories": found.n,
-        "seeds": found.seeds,
-        "unscored": found.excluded,
-        "level": found.level,
-        "verdict": found.verdict,
-    }
+            for split in SPLITS if measure != "reward" else ("held-in",):
+                if (found := contrast(rows, after, before, measure, split, draws=draws)) is None:
+                    continue
+                interval, each = found
+                values = (
+                    after, before, measure, split, interval.value, interval.low, interval.high, interval.n,
+                    interval.tasks, len(each), sum(value > 0 for value in each),
+                    " ".join(f"{value:+.3f}" for value in each), interval.verdict,
+                    judge(interval.low, interval.high, each),
+                )  # fmt: skip
+                lines.append(dict(zip(DIFFERENCES, values, strict=True)))
+    return pd.DataFrame(lines, columns=list(DIFFERENCES))
 
 
 def best_at_k_table(df: pd.DataFrame, *, draws: int = 1000) -> pd.DataFrame:
-    """Return the expected share of the gap closed by the best of k trajectories, for k = 1 to K.
+    """Return the expected share of the gap closed (bounded) by the best of k trajectories, for k = 1 to K.
 
     K is the smallest number of scored trajectories of any task and seed, so that all k rest on the same
     tasks. The best is picked on the report labels, as the paper's best@K does: an upper bound for an agent,
-    not a score that it could reach without peeking. Columns: policy, split, k, value, low, high, tasks,
-    seeds.
+    not a score that it could reach without peeking. Columns: arm, policy, split (held-in, held-out, all), k,
+    value, low, high, n, tasks, seeds.
     """
     table = []
-    for (policy, split), part in df[~df["unscored"]].groupby(["policy", "split"], sort=True):
-        for k in range(1, int(part.groupby(["seed", "task"]).size().min()) + 1):
-            found = bootstrap_mean(part, "gap_closed", statistic=best_of(k), centred=True, draws=draws)
-            ends = {"low": found.low, "high": found.high, "tasks": found.tasks, "seeds": found.seeds}
-            table.append({"policy": policy, "split": split, "k": k, "value": found.value, **ends})
+    for split in SPLITS:
+        rows = measured(df, "gap", split)
+        for _, part in rows[rows["value"].notna()].groupby("who", sort=True):
+            first = part.iloc[0]
+            for k in range(1, int(part.groupby(["seed", "task"]).size().min()) + 1):
+                found = bootstrap_mean(part, "value", statistic=best_of(k), centred=True, draws=draws)
+                line = {"arm": first.get("arm", FULL), "policy": first["policy"], "split": split, "k": k}
+                line |= {"value": found.value, "low": found.low, "high": found.high}
+                table.append(line | {"n": found.n, "tasks": found.tasks, "seeds": found.seeds})
     return pd.DataFrame(table)

@@ -94,7 +94,7 @@ def best_of(k: int) -> Statistic:
         if not 1 <= k <= n:
             raise ValueError(f"k must lie between 1 and the number of values ({n}), not {k}")
         weights = np.array([comb(i, k - 1) for i in range(n)], dtype=float) / comb(n, k)
-        # no matrix product: its last digit depends on the processor, and committed tables compare byte for byte
+        # no matrix product: its last digit depends on the processor, and tables are compared byte for byte
         return (np.sort(values, axis=1) * weights).sum(axis=1)
 
     return statistic

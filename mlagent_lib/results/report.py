@@ -18,12 +18,12 @@ from mlagent_lib.core.files import write_text
 from mlagent_lib.results import show
 from mlagent_lib.results.evaluation import TaskScale, scales_from_table, trajectory_table
 from mlagent_lib.results.figures import FIGURES, render, with_run
+from mlagent_lib.results.first_screen import AFTER, BEFORE, first_screen
 from mlagent_lib.results.glossary import GRPO_METRICS, NUMBERS, describe
 from mlagent_lib.results.rundata import RunData, read_run
 from mlagent_lib.results.show import escape, table_markup
 from mlagent_lib.results.steps import minutes_table
 from mlagent_lib.results.style import look, number
-from mlagent_lib.results.verdict import AFTER, BEFORE, verdict_of
 
 __all__ = ["write_report"]
 
@@ -64,7 +64,7 @@ def _section(title: str, *parts: str) -> str:
 
 
 def _first_screen(run: RunData) -> str:
-    found = verdict_of(run)
+    found = first_screen(run)
     tiles = "".join(
         f'<div class="mla-tile"><span class="mla-soft">{escape(t.label)}</span><b>{escape(t.value)}</b>'
         f'<span class="mla-soft">{escape(t.note)}</span></div>'
@@ -216,7 +216,7 @@ def _overall(run: RunData) -> str:
         shown[label] = [_ci(*values, digits) for values in table[[name, low, high]].itertuples(index=False)]
     for name in ("tasks", "trajectories", "unscored"):
         shown[name] = table[name].to_numpy()
-    caption = "every task weighs the same; gain is the paper's formula on the average of K trajectories"
+    caption = "every task weighs the same; a gap is bounded below at −1; gain: the paper's formula on avg@K"
     return table_markup(shown, caption=caption)
 
 

@@ -160,6 +160,31 @@ def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFra
     return pd.DataFrame(table, columns=["seed", "split", "step", "reward", "validity", "kl"])
 
 
+CURVE_COLUMNS = ("reward", "validity", "kl", "steps", "unscored", "coder_failures", "on_policy_groups")
+
+
+def curve_rows(
+    metrics: Iterable[Mapping], seed: int, *, arm: str = "full", policy: str = "rl"
+) -> pd.DataFrame:
+    """Return the rows of one training, each with the charged seconds spent by then (``curves.csv``).
+
+    Args:
+        metrics: Rows of GRPO's ``metrics.jsonl``.
+        seed: Of the training.
+        arm: That was trained.
+        policy: That came of it.
+    """
+    table, charged = [], 0.0
+    for row in metrics:
+        charged += row.get("seconds_charged", 0.0) if row["split"] == "train" else 0.0
+        line = {"arm": arm, "policy": policy, "seed": seed, "split": row["split"], "update": row["step"]}
+        line |= {"charged": round(charged, 2)}
+        table.append(line | {name: row.get(name) for name in CURVE_COLUMNS})
+    return pd.DataFrame(
+        table, columns=["arm", "policy", "seed", "split", "update", "charged", *CURVE_COLUMNS]
+    )
+
+
 def before_after_table(tasks: pd.DataFrame, *, before: str = "sft", after: str = "rl") -> pd.DataFrame:
     """Return the share of the gap closed by two policies, side by side, from a `task_table`.
 

@@ -1,7 +1,7 @@
 """The paper beside a run: its numbers, ours, what a run of this size can say, and where we differ.
 
 The paper's numbers lie in ``results/paper/``, the deviations in ``results/deviations.csv``. A verdict is
-computed from the files of the run, never written by hand.
+computed from the files of the run by the judge of all claims: one run alone has too few seeds for any.
 """
 
 from __future__ import annotations
@@ -9,20 +9,13 @@ from __future__ import annotations
 import pandas as pd
 
 from mlagent_lib.core.artifacts import Stage, read_jsonl
-from mlagent_lib.results.intervals import paired_difference
+from mlagent_lib.results.claims import claim_table
 from mlagent_lib.results.paper.numbers import paper_table
-from mlagent_lib.results.style import number
+from mlagent_lib.results.steps import curve_rows
 from mlagent_lib.run.lab import Lab
 from mlagent_lib.run.stages import write_table
 from mlagent_lib.run.story import RESULTS, ends
 
-VERDICTS = {
-    "above": "reproduced at this scale",
-    "includes": "not reproduced: no clear difference",
-    "below": "not reproduced: the opposite",
-    "unknown": "cannot be told: no interval",
-}
-TOY = "toy size: says nothing"
 _SAME = {"base": "Qwen2.5-7B-Instruct", "sft": "after SFT", "rl": "after step-wise RL"}
 _ABLATED = {  # rows of v2 Table 2, by the name they have beside a run
     "full": "after step-wise RL",
@@ -136,58 +129,15 @@ def per_task(lab: Lab, tasks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def claims(lab: Lab, differences: pd.DataFrame, steps: pd.DataFrame, metrics: list[dict]) -> pd.DataFrame:
-    """Return the two claims that a single run can speak to: claim, paper, ours, verdict, why.
-
-    The verdicts on all seven rest on several seeds and arms: `mlagent_lib.results.claims`.
-
-    Args:
-        lab: The run.
-        differences: Its ``differences.csv``.
-        steps: Its ``step_rewards.csv``.
-        metrics: Rows of GRPO's ``metrics.jsonl``.
-    """
-    table = [generalises(differences), keeps_improving(steps, metrics)]
-    if lab.profile.name == "smoke":
-        for row in table:
-            row["verdict"] = TOY
-    return pd.DataFrame(table).sort_values("claim", ignore_index=True)
-
-
-def generalises(differences: pd.DataFrame) -> dict:
-    """Return C2: on held-out tasks, the interval of RL − SFT lies above zero."""
-    row = {"claim": "C2 nine tasks generalise to ten unseen ones"}
-    row["paper"] = "held-out gain 0.41 % after SFT, 15.91 % after RL"
-    found = differences.query("after == 'rl' and before == 'sft' and split == 'held-out'")
-    if found.empty:
-        return row | {"ours": "", "verdict": "not tested here", "why": "no held-out task was evaluated"}
-    one = found.iloc[0]
-    ours = f"gap closed, RL − SFT: {number(one['difference'])} {ends(one['low'], one['high'])}"
-    why = f"{int(one['trajectories'])} trajectories of {int(one['tasks'])} held-out tasks, one seed"
-    return row | {"ours": ours, "verdict": VERDICTS[one["verdict"]], "why": why}
-
-
-def keeps_improving(steps: pd.DataFrame, metrics: list[dict]) -> dict:
-    """Return C7: on new states the interval of RL − SFT lies above zero, and the curve ends higher."""
-    held = [row["reward"] for row in metrics if row.get("split") == "holdout"]
-    found = paired_difference(steps, "rl", "sft", "reward", unit="state")
-    ours = f"step reward on new states, RL − SFT: {found}; curve {number(held[0])} → {number(held[-1])}"
-    rises = held[-1] > held[0]
-    verdict = VERDICTS[found.verdict if found.verdict != "above" or rises else "includes"]
-    why = f"{found.n} states of {found.tasks} tasks; asks for an interval above zero and a curve that rises"
-    paper = "held-in gain 8.35 → 18.01 %, held-out 0.41 → 16.26 % over 39 updates"
-    row = {"claim": "C7 performance improves as RL goes on", "paper": paper}
-    return row | {"ours": ours, "verdict": verdict, "why": why}
-
-
 def compare(lab: Lab, stage: Stage) -> None:
     """Write the comparison with the paper: headline, tasks and claims, from the files of the run."""
-    overall, tasks, differences = (
-        pd.read_csv(stage.read(f"04_evaluation/{name}.csv")) for name in ("overall", "tasks", "differences")
+    overall, tasks, trajectories = (
+        pd.read_csv(stage.read(f"04_evaluation/{name}.csv")) for name in ("overall", "tasks", "trajectories")
     )
     steps = pd.read_csv(stage.read("03_grpo/step_rewards.csv"))
-    metrics, _ = read_jsonl(stage.read("03_grpo/metrics.jsonl"))
+    curves = curve_rows(read_jsonl(stage.read("03_grpo/metrics.jsonl"))[0], lab.seed)
     write_table(stage, "headline.csv", headline(lab, overall))
     write_table(stage, "per_task.csv", per_task(lab, tasks))
-    write_table(stage, "claims.csv", claims(lab, differences, steps, metrics))
+    tables = {"trajectories": trajectories, "step_rewards": steps, "curves": curves}
+    write_table(stage, "claims.csv", claim_table(tables))
     write_table(stage, "deviations.csv", deviations())

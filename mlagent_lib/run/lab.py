@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import pandas as pd
 
 from mlagent_lib.agents.ideas import candidate_ideas, draw_ideas, embed, select_v1, select_v2
 from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, Policy, RandomIdeas, ScriptedExpert, Starter
@@ -218,8 +216,35 @@ def chosen_ideas(lab: Lab, task: Task) -> tuple | dict:
     return select_v2(ideas, vectors, rng(lab.seed, "ideas", task.name), settings.ideas_k)
 
 
+def ideas_for(lab: Lab, task: Task, ideas: str = "far-apart") -> tuple | dict:
+    """Return the pool of ideas that a task's trajectories draw from.
+
+    Args:
+        lab: The run.
+        task: The task.
+        ideas: ``random-ideas`` for as many as the profile selects, by axis, drawn at random; ``one-idea`` for
+            one of them; else those of the profile's selection.
+    """
+    pools = chosen_ideas(lab, task)
+    if ideas not in ("random-ideas", "one-idea"):
+        return pools
+    stream, every = rng(lab.seed, "ideas", ideas, task.name), candidate_ideas(task)
+    if ideas == "one-idea":
+        return (every[int(stream.integers(len(every)))],)
+    found = {}
+    for axis, chosen in pools.items():
+        own = [idea for idea in every if idea.axis == axis]
+        found[axis] = tuple(own[i] for i in stream.permutation(len(own))[: len(chosen)])
+    return found
+
+
 def collect(
-    lab: Lab, path: Path, *, expert: str = "scripted", progress: Callable[[int, int], None] | None = None
+    lab: Lab,
+    path: Path,
+    *,
+    expert: str = "scripted",
+    ideas: str = "far-apart",
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[dict]:
     """Return the expert trajectories of the run, written to ``path`` as they are made.
 
@@ -227,6 +252,7 @@ def collect(
         lab: The run.
         path: A JSONL file; trajectories that it holds already are kept.
         expert: See `expert_policy`.
+        ideas: See `ideas_for`.
         progress: Called with tasks done and tasks in all.
     """
     settings = lab.profile.collect
@@ -237,7 +263,7 @@ def collect(
     tasks = lab.tasks(settings.tasks)
     done = {row["id"] for row in _rows(path)}
     for number, task in enumerate(tasks):
-        pool = chosen_ideas(lab, task)
+        pool = ideas_for(lab, task, ideas)
         jobs = [
             Job(
                 task,
@@ -353,18 +379,3 @@ def extend(
 
 def _rows(path: Path) -> list[dict]:
     return read_jsonl(path)[0] if Path(path).exists() else []
-
-
-def state_rewards(rows: Iterable[dict], policy: str, seed: int) -> pd.DataFrame:
-    """Return a row for each step from a state not trained on: policy, seed, task, state, reward, outcome."""
-    frame = pd.DataFrame(rows)
-    return pd.DataFrame(
-        {
-            "policy": policy,
-            "seed": seed,
-            "task": frame["task"],
-            "state": frame["state_id"],
-            "reward": frame["reward"],
-            "outcome": frame["outcome"],
-        }
-    )

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.arms.merge import origin_lines
 from mlagent_lib.bench.measure import missed, read_bench
 from mlagent_lib.core.artifacts import (
     read_jsonl,
     read_manifest,
     sha256_file,
     stage_problem,
+    write_bytes,
     write_json,
     write_text,
 )
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results import steps
-from mlagent_lib.results.arms import left_of, load, manifest_of
+from mlagent_lib.results.arms import left_of, load, manifest_of, origin_lines
 from mlagent_lib.results.beyond import findings
 from mlagent_lib.results.certainty import certainties
 from mlagent_lib.results.evaluation import (
@@ -37,31 +37,13 @@ from mlagent_lib.results.evaluation import (
     trajectory_table,
 )
 from mlagent_lib.results.figures import render, with_run
-from mlagent_lib.results.intervals import paired_difference
+from mlagent_lib.results.style import csv_bytes, read_table
 from mlagent_lib.run.stages import PAIRS
 from mlagent_lib.tasks.paper.recipes import paper_task_lines
 from mlagent_lib.tasks.task import list_tasks, load_task
 
 BENCH = "bench.json"  # beside the figures; made by `mlagent bench --out figures/bench.json`
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
-_TRAJECTORY_COLUMNS = [
-    "policy",
-    "task",
-    "split",
-    "seed",
-    "trajectory",
-    "metric",
-    "greater_is_better",
-    "init",
-    "best",
-    "score",
-    "score_by_feedback",
-    "gap_closed",
-    "gap_closed_by_feedback",
-    "unscored",
-    "steps",
-    "stop",
-]
 
 
 def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.DataFrame]:
@@ -85,7 +67,7 @@ def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.Dat
     seeds = {run: found["04_evaluation"]["params"]["seed"] for run, found in manifests.items()}
     tables = _tables(runs, seeds)
     for name, table in tables.items():
-        write_text(figures / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+        write_bytes(figures / f"{name}.csv", csv_bytes(table))
     for name, table in _figure_tables(tables, runs, manifests).items():
         render(name, with_run(table, profile=profile, hardware=hardware), figures)
     write_json(figures / "manifest.json", _manifest(profile, manifests, figures))
@@ -115,50 +97,45 @@ def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFr
     )
     metrics = {seeds[run]: read_jsonl(run / "03_grpo" / "metrics.jsonl")[0] for run in runs}
     return {
-        "trajectories": trajectories[_TRAJECTORY_COLUMNS],
-        "tasks": task_table(trajectories),
-        "overall": overall_table(trajectories),
-        "differences": difference_table(trajectories, PAIRS),
+        "trajectories": trajectories,
         "step_rewards": rewards,
-        "step_differences": step_differences(rewards),
+        **derived(trajectories, rewards),
         "outcomes": steps.outcome_table(steps.step_table(rows)),
         "diversity": steps.diversity_table(rows),
         "luck": pd.concat(
             [pd.read_csv(run / "04_evaluation" / "luck.csv").assign(seed=seeds[run]) for run in runs],
             ignore_index=True,
         ),
-        "best_at_k_values": best_at_k_table(trajectories),
         "grpo_metrics": pd.concat(
             [pd.DataFrame(found).assign(seed=seed) for seed, found in metrics.items()], ignore_index=True
         ),
     }
 
 
-def step_differences(rewards: pd.DataFrame) -> pd.DataFrame:
-    """Return the paired difference in mean step reward on states not trained on, RL minus SFT.
+def derived(trajectories: pd.DataFrame, rewards: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the tables that follow from trajectories and single steps, by name."""
+    return {
+        "tasks": task_table(trajectories),
+        "overall": overall_table(trajectories, rewards),
+        "differences": difference_table(trajectories, PAIRS, rewards),
+        "best_at_k_values": best_at_k_table(trajectories),
+    }
+
+
+def derive(figures: Path | str, *, check: bool = False) -> list[str]:
+    """Compute the tables of `derived` from the committed rows again; return the names of those that changed.
 
     Args:
-        rewards: Columns policy, seed, task, state, reward.
+        figures: Folder with ``trajectories.csv`` and ``step_rewards.csv``.
+        check: Write nothing, only compare.
     """
-    found = paired_difference(rewards, "rl", "sft", "reward", unit="state")
-    means = rewards.groupby("policy")["reward"].mean()
-    return pd.DataFrame(
-        [
-            {
-                "after": "rl",
-                "before": "sft",
-                "reward_after": means["rl"],
-                "reward_before": means["sft"],
-                "difference": found.value,
-                "low": found.low,
-                "high": found.high,
-                "n": found.n,
-                "seeds": found.seeds,
-                "level": found.level,
-                "verdict": found.verdict,
-            }
-        ]
-    )
+    figures = Path(figures)
+    rows = (read_table(figures / f"{name}.csv") for name in ("trajectories", "step_rewards"))
+    found = {figures / f"{name}.csv": csv_bytes(table) for name, table in derived(*rows).items()}
+    changed = {path: new for path, new in found.items() if not path.is_file() or path.read_bytes() != new}
+    for path, new in changed.items() if not check else ():
+        write_bytes(path, new)
+    return [path.name for path in changed]
 
 
 def _figure_tables(
@@ -255,21 +232,21 @@ def result_lines(figures: Path | str) -> str:
         cells += [_cell(overall, policy, split, "gain") for split in ("held-in", "held-out")]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     lines.append("")
-    step = pd.read_csv(figures / "step_differences.csv").iloc[0]
-    lines.append(
-        f"Mean step reward on states not trained on: {step['reward_before']:.3f} after SFT, "
-        f"{step['reward_after']:.3f} after RL; difference {step['difference']:+.3f} "
-        f"[{step['low']:+.3f}, {step['high']:+.3f}], "
-        f"{int(step['n'])} states, {_seeds(step['seeds'])}."
-    )
+    rewards = overall.query("split == 'held-in'").set_index("policy")["reward"]
     for row in (
         pd.read_csv(figures / "differences.csv").query("after == 'rl' and before == 'sft'").itertuples()
     ):
-        lines.append(
-            f"Gap closed, {row.split} tasks: RL minus SFT {row.difference:+.3f} "
-            f"[{row.low:+.3f}, {row.high:+.3f}], "
-            f"{row.trajectories} trajectories on {row.tasks} tasks, {_seeds(row.seeds)}."
-        )
+        told = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+        if row.measure == "gap":
+            lines.append(
+                f"Gap closed, {row.split} tasks: RL minus SFT {told}, {row.n} trajectories on {row.tasks} "
+                f"tasks, {_seeds(row.seeds)}."
+            )
+        elif row.measure == "reward":
+            lines.append(
+                f"Mean step reward on states not trained on: {rewards['sft']:.3f} after SFT, "
+                f"{rewards['rl']:.3f} after RL; difference {told}, {row.n} states, {_seeds(row.seeds)}."
+            )
     lines += [_diversity_line(figures), _luck_line(figures)]
     return "\n\n".join(["\n".join(lines[: len(names) + 2]), *lines[len(names) + 3 :]])
 

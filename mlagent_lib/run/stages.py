@@ -7,8 +7,8 @@ makes the tables for that. Each function goes on where an interrupted attempt st
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +22,8 @@ from mlagent_lib.agents.export import (
 from mlagent_lib.agents.prompts import render, style_of
 from mlagent_lib.agents.rollout import edited_state, reward_of
 from mlagent_lib.agents.server.accounting import CALLS, COSTS, cost_rows, read_calls, write_costs
-from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below
+from mlagent_lib.core.arms import Arm, get_arm
+from mlagent_lib.core.artifacts import Stage, append_jsonl, damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.coder import EditRequest, RuleCoder
@@ -46,17 +47,18 @@ from mlagent_lib.run.lab import (
     evaluate,
     local_agent,
     make_coder,
-    state_rewards,
 )
 from mlagent_lib.run.progress import Bar
 from mlagent_lib.tasks.foreign.leaderboard import leaderboard_of
 from mlagent_lib.tasks.pocket.catalogue import edits
+from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import StatePool, part_of_states, split_trajectories
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
 
 TRAJECTORIES = "01_collection/trajectories.jsonl"
 POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
 CODER_EDITS = 24  # ours: edits for each held-in task on which the coder is measured
+COMPARED = "v1"  # the reward in which policies are compared, whatever they were trained on
 LUCKY = ("random-ideas", "rl")  # ours: whose best edits are run again with other seeds
 PAIRS = (("rl", "sft"), ("sft", "base"), ("rl", "base"), ("rl", "random-ideas"))
 
@@ -148,26 +150,46 @@ def expert_rows(lab: Lab, parts: Parts) -> list[dict]:
     return sft_rows(rows, tasks, style=style_of(lab.profile), max_steps=lab.profile.collect.max_steps)
 
 
-def fine_tuning(lab: Lab, stage: Stage) -> None:
-    """Train the SFT adapter, measure the coder, and take single steps from test states before and after."""
+def start_adapter(lab: Lab, stage: Stage, rows: Sequence[dict] | None) -> None:
+    """Write the adapter that RL starts from: fine-tuned on these rows, or fresh where there are none.
+
+    Args:
+        lab: The run.
+        stage: Where ``adapter/`` and ``training.json`` go; what an earlier attempt has finished stays.
+        rows: Of `expert_rows`; None for a fresh adapter.
+    """
+    from mlagent_lib.training.grpo import fresh_adapter
     from mlagent_lib.training.sft import train_sft
 
-    quiet()
-    profile, parts = lab.profile, split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
-    bar = Bar("fine-tuning", 4, "parts")
-    if not is_trained(stage):
-        found = train_sft(
-            expert_rows(lab, parts), profile.sft, model=profile.model, backend=profile.loading, out=stage.dir,
-            seed=lab.seed,
+    if is_trained(stage):
+        return
+    profile, found = lab.profile, {"rows": 0}
+    if rows is None:
+        fresh_adapter(
+            profile.model, backend=profile.loading, r=profile.sft.lora_r, alpha=profile.sft.lora_alpha,
+            out=stage.path("adapter"), seed=lab.seed,
         )  # fmt: skip
-        stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
+    else:
+        found = train_sft(
+            rows, profile.sft, model=profile.model, backend=profile.loading, out=stage.dir, seed=lab.seed
+        )
+    stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
+
+
+def fine_tuning(lab: Lab, stage: Stage) -> None:
+    """Train the SFT adapter, measure the coder, and take single steps from test states before and after."""
+    quiet()
+    parts = split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
+    bar = Bar("fine-tuning", 4, "parts")
+    start_adapter(lab, stage, expert_rows(lab, parts))
     bar.add(1, "adapter trained")
     base = local_agent(lab, "base", None)
     write_table(stage, "coder.csv", coder_check(lab, base))
     bar.add(1, "coder measured")
-    before = held_back_steps(lab, base, "base", parts.test)
+    before = single_steps(lab, stage, base, get_arm("base"), parts.test)
     bar.add(1, "base model measured")
-    after = held_back_steps(lab, local_agent(lab, "sft", stage.path("adapter")), "sft", parts.test)
+    tuned = local_agent(lab, "sft", stage.path("adapter"))
+    after = single_steps(lab, stage, tuned, get_arm("sft"), parts.test)
     write_table(stage, "test_steps.csv", pd.concat([before, after], ignore_index=True))
     bar.add(1, "adapter measured")
 
@@ -181,15 +203,55 @@ def is_trained(stage: Stage) -> bool:
         return False
 
 
-def held_back_steps(lab: Lab, agent: Agent, name: str, states: Sequence[State]) -> pd.DataFrame:
-    """Return one row for each reply to a state kept back: policy, seed, task, state, reward, outcome."""
+def single_steps(lab: Lab, stage: Stage, agent: Agent, arm: Arm, states: Sequence[State]) -> pd.DataFrame:
+    """Return one row for each reply to a test state, and write the steps themselves, with both scores.
+
+    The rewards are those of v1 whatever an arm was trained on, so that arms compare.
+
+    Args:
+        lab: The run.
+        stage: Where ``<who>_steps.jsonl`` goes.
+        agent: Who replies.
+        arm: Whose policy that is.
+        states: Test states.
+
+    Returns:
+        See `reward_table`.
+    """
     profile = lab.profile
     found = evaluate_steps(
         agent.generate, states, agent.tools, style=style_of(profile), max_steps=profile.collect.max_steps,
-        form=profile.grpo.reward_form, seed=derive_seed(lab.seed, "test-steps", name),
-        samples=profile.grpo.test_samples,
+        form=COMPARED, seed=derive_seed(lab.seed, "test-steps", arm.who), samples=profile.grpo.test_samples,
     )  # fmt: skip
-    return state_rewards(found.rows, name, lab.seed)
+    path = stage.path(f"{arm.who}_steps.jsonl")
+    path.unlink(missing_ok=True)
+    for row in found.rows:
+        append_jsonl(path, row)
+    return reward_table(found.rows, {state.task: lab.task(state.task) for state in states}, arm, lab.seed)
+
+
+def reward_table(rows: Sequence[dict], tasks: Mapping[str, Task], arm: Arm, seed: int) -> pd.DataFrame:
+    """Return one row for each single step; one that we failed to score has no reward (NaN).
+
+    Args:
+        rows: Of `evaluate_steps`.
+        tasks: Tasks by name.
+        arm: Whose policy replied.
+        seed: Of the run.
+
+    Returns:
+        Columns arm, policy, seed, task, state, outcome, reason, share (of the gap, what v2 pays for an edit),
+        reward.
+    """
+    table = []
+    for row in rows:
+        task, after, before = tasks[row["task"]], row["score_after"], row["score_before"]
+        width = task.best["feedback"] - task.baseline["feedback"]
+        line = arm.keys | {"seed": seed, "task": row["task"], "state": row["state_id"]}
+        line |= {"outcome": row["outcome"], "reason": row["reason"]}
+        line |= {"share": None if after is None else (after - before) / width}
+        table.append(line | {"reward": row["reward"]})
+    return pd.DataFrame(table)
 
 
 def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataFrame:
@@ -220,7 +282,7 @@ def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataF
     return pd.DataFrame(table)
 
 
-def sft_adapter(stage: Stage, name: str = "02_sft") -> Path:
+def adapter_of(stage: Stage, name: str = "02_sft") -> Path:
     """Return the adapter folder of an earlier stage, its weights recorded as an input."""
     stage.read(f"{name}/adapter/adapter_config.json")
     return stage.read(f"{name}/adapter/adapter_model.safetensors").parent
@@ -267,32 +329,69 @@ def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFra
 
 def grpo(lab: Lab, stage: Stage) -> None:
     """Show one group by hand, train with step-wise GRPO, and take single steps from the test states."""
-    from mlagent_lib.training.grpo import train_grpo
-
     quiet()
     profile, parts = lab.profile, split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
-    adapter, before = sft_adapter(stage), pd.read_csv(stage.read("02_sft/test_steps.csv"))
-    pool = StatePool.from_trajectories(
-        parts.trajectories["train"], limit=profile.grpo.pool_size, seed=lab.seed, action=POOL_ACTION
-    )
-    select = StatePool(parts.select).sample(profile.grpo.eval_states, lab.seed, "select")
+    adapter, before = adapter_of(stage), pd.read_csv(stage.read("02_sft/test_steps.csv"))
     if not stage.path("group.csv").exists():
-        first = min(pool.states, key=lambda state: (state.step, state.task, state.id))
+        first = min(pool_of(lab, parts), key=lambda state: (state.step, state.task, state.id))
         write_table(stage, "group.csv", group_steps(lab, local_agent(lab, "sft", adapter), first, "first"))
     if not is_trained(stage):
         bar = Bar("step-wise GRPO", profile.grpo.steps, "updates")
-        found = train_grpo(
-            pool, select, profile.grpo,
-            make_tools=lambda coder: lab.tools(coder or make_coder(profile, run_dir=lab.run_dir)),
-            model=profile.model, backend=profile.loading, adapter=adapter, out=stage.dir, seed=lab.seed,
-            style=style_of(profile), max_steps=profile.collect.max_steps, coder=profile.coder,
-            progress=lambda row: _told(bar, row),
-        )  # fmt: skip
-        counts = {"pool": len(pool), "select": len(select)}
-        stage.write_json("training.json", found | counts | {"files": hashes_below(stage.path("adapter"))})
-    after = held_back_steps(lab, local_agent(lab, "rl", stage.path("adapter")), "rl", parts.test)
+        train_rl(lab, stage, parts, adapter, progress=lambda row: _told(bar, row))
+    agent = local_agent(lab, "rl", stage.path("adapter"))
+    after = single_steps(lab, stage, agent, get_arm("full"), parts.test)
     kept = before[before["policy"] == "sft"]
     write_table(stage, "step_rewards.csv", pd.concat([kept, after], ignore_index=True))
+
+
+def pool_of(lab: Lab, parts: Parts, tasks: Sequence[str] = ()) -> StatePool:
+    """Return the states that RL samples from: those where the expert edited, of these tasks or of all."""
+    rows = [row for row in parts.trajectories["train"] if not tasks or row["task"] in tasks]
+    return StatePool.from_trajectories(
+        rows, limit=lab.profile.grpo.pool_size, seed=lab.seed, action=POOL_ACTION
+    )
+
+
+def train_rl(
+    lab: Lab,
+    stage: Stage,
+    parts: Parts,
+    adapter: Path,
+    arm: Arm | None = None,
+    *,
+    charged_limit: float = float("inf"),
+    progress: Callable[[dict], None] | None = None,
+) -> None:
+    """Train a policy by RL as an arm says, and write ``adapter/``, ``metrics.jsonl`` and ``training.json``.
+
+    Args:
+        lab: The run, with the arm's profile.
+        stage: Where it goes; goes on where an earlier attempt stopped.
+        parts: States to train and to select on.
+        adapter: Folder of the adapter to start from.
+        arm: Method, tasks and share of on-policy states; the full method's by default.
+        charged_limit: Charged seconds after which training ends, in place of a number of updates.
+        progress: Called with each row of the metrics.
+    """
+    from mlagent_lib.training.grpo import train_grpo
+
+    profile, arm = lab.profile, arm or get_arm("full")
+    settings = profile.grpo if charged_limit == float("inf") else replace(profile.grpo, steps=LONGEST)
+    select = StatePool(tuple(state for state in parts.select if not arm.tasks or state.task in arm.tasks))
+    select = select.sample(profile.grpo.eval_states, lab.seed, "select")
+    pool = pool_of(lab, parts, arm.tasks)
+    found = train_grpo(
+        pool, select, settings,
+        make_tools=lambda coder: lab.tools(coder or make_coder(profile, run_dir=lab.run_dir)),
+        model=profile.model, backend=profile.loading, adapter=adapter, out=stage.dir, seed=lab.seed,
+        style=style_of(profile), max_steps=profile.collect.max_steps, coder=profile.coder, progress=progress,
+        episodes=arm.method == "episode-wise", on_policy=arm.on_policy, charged_limit=charged_limit,
+    )  # fmt: skip
+    counts = {"pool": len(pool), "select": len(select)}
+    stage.write_json("training.json", found | counts | {"files": hashes_below(stage.path("adapter"))})
+
+
+LONGEST = 100_000  # updates: where time ends a training, their number does not
 
 
 def _told(bar: Bar, row: dict) -> None:
@@ -316,8 +415,8 @@ def evaluation(lab: Lab, stage: Stage) -> None:
     table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
     write_table(stage, "trajectories.csv", table)
     write_table(stage, "tasks.csv", task_table(table))
-    write_table(stage, "overall.csv", overall_table(table))
-    write_table(stage, "differences.csv", difference_table(table, PAIRS))
+    write_table(stage, "overall.csv", overall_table(table, shared))
+    write_table(stage, "differences.csv", difference_table(table, PAIRS, shared))
     write_table(stage, "best_at_k.csv", best_at_k_table(table))
     write_table(stage, "outcomes.csv", outcome_table(step_table(rows)))
     write_table(stage, "diversity.csv", diversity_table(rows))
@@ -370,7 +469,7 @@ def _actor(lab: Lab, stage: Stage, name: str) -> tuple:
     """Return a policy by name with the toolbox that holds its coder."""
     if name in ("base", "sft", "rl"):
         adapter = {"base": None, "sft": "02_sft", "rl": "03_grpo"}[name]
-        agent = local_agent(lab, name, sft_adapter(stage, adapter) if adapter else None)
+        agent = local_agent(lab, name, adapter_of(stage, adapter) if adapter else None)
         return agent.policy, agent.tools
     return baseline_policy(name), lab.tools()
 
@@ -391,6 +490,6 @@ def same_state(lab: Lab, stage: Stage, *, task: str) -> None:
     stage.write_text("state.json", json.dumps(state.to_json(), allow_nan=False))
     groups = []
     for name, folder in (("sft", "02_sft"), ("rl", "03_grpo")):
-        agent = local_agent(lab, name, sft_adapter(stage, folder))
+        agent = local_agent(lab, name, adapter_of(stage, folder))
         groups.append(group_steps(lab, agent, state, "same-state", name).assign(policy=name))
     write_table(stage, "groups.csv", pd.concat(groups, ignore_index=True))

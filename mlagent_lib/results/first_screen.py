@@ -7,19 +7,30 @@ from math import isfinite
 
 import pandas as pd
 
-from mlagent_lib.results.evaluation import difference_table, scales_from_table, trajectory_table
+from mlagent_lib.results.evaluation import (
+    DIFFERENCES,
+    difference_table,
+    scales_from_table,
+    trajectory_table,
+)
 from mlagent_lib.results.intervals import Interval, paired_difference
+from mlagent_lib.results.judge import OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR
 from mlagent_lib.results.rundata import RunData
 from mlagent_lib.results.style import number
 
-__all__ = ["Tile", "Verdict", "verdict_of"]
+__all__ = ["Tile", "FirstScreen", "first_screen"]
 
 AFTER, BEFORE = "rl", "sft"
 PHRASES = {
-    "above": "improved on SFT",
-    "below": "made the policy worse than after SFT",
-    "includes": "showed no clear difference from SFT",
-    "unknown": "changed the result by an amount whose uncertainty this run cannot tell",
+    REPRODUCED: "improved on SFT",
+    OPPOSITE: "made the policy worse than after SFT",
+    UNCLEAR: "showed no clear difference from SFT",
+}
+THIS_RUN = {
+    "above": "ended above SFT",
+    "below": "ended below SFT",
+    "includes": "cannot be told from SFT",
+    "unknown": "differs by an amount whose uncertainty cannot be told",
 }
 
 
@@ -33,7 +44,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FirstScreen:
     """The first screen: a sentence, its numbers, and what limits them."""
 
     sentence: str
@@ -46,15 +57,13 @@ def differences_of(run: RunData) -> pd.DataFrame:
     table = run.tables.get("differences")
     if table is None:
         if "tasks" not in run.tables or not run.trajectories:
-            return pd.DataFrame()
+            return pd.DataFrame(columns=DIFFERENCES)
         scales = scales_from_table(run.tables["tasks"])
         rows = [row for row in run.trajectories if row.get("task") in scales]
-        table = (
-            difference_table(trajectory_table(rows, scales), [(AFTER, BEFORE)]) if rows else pd.DataFrame()
-        )
-    if table.empty:
-        return table
-    return table[(table["after"] == AFTER) & (table["before"] == BEFORE)]
+        found = trajectory_table(rows, scales) if rows else None
+        table = difference_table(found, [(AFTER, BEFORE)] if rows else (), measures=("gap",))
+    table = table[(table["after"] == AFTER) & (table["before"] == BEFORE)]
+    return table[table["measure"] == "gap"]
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
@@ -65,7 +74,7 @@ def _with_interval(value: float, low: float, high: float) -> str:
 
 def _gap_tile(run: RunData, row) -> Tile:
     overall = run.tables.get("overall", pd.DataFrame())
-    note = f"{int(row.tasks)} tasks, {int(row.trajectories)} trajectories, seeds: {int(row.seeds)}"
+    note = f"{int(row.tasks)} tasks, {int(row.n)} trajectories, seeds: {int(row.seeds)}"
     if not overall.empty:
         ends = overall[overall["split"] == row.split].set_index("policy")["gap_closed"]
         if {AFTER, BEFORE} <= set(ends.index):
@@ -121,7 +130,7 @@ def _caveats(run: RunData, differences: pd.DataFrame) -> list[str]:
     return notes
 
 
-def verdict_of(run: RunData) -> Verdict:
+def first_screen(run: RunData) -> FirstScreen:
     """Return the verdict of a run: RL against SFT on both splits, in words set by the intervals."""
     differences = differences_of(run)
     tiles = [_gap_tile(run, row) for row in differences.itertuples() if row.split in ("held-in", "held-out")]
@@ -129,7 +138,9 @@ def verdict_of(run: RunData) -> Verdict:
     if differences.empty:
         sentence = "No verdict yet: the evaluation of the policies after SFT and after RL is not there."
     else:
-        words = {row.split: PHRASES[row.verdict] for row in differences.itertuples()}
-        parts = [f"on {split} tasks it {words[split]}" for split in ("held-in", "held-out") if split in words]
+        own = {row.split: PHRASES.get(row.verdict, THIS_RUN[row.zero]) for row in differences.itertuples()}
+        parts = [f"on {split} tasks it {own[split]}" for split in ("held-in", "held-out") if split in own]
         sentence = f"Step-wise RL: {', '.join(parts)} (share of the gap closed, 95 % intervals)."
-    return Verdict(sentence, tiles, _caveats(run, differences))
+        if (differences["verdict"] == TOO_FEW).any():
+            sentence += " Whether that holds is not decided: too few seeds."
+    return FirstScreen(sentence, tiles, _caveats(run, differences))
