@@ -79,6 +79,7 @@ def test_what_a_block_coder_reads():
         ("# model\nmodel = f()", ("model", "model = f()")),
         ("\n# data \nprepare = 1\nx = 2\n", ("data", "prepare = 1\nx = 2")),  # line breaks around do no harm
         ("# learning\nlearner = model", ("learning", "learner = model")),
+        ("<think>\n# data\nx = 1\n</think>\n\n# model\nmodel = f()", ("model", "model = f()")),
     ],
 )
 def test_block_replies_that_are_understood(reply, parsed):
@@ -179,6 +180,8 @@ def nested(text):
         (f"sure! it's this:\nimport ast\n{EDITED}\nNote: tested", f"import ast\n{EDITED}"),
         (f"Look:\n\n{nested(EDITED)}\nThat is all.", EDITED),
         (f"~~~python\n{EDITED}\nGood, tested", EDITED),
+        (f"<think>\nSo:\n```python\n{EDITED}x = 1\n```\n</think>\n```python\n{EDITED}```", EDITED),
+        (f"So:\n```python\n{EDITED}x = 1\n```\n</think>\n```python\n{EDITED}```", EDITED),
         (f"{EDITED}\nRun it:\n```bash\npython train.py\n```", EDITED),
         (f"```python\n{EDITED}x = '\\d' is 1\n```".replace("\n", "\r\n"), f"{EDITED}x = '\\d' is 1\n"),
     ],
@@ -199,6 +202,7 @@ def test_the_python_is_found_whatever_stands_around_it(task, recwarn, reply, scr
         (f"```python\n{HALF}", "it is cut off"),
         (f"```python\nTREES = 30\n```\nAll of it:\n```python\n{HALF}", "it is cut off"),
         (HALF, "without a code block"),
+        (f"<think>\nI write\n```python\n{EDITED}```", "without a code block"),  # its thought has no end
         (f"So:\n{FENCED}x = = 1\nDone", "without a code block"),  # what stands inside it is no script
         (f"```python\n{EDITED}x = = 1\n```\nThat is:\n```python\nx = 1\n```", "invalid syntax (line 18)"),
         (f"```python\n{FENCED.replace('import numpy', 'import import')}```", "invalid syntax (line 10)"),

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from mlagent_lib.core.errors import CoderError, EndpointError, Unscored
 from mlagent_lib.core.parallel import map_threads
+from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.coder_reply import fault_of, find_script
 from mlagent_lib.tasks.pocket import catalogue
 from mlagent_lib.tasks.task import Task
@@ -105,7 +106,7 @@ def parse_block_reply(reply: str) -> tuple[str, str]:
     Raises:
         ValueError: The reply does not start with the header of a block, or has nothing after it.
     """
-    header, _, block = reply.strip("\n").partition("\n")
+    header, _, block = split_thinking(reply)[0].strip("\n").partition("\n")
     match = re.fullmatch(r"# (data|model|learning)", header.strip())
     if not match or not block.strip() or "\n\n" in block:
         raise ValueError("the coder's reply is not a header and its block")
@@ -221,7 +222,7 @@ def parse_chat_reply(reply: str, script: str) -> str | CoderError:
         'x = 1\\n'
     """
     try:
-        return find_script(reply, script)
+        return find_script(split_thinking(reply)[0], script)
     except ValueError as error:
         return CoderError(str(error))
 
