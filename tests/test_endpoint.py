@@ -659,6 +659,9 @@ def test_a_field_that_a_server_refuses_is_left_out_and_stays_out(caplog, status,
         ("top_p", "does not support parameters: ['top_p'], for model=o1"),
         ("stop", "Argument not supported on this model: stop"),
         ("seed", "property 'seed' is unsupported"),
+        ("stop", "Invalid parameter: stop"),
+        ("temperature", "temperature must be 1 for this model"),
+        ("top_p", "topP cannot be used with this model"),
     ],
 )  # fmt: skip
 def test_refusals_as_servers_word_them(name, words):
@@ -677,6 +680,7 @@ def test_refusals_as_servers_word_them(name, words):
         (400, said("Unsupported value: 'messages[0].role' does not support 'system' with this model.")),
         (400, said("Conversation roles must alternate user/assistant/user/assistant/...")),
         (500, said("Only user and assistant roles are supported!")),
+        (422, said("messages.0.role: must be one of user, assistant")),
     ],
 )
 def test_a_system_turn_that_is_refused_goes_to_the_head_of_the_first_user_turn(status, words):

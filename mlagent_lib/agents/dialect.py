@@ -13,7 +13,9 @@ from mlagent_lib.environment.actions import ACTIONS, FIELDS, split_fields
 
 SYSTEM = "a system turn"
 _REFUSES = re.compile(
-    r"unsupported|(?:not|n't) (?:be )?(?:support|permit|allow|accept)|unrecogni[sz]ed|unknown|unexpected"
+    r"unsupported|(?:not|n't) (?:be )?(?:support|permit|allow|accept|us(?:e|ing)|set|recogni|valid)"
+    r"|unrecogni[sz]ed|unknown|unexpected|invalid (?:param|argument|field|role)"
+    r"|must be (?:one of|the default|1\b)"
     r"|extra[ _](?:inputs|fields|forbidden)|deprecated|cannot both|must alternate"
     r"|should be .?(?:user|assistant)\b|\bonly\b.{0,60}(?:support|allow|accept|default|set to)"
     r"|(?:support|allow|accept)\w* only",
