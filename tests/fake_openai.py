@@ -60,13 +60,15 @@ class FakeOpenAI:
     """Run the server in a thread; a context manager.
 
     Args:
-        reply: The assistant's text, or a function from the list of messages to it.
+        reply: The assistant's text, or a function from the list of messages to it, or to the message's
+            fields.
         script: What the 1st, 2nd, ... request meets (one of `BEHAVIOURS`); after its end `then` applies.
         then: Behaviour after the script.
         api_key: When given, other keys meet a 401.
         slow_s: Seconds that ``slow`` waits and ``drip`` spreads its bytes over.
         retry_after: The value of the header that ``429`` sends.
         usage: The ``usage`` field of every reply; None counts words.
+        refuse: Takes a body and returns status and text of an error, or None for a good answer.
         port: 0 picks a free one.
 
     Attributes:
@@ -76,7 +78,7 @@ class FakeOpenAI:
 
     def __init__(
         self,
-        reply: str | Callable[[list[dict]], str] = "ok",
+        reply: str | Callable[[list[dict]], str | dict] = "ok",
         *,
         script: Sequence[str] = (),
         then: str = "ok",
@@ -84,6 +86,7 @@ class FakeOpenAI:
         slow_s: float = 2.0,
         retry_after: str = "0",
         usage: dict | None = None,
+        refuse: Callable[[dict], tuple[int, str] | None] = lambda body: None,
         port: int = 0,
     ):
         unknown = {*script, then} - set(BEHAVIOURS)
@@ -92,6 +95,7 @@ class FakeOpenAI:
         self.reply, self.then, self.api_key = reply, then, api_key
         self.slow_s, self.retry_after, self.usage = slow_s, retry_after, usage
         self.requests: list[dict] = []
+        self.refuse = refuse
         self._script, self._lock = list(script), threading.Lock()
         self._stopping = threading.Event()
         fake = self
@@ -125,7 +129,7 @@ class FakeOpenAI:
             self.requests.append(seen)
             return self._script.pop(0) if self._script else self.then
 
-    def answer(self, messages: list[dict]) -> str:
+    def answer(self, messages: list[dict]) -> str | dict:
         return self.reply(messages) if callable(self.reply) else self.reply
 
 
@@ -145,7 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.path.partition("?")[0].endswith("/v1/chat/completions"):
             behaviour = "404"
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client gave up
-            self._behave(behaviour, body, key)
+            if refusal := self.owner.refuse(body):
+                self._send(*refusal)
+            else:
+                self._behave(behaviour, body, key)
 
     def _behave(self, behaviour: str, body: dict, key: str) -> None:  # noqa: C901 (a flat list of cases)
         good = self._chat(body, SAYS.get(behaviour) or self.owner.answer(body["messages"]))
@@ -203,17 +210,16 @@ class _Handler(BaseHTTPRequestHandler):
             message["content"] = [{"type": "text", "text": message["content"]}]
         return json.dumps(good)
 
-    def _chat(self, body: dict, text: str) -> dict:
+    def _chat(self, body: dict, text: str | dict) -> dict:
+        message = {"content": text} if isinstance(text, str) else text
         asked = sum(len(m["content"].split()) for m in body["messages"])
-        said = len(text.split())
+        said = len(str(message.get("content")).split())
         return {
             "id": "chatcmpl-fake",
             "object": "chat.completion",
             "created": 0,
             "model": body.get("model"),
-            "choices": [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            ],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant"} | message}],
             "usage": self.owner.usage
             or {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
         }

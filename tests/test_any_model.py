@@ -435,12 +435,12 @@ def test_trajectories_and_seeds_have_samples_of_their_own_and_a_rerun_is_free(ta
 def test_a_chat_coder_asks_for_several_edits_at_once(task):
     script = task.env_files()["train.py"].decode()
     reply, most = together(4)
-    with FakeOpenAI(lambda messages: f"```python\n{reply(messages)[-6:]}\n```") as server:
+    with FakeOpenAI(lambda messages: f"```python\nx = {reply(messages)[-1]}\n```") as server:
         endpoint = client(server, timeout=30, limit=RateLimit(concurrency=4))
         chat = Chat(endpoint, role="coder", ledger=Ledger())
         coder = ChatCoder(chat.reply, workers=chat.workers)
         made = coder.edit_many([EditRequest(task, script, f"make {i}") for i in range(4)])
-    assert [text.strip() for text in made] == [f"make {i}" for i in range(4)] and max(most) == 4
+    assert [text.strip() for text in made] == [f"x = {i}" for i in range(4)] and max(most) == 4
     assert {call.role for call in chat.ledger.calls} == {"coder"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny_task import TRAIN, write_task
+from tiny_task import TRAIN, FakeRunner, edit, make_tools, write_task
 
 from mlagent_lib.core.errors import CoderError, EndpointError, Unscored
 from mlagent_lib.environment.coder import (
@@ -15,6 +15,8 @@ from mlagent_lib.environment.coder import (
     parse_block_reply,
     visible_part,
 )
+from mlagent_lib.environment.outcome import Outcome
+from mlagent_lib.environment.step import run_step, start_state
 from mlagent_lib.tasks.pocket import catalogue
 
 KNN = "from sklearn.neighbors import KNeighborsRegressor\nmodel = KNeighborsRegressor(n_neighbors=9)"
@@ -77,6 +79,7 @@ def test_what_a_block_coder_reads():
         ("# model\nmodel = f()", ("model", "model = f()")),
         ("\n# data \nprepare = 1\nx = 2\n", ("data", "prepare = 1\nx = 2")),  # line breaks around do no harm
         ("# learning\nlearner = model", ("learning", "learner = model")),
+        ("<think>\n# data\nx = 1\n</think>\n\n# model\nmodel = f()", ("model", "model = f()")),
     ],
 )
 def test_block_replies_that_are_understood(reply, parsed):
@@ -143,6 +146,95 @@ def test_the_block_coder_keeps_the_newest_edits_only_and_none_of_a_batch_is_miss
 def test_chat_replies(task, reply, script):
     (made,) = ChatCoder(lambda messages: reply).edit_many(requests(task, "Use 9."))
     assert made == script if script else isinstance(made, CoderError)
+
+
+EDITED = TRAIN.replace("n_neighbors=40", "n_neighbors=9") + "# edited\n"
+FENCED = '"""Train.\n\n```bash\npython train.py\n```\n```python\nTREES = 30\n```\n"""\n' + EDITED
+HALF = "\n".join(EDITED.split("\n")[:12]) + "\n"  # ends with a whole line, so it compiles
+
+
+def nested(text):
+    return "".join(f"   {line}" for line in text.splitlines(keepends=True))
+
+
+@pytest.mark.parametrize(
+    ("reply", "script"),
+    [
+        *((f"Here:\n```{label}\n{EDITED}```\nDone.", EDITED) for label in (
+            "Python", "PYTHON", "python3", "python3.11", "{.python}", 'python title="train.py"', "train.py",
+            "python:src/train.py", "text", "tool_code", "bash",
+        )),
+        (f"Run:\n```bash\npip install x\n```\nThen this runs:\n```python\n{EDITED}```\nDone.", EDITED),
+        ("```diff\n" + "-a = 1\n+b = 2\n" * 300 + f"```\nAll of it:\n```\n{EDITED}```", EDITED),
+        (f"```diff\n-a\n+b\n\n```python\n{EDITED}```", EDITED),  # the diff has no end
+        (f"Such:\n```Python\nTREES = 30\n```\nAll:\n```Python\n{EDITED}```\nDone.", EDITED),
+        (f"It was:\n```python\n{TRAIN}\n\n\n```\nNow:\n```python\n{EDITED}```", EDITED),
+        (f"~~~python\n{EDITED}~~~\n", EDITED),
+        (f"````markdown\n```python\n{EDITED}```\n````", EDITED),
+        (f"1. So:\n\n   ```python\n{nested(EDITED)}   ```\n2. Run it.", EDITED),
+        (f"Here it is: ```python\n{TRAIN.rstrip()}```\nDone.", TRAIN),
+        (f"Here's all:\n```python\n{EDITED}", EDITED),  # never closed, yet whole
+        (f"```python\n{FENCED}```\nDone.", FENCED),
+        (f"```\n{FENCED}", FENCED),
+        (f"Sure\nHere's it:\n\n{FENCED}\nI've changed (one) line.\n- tested\nDone", FENCED),
+        (f"sure! it's this:\nimport ast\n{EDITED}\nNote: tested", f"import ast\n{EDITED}"),
+        (f"Look:\n\n{nested(EDITED)}\nThat is all.", EDITED),
+        (f"~~~python\n{EDITED}\nGood, tested", EDITED),
+        (f"<think>\nSo:\n```python\n{EDITED}x = 1\n```\n</think>\n```python\n{EDITED}```", EDITED),
+        (f"So:\n```python\n{EDITED}x = 1\n```\n</think>\n```python\n{EDITED}```", EDITED),
+        (f"{EDITED}\nRun it:\n```bash\npython train.py\n```", EDITED),
+        (f"```python\n{EDITED}x = '\\d' is 1\n```".replace("\n", "\r\n"), f"{EDITED}x = '\\d' is 1\n"),
+    ],
+)  # fmt: skip
+def test_the_python_is_found_whatever_stands_around_it(task, recwarn, reply, script):
+    assert ChatCoder(lambda messages: reply).edit_many(requests(task, "Use 9.")) == [script]
+    assert not recwarn.list  # what Python thinks of the script is told where it runs
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ("```diff\n--- a\n+++ b\n-x = 1\n+x = 2\n```", "without a code block"),
+        ("```\n-a\n+b\n```\nDone", "it does nothing"),
+        ('```json\n{"a": 1}\n```\nNote: x', "without a code block"),
+        ("Done", "without a code block"),
+        ("```\npip install x y\n```\nThen\n```\npip install y z\n```", "invalid syntax (line 1)"),
+        (f"```python\n{HALF}", "it is cut off"),
+        (f"```python\nTREES = 30\n```\nAll of it:\n```python\n{HALF}", "it is cut off"),
+        (HALF, "without a code block"),
+        (f"<think>\nI write\n```python\n{EDITED}```", "without a code block"),  # its thought has no end
+        (f"So:\n{FENCED}x = = 1\nDone", "without a code block"),  # what stands inside it is no script
+        (f"```python\n{EDITED}x = = 1\n```\nThat is:\n```python\nx = 1\n```", "invalid syntax (line 18)"),
+        (f"```python\n{FENCED.replace('import numpy', 'import import')}```", "invalid syntax (line 10)"),
+        (f"```python\n{EDITED}return 3\n```", "'return' outside function"),
+        (f"```python\n{EDITED}\0\n```", "null bytes"),
+        ("```python\nx = " + "-" * 50_000 + "1\n```", "it cannot be read"),
+        ("```python\n" * 3000, "it is cut off"),
+        ("It was so.\n" * 5000 + EDITED, "without a code block"),
+    ],
+)  # fmt: skip
+def test_what_is_no_whole_program_is_a_failure_of_the_coder_and_is_not_run(task, reply, words):
+    (made,) = ChatCoder(lambda messages: reply).edit_many(requests(task, "Use 9."))
+    assert isinstance(made, CoderError) and words in made.message
+    block = BlockCoder(lambda prompts: ["# model\nmodel = Ridge("] * len(prompts))
+    (made,) = block.edit_many(requests(task, "Use 9."))
+    assert isinstance(made, CoderError) and "'(' was never closed" in made.message
+
+
+def test_a_file_that_is_no_program_need_not_become_one(task):
+    reply = "Here:\n```yaml\nlr: 0.2\nsteps: 3\n```\nA long sentence between.\n```bash\npython x\n```"
+    coder = ChatCoder(lambda messages: reply)
+    assert coder.edit_many(requests(task, "0.2", script="lr: 0.1\nsteps: 3\n")) == ["lr: 0.2\nsteps: 3\n"]
+
+
+def test_an_edit_that_does_not_compile_keeps_the_script_and_is_a_corner_case(tmp_path):
+    task, runner = write_task(tmp_path / "tasks"), FakeRunner()
+    tools = make_tools(tmp_path, runner, ChatCoder(lambda messages: f"```Python\n{EDITED}x = (\n```"))
+    start = start_state(task, tools)
+    found = run_step(start, edit("Use 9."), tools)
+    assert (found.outcome, found.reason, found.executed) == (Outcome.CORNER, "coder", False)
+    assert found.state.files == start.files and len(runner.requests) == 1  # the starter's own run
+    assert "LLMError: the edit was not made: " in found.observation and "line 18" in found.observation
 
 
 def test_the_chat_coder_is_shown_script_and_instruction_and_a_lost_server_is_our_failure(task):

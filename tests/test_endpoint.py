@@ -21,11 +21,14 @@ from test_pipeline import PARAMETERS, write_notebook
 from tiny_task import NAME, FakeRunner, final, neighbours, write_task
 
 from mlagent_lib.agents.schema import validate_row
+from mlagent_lib.agents.server.chat import Chat
 from mlagent_lib.agents.server.endpoint import ChatEndpoint, RequestRefused, Usage, parse_endpoint
+from mlagent_lib.agents.server.reply_cache import ReplyCache
 from mlagent_lib.agents.server.wire import retry_after, secrets_of
 from mlagent_lib.core.artifacts import Stage, read_jsonl
 from mlagent_lib.core.errors import EndpointError
 from mlagent_lib.core.profiles import get_profile
+from mlagent_lib.environment.actions import parse_action
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.run import lab as labs
 
@@ -594,3 +597,191 @@ def test_a_server_that_refuses_everything_is_an_error_and_no_trajectory(lab, tmp
     with FakeOpenAI(then="400") as server, pytest.raises(RequestRefused, match="HTTP 400"):
         labs.collect(lab, path, expert=f"openai:m@{server.base_url}")
     assert not path.exists()
+
+
+# What servers do differently -------------------------------------------------------------------------------
+
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+MERGED = [{"role": "user", "content": "Be brief.\n\nHi"}]
+SIX = {
+    "Reflection": "a", "Research Plan and Status": "b", "Fact Check": "c", "Thought": "d",
+    "Action": "List Files", "Action Input": {"dir_path": "."},
+}  # fmt: skip
+FOUR = "Reflection: a\nResearch Plan and Status: b\nFact Check: c\nThought: d"
+LIST_FILES = f'{FOUR}\nAction: List Files\nAction Input: {{"dir_path": "."}}'
+
+
+def said(message: str, **more) -> str:
+    return json.dumps({"error": {"message": message, "type": "invalid_request_error", **more}})
+
+
+def gemini(name):
+    return json.dumps([{"error": {"code": 400, "message": f'Unknown name "{name}": Cannot find field.'}}])
+
+
+def pydantic(name):
+    return json.dumps({"detail": [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs"}]})
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "left"),
+    [
+        (400, said("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                   "'max_completion_tokens' instead.", param="max_tokens"), {"max_completion_tokens": 7}),
+        (400, said("Unsupported parameter", param="max_tokens"), {}),
+        (422, pydantic("max_tokens"), {}),
+        (400, gemini("max_tokens"), {}),
+        (500, said("generate() got an unexpected keyword argument 'max_tokens'"), {}),
+        (422, "Failed to deserialize the JSON body: unknown field `max_tokens`", {}),
+        (200, said("maxTokens is not supported by the provider"), {}),
+    ],
+)  # fmt: skip
+def test_a_field_that_a_server_refuses_is_left_out_and_stays_out(caplog, status, words, left):
+    with FakeOpenAI(refuse=lambda body: (status, words) if "max_tokens" in body else None) as server:
+        endpoint = client(server, temperature=0.2, max_tokens=7, max_retries=0)
+        first, second = endpoint.complete(HELLO, seed=1), endpoint.complete(HELLO)
+    bodies = [request["body"] for request in server.requests]
+    common = {"model": "fake-model", "messages": HELLO, "temperature": 0.2}
+    assert bodies == [common | {"max_tokens": 7, "seed": 1}, common | {"seed": 1} | left, common | left]
+    assert (first.tries, second.tries, first.text) == (2, 1, "ok")
+    assert caplog.text.count("asking again with") == 1 and "max_tokens" in caplog.text
+    assert pickle.loads(pickle.dumps(endpoint)).refused == endpoint.refused == {"max_tokens": "".join(left)}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("temperature", "Unsupported value: 'temperature' does not support 0.5 with this model. Only the "
+                        "default (1) value is supported."),
+        ("temperature", "invalid temperature: only 1 is allowed for this model"),
+        ("temperature", "`temperature` may only be set to 1 when thinking is enabled."),
+        ("temperature", "`temperature` and `top_p` cannot both be specified for this model."),
+        ("temperature", "gpt-5 models don't support temperature=0.5. Only temperature=1 is supported."),
+        ("temperature", "`temperature` is deprecated for this model."),
+        ("top_p", "does not support parameters: ['top_p'], for model=o1"),
+        ("stop", "Argument not supported on this model: stop"),
+        ("seed", "property 'seed' is unsupported"),
+        ("stop", "Invalid parameter: stop"),
+        ("temperature", "temperature must be 1 for this model"),
+        ("top_p", "topP cannot be used with this model"),
+    ],
+)  # fmt: skip
+def test_refusals_as_servers_word_them(name, words):
+    with FakeOpenAI(refuse=lambda body: (400, said(words)) if name in body else None) as server:
+        endpoint = client(server, extra={"top_p": 0.9, "stop": ["x"]}, max_retries=0)
+        assert endpoint.complete(HELLO, seed=1).text == "ok"
+    asked, again = (request["body"].keys() for request in server.requests)
+    assert asked - again == {name} and not again - asked
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, said("System role not supported")),
+        (400, json.dumps({"object": "error", "message": "System role not supported", "code": 400})),
+        (400, said("Unsupported value: 'messages[0].role' does not support 'system' with this model.")),
+        (400, said("Conversation roles must alternate user/assistant/user/assistant/...")),
+        (500, said("Only user and assistant roles are supported!")),
+        (422, said("messages.0.role: must be one of user, assistant")),
+    ],
+)
+def test_a_system_turn_that_is_refused_goes_to_the_head_of_the_first_user_turn(status, words):
+    def refuse(body):
+        return (status, words) if any(turn["role"] == "system" for turn in body["messages"]) else None
+
+    with FakeOpenAI(refuse=refuse) as server:
+        endpoint = client(server, max_retries=0)
+        assert [endpoint.reply(turns) for turns in (TURNS, TURNS, HELLO, TURNS[:1])] == ["ok"] * 4
+    asked = [request["body"]["messages"] for request in server.requests]
+    assert asked == [TURNS, MERGED, MERGED, HELLO, [{"role": "user", "content": "Be brief."}]]
+    assert TURNS[1]["content"] == "Hi"  # the caller's turns are as they were
+
+
+def test_several_refusals_cost_no_try_and_each_is_asked_about_once():
+    def refuse(body):
+        for name in ("max_tokens", "max_completion_tokens", "temperature", "seed"):
+            if name in body:
+                return 400, said(f"Unsupported: '{name}' (max_completion_tokens)")
+        return None
+
+    with FakeOpenAI(refuse=refuse) as server:
+        endpoint = client(server, max_retries=0)
+        assert endpoint.complete(HELLO, seed=1).tries == 5 and endpoint.usage.failed_calls == 0
+        assert endpoint.complete(HELLO, seed=1).tries == 1
+    with FakeOpenAI(refuse=lambda body: (400, said("'temperature', 'seed' unsupported"))) as server:
+        text = failure(server, temperature=1.0)  # it refuses whatever it is asked
+        assert len(server.requests) == 2 and "asked again without temperature" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "max_tokens is too large: 1024. This model supports only up to 512.",
+        "This model's maximum context length is 4096 tokens, max_tokens is not allowed to exceed it.",
+        "temperature must be between 0 and 1, other values are not supported",
+        "Unsupported model",
+        "seed 3 is bad luck",
+    ],
+)
+def test_a_value_out_of_range_is_told_and_nothing_is_left_out(words):
+    with FakeOpenAI(refuse=lambda body: (400, said(words))) as server:
+        endpoint = client(server)
+        with pytest.raises(RequestRefused, match=words[:20]):
+            endpoint.complete(HELLO, seed=3)
+    assert len(server.requests) == 1 and endpoint.refused == {}
+
+
+def test_what_was_refused_stands_beside_a_known_reply(tmp_path):
+    refuse = lambda body: (400, said("'temperature' unsupported")) if "temperature" in body else None  # noqa: E731
+    with FakeOpenAI(refuse=refuse) as server:
+        Chat(client(server), cache=ReplyCache(tmp_path)).reply(HELLO)
+    (path,) = tmp_path.rglob("*.json")
+    assert json.loads(path.read_text())["about"]["refused"] == {"temperature": ""}
+
+
+def call(name, arguments):
+    return {
+        "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}],
+    }
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        call("answer", json.dumps(SIX)),
+        call("answer", SIX),
+        call("answer", {name.lower().replace(" ", "_"): value for name, value in SIX.items()}),
+        call("answer", SIX | {"Action Input": '{"dir_path": "."}'}),
+        {"content": None, "function_call": {"name": "answer", "arguments": json.dumps(SIX)}},
+        {"function_call": {"name": "answer", "arguments": SIX}},  # no content at all
+        call("List Files", '{"dir_path": "."}') | {"content": FOUR},
+        call("list_files", {"dir_path": "."}) | {"content": [{"type": "text", "text": FOUR}]},
+        call("search", {"q": "x"}) | {"content": LIST_FILES},  # the text is complete without it
+    ],
+)
+def test_a_call_that_carries_our_fields_is_read_as_text(message):
+    with FakeOpenAI(lambda messages: message) as server:
+        text = client(server).reply(HELLO)
+    assert text == LIST_FILES and parse_action(text).arguments == {"dir_path": "."}
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (call("List Files", '{"dir_path": "."}'), "calls tools ('List Files')"),
+        (call("answer", "{not json"), "calls tools ('answer')"),
+        (call("answer", [1]), "turn tool calls off"),
+        ({"content": "", "function_call": {"name": "search", "arguments": "{}"}}, "calls tools ('search')"),
+        ({"content": None, "tool_calls": call("a", SIX)["tool_calls"] * 2}, "calls tools ('a', 'a')"),
+        ({"content": None, "reasoning_content": "Hm. " * 10}, "thought (40 characters) and did not answer"),
+        ({"content": " ", "reasoning": "Hm."}, "thought (3 characters)"),
+        ({"reasoning": f"my key is {KEY}"}, "raise max_tokens"),
+        ({"content": None, "refusal": f"No, {KEY}."}, "the model refused (No, ***.)"),
+    ],
+)
+def test_an_answer_beside_the_text_is_named(message, words):
+    with FakeOpenAI(lambda messages: message) as server:
+        assert words in failure(server, max_retries=0)
+        with pytest.raises(RequestRefused):
+            client(server, max_retries=0).complete(HELLO)

@@ -16,6 +16,8 @@ from typing import Protocol
 
 from mlagent_lib.core.errors import CoderError, EndpointError, Unscored
 from mlagent_lib.core.parallel import map_threads
+from mlagent_lib.core.thinking import split_thinking
+from mlagent_lib.environment.coder_reply import fault_of, find_script
 from mlagent_lib.tasks.pocket import catalogue
 from mlagent_lib.tasks.task import Task
 
@@ -104,7 +106,7 @@ def parse_block_reply(reply: str) -> tuple[str, str]:
     Raises:
         ValueError: The reply does not start with the header of a block, or has nothing after it.
     """
-    header, _, block = reply.strip("\n").partition("\n")
+    header, _, block = split_thinking(reply)[0].strip("\n").partition("\n")
     match = re.fullmatch(r"# (data|model|learning)", header.strip())
     if not match or not block.strip() or "\n\n" in block:
         raise ValueError("the coder's reply is not a header and its block")
@@ -164,9 +166,11 @@ class BlockCoder(_LocalCoder):
 
     def _apply(self, script: str, reply: str) -> str | CoderError:
         try:
-            return catalogue.replace_block(script, *parse_block_reply(reply))
+            made = catalogue.replace_block(script, *parse_block_reply(reply))
         except ValueError as error:
             return CoderError(str(error))
+        fault = fault_of(made)
+        return CoderError(f"the coder's script is no whole Python program: {fault}") if fault else made
 
 
 class ScriptCoder(_LocalCoder):
@@ -195,7 +199,7 @@ class ScriptCoder(_LocalCoder):
         return messages
 
     def _apply(self, script: str, reply: str) -> str | CoderError:
-        return parse_chat_reply(reply)
+        return parse_chat_reply(reply, script)
 
 
 CHAT_INSTRUCTIONS = (
@@ -210,16 +214,17 @@ def chat_messages(script: str, instruction: str) -> list[dict]:
     return [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
 
 
-def parse_chat_reply(reply: str) -> str | CoderError:
-    """Return the script in a chat coder's reply, its longest code block, or that there is none.
+def parse_chat_reply(reply: str, script: str) -> str | CoderError:
+    """Return the edited script in a chat coder's reply (see `find_script`), or why there is none.
 
     Example:
-        >>> parse_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n")
+        >>> parse_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n", "x = 2\\n")
         'x = 1\\n'
     """
-    blocks = re.findall(r"```(?:python|py)?\s*\n(.*?)```", reply, re.DOTALL)
-    script = max(blocks, key=len, default="")
-    return script if script.strip() else CoderError("the coder answered without a code block")
+    try:
+        return find_script(split_thinking(reply)[0], script)
+    except ValueError as error:
+        return CoderError(str(error))
 
 
 class ChatCoder:
@@ -238,11 +243,14 @@ class ChatCoder:
 
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
         """Return the edited script for each request, in order, or why there is none."""
-        return map_threads(self._edit, requests, self.workers)
+        replies = map_threads(self._reply, requests, self.workers)
+        return [
+            reply if isinstance(reply, Unscored) else parse_chat_reply(reply, request.script)
+            for request, reply in zip(requests, replies, strict=True)
+        ]
 
-    def _edit(self, request: EditRequest) -> str | CoderError | Unscored:
+    def _reply(self, request: EditRequest) -> str | Unscored:
         try:
-            reply = self._complete(chat_messages(request.script, request.instruction))
+            return self._complete(chat_messages(request.script, request.instruction))
         except EndpointError as error:
             return Unscored(f"the coder's server failed: {error.message}", cure=error.cure)
-        return parse_chat_reply(reply)

@@ -82,7 +82,8 @@ class Chat:
             if reply is None:
                 reply = self._fetch(messages, spend)
                 if self.cache:
-                    reply = self.cache.put(key, reply, self.about() | {"sample": sample})
+                    about = self.about() | {"sample": sample, "refused": self.endpoint.refused}
+                    reply = self.cache.put(key, reply, about)
         finally:
             if self.ledger:
                 place = {"trajectory": trajectory, "step": step, "number": number, "key": key, "hit": hit}

@@ -11,6 +11,7 @@ cut out of everything the server sends back.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -25,10 +26,10 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit, urlunsplit
 
 from mlagent_lib.agents.server.accounting import Spend, Tokens
+from mlagent_lib.agents.server.dialect import adapted, refused_field, substitute
 from mlagent_lib.agents.server.options import endpoint_fields
 from mlagent_lib.agents.server.ratelimit import RateLimit, guess_tokens
 from mlagent_lib.agents.server.wire import (
-    EMPTY,
     FailedTryError,
     check_url,
     is_loopback,
@@ -180,6 +181,7 @@ class ChatEndpoint:
     extra: Mapping[str, object] = field(default_factory=dict, repr=False)
     limit: RateLimit = field(default_factory=RateLimit, repr=False, compare=False)
     _meter: _Meter = field(init=False, repr=False, compare=False, default_factory=_Meter)
+    _refused: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self):
         check_url(self.base_url)
@@ -219,6 +221,11 @@ class ChatEndpoint:
         """Calls, requests, tokens and seconds so far."""
         return self._meter.read()
 
+    @property
+    def refused(self) -> dict[str, str]:
+        """What the server refused so far, each with what is sent in its place, or "" (see `dialect`)."""
+        return dict(self._refused)
+
     def generate(self, prompt: str, *, system: str | None = None, seed: int | None = None) -> str:
         """Return the reply to one user message, as text (see `complete`)."""
         head = [{"role": "system", "content": system}] if system else []
@@ -236,7 +243,8 @@ class ChatEndpoint:
         Retried: HTTP 408, 409, 425, 429 and 5xx, timeouts, refused or dropped connections, replies that are
         not JSON, of the wrong shape, or empty. Not retried: every other status, a spent quota, a certificate
         that does not verify, redirects (they would carry the key elsewhere). ``Retry-After`` is obeyed, also
-        by whoever else shares ``limit``.
+        by whoever else shares ``limit``. A field or a system turn that the server refuses is left out, in
+        this and in later calls (see `dialect`).
 
         Args:
             messages: ``{"role": ..., "content": ...}`` from the first turn to the last.
@@ -247,35 +255,42 @@ class ChatEndpoint:
             RequestRefused: The server answers, but not this request (too long, or empty replies only).
             EndpointError: No usable reply within ``max_retries`` and ``max_total_seconds``.
         """
-        body, spend = self._body(messages, seed), spend or Spend()
+        fields, refused, spend = self._fields(messages, seed), self.refused, spend or Spend()
         key = read_key(self.api_key_env)
         secrets = secrets_of(key, self.base_url)
         jitter = rng(self.backoff_seed, "endpoint", self.model, self._meter.next_call())
         guess = guess_tokens(sum(len(message["content"]) for message in messages), self.max_tokens)
         clock = _Clock(self.max_total_seconds)
         causes: Counter[str] = Counter()
-        for attempt in range(1, self.max_retries + 2):
+        most = self.max_retries + 1
+        for attempt in itertools.count(1):
+            sent = adapted(fields, refused)
             try:
                 with self.limit.slot(guess) as slot:
                     clock.leave_out(slot.waited_s)
                     text, tokens, finish = self._one_request(
-                        body, key, secrets, min(self.timeout, clock.left), spend
+                        sent, key, secrets, min(self.timeout, clock.left), spend
                     )
                     if tokens[:2] != (None, None):
                         slot.tokens = (tokens[0] or 0) + (tokens[1] or 0)
             except FailedTryError as exc:
                 failure = exc
             else:
+                self._refused.update(refused)
                 self._meter.add(calls=1, seconds=clock.spent)
                 return Completion(text, *tokens[:2], clock.spent, attempt, finish, tokens[2])
+            if clock.left > 0 and (how := self._left_out(failure.cause, sent, refused)):
+                causes[f"{failure.cause}, asked again {how}"] += 1
+                most += 1  # no try is lost: the same request would never pass
+                continue
             causes[failure.cause] += 1
-            if not failure.retry or attempt > self.max_retries:
+            if not failure.retry or attempt >= most:
                 break
             wait = self._wait(failure, attempt, jitter)
             if wait >= clock.left:
                 causes[f"the next try would be in {wait:.0f} s, past max_total_seconds"] += 1
                 break
-            cause = f"{failure.cause}; try {attempt + 1} of {self.max_retries + 1} in {wait:.1f} s"
+            cause = f"{failure.cause}; try {attempt + 1} of {most} in {wait:.1f} s"
             logger.warning("endpoint %s: %s", self.url, cause)
             time.sleep(wait)
         self._meter.add(failed_calls=1, seconds=clock.spent)
@@ -286,6 +301,16 @@ class ChatEndpoint:
             f"after {attempt} {'try' if attempt == 1 else 'tries'} in {clock.spent:.1f} s: {listed}",
             cure=failure.cure,
         ) from None
+
+    def _left_out(self, cause: str, sent: Mapping[str, object], refused: dict[str, str]) -> str:
+        """Return how to ask again where the server refuses a field, and note that field, or return ""."""
+        name = refused_field(cause, sent)
+        if not name:
+            return ""
+        refused[name] = substitute(name, cause, sent)
+        how = f"with {refused[name]} for {name}" if refused[name] else f"without {name}"
+        logger.warning("endpoint %s: %s; asking again %s", self.url, cause, how)
+        return how
 
     def _wait(self, failure: FailedTryError, attempt: int, jitter) -> float:
         """Return the seconds until the next try; where the server named them, others wait too."""
@@ -300,7 +325,7 @@ class ChatEndpoint:
         path = parts.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
-    def _body(self, messages: Sequence[Mapping[str, str]], seed: int | None) -> bytes:
+    def _fields(self, messages: Sequence[Mapping[str, str]], seed: int | None) -> dict:
         for i, message in enumerate(messages):
             if not (isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
                 raise EndpointError(
@@ -309,12 +334,12 @@ class ChatEndpoint:
                 )
         optional = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": seed}
         fields = {"model": self.model, "messages": [dict(m) for m in messages], **self.extra}
-        fields |= {name: value for name, value in optional.items() if value is not None}
-        return json.dumps(fields, allow_nan=False).encode()
+        return fields | {name: value for name, value in optional.items() if value is not None}
 
     def _one_request(
-        self, body: bytes, key: str, secrets: Sequence[str], seconds: float, spend: Spend
+        self, fields: dict, key: str, secrets: Sequence[str], seconds: float, spend: Spend
     ) -> tuple[str, tuple, str | None]:
+        body = json.dumps(fields, allow_nan=False).encode()
         self._meter.add(requests=1)
         spend.requests += 1
         request = urllib.request.Request(self._full_url(), data=body, method="POST")
@@ -334,10 +359,7 @@ class ChatEndpoint:
             self._meter.add(replies_without_usage=1)
             spend.without_usage += 1
         if problem:
-            cure = "check that the server speaks the OpenAI chat protocol at this URL"
-            if finish == "length":
-                cure = "raise max_tokens: the model spent all of them before its answer"
-            raise FailedTryError(problem, cure=cure, is_request=problem == EMPTY)
+            raise problem
         return text, tokens, finish
 
     def _status_failure(self, status: int, headers, message: str) -> FailedTryError:

@@ -24,13 +24,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
+from mlagent_lib.agents.server.dialect import empty_because, text_of
 from mlagent_lib.core.errors import EndpointError
 
 MAX_REPLY_BYTES = 16 << 20
 # A shorter "key" is a placeholder of a local server ("EMPTY", "none"); cutting it out would damage replies.
 MIN_SECRET_LENGTH = 8
 URL_CURE = "give a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
-EMPTY = "the reply is empty"
+PROTOCOL_CURE = "check that the server speaks the OpenAI chat protocol at this URL"
 LOOPBACK = ("localhost", "::1")
 
 
@@ -268,36 +269,48 @@ def _load(data: bytes):
 def server_message(data: bytes, secrets: Sequence[str]) -> str:
     """Return the server's own words in one printable line of at most 300 characters, keys cut out."""
     loaded = _load(data)
-    error = loaded.get("error", loaded) if isinstance(loaded, dict) else None
+    if isinstance(loaded, list) and len(loaded) == 1:  # as Gemini's server wraps it
+        loaded = loaded[0]
+    error = loaded.get("error") or loaded if isinstance(loaded, dict) else None
     if isinstance(error, dict):
-        error = " ".join(str(error[k]) for k in ("code", "message", "detail") if error.get(k))
+        error = " ".join(str(error[k]) for k in ("code", "param", "message", "detail") if error.get(k))
+    if loaded is None and not data.lstrip().startswith(b"<"):  # plain words; a page would tell nothing
+        error = data.decode("utf-8", "replace")
     text = error if isinstance(error, str) else ""
     text = re.sub(r"\bsk-[\w-]{8,}", "***", _redact(text, secrets))  # before cutting: no half keys
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
 def parse_reply(data: bytes, secrets: Sequence[str]):
-    """Return text, (prompt, completion, cached prompt tokens), finish reason, and what is wrong (or None)."""
+    """Return text, (prompt, completion, cached prompt tokens), finish reason, and its failure (or None)."""
     loaded = _load(data)
     if loaded is None:
-        return "", (None, None, None), None, "the reply is not JSON"
+        return "", (None, None, None), None, FailedTryError("the reply is not JSON", cure=PROTOCOL_CURE)
     tokens = _usage(loaded.get("usage") if isinstance(loaded, dict) else None)
     try:
         choice = loaded["choices"][0]
-        content, finish = choice["message"]["content"], choice.get("finish_reason")
+        message, finish = choice["message"], choice.get("finish_reason")
+        why, cure = empty_because(message)
+        content = message.get("content") if why else message["content"]
     except (KeyError, IndexError, TypeError, AttributeError):
-        message = server_message(data, secrets)
-        note = f" ({message})" if message else ""
-        return "", tokens, None, f"the reply has no choices[0].message.content{note}"
+        words = server_message(data, secrets)
+        note = f" ({words})" if words else ""
+        wrong = f"the reply has no choices[0].message.content{note}"
+        return "", tokens, None, FailedTryError(wrong, cure=PROTOCOL_CURE)
     finish = _redact(finish, secrets)[:40] if isinstance(finish, str) else None
     if isinstance(content, list):  # a list of typed parts, as newer servers may send
         content = "".join(
             p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)
         )
     if content is not None and not isinstance(content, str):
-        return "", tokens, finish, "the reply's content is not text"
-    text = _redact(content or "", secrets)
-    return text, tokens, finish, None if text.strip() else EMPTY
+        return "", tokens, finish, FailedTryError("the reply's content is not text", cure=PROTOCOL_CURE)
+    text = _redact(text_of(content or "", message), secrets)
+    if text.strip():
+        return text, tokens, finish, None
+    if finish == "length":
+        cure = "raise max_tokens: the model spent all of them before its answer"
+    cause = "the reply is empty" + _redact(f": {why}" if why else "", secrets)
+    return "", tokens, finish, FailedTryError(cause, cure=cure or PROTOCOL_CURE, is_request=True)
 
 
 def _usage(usage: object) -> tuple[int | None, int | None, int | None]:

@@ -1,0 +1,67 @@
+"""Models that think aloud: what they think is cut off here, in one place, before anything reads a reply.
+
+A thought is nobody's answer: it may hold a draft of an action or of a script, and it would fill every later
+prompt. Only its length is kept.
+"""
+
+from __future__ import annotations
+
+import re
+
+# The tags of Qwen, DeepSeek and most others, and Magistral's; in any case, as models write them too.
+_MARK = re.compile(
+    r"(?:<|\[(?=/?THINK\])) ?(?P<end>/?) ?(?:think(?:ing)?|thought|reasoning|seed:think) ?[>\]]"
+    r"|^[ \t]*(?P<fence>`{3,}|~{3,})[^`~\n]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_QUOTES = re.compile(r"[\"`]|(?<!\w)'|'(?!\w)")  # no apostrophes
+_NEAR = 500  # characters of a line that are looked at around a tag
+
+
+def split_thinking(text: str) -> tuple[str, int]:
+    r"""Return what a model answers, and how many characters it thought.
+
+    A thought starts with a tag at the start of a line and ends with its end tag. Without an end tag it lasts
+    to the end of the text; without a start tag (many chat templates write it themselves) it lasts from the
+    start. Tags that an answer quotes, in a string or in a block of code, are no thought. Tags, and blanks
+    around a thought, do not count. A text without a thought comes back as it is.
+
+    Args:
+        text: A model's reply.
+
+    Example:
+        >>> split_thinking("<think>\nTrees?\n</think>\n\nAction: List Files")
+        ('Action: List Files', 6)
+        >>> split_thinking("Trees?</think>Action: List Files"), split_thinking("<think>Trees?")
+        (('Action: List Files', 6), ('', 6))
+        >>> split_thinking("x = text.split('</think>')[-1]")
+        ("x = text.split('</think>')[-1]", 0)
+    """
+    answer, length, at, is_thought, in_code = [], 0, 0, False, False
+    for mark in _MARK.finditer(text):
+        start, end = mark.span()
+        if mark["fence"]:
+            in_code ^= not is_thought
+        elif is_thought and mark["end"]:
+            length, at, is_thought = length + len(text[at:start].strip()), end, False
+        elif not is_thought and not in_code and _is_tag(text, at, mark):
+            answer.append(text[at:start])
+            at, is_thought = end, not mark["end"]
+            if mark["end"]:  # nothing opened it: all that came before was thought
+                length += len("".join(answer).strip())
+                answer.clear()
+    if not at:
+        return text, 0
+    length += len(text[at:].strip()) if is_thought else 0
+    return "".join([*answer, "" if is_thought else text[at:]]).strip(), length
+
+
+def _is_tag(text: str, at: int, mark: re.Match) -> bool:
+    """Return whether a tag of the answer from ``at`` on is one: it may be quoted, or named in a sentence."""
+    start, end = mark.span()
+    if not text[max(at, start - _NEAR) : start].rpartition("\n")[2].strip():
+        return True
+    before = text[max(start - _NEAR, 0) : start].rpartition("\n")[2]
+    after = text[end : end + _NEAR].partition("\n")[0]
+    signs = _QUOTES.findall(before)
+    return bool(mark["end"]) and (not after.strip() or all(signs.count(sign) % 2 == 0 for sign in "\"'`"))
