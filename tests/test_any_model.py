@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from fake_openai import SAYS, FakeOpenAI
-from tiny_task import edit, final, make_tools, neighbours, write_task
+from tiny_task import edit, final, make_tools, neighbours, reply, write_task
 
 from mlagent_lib.agents.policies import ChatPolicy, format_fault
 from mlagent_lib.agents.rollout import Job, run_trajectories
@@ -357,11 +357,12 @@ def test_what_breaks_the_format_and_what_is_an_invalid_step():
     assert format_fault(SAYS["malformed"]).reason == "missing-field"
     assert format_fault(SAYS["unknown-action"]).reason == "unknown-action"
     assert format_fault("x" * 30_000).reason == "too-long"
-    broken = final().replace("{", "{{")
-    assert (
-        format_fault(broken) is None and format_fault(final()) is None
-    )  # its arguments: the step is invalid
-    assert format_fault("Action: List Files\nAction Input: {}", "no-thought") is None
+    assert format_fault(final().replace("{", "{{")).reason == "bad-json"
+    assert format_fault("Action: List Files\nAction Input: {}", "no-thought").reason == "wrong-arguments"
+    lines = {"script_name": "train.py", "start_line_number": "first", "end_line_number": "9"}
+    assert format_fault(reply("Inspect Script Lines", **lines)).reason == "wrong-type"
+    assert format_fault("<think>I would list the files.").reason == "missing-field"
+    assert format_fault(final()) is None
 
 
 def test_a_broken_format_is_asked_for_again_with_what_was_wrong(task, tmp_path):
@@ -397,10 +398,19 @@ def test_after_five_replies_the_step_is_invalid_and_the_next_one_goes_on(task, t
     assert [call.number for call in calls] == [1, 2, 3, 4, 5, 1]
 
 
-def test_arguments_that_do_not_parse_are_a_step_not_a_question(task, tmp_path):
-    with FakeOpenAI(final().replace("{", "{{")) as server:
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (final().replace("{", "{{"), "bad-json"),
+        (final().replace("final_answer", "answer"), "wrong-arguments"),
+        (final().partition("Action Input")[0], "missing-field"),
+        ("<think>" + final(), "missing-field"),  # cut off while it thought: the action in it is a draft
+    ],
+)
+def test_arguments_that_do_not_parse_are_asked_for_again_too(text, fault, task, tmp_path):
+    with FakeOpenAI(text) as server:
         row, calls = played(task, tmp_path, server)
-    assert row["steps"][0]["reason"] == "bad-json" and [call.broke for call in calls] == [""]
+    assert row["steps"][0]["reason"] == fault and [call.broke for call in calls] == [fault] * 5
 
 
 def test_how_often_is_up_to_the_caller(task, tmp_path):

@@ -32,6 +32,7 @@ from mlagent_lib.agents.embeddings import (
 )
 from mlagent_lib.core.errors import EndpointError, TaskError
 from mlagent_lib.core.seeding import rng as stream
+from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.tasks.pocket.catalogue import AXES, KINDS, MODALITIES, edits, read_block
 
 if TYPE_CHECKING:
@@ -188,15 +189,15 @@ def idea_prompt(task: Task, axis: str, number: int, *, known: Sequence[str] = ()
 def parse_ideas(reply: str) -> list[str]:
     """Return the ideas in a model's reply, one per line; any text gives a list, possibly an empty one.
 
-    What stands before the last ``[advice]`` flag, bullets and numbers, code fences, headings, and lines of
-    under 3 or over 60 words are left out.
+    What a model thinks, what stands before the last ``[advice]`` flag, bullets and numbers, code fences,
+    headings, and lines of under 3 or over 60 words are left out.
 
     Example:
         >>> parse_ideas("Sure!\\n[advice]\\n1. Scale all the columns.\\n\\n- **Use** more trees.\\n```")
         ['Scale all the columns.', 'Use more trees.']
     """
     found = []
-    for line in reply.rpartition(ADVICE_FLAG)[2].splitlines():
+    for line in split_thinking(reply)[0].rpartition(ADVICE_FLAG)[2].splitlines():
         text = "".join(c if c.isprintable() else " " for c in _BULLET.sub("", line))
         text = " ".join(text.replace("**", "").replace("`", "").split())
         is_heading = text.startswith("#") or text.endswith(":")

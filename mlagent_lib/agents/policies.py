@@ -31,9 +31,6 @@ from mlagent_lib.tasks.task import Task
 
 _RECORD = ("trajectory", "step", "prompt", "reply")  # of a reply that an endpoint gave
 MAX_REPLIES = 5  # for one step: MLAgentBench's --max-retries, default 5, which counts the first one too
-# What MLAgentBench asks again about: missing entries, or no name of a tool. Arguments that do not parse are
-# an invalid step there as here.
-ASKED_AGAIN = ("missing-field", "unknown-action", "too-long")
 
 
 @dataclass
@@ -150,7 +147,7 @@ class ScriptedExpert:
 
 
 def format_fault(text: str, reply_format: str = "six") -> Invalid | None:
-    """Return what is wrong with the format of a reply, or None where it names an action.
+    """Return what is wrong with the format of a reply, or None where it is an action with its arguments.
 
     Args:
         text: The reply.
@@ -161,7 +158,7 @@ def format_fault(text: str, reply_format: str = "six") -> Invalid | None:
         'missing-field'
     """
     found = parse_action(text, reply_format)
-    return found if isinstance(found, Invalid) and found.reason in ASKED_AGAIN else None
+    return found if isinstance(found, Invalid) else None
 
 
 class ChatPolicy:
@@ -170,9 +167,9 @@ class ChatPolicy:
     A reply costs money and minutes, so each is written down as it comes. After an interruption the same
     trajectory gets the same replies again, without a request.
 
-    A reply that breaks the format is handled as in MLAgentBench: it is thrown away, and the model is asked
-    again with a sentence more that says what was wrong. The last of ``max_replies`` goes to the environment
-    as it is, and the step is invalid (MLAgentBench would end the run).
+    A reply that breaks the format is thrown away, and the model is asked again with a sentence more that says
+    what was wrong. The last of ``max_replies`` goes to the environment as it is, and the step is invalid.
+    MLAgentBench does not ask again about arguments, and would end the run (``results/deviations.csv``).
 
     Args:
         complete: A `Chat`, or a function that takes chat messages and returns the reply's text. Raises

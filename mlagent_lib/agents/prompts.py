@@ -25,6 +25,7 @@ from mlagent_lib.tasks.task import Task
 
 HISTORY_STEPS = 3  # "last 3 steps in context", MLAgentBench's agent; the paper does not say
 LONGEST_OBSERVATION = 5000  # MLAgentBench shortens observations above 5000 characters
+NO_ANSWER = "(no answer)"  # of a reply that was all thought: some servers refuse an empty turn
 DROPPED = "<Done>"  # what MLAgentBench's agent shows in place of an older observation
 
 
@@ -285,7 +286,7 @@ def _full(state: State, task: Task, max_steps: int, room: _Room) -> Prompt:
         else:
             seen, left_out = shorten(step.observation, room.longest)
             shortened += left_out > 0
-        messages.append({"role": "assistant", "content": step.reply})
+        messages.append({"role": "assistant", "content": step.reply or NO_ANSWER})
         messages.append({"role": "user", "content": f"Observation:\n{seen}"})
     messages[-1]["content"] += f"\n\nStep {state.step + 1} of {max_steps}."
     return Prompt(messages, Cut(earlier, dropped, shortened, script_cut, problem_cut))

@@ -17,6 +17,7 @@ from mlagent_lib.agents.policies import Policy, Turn
 from mlagent_lib.agents.schema import SCHEMA_NAME
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.actions import Action, ActionError, safe_path, storable
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, Toolbox, begin_steps, start_state
@@ -182,13 +183,14 @@ def step_row(
 
     Args:
         before: The state the step started from.
-        reply: The policy's reply.
+        reply: The policy's reply; of a thought in it only the length is recorded.
         result: What it came to.
         task: The task.
         form: Reward form.
         cut: What the prompt left out; recorded where it left out anything.
     """
     action, failed = result.action, result.outcome is Outcome.UNSCORED
+    reply, thought = split_thinking(reply)
     return {
         "step": before.step,
         "state": before.to_json(),
@@ -208,6 +210,7 @@ def step_row(
         "cache_hit": result.cache_hit,
         "tier": result.tier,
         **({"prompt_cut": cut} if cut else {}),
+        **({"thought": thought} if thought else {}),
     }
 
 

@@ -34,7 +34,7 @@ _STEP = _object(
     {
         "step": _field("integer", "Index of the step, from 0.", minimum=0),
         "state": _field(["object", "null"], "The state s_t that the step started from (see State.to_json)."),
-        "reply": _field("string", "The policy's text, as it was generated."),
+        "reply": _field("string", "The policy's text, as it was generated, without what it thought."),
         "action": _field(
             ["string", "null"], "Name of the parsed action; empty or null for an invalid reply."
         ),
@@ -60,9 +60,12 @@ _STEP = _object(
             "What the prompt left out to fit the window: steps, observations, shortened (observations), "
             "script and problem (characters); absent where it left out nothing.",
         ),
+        "thought": _field(
+            "integer", "Characters that a model thought before its reply; absent where none.", minimum=1
+        ),
     },
     "One step.",
-    optional=("visible_metric", "tier", "script_before", "script_after", "reason", "prompt_cut"),
+    optional=("visible_metric", "tier", "script_before", "script_after", "reason", "prompt_cut", "thought"),
 )
 
 _FINAL = _object(

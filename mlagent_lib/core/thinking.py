@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 
 # The tags of Qwen, DeepSeek and most others, and Magistral's; in any case, as models write them too.
+_TAG = r"(?:<|\[(?=/?THINK\])) ?(?P<end>/?) ?(?:think(?:ing)?|thought|reasoning|seed:think) ?[>\]]"
 _MARK = re.compile(
-    r"(?:<|\[(?=/?THINK\])) ?(?P<end>/?) ?(?:think(?:ing)?|thought|reasoning|seed:think) ?[>\]]"
-    r"|^[ \t]*(?P<fence>`{3,}|~{3,})[^`~\n]*$",
+    rf"(?P<first>^[ \t\ufeff]*)?(?P<tag>{_TAG})(?P<last>[ \t]*$)?|^[ \t]*(?P<fence>`{{3,}}|~{{3,}})[^`~\n]*$"
+    r"|(?P<line>\n)|(?<!\\)(?P<quote>[\"`]|(?<!\w)'|'(?!\w))",  # no apostrophes
     re.IGNORECASE | re.MULTILINE,
 )
-_QUOTES = re.compile(r"[\"`]|(?<!\w)'|'(?!\w)")  # no apostrophes
-_NEAR = 500  # characters of a line that are looked at around a tag
 
 
 def split_thinking(text: str) -> tuple[str, int]:
@@ -37,14 +36,20 @@ def split_thinking(text: str) -> tuple[str, int]:
         >>> split_thinking("x = text.split('</think>')[-1]")
         ("x = text.split('</think>')[-1]", 0)
     """
-    answer, length, at, is_thought, in_code = [], 0, 0, False, False
+    if not re.search(_TAG, text, re.IGNORECASE):
+        return text, 0
+    answer, length, at, is_thought, in_code, quotes = [], 0, 0, False, False, set()
     for mark in _MARK.finditer(text):
-        start, end = mark.span()
-        if mark["fence"]:
+        start, end = mark.span("tag")
+        if mark["quote"]:
+            quotes ^= {mark["quote"]}
+        elif mark["line"]:
+            quotes.clear()
+        elif mark["fence"]:
             in_code ^= not is_thought
         elif is_thought and mark["end"]:
             length, at, is_thought = length + len(text[at:start].strip()), end, False
-        elif not is_thought and not in_code and _is_tag(text, at, mark):
+        elif not is_thought and not in_code and (_is_alone(mark, at) or (mark["end"] and not quotes)):
             answer.append(text[at:start])
             at, is_thought = end, not mark["end"]
             if mark["end"]:  # nothing opened it: all that came before was thought
@@ -56,12 +61,7 @@ def split_thinking(text: str) -> tuple[str, int]:
     return "".join([*answer, "" if is_thought else text[at:]]).strip(), length
 
 
-def _is_tag(text: str, at: int, mark: re.Match) -> bool:
-    """Return whether a tag of the answer from ``at`` on is one: it may be quoted, or named in a sentence."""
-    start, end = mark.span()
-    if not text[max(at, start - _NEAR) : start].rpartition("\n")[2].strip():
-        return True
-    before = text[max(start - _NEAR, 0) : start].rpartition("\n")[2]
-    after = text[end : end + _NEAR].partition("\n")[0]
-    signs = _QUOTES.findall(before)
-    return bool(mark["end"]) and (not after.strip() or all(signs.count(sign) % 2 == 0 for sign in "\"'`"))
+def _is_alone(mark: re.Match, at: int) -> bool:
+    """Return whether a tag starts a line, or follows the last one, or is an end tag that ends a line."""
+    follows = at == mark.start("tag") > 0
+    return follows or mark["first"] is not None or bool(mark["end"] and mark["last"] is not None)

@@ -6,12 +6,13 @@ script or calls a model; `step` does.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlagent_lib.core.spelling import is_protected, key, normal
+from mlagent_lib.core.thinking import split_thinking
+from mlagent_lib.environment.reader import FIELDS, read_arguments, read_name, split_fields
 
 # Names, argument names and their order: paper v1 Table 4 / v2 Table 5 (they are MLAgentBench's).
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -23,7 +24,6 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "Inspect Script Lines": ("script_name", "start_line_number", "end_line_number"),
     "Edit Script (AI)": ("script_name", "edit_instruction", "save_name"),
 }
-FIELDS = ("Reflection", "Research Plan and Status", "Fact Check", "Thought", "Action", "Action Input")
 NO_THOUGHT_FIELDS = ("Action", "Action Input")
 MAX_INSPECT_LINES = 100  # "max 100 lines", tools prompt, paper v1 Table 4
 MAX_PATH_BYTES = 200  # ours: file systems allow 255 a name
@@ -50,6 +50,8 @@ class Invalid:
 def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
     r"""Return the action of a reply, or why there is none. Never raises, whatever the text.
 
+    A model's thinking is not read. Of a reply with several steps the first one counts.
+
     Args:
         text: The policy's reply.
         reply_format: ``six`` for all six fields of MLAgentBench, ``no-thought`` for the last two (paper's
@@ -62,6 +64,9 @@ def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
         'missing-field'
     """
     names = FIELDS if reply_format == "six" else NO_THOUGHT_FIELDS
+    text, thought = split_thinking(text.replace("\r\n", "\n"))
+    if thought and not text:
+        return Invalid("missing-field", "Invalid action: the reply is a thought without an answer.")
     if len(text) > MAX_REPLY_CHARS:
         return Invalid("too-long", f"Invalid action: the reply is longer than {MAX_REPLY_CHARS} characters.")
     fields = split_fields(text, names)
@@ -70,35 +75,18 @@ def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
             return Invalid(
                 "missing-field", f"Invalid action: the field '{name}:' is missing or out of order."
             )
-    name = fields["Action"].strip()
-    if name not in ACTIONS:
-        shown = name[:60]
+    name = read_name(fields["Action"], ACTIONS)
+    if name is None:
+        shown = fields["Action"][:60]
         return Invalid("unknown-action", f"Invalid action: {shown!r}. Choose one of: {', '.join(ACTIONS)}.")
     arguments = _parse_arguments(fields["Action Input"], ACTIONS[name])
     return arguments if isinstance(arguments, Invalid) else Action(name, arguments, fields)
 
 
-def split_fields(text: str, names: tuple[str, ...] = FIELDS) -> dict[str, str]:
-    r"""Return the fields of a reply that stand in the given order, each from its name to the next name.
-
-    Example:
-        >>> split_fields("Action: List Files\nAction Input: {}", ("Action", "Action Input"))
-        {'Action': 'List Files', 'Action Input': '{}'}
-    """
-    found, at = [], 0
-    for name in names:
-        match = re.compile(rf"^{re.escape(name)}:", re.MULTILINE).search(text, at)
-        if match:
-            found.append((name, match.start(), match.end()))
-            at = match.end()
-    ends = [start for _, start, _ in found[1:]] + [len(text)] * bool(found)
-    return {name: text[begin:end].strip() for (name, _, begin), end in zip(found, ends, strict=True)}
-
-
 def _parse_arguments(text: str, names: tuple[str, ...]) -> dict[str, str] | Invalid:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = read_arguments(text, names)
+    except ValueError:
         return Invalid("bad-json", "ActionInputParsingError: the Action Input is not one JSON object.")
     if not isinstance(value, dict) or set(value) != set(names):
         return Invalid(

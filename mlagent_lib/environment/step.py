@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mlagent_lib.core.errors import CoderError, SubmissionError, Unscored
 from mlagent_lib.core.limits import Limits
+from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.actions import (
     Action,
     ActionError,
@@ -355,7 +356,7 @@ class _Plan:
 
 def _plan(state: State, text: str, tools: Toolbox) -> _Plan:
     task = tools.task(state.task)
-    text = storable(text)
+    text = split_thinking(storable(text))[0]  # no thought enters the history
     plan = _Plan(before=state, text=text, task=task, after=state)
     if task.digest != state.task_digest:
         plan.outcome, plan.reason = Outcome.UNSCORED, "other-data"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from mlagent_lib.agents.prompts import render
 from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.core.errors import RunError, Unscored
+from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, begin_steps, run_steps
 from mlagent_lib.environment.workspace import State
@@ -273,7 +274,7 @@ def evaluate_steps(
             "score_before": result.score_before,
             "score_after": result.score_after,
             "reward": reward,
-            "reply": reply,
+            "reply": split_thinking(reply)[0],
         }
         for state, result, reward, reply in zip(repeated, results, rewards, replies, strict=True)
     ]
