@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _parser().parse_args(words)
+        arguments = _parser().parse_args([_with_home(word) for word in words])
         return arguments.call(arguments) or 0
     except MlagentError as error:
         print(f"mlagent: {_one_line(error)}", file=sys.stderr)
@@ -129,6 +130,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `mlagent tasks list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _with_home(word: str) -> str:
+    """Return a word with the home folder in place of ``~/``, which no shell expands behind an option's ``=``.
+
+    Example:
+        >>> _with_home("--out=~/page.html") == "--out=" + _with_home("~/page.html"), _with_home("~")
+        (True, '~')
+    """
+    option, place = re.fullmatch(r"(--[a-z-]+=)?(.*)", word, re.DOTALL).groups("")
+    return option + (os.path.expanduser(place) if place.startswith("~/") else place)
 
 
 def _parser() -> argparse.ArgumentParser:

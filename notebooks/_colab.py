@@ -27,14 +27,15 @@ from runpy import run_path
 from zipfile import ZipFile, is_zipfile
 
 if find_spec("google") and find_spec("google.colab"):  # on Colab; elsewhere the kit is installed already
-    if "/content/drive" in kit + runs_dir and not Path("/content/drive/MyDrive").exists():
+    if "/content/drive" in f"{kit}{runs_dir}" and not Path("/content/drive/MyDrive").exists():
         from google.colab import drive
 
         drive.mount("/content/drive")
     if not find_spec("mlagent_lib"):
-        place = Path("mlagent-kit" if is_zipfile(kit) else kit)
-        if is_zipfile(kit):
-            ZipFile(kit).extractall(place)
+        source = Path(f"{kit}").expanduser()
+        place = Path("mlagent-kit") if is_zipfile(source) else source
+        if place != source:
+            ZipFile(source).extractall(place)
         found = [*place.glob("notebooks/_colab.py"), *place.glob("*/notebooks/_colab.py")]
         assert found, f"no kit at {kit!r}: give `kit` the path of a clone, or of an uploaded zip of the kit"
         run_path(str(found[0]))["prepare"](runs_dir)
@@ -100,7 +101,7 @@ def prepare(
     if str(root) not in sys.path:  # an editable installation is seen by the next kernel, not by this one
         sys.path.insert(0, str(root))
     if runs_dir:
-        try_folder(Path(runs_dir))
+        try_folder(Path(f"{runs_dir}").expanduser())
     kept = ", ".join(f"{name} {before[name]}" for name in ("torch", "numpy", "pillow") if name in before)
     print(f"The kit in {root} is ready. Kept: {kept}.")
 

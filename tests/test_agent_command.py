@@ -256,6 +256,14 @@ def evaluate(capsys, server, *words, options="concurrency=3"):
     return agent(capsys, *given, "--k", 3, "--steps", 3, *words)
 
 
+def test_a_run_may_lie_in_a_folder_of_any_name_and_its_seed_is_checked(tmp_path):
+    lab = acting.open_run(tmp_path / "smoke (copy 2)", "smoke", 3, policy="starter")
+    assert (lab.run_dir, lab.seed, lab.profile.name) == (tmp_path / "smoke (copy 2)", 3, "smoke")
+    lab.close()
+    with pytest.raises(ProfileError, match="seed is -1"):
+        acting.open_run(tmp_path / "new", "smoke", -1, policy="starter")
+
+
 def test_an_agent_lands_in_the_tables(capsys):
     with FakeOpenAI(stepwise, usage={"prompt_tokens": 100, "completion_tokens": 10}) as server:
         code, out, err = evaluate(capsys, server, "--price-in", 1, "--price-out", 2)
@@ -558,6 +566,11 @@ def test_the_end_of_a_task_without_a_scale(task):
     assert "feedback score 5 → 2.5, gain 50.0 %\nstopped: steps, after 1 steps" in out.getvalue()
     LiveView(out, task, 3).end({"steps": [], "final": {"feedback_last": None, "stop": "unscored"}})
     assert "feedback score 5 → –, no gain is known" in out.getvalue()
+
+
+def test_a_line_of_the_diff_is_a_line_of_the_script(task):
+    told = shown(task, {"outcome": "edited", "script_after": "a  # b\u2028import os\x0cas c\n"})
+    assert "+a  # b\\u2028import os\\u000cas c\n" in told
 
 
 def test_the_line_of_what_goes_on_is_written_over(task):

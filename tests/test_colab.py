@@ -204,6 +204,9 @@ def test_a_folder_without_locks_is_refused(colab, monkeypatch, tmp_path):
 def test_a_good_folder_is_left_clean(colab, monkeypatch, tmp_path):
     prepared(colab, monkeypatch, Runtime(COLAB), runs_dir=str(tmp_path / "runs"))
     assert list((tmp_path / "runs").iterdir()) == []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prepared(colab, monkeypatch, Runtime(COLAB), runs_dir="~/other")
+    assert (tmp_path / "other").is_dir()
 
 
 def test_half_a_kit_is_refused(colab, tmp_path):
@@ -268,6 +271,15 @@ def test_the_cell_finds_a_clone_named_or_beside(cell, capsys, kit):
     Path("clone/notebooks/_colab.py").write_text(RECORDING)
     cell(kit)
     assert capsys.readouterr().out == "prepared clone/notebooks/_colab.py ''\n"
+
+
+def test_the_cell_takes_the_home_folder_and_names_a_number(cell, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "content"))
+    write_zip("kit.zip", "")
+    cell("~/kit.zip", 7)  # the kit itself refuses the number by name, once it is there
+    assert capsys.readouterr().out == "prepared mlagent-kit/notebooks/_colab.py 7\n"
+    with pytest.raises(AssertionError, match="no kit at 7: give `kit` the path"):
+        cell(7)
 
 
 @pytest.mark.parametrize("kit", ["", "no-such.zip", "empty", "other.zip", "broken.zip"])

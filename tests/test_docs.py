@@ -107,6 +107,18 @@ def test_pages_hold_what_the_source_says(tmp_path):
     assert "<pre>&gt;&gt;&gt; shout(\"a\")\n'A'</pre>" in page and "_private" not in page
 
 
+def test_a_docstring_of_another_package_stays_text(tmp_path):
+    bad = "</pre></script><script>alert(1)</script><!-- <script> \u2028\u202e"
+    source = SOURCE.replace("A module with", f"A module with {bad} `<b>`").replace("In centimetres", bad)
+    write_docs(tmp_path / "out", write_package(tmp_path, source))
+    for name in ("index.html", "noise.loud.html"):
+        page = (tmp_path / "out" / name).read_text()
+        assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page and "\\u2028\\u202e" in page
+        assert not {"<script", "<!--", "<b>", "\u2028", "\u202e"} & set(
+            re.findall(r"<script|<!--|<b>|[\u2028\u202e]", page)
+        )
+
+
 def test_the_command_writes_pages_whose_links_all_lead_somewhere(tmp_path, capsys):
     assert cli.main(["docs", "--out", str(tmp_path / "pages")]) == 0
     count = len(read_modules())

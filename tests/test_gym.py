@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import gymnasium
 import pytest
@@ -121,6 +122,61 @@ def test_two_in_one_vector_environment_share_a_runner(name, fake):
     assert fake[0].closed and not toolboxes._shared
 
 
+def test_async_without_shared_memory_gives_the_texts_that_sync_gives(name, fake):
+    texts = [neighbours(20), "x" * 5000 + "\u00e9\n"]
+    seen = []
+    for mode, extra in (("sync", {}), ("async", {"shared_memory": False, "context": "fork"})):
+        envs = gymnasium.make_vec(
+            name, num_envs=2, vectorization_mode=mode, vector_kwargs=extra, reward="v2", max_steps=1
+        )
+        first = envs.reset(seed=[1, 2])[0]
+        (now, rewards, _, truncated, infos), again = envs.step(texts), envs.step(texts)[0]
+        outcomes = [result.outcome for result in infos["result"]]
+        seen.append((first, now, rewards.tolist(), truncated.tolist(), outcomes, again))
+        envs.close()
+    assert seen[0] == seen[1]
+    first, now, rewards, truncated, outcomes, again = seen[1]
+    assert first == again == ("Predict the price of a home.",) * 2  # the last step began anew
+    assert rewards == [0.5, -1.0] and truncated == [True, True] and all(now)
+    assert outcomes == [Outcome.EDITED, Outcome.INVALID]
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, lambda env: gymnasium.wrappers.TimeLimit(env, 3)])
+def test_async_with_shared_memory_is_refused_before_it_would_show_wrong_texts(name, fake, wrap):
+    with pytest.raises(MlagentError, match="for which there is no shared memory.*shared_memory=False"):
+        gymnasium.make_vec(name, num_envs=2, vectorization_mode="async", wrappers=[wrap])
+    assert all(runner.closed for runner in fake) and not toolboxes._shared
+
+
+def test_an_error_in_another_process_keeps_its_words(name, fake):
+    one = gymnasium.make(name)
+    one.reset()
+    other = replace(one.unwrapped.snapshot(), task="pocket-forests")
+    one.close()
+    envs = gymnasium.make_vec(
+        name, num_envs=1, vectorization_mode="async",
+        vector_kwargs={"shared_memory": False, "context": "fork"},
+    )  # fmt: skip
+    with warnings.catch_warnings(), pytest.raises(MlagentError) as raised:
+        warnings.simplefilter("ignore")  # Gymnasium tells the traceback of the process as a warning
+        envs.reset(options={"state": other})
+    assert "belongs to task 'pocket-forests'" in str(raised.value) and "What to do: restore" in str(
+        raised.value
+    )
+    envs.close(terminate=True)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_each_way_of_beginning_anew_keeps_whole_texts(name, fake, mode):
+    envs = gymnasium.make_vec(name, num_envs=1, max_steps=1, vector_kwargs={"autoreset_mode": mode})
+    (start,), _ = envs.reset()
+    (seen,), _, _, truncated, infos = envs.step(("nonsense " * 100,))
+    last = infos["final_obs"][0] if mode == "SameStep" else seen
+    assert truncated.tolist() == [True] and "invalid" in last.lower() and last != start
+    assert (seen == start) == (mode == "SameStep")
+    envs.close()
+
+
 def test_other_settings_have_a_runner_of_their_own(name, fake, tmp_path):
     first = gymnasium.make(name)
     second = gymnasium.make(name, cache=str(tmp_path / "kept"), tier="T2")
@@ -206,8 +262,6 @@ def test_a_folder_that_cannot_pay_or_be_named(tmp_path):
 
 
 def test_a_task_without_scores_has_no_reward(tmp_path, fake, monkeypatch):
-    from dataclasses import replace
-
     task = replace(write_task(tmp_path / "a"), best={})
     monkeypatch.setattr(mlagent_lib.gym, "load_task", lambda _: task)
     with pytest.raises(TaskError, match="no best score, so that a step has no reward.* reward=None"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
 
@@ -147,7 +148,7 @@ def test_parameters_reach_the_notebook_that_declares_them(story):
     [
         ({"facto": 7}, "no notebook has a parameter 'facto': the closest is 'factor'"),
         ({"nonsense": 7}, "no notebook has a parameter 'nonsense'"),
-        ({"factor": "7x"}, "is '7x', a str.*give a int such as 10"),
+        ({"factor": "7x"}, "is '7x', a str.*give a whole number such as 10"),
         ({"factor": True}, "is True, a bool"),
         ({"seed": 4}, "use the options"),
     ],
@@ -162,6 +163,26 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(story, parameters, me
 def test_a_run_id_must_be_a_folder_name(story, run_id):
     with pytest.raises(ProfileError, match="cannot be the name of a folder"):
         story(run_id=run_id)
+
+
+def test_numbers_of_numpy_and_a_home_folder_are_the_plain_ones(story, tmp_path, monkeypatch):
+    run_dir, _ = story(seed=np.int64(3), run_id="007", parameters={"factor": np.int32(7)})
+    assert run_dir.name == "007" and json.loads((run_dir / "run.json").read_text())["seed"] == 3
+    assert json.loads(outputs(run_dir)["01_collection/numbers.json"]) == [21, 4]
+    _, lines = story(seed=3, run_id="007", parameters={"factor": 7})
+    assert all("kept" in line for line in lines[:-1])  # the same run
+    for wrong in ({"run_id": 7}, {"seed": 3.0}, {"profile": None}, {"parameters": {"factor": None}}):
+        with pytest.raises(
+            ProfileError, match="^(run_id is 7|seed is 3.0|profile is None|factor is None), a"
+        ):
+            story(**wrong)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    done = run_all(
+        "smoke", 3, "~/runs", notebooks_dir=story.folder, notebooks=STORY[:1], write_report=print, say=str
+    )
+    assert done == tmp_path / "home" / "runs" / "smoke-seed3" and not (tmp_path / "~").exists()
+    assert (done / "01_collection" / "numbers.json").is_file()
 
 
 def test_an_unknown_profile_is_refused(story):

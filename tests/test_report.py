@@ -2,6 +2,7 @@
 
 import json
 import re
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
@@ -134,11 +135,23 @@ def test_damaged_pieces_are_named_and_stop_nothing(tmp_path):
         assert piece in page
 
 
+def test_a_notebook_of_an_odd_name_has_a_link_that_leads_to_it(tmp_path):
+    folder = make_run(tmp_path / "a")
+    name = "a#b?c %41\" onclick='x'.ipynb"
+    (folder / "notebooks").mkdir(exist_ok=True)
+    (folder / "notebooks" / name).write_text("{}")
+    found = re.findall(r'<a href="(notebooks/a[^"]*)">', page_of(folder))
+    assert [unquote(link) for link in found] == [f"notebooks/{name}"]
+    assert not set("#?'") & set(found[0]) and not any(
+        n.startswith("on") for n in tags_of(page_of(folder).replace("<!doctype html>", "")).attributes
+    )
+
+
 def test_hostile_text_in_a_run_stays_text(tmp_path):
     made = [
         trajectory("up", p, 0.7, steps=[step(0, reply=HOSTILE, observation=HOSTILE)]) for p in ("sft", "rl")
     ]
-    folder = make_run(tmp_path / "a", made, profile=HOSTILE)
+    folder = make_run(tmp_path / "a", made, profile=f"{HOSTILE} $\\frac$")  # no formula in a figure either
     found = tags_of(page_of(folder).replace("<!doctype html>", ""))
     assert not found.names & {"script", "iframe"}
     assert not any(name.startswith("on") for name in found.attributes)

@@ -16,6 +16,7 @@ from mlagent_lib.results.show import (
     show_trajectory,
     table_html,
 )
+from mlagent_lib.run import story
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(1)"></pre></style>&amp;\u202e\x1b[31m'
 
@@ -63,6 +64,27 @@ def test_hostile_text_in_every_field_stays_text():
     assert "\u202e" not in shown.html and "\x1b" not in shown.html
     assert "\x1b" not in repr(shown)
     assert "\\u202e" in shown.html  # shown, not dropped
+
+
+@pytest.mark.parametrize(
+    "unseen", ["\u2028", "\u2066", "\u200b", "\u00ad", "\u3164", "\u2062", "\U000e0041", "\r", "\x9b"]
+)
+def test_what_is_not_seen_is_shown_in_each_form(unseen):
+    text, seen = f"x = 1  # a{unseen}b", f"x = 1  # a\\u{ord(unseen):04x}b"
+    row = trajectory(
+        "up", "rl", 0.7, steps=[step(0, reply=text, observation=text, script_after=SCRIPT + text)]
+    )
+    shown = [story.say(text), story.block(text), story.diff("", text), show_trajectory(row)]
+    for each in shown:
+        assert seen in each.html and unseen not in each.html + repr(each)
+        assert seen in each.text
+    assert shown[-1].html.count(seen) == 3  # reply, feedback and changed line, none of them cut in two
+    assert seen in table_html(pd.DataFrame({"a": [text]})).html
+
+
+def test_what_joins_letters_and_signs_stays_as_it_is():
+    joined = "\u0645\u06cc\u200c\U0001f468\u200d\U0001f469\ufe0f"  # Persian, and signs of one glyph
+    assert escape(joined) == joined
 
 
 def test_escape_keeps_newlines_and_unicode():

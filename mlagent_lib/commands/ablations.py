@@ -8,6 +8,7 @@ from typing import Any
 
 from mlagent_lib.core.arms import ARMS, PROFILE
 from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.parameters import checked
 
 HELP = """\
 Trains and measures every arm of the comparison over seeds: each is a laptop run with one change. A unit of
@@ -53,7 +54,9 @@ def call(arguments: argparse.Namespace) -> int:
     from mlagent_lib.arms.finish import finish
     from mlagent_lib.arms.schedule import plan, plan_lines, run
 
-    runs_dir, seeds, arms = Path(arguments.runs_dir), arguments.seeds, arguments.arms
+    runs_dir, arms = Path(checked("runs_dir", arguments.runs_dir, "runs")), arguments.arms
+    arguments.jobs = checked("jobs", arguments.jobs, 0)
+    seeds = arguments.seeds and [checked("seed", seed, 0) for seed in arguments.seeds]
     unknown = sorted(set(arms or ()) - {arm.name for arm in ARMS})
     if unknown:
         raise ProfileError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlagent_lib.core.artifacts import write_text
+from mlagent_lib.results.show import visible
 
 PACKAGE = Path(__file__).parents[1]
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example")
@@ -260,7 +261,7 @@ def _section(entry: Entry, links: dict[str, str], level: int) -> str:
 
 
 def _page(title: str, body: str) -> str:
-    return (
+    return visible(
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
         f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style></head>"
         f"<body>{body}</body></html>\n"

@@ -21,7 +21,7 @@ class MlagentError(Exception):
     """
 
     def __init__(self, message: str, *, cure: str = ""):
-        self.message = message
+        self.message = str(message)  # AsyncVectorEnv makes an error of a worker's error
         self.cure = cure
         super().__init__(message)
 

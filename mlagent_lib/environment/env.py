@@ -6,6 +6,7 @@ import string
 from collections.abc import Mapping
 
 import gymnasium
+from gymnasium.vector.utils import create_shared_memory
 
 from mlagent_lib.core.errors import MlagentError, Unscored
 from mlagent_lib.environment.outcome import Outcome
@@ -25,6 +26,16 @@ class AnyText(gymnasium.spaces.Text):
     def contains(self, x: object) -> bool:
         """Return whether x is a text."""
         return isinstance(x, str)
+
+
+@create_shared_memory.register(AnyText)
+def _no_shared_memory(space: AnyText, n: int = 1, ctx: object = None) -> None:
+    """Raise `MlagentError`: a text of any length fits no array, and Gymnasium never reads it back."""
+    raise MlagentError(
+        "the observations are texts of any length, for which there is no shared memory",
+        cure='pass shared_memory=False: make_vec(..., vectorization_mode="async", '
+        'vector_kwargs={"shared_memory": False})',
+    )
 
 
 class Environment(gymnasium.Env):

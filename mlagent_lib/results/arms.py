@@ -16,6 +16,7 @@ import pandas as pd
 from mlagent_lib.core.arms import ARMS, PROFILE, arm_of
 from mlagent_lib.core.artifacts import sha256_file
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.parameters import checked
 from mlagent_lib.results.evaluation import BOUND, SCALE_COLUMNS, named
 from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.reward import sigmoid
@@ -216,7 +217,12 @@ def diversity_by_arm(tables: Tables) -> pd.DataFrame:
 
 
 def folder_of(results: str = "") -> Path:
-    """Return the folder of the results: the committed one beside the package where none is named."""
+    """Return the folder of the results: the committed one beside the package where none is named.
+
+    Raises:
+        ProfileError: It is no text.
+    """
+    results = checked("results", results)
     return Path(results) if results else Path(__file__).resolve().parents[2] / "figures" / PROFILE
 
 

@@ -10,6 +10,7 @@ import base64
 import re
 from collections import Counter
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -250,7 +251,8 @@ def _notebooks(run: RunData) -> str:
         [n for n, _ in NOTEBOOKS] + sorted(p.name for p in run.folder.glob("notebooks/*.ipynb"))
     ):
         if (run.folder / "notebooks" / name).is_file():
-            items.append(f'<li><a href="notebooks/{escape(name)}">{escape(name)}</a></li>')
+            link = quote(f"notebooks/{name}", errors="surrogateescape")
+            items.append(f'<li><a href="{link}">{escape(name)}</a></li>')
         else:
             items.append(f"<li>{escape(name)}: not executed yet</li>")
     intro = "<p>Executed copies, with every output. They open in JupyterLab.</p>"

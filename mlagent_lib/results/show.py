@@ -31,6 +31,7 @@ __all__ = [
     "Shown",
     "diff_html",
     "escape",
+    "lines_of",
     "reply_fields",
     "reply_pieces",
     "show_source",
@@ -45,9 +46,10 @@ MARKS = {"edited": "✓", "neutral": "○", "corner": "◔", "error": "✕", "in
 MAX_FIELD_CHARS = 4000
 MAX_LINES = 160
 # C0 and C1 controls but tab and newline, the marks that reorder what follows them, line breaks that only some
-# programs see, spaces without width, and halves of surrogate pairs, which no file can hold
+# programs see, spaces, letters and tags without width, and halves of surrogate pairs, which no file can hold
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e007f]"
 )
 _FIELD = re.compile(rf"^[ \t]*({'|'.join(re.escape(name) for name in FIELDS)})[ \t]*:", re.MULTILINE)
 
@@ -58,11 +60,14 @@ class Shown:
 
     Attributes:
         html: Self-contained markup, with its own style.
-        text: The same as plain text.
+        text: The same as plain text, made `visible`.
     """
 
     html: str
     text: str
+
+    def __post_init__(self):
+        object.__setattr__(self, "text", visible(self.text))
 
     def _repr_html_(self) -> str:
         return self.html
@@ -82,6 +87,16 @@ def visible(text: object) -> str:
         'a\\u202eb\\u0000'
     """
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Return the lines of a text with what is not seen made `visible`: a line ends where Python ends one.
+
+    Example:
+        >>> lines_of("# a\u2028b\r\nc\n")
+        ['# a\\u2028b', 'c']
+    """
+    return visible(text.replace("\r\n", "\n")).splitlines()
 
 
 def escape(text: object) -> str:
@@ -148,7 +163,7 @@ def _pre(lines: Sequence[tuple[str, str]], *, wrap: bool = False) -> str:
 
 
 def _diff(before: str, after: str) -> list[str]:
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="")
+    lines = difflib.unified_diff(lines_of(before), lines_of(after), "before", "after", lineterm="")
     return list(lines)[2:]
 
 
@@ -228,11 +243,11 @@ def _step_html(step: Mapping, scale: TaskScale | None) -> str:
         )
         parts.append(f'<dl class="mla-fields">{"".join(rows)}</dl>')
     else:
-        parts.append(_pre([("", line) for line in _cut(reply).splitlines() or ["(empty reply)"]], wrap=True))
+        parts.append(_pre([("", line) for line in lines_of(_cut(reply)) or ["(empty reply)"]], wrap=True))
     before, after = step.get("script_before") or "", step.get("script_after") or ""
     if before != after:
         parts.append(diff_html(before, after))
-    lines = str(step.get("observation") or "").splitlines()
+    lines = lines_of(str(step.get("observation") or ""))
     if lines:
         folded = _pre([("", line) for line in lines], wrap=True)
         parts.append(f"<details><summary>Feedback, {len(lines)} lines</summary>{folded}</details>")
@@ -307,7 +322,7 @@ def _plain(
         lines += [f"{name}: {_cut(value)}" for name, value in fields.items()]
         lines += _diff(step.get("script_before") or "", step.get("script_after") or "")[:MAX_LINES]
     lines += [f"... {left} more steps"] if left else []
-    return visible("\n".join(lines))
+    return "\n".join(lines)
 
 
 def show_source(*objects: object) -> Shown:

@@ -27,14 +27,15 @@ from mlagent_lib.agents.server.accounting import (
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache, reply_key
 from mlagent_lib.core.artifacts import Stage, read_jsonl, read_manifest, write_text
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.profiles import Profile
+from mlagent_lib.core.parameters import checked
+from mlagent_lib.core.profiles import Profile, get_profile
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.runner import Runner
 from mlagent_lib.results.agents import AGENTS, ROWS, SCALES, main_tables
 from mlagent_lib.results.evaluation import TaskScale
 from mlagent_lib.run.actors import Plan, edits_of, make_actor, profile_for, read_record
-from mlagent_lib.run.lab import Lab, chosen_ideas, open_lab
+from mlagent_lib.run.lab import Lab, chosen_ideas, lab_in
 from mlagent_lib.run.terminal import LiveView, ProgressLine
 from mlagent_lib.tasks.task import Task
 
@@ -135,8 +136,8 @@ def open_run(
                 cure=f"leave --{name} out, or choose another --out",
             )
     chosen = profile_for(policy, run, known.get("profile") or profile)
-    root = known.get("seed", 0 if seed is None else seed)
-    lab = open_lab(chosen.name, root, str(run_dir.parent), run_dir.name)
+    root = checked("seed", known.get("seed", 0 if seed is None else seed), 0)
+    lab = lab_in(run_dir, get_profile(chosen.name), root)
     lab.profile = chosen
     return lab
 

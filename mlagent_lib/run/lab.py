@@ -23,6 +23,7 @@ from mlagent_lib.agents.server.endpoint import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
 from mlagent_lib.core.artifacts import OWN_TASKS, Stage, append_jsonl, read_jsonl
 from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache
@@ -114,14 +115,11 @@ class Lab:
 def open_lab(
     profile: str, seed: int, runs_dir: str, run_id: str, *, model: str = "", coder: str = "", vllm: str = ""
 ) -> Lab:
-    """Return the lab of a run; makes its folder when it is new.
-
-    Before anything else the backend is made ready (Unsloth must come before the libraries that it changes),
-    and the memory is estimated that the profile's model will take on this card.
+    """Return the lab of a run; makes its folder when it is new. See `lab_in` for what comes first.
 
     Args:
         profile: Name of the profile.
-        seed: Root of every random stream.
+        seed: Root of every random stream, from 0 to 4294967295.
         runs_dir: Where runs are kept; "" for ``runs`` beside the notebooks, wherever Jupyter was started.
         run_id: Name of the run; "" for ``<profile>-seed<seed>``.
         model: Another model than the profile's, such as ``Qwen/Qwen2.5-0.5B-Instruct``; "" for the profile's.
@@ -129,20 +127,36 @@ def open_lab(
         vllm: Another engine for the rollouts: ``no``, ``colocate`` or the address of a server; "" likewise.
 
     Raises:
-        ProfileError: The profile is unknown, the seed is no whole number, or the model does not fit the card.
+        ProfileError: A value is unknown or of the wrong kind (see `checked`), or the model does not fit.
         MlagentError: The profile's backend cannot run here.
         RunError: A library was imported before the backend that changes it.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", PATIENT)  # before torch is loaded, also in JupyterLab
-    found, changes = changed_profile(get_profile(profile), model=model, coder=coder, vllm=vllm)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ProfileError(f"seed is {seed!r}", cure="give a whole number")
-    ready_backend(found)
+    profile, seed = checked("profile", profile, "laptop"), checked("seed", seed, 0)
+    runs_dir, run_id = checked("runs_dir", runs_dir), checked("run_id", run_id)
+    wanted = {"model": model, "coder": coder, "vllm": vllm}
+    wanted = {name: checked(name, value) for name, value in wanted.items()}
+    found, changes = changed_profile(get_profile(profile), **wanted)
     runs = Path(runs_dir) if runs_dir else Path(__file__).resolve().parents[2] / "runs"
-    run_dir = runs / (run_id or f"{profile}-seed{seed}")
+    return lab_in(runs / (run_id or f"{profile}-seed{seed}"), found, seed, changes)
+
+
+def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] | None = None) -> Lab:
+    """Return the lab of a run's folder, of whatever name.
+
+    Before anything else the backend is made ready (Unsloth must come before the libraries that it changes),
+    and the memory is estimated that the profile's model will take on this card.
+
+    Args:
+        run_dir: The folder, made when it is new.
+        profile: The profile, with its changes.
+        seed: Root of every random stream.
+        changes: Of `changed_profile`.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", PATIENT)  # before torch is loaded, also in JupyterLab
+    ready_backend(profile)
     run_dir.mkdir(parents=True, exist_ok=True)
-    runner, cache = Runner(workers=found.workers), ExecutionCache(run_dir / "cache")
-    lab = Lab(found, seed, run_dir, runner, cache, changes=changes)
+    runner, cache = Runner(workers=profile.workers), ExecutionCache(run_dir / "cache")
+    lab = Lab(profile, seed, run_dir, runner, cache, changes=changes or {})
     if (run_dir / OWN_TASKS).exists():
         lab.adopt(**json.loads((run_dir / OWN_TASKS).read_text(encoding="utf-8")))
     return lab

@@ -37,6 +37,7 @@ from mlagent_lib.core.files import (
     sweep,
     write_json,
 )
+from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
 from mlagent_lib.core.provenance import usable_cpus
 
@@ -153,9 +154,10 @@ def run_all(
         RunError: The run folder is in use, belongs to other parameters or cannot be written.
         NotebookFailed: A notebook did not reach its end. The ones before it are kept.
     """
-    chosen = get_profile(profile)
-    run_id = _checked_id(f"{profile}-seed{seed}" if run_id is None else run_id)
-    runs_dir = Path(runs_dir).expanduser()
+    profile, seed = checked("profile", profile, "laptop"), checked("seed", seed, 0)
+    chosen, own_name = get_profile(profile), f"{profile}-seed{seed}"
+    run_id = checked("run_id", own_name if run_id is None else run_id, own_name)
+    runs_dir = Path(checked("runs_dir", runs_dir))
     folder = Path(notebooks_dir) if notebooks_dir is not None else notebooks_folder()
     extra = dict(parameters or {})
     base = {"profile": profile, "seed": seed, "runs_dir": str(runs_dir), "run_id": run_id}
@@ -333,7 +335,10 @@ def _refuse_secrets(parameters: Mapping[str, Any]) -> None:
 def _values_per_notebook(
     folder: Path, names: list[str], base: dict[str, Any], extra: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Return the parameters of each notebook, each name and type checked against what it declares."""
+    """Return the parameters of each notebook, each name and type checked against what it declares.
+
+    Those of ``extra`` get the form that the code takes, see `checked`.
+    """
     declared = {name: declared_parameters(folder / name) for name in names}
     for name, known in declared.items():
         missing = [key for key in base if key not in known]
@@ -350,23 +355,13 @@ def _values_per_notebook(
             hint = f": the closest is {close[0]!r}" if close else ""
             cure = f"choose one of {', '.join(everywhere)}" if everywhere else "leave it out: there are none"
             raise ProfileError(f"no notebook has a parameter {key!r}{hint}", cure=cure)
-        for name, known in declared.items():
-            if key in known and not _same_kind(known[key], value):
-                kind = type(known[key]).__name__
-                message = f"parameter {key!r} of {name} is {value!r}, a {type(value).__name__}"
-                raise ProfileError(message, cure=f"give a {kind} such as {known[key]!r}")
+        for known in declared.values():
+            if key in known:
+                extra[key] = checked(key, value, known[key])
     return {
         name: {**base, **{key: value for key, value in extra.items() if key in known}}
         for name, known in declared.items()
     }
-
-
-def _same_kind(default: Any, value: Any) -> bool:
-    if default is None or value is None:
-        return True
-    if isinstance(default, float) and not isinstance(value, bool):
-        return isinstance(value, (int, float))
-    return type(default) is type(value)
 
 
 def _is_finished(run_dir: Path, out: Path, stages: tuple[str, ...], values: dict[str, Any]) -> bool:
@@ -421,13 +416,6 @@ def _claim(run_dir: Path, identity: dict[str, Any]) -> None:
                 f"{run_dir} was made with {key} {existing.get(key)!r}, not {value!r}",
                 cure="choose another folder with --run-id, or give the same values to resume it",
             )
-
-
-def _checked_id(run_id: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", run_id):
-        cure = "use letters, digits, '.', '_', '+' and '-', at most 100 of them"
-        raise ProfileError(f"run id {run_id!r} cannot be the name of a folder", cure=cure)
-    return run_id
 
 
 def _default_report() -> Callable[[Path], object]:

@@ -16,14 +16,15 @@ import numpy as np
 import pandas as pd
 
 from mlagent_lib.agents.rollout import reward_of
-from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.errors import ProfileError, RunError
+from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.provenance import device_name, versions
 from mlagent_lib.environment.actions import Invalid, parse_action
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import RunRequest
 from mlagent_lib.environment.step import StepResult
 from mlagent_lib.results.intervals import Interval, paired_difference
-from mlagent_lib.results.show import CSS, Shown, diff_html, escape, table_markup
+from mlagent_lib.results.show import CSS, Shown, diff_html, escape, lines_of, table_markup
 from mlagent_lib.results.steps import learning_curve_table
 from mlagent_lib.results.style import footer, look, new_figure, number, save_figure, styled, with_run
 from mlagent_lib.reward import step_reward
@@ -75,7 +76,7 @@ def say(*sentences: str) -> Shown:
 
 def block(text: str) -> Shown:
     """Return plain text, such as a prompt or a script, as a block to read."""
-    lines = "".join(f'<span class="mla-l">{escape(line) or " "}</span>' for line in text.splitlines())
+    lines = "".join(f'<span class="mla-l">{escape(line) or " "}</span>' for line in lines_of(text))
     return _shown(f'<pre class="mla-pre mla-wrap">{lines}</pre>', text)
 
 
@@ -382,3 +383,31 @@ def time_table(rows: Sequence[Mapping]) -> pd.DataFrame:
     table["share"] = table["seconds"] / total
     known = frame["cache_hits"].sum() / max(frame["executions"].sum(), 1)
     return pd.concat([table, pd.DataFrame([{"part": "executions that were known already", "share": known}])])
+
+
+# 07 to explore
+
+
+def ranked(lab: Lab, policy: str, number: int) -> tuple[pd.DataFrame, str]:
+    """Return the evaluated trajectories of a policy, best first, and the name of that ``number`` of them.
+
+    Args:
+        lab: The run.
+        policy: Whose.
+        number: From 0; -1 is the last.
+
+    Raises:
+        ProfileError: The policy has none, or not so many.
+        RunError: The run was not evaluated.
+    """
+    policy, number = checked("policy", policy, "rl"), checked("number", number, 0)
+    table = run_table(lab, "04_evaluation/trajectories.csv")
+    own = table[table["policy"] == policy].sort_values(["gap_closed", "trajectory"], ascending=[False, True])
+    if own.empty:
+        known = ", ".join(table["policy"].unique())
+        raise ProfileError(f"policy is {policy!r}, which was not evaluated", cure=f"choose one of {known}")
+    if not -len(own) <= number < len(own):
+        raise ProfileError(
+            f"number is {number}, and {policy} has {len(own)} trajectories", cure="choose a smaller one"
+        )
+    return own.reset_index(drop=True), own["trajectory"].iloc[number]

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from mlagent_lib.agents.server.accounting import Call
 from mlagent_lib.results.evaluation import gap_closed, relative_gain_pct
-from mlagent_lib.results.show import reply_fields
+from mlagent_lib.results.show import lines_of, reply_fields
 from mlagent_lib.results.style import number
 from mlagent_lib.tasks.task import Task
 
@@ -146,7 +146,7 @@ class LiveView:
     def _diff(self, before: str, after: str) -> None:
         if not after or before == after:
             return
-        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")
+        lines = difflib.unified_diff(lines_of(before), lines_of(after), n=1, lineterm="")
         lines = [line for line in list(lines)[2:] if not line.startswith("@@")]
         for line in lines[:LONGEST_DIFF]:
             self._print("    " + self._tint(printable(line), line[:1]))

@@ -215,8 +215,8 @@ def widget(
 
 
 def _text(run: _Run) -> str:
-    lines = [f"Trajectories of {show.visible(run.name)}: {_facts(*run.size)}"]
-    lines += [f"left out: {show.visible(problem)}" for problem in run.problems]
+    lines = [f"Trajectories of {run.name}: {_facts(*run.size)}"]
+    lines += [f"left out: {problem}" for problem in run.problems]
     lines += [_empty(run)] if _empty(run) else []
     if counts := count(run.data):
         lines.append(pd.DataFrame(counts).to_string(index=False, na_rep="-", float_format="{:.3f}".format))
