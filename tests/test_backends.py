@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -32,6 +34,7 @@ from mlagent_lib.training.backends import (
 from mlagent_lib.training.backends.interface import ends_with_the_turn
 from mlagent_lib.training.batches import BatchPlan, plan_batch, world_size
 
+METADATA = {"transformers_version"}  # of a generation_config, beside what it sets
 LIBRARIES = ("transformers", "peft", "trl")
 
 
@@ -467,13 +470,13 @@ def scene(tiny, tmp_path):
     start = start_state(task, tools)
     states = [start, run_steps([(start, neighbours(20))], tools)[0].state]
 
-    def train(name, loading="plain", **changes):
+    def train(name, loading="plain", model=tiny / "model", **changes):
         values = {"steps": 2, "states_per_step": 2, "group_size": 4, "lr": 3e-2, "max_new_tokens": 1,
                   "eval_every": 2, "beta": 0.01}  # fmt: skip
         profile = GRPOProfile(**(values | {"micro_batch": 0, "checkpointing": False} | changes))
         train_grpo(
             StatePool(tuple(states)), states, profile, make_tools=lambda coder: tools,
-            model=str(tiny / "model"), backend=loading, adapter=tiny / "adapter", out=tmp_path / name, seed=0,
+            model=str(model), backend=loading, adapter=tiny / "adapter", out=tmp_path / name, seed=0,
             style="pocket", max_steps=6, coder="rules",
         )  # fmt: skip
         rows = [row for row in read_jsonl(tmp_path / name / "metrics.jsonl")[0] if row["split"] == "train"]
@@ -501,6 +504,22 @@ def test_accumulation_and_checkpointing_make_the_same_update(scene):
             if whole[key].abs().max() > 0:  # where the gradient is zero, Adam makes a step of its rounding
                 torch.testing.assert_close(weights[key], whole[key], atol=1e-6, rtol=1e-4)
     assert max(weights[key].abs().max() for key in weights if "lora_B" in key) > 1e-3  # it did learn
+
+
+@pytest.mark.slow
+def test_what_a_checkpoint_wants_of_sampling_and_how_it_pads_changes_no_training(scene, tiny, tmp_path):
+    whole, rows = scene("whole")
+    other = shutil.copytree(tiny / "model", tmp_path / "other")
+    settings = json.loads((other / "generation_config.json").read_text())
+    wants = {"min_p": 0.9, "suppress_tokens": [3, 5, 6], "repetition_penalty": 5.0}
+    (other / "generation_config.json").write_text(json.dumps(settings | wants))
+    for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
+        values = json.loads((other / name).read_text())
+        (other / name).write_text(json.dumps({k: v for k, v in values.items() if "pad_token" not in k}))
+    weights, again = scene("other", model=other)  # "<pad>" is found again by its name
+    names = ("reward", "loss", "kl", "entropy", "grad_norm")
+    assert [[row[name] for name in names] for row in again] == [[row[name] for name in names] for row in rows]
+    assert weights.keys() == whole.keys() and all(weights[key].equal(whole[key]) for key in whole)
 
 
 @pytest.mark.slow
@@ -578,7 +597,7 @@ def test_sft_accumulates_the_same_batch_and_counts_rows_that_are_cut(tiny, tmp_p
     import torch
     from safetensors.torch import load_file
 
-    from mlagent_lib.training.sft import _rows_cut, train_sft
+    from mlagent_lib.training.sft import train_sft, trainable_rows
 
     asked, answered = {"role": "user", "content": "nonsense"}, {"role": "assistant", "content": "other"}
     rows = [{"prompt": [asked], "completion": [answered]}] * 4
@@ -600,7 +619,11 @@ def test_sft_accumulates_the_same_batch_and_counts_rows_that_are_cut(tiny, tmp_p
         if whole.abs().max() > 0:  # where the gradient is zero, Adam makes a step of its rounding
             torch.testing.assert_close(made["parts"][key], whole, atol=1e-5, rtol=1e-3)
     loaded = load(str(tiny / "model"), backend="plain")
-    assert _rows_cut(rows, loaded, 3) == 4 and "4 of 8 rows are longer than max_length (3)" in caplog.text
+    # a prompt of 1 and a whole of 2 tokens, or of 3 and 4: the long ones are dropped with 3
+    assert trainable_rows(rows, loaded.tokenizer, 3) == (
+        rows[:4], {"rows": 8, "rows_trained": 4, "rows_dropped": 4, "rows_cut": 0}
+    )  # fmt: skip
+    assert "8 rows, max_length 3: 4 dropped as their prompt fills it, 0 lose the end" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -726,10 +749,20 @@ def stand_in(calls: list):
     import torch
 
     class Model(torch.nn.Linear):
-        device = "cpu"
+        device, name_or_path = "cpu", "stand-in"
+
+        def __init__(self):
+            from transformers import GenerationConfig, Qwen2Config
+
+            super().__init__(2, 2)
+            self.config, self.generation_config = Qwen2Config(), GenerationConfig(min_p=0.5, eos_token_id=1)
+
+        def get_input_embeddings(self):
+            return self
 
         def save_pretrained(self, folder, **options):
             calls.append(("save", str(folder), options))
+            (Path(folder) / "adapter_config.json").write_text('{"target_modules": ["v", "q"], "r": 16}')
 
         def save_pretrained_merged(self, folder, tokenizer, **options):
             calls.append(("merge", folder, options))
@@ -742,7 +775,7 @@ def stand_in(calls: list):
         @staticmethod
         def from_pretrained(**options):
             calls.append(("load", options))
-            return Model(2, 2), Tokens()
+            return Model(), None
 
         @staticmethod
         def get_peft_model(model, **options):
@@ -766,7 +799,10 @@ def stand_in(calls: list):
 class Tokens:
     """A tokenizer that makes two tokens of everything."""
 
-    padding_side, chat_template, pad_token_id, eos_token_id = "right", None, 0, 1
+    padding_side, chat_template, pad_token_id, eos_token_id = "left", None, 0, 1
+
+    def save_pretrained(self, folder):
+        (Path(folder) / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
 
     def apply_chat_template(self, messages, **options):
         return messages[-1]["content"]
@@ -787,6 +823,7 @@ def fast(monkeypatch):
     calls: list = []
     package = types.ModuleType("unsloth")
     package.FastLanguageModel = stand_in(calls)
+    monkeypatch.setattr("mlagent_lib.training.backends.unsloth.load_tokenizer", lambda path: Tokens())
     monkeypatch.setitem(sys.modules, "unsloth", package)
     monkeypatch.setattr(choice, "_missing_for_unsloth", lambda: None)
     return calls
@@ -815,7 +852,15 @@ def test_unsloth_is_told_everything_that_it_would_choose_itself(fast, tmp_path):
         loaded.attach_lora(16, 32, seed=7)
     loaded.save(tmp_path)
     loaded.merge(tmp_path)
-    assert fast[-2] == ("save", str(tmp_path), {"selected_adapters": ["default"]})
+    alone = {"selected_adapters": ["default"], "save_embedding_layers": False}
+    assert fast[-2] == ("save", str(tmp_path), alone)
+    assert json.loads((tmp_path / "adapter_config.json").read_text()) == {
+        "target_modules": ["q", "v"],
+        "r": 16,
+    }
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert written == {"tokenizer_class": "PreTrainedTokenizerFast"}
+    assert loaded.model.generation_config.to_diff_dict().keys() == {"eos_token_id", "pad_token_id"} | METADATA
     assert fast[-1] == ("merge", str(tmp_path), {"save_method": "merged_16bit"})
     assert loaded.trainer_settings(checkpointing=True)["gradient_checkpointing_kwargs"] == {
         "use_reentrant": True

@@ -16,9 +16,13 @@ from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.run import actors
 from mlagent_lib.run import export_model as module
 from mlagent_lib.run.export_model import export_model, origin_of
-from mlagent_lib.run.model_card import UNKNOWN
+from mlagent_lib.run.model_card import UNKNOWN, Origin, model_card
 from mlagent_lib.training.backends import POCKET
 
+WARNING = (
+    "Load the tokenizer with `PreTrainedTokenizerFast.from_pretrained`: `AutoTokenizer` of Transformers 5 "
+    "would replace its splitting rules by Qwen's."
+)
 OVERALL = """\
 policy,split,tasks,trajectories,seeds,unscored,gain_pct,gain_low,gain_high,gap_closed,gap_low,gap_high
 starter,held-in,9,36,1,0,-0.00001,-0.00001,-0.00001,0,0,0
@@ -107,6 +111,7 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path):
         "| rl | 9 held-in | 36 | 0.425 [0.420, 0.430] | 15.7 % [15.6, 15.8] |",
         "| starter | 9 held-in | 36 | 0.000 [0.000, 0.000] | 0.0 % [0.0, 0.0] |",
         "- A didactic stand-in: outside the edit catalogue of the pocket suite it knows nothing.",
+        f"- {WARNING}",
     ):
         assert line in card.splitlines(), line
     assert f"torch {manifest['versions']['torch']}" in card and manifest["package"] in card
@@ -167,7 +172,17 @@ def test_the_merged_model_says_what_base_and_adapter_say(run, tmp_path):
     assert effect > 20 * rounding  # what 16 bits cost is small beside what the adapter does
     assert torch.allclose(on, merged_logits, atol=0.05 * float(on.abs().max()))
     assert "library_name: transformers" in (out / "README.md").read_text()
-    assert str(POCKET) not in texts(out)
+    assert str(POCKET) not in texts(out) and WARNING in (out / "README.md").read_text()
+
+
+def test_the_card_warns_of_auto_tokenizer_wherever_a_tokenizer_of_its_own_may_be():
+    shipped = (POCKET / "README.md").read_text()
+    assert WARNING in shipped.replace("\n", " ")  # the same words
+    public = Origin("org/model", 4, 8, "ab")
+    assert "PreTrainedTokenizerFast" not in model_card(public, "adapter")
+    assert "PreTrainedTokenizerFast" not in model_card(public, "gguf")
+    assert "by those of the architecture, where these are others." in model_card(public, "merged")
+    assert WARNING in model_card(Origin("pocket_model", 4, 8, "ab"), "merged")
 
 
 # GGUF ------------------------------------------------------------------------------------------------------

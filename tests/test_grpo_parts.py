@@ -18,7 +18,18 @@ from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, run_steps, start_state
-from mlagent_lib.training.grpo import _best_row, _finish, _forget_after, _last_checkpoint, train_grpo
+from mlagent_lib.results.glossary import GRPO_METRICS, describe
+from mlagent_lib.training import grpo
+from mlagent_lib.training.episodes import EpisodeReward
+from mlagent_lib.training.grpo import (
+    _best_row,
+    _finish,
+    _forget_after,
+    _last_checkpoint,
+    _Recorder,
+    train_grpo,
+)
+from mlagent_lib.training.onpolicy import OnPolicyStates
 from mlagent_lib.training.pool import StatePool
 from mlagent_lib.training.scoring import (
     StepReward,
@@ -315,6 +326,46 @@ def train(bandit, states, tools, out, *, progress=None, **changes):
         coder="rules",
         progress=progress,
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_spread_of_rewards_is_over_the_batch_as_the_glossary_says(
+    bandit, states, tools, tmp_path, monkeypatch
+):
+    batches, call = [], StepReward.__call__
+    monkeypatch.setattr(
+        StepReward, "__call__", lambda *args, **rest: batches.append(call(*args, **rest)) or batches[-1]
+    )
+    train(bandit, states, tools, tmp_path, steps=2, eval_every=2)
+    rows = [row for row in read_jsonl(tmp_path / "metrics.jsonl")[0] if row["split"] == "train"]
+    assert [len(batch) for batch in batches] == [16, 16]
+    for row, batch in zip(rows, batches, strict=True):
+        within = statistics.fmean(statistics.stdev(batch[start : start + 8]) for start in (0, 8))
+        assert row["reward_std"] == pytest.approx(statistics.stdev(batch), rel=1e-5)
+        assert row["reward_std"] != pytest.approx(within, rel=1e-3)
+    assert "over the whole batch" in GRPO_METRICS["reward_std"]
+
+
+def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypatch):
+    monkeypatch.setattr(grpo, "_save_adapter", lambda model, folder: folder.mkdir(parents=True))
+    reward = StepReward({state.id: state for state in states}, tools, form="v1", group_size=2)
+    reward.visited = OnPolicyStates(0.5, group_size=2, max_steps=6, row_of=None, stream=None)
+    reward(None, completions(PAYS, WASTES), [states[0].id] * 2)
+    episodes = EpisodeReward({}, tools, form="v1", group_size=1, max_steps=6, style="pocket")
+    statistics_of_episodes = episodes._statistics([], 0)
+    logs = {"loss": 0.1, "learning_rate": 0.1, "reward_std": 0.2, "grad_norm": 1.0}
+    for number, last in enumerate((reward.last, statistics_of_episodes), start=1):
+        reward.last = last
+        recorder = _Recorder(tmp_path, reward, lambda step: reward.last, lambda row: None, 0.0)
+        recorder.float16 = True
+        recorder.step_began()
+        recorder.step_ended()
+        recorder.trained(logs | {"grad_norm": math.inf if number == 2 else 1.0}, number)
+        recorder.kept_back(number, None)
+    logged = {name for row in read_jsonl(tmp_path / "metrics.jsonl")[0] for name in row}
+    assert {"charged", "episodes", "skipped_update", "on_policy_groups", "coder_failures"} <= logged
+    assert [name for name in logged if describe(name).startswith("Not described")] == []
+    assert describe("news").startswith("Not described")
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_a_whole_run_gives_a_whole_page(full):
     tags_of(page.replace("<!doctype html>", ""))
     assert "on held-in tasks it ended above SFT, on held-out tasks it ended above SFT" in page
     assert "Whether that holds is not decided: too few seeds." in page
-    assert "Missing" not in page
+    assert "Missing" not in page and "Not described" not in page
     assert page.count("data:image/svg+xml;base64,") == 8
     for title in (
         "Policies and tasks",

@@ -16,6 +16,9 @@ WHAT = {
 }
 TRAINED = {"02_sft": "exploration-enriched fine-tuning (SFT)", "03_grpo": "SFT, then step-wise GRPO"}
 UNKNOWN = "not recorded: no manifest was beside the adapter"
+TOKENIZER = """\
+Load the tokenizer with `PreTrainedTokenizerFast.from_pretrained`: `AutoTokenizer` of Transformers 5 would
+replace its splitting rules by {rules}."""
 _PACKAGES = ("python", "torch", "transformers", "trl", "peft", "unsloth")
 
 
@@ -74,7 +77,7 @@ def model_card(origin: Origin, kind: str) -> str:
         "machine-learning task, its script and its history, and says in words how to edit the script.", "",
         "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts(origin)), "",
         "## Results", "", *results(origin), "",
-        "## Limits", "", *(f"- {line}" for line in limits(origin)), "",
+        "## Limits", "", *(f"- {line}" for line in limits(origin, kind)), "",
     ]  # fmt: skip
     return "\n".join(text)
 
@@ -163,16 +166,25 @@ def _tenths(value: float) -> str:
     return f"{round(value, 1) + 0.0:.1f}"
 
 
-def limits(origin: Origin) -> list[str]:
-    """Return what a user must not expect."""
+def limits(origin: Origin, kind: str) -> list[str]:
+    """Return what a user must not expect.
+
+    Args:
+        origin: What is known.
+        kind: ``adapter``, ``merged`` or ``gguf``.
+    """
     lines = [
         "It writes edit instructions, not code: a coder turns them into code. Run what comes of it isolated.",
         "It was rewarded on the tasks named above only; elsewhere nothing is promised.",
         "One seed: other seeds of the same training may be clearly better or worse.",
         "The licence of the base model holds for everything made from it.",
     ]
-    if origin.base.split("/")[-1] in ("pocket", "pocket_model"):
+    is_pocket = origin.base.split("/")[-1] in ("pocket", "pocket_model")
+    if is_pocket:
         lines.insert(
             0, "A didactic stand-in: outside the edit catalogue of the pocket suite it knows nothing."
         )
+    if is_pocket or kind == "merged":
+        rules = "Qwen's" if is_pocket else "those of the architecture, where these are others"
+        lines.append(TOKENIZER.format(rules=rules).replace("\n", " "))
     return lines

@@ -35,7 +35,7 @@ from mlagent_lib.core.profiles import GRPOProfile, Loading
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.backends import Backend, base_coder, check_held, load, make_config
+from mlagent_lib.training.backends import Backend, base_coder, check_held, load, make_config, save_adapter
 from mlagent_lib.training.batches import plan_batch, world_size
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.onpolicy import OnPolicyStates
@@ -511,9 +511,9 @@ def _has(metrics: Path, split: str, step: int) -> bool:
 
 
 def _save_adapter(model, folder: Path) -> None:
-    """Save the trained adapter only, not the reference copy that TRL keeps beside it."""
+    """Save the trained adapter in the place of an older one."""
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder, selected_adapters=["default"])
+    save_adapter(model, folder)
 
 
 def _last_checkpoint(out: Path) -> tuple[int, str] | None:

@@ -19,6 +19,7 @@ from mlagent_lib.core.profiles import PretrainProfile
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.actions import Action, parse_action
 from mlagent_lib.environment.coder import parse_block_reply
+from mlagent_lib.run.model_card import TOKENIZER
 from mlagent_lib.training.corpus import examples
 
 log = logging.getLogger("mlagent.pretrain")
@@ -257,8 +258,7 @@ language model**: outside the edit catalogue of the pocket suite it knows nothin
 
 Rebuild: `mlagent pretrain --out DIR` (seed {profile.seed}). The figures above come from `measured.json`.
 {note}
-Load the tokenizer with `PreTrainedTokenizerFast.from_pretrained`: `AutoTokenizer` of Transformers 5 would
-replace its splitting rules by Qwen's.
+{TOKENIZER.format(rules="Qwen's")}
 """
     write_text(out / "README.md", text)
 

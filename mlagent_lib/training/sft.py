@@ -64,11 +64,17 @@ def train_sft(
         out: Folder of the stage; ``metrics.jsonl`` and the adapter are written here.
         seed: Root of the streams.
 
+    Returns:
+        Of the ``rows``, how many were trained (``rows_trained``), how many of those lose the end of their
+        reply (``rows_cut``), and how many were left out as their prompt fills ``max_length``
+        (``rows_dropped``); ``steps``, ``seconds`` and ``trainable_parameters``.
+
     Raises:
-        RunError: A setting was dropped by the trainer, it would learn the prompts too, or the loss is no
-            number.
+        RunError: No row is left, a setting was dropped by the trainer, it would learn the prompts too, or the
+            loss is no number.
     """
     loaded = load(model, backend=backend)  # first: Unsloth must be imported before trl
+    trained, counts = trainable_rows(rows, loaded.tokenizer, profile.max_length)
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback, set_seed
     from trl import SFTConfig, SFTTrainer
@@ -102,7 +108,7 @@ def train_sft(
         model=loaded.model,
         args=config,
         processing_class=loaded.tokenizer,
-        train_dataset=Dataset.from_list(list(rows)),
+        train_dataset=Dataset.from_list(trained),
         callbacks=[Log()],
     )
     check_held(trainer.args, wanted, "the SFT trainer")
@@ -115,11 +121,10 @@ def train_sft(
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     from_main(None)  # the others wait until the adapter is there
     return {
-        "rows": len(rows),
+        **counts,
         "steps": trainer.state.global_step,
         "seconds": round(time.perf_counter() - began, 2),
         "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "rows_cut": _rows_cut(rows, loaded, profile.max_length),
     }
 
 
@@ -189,14 +194,49 @@ def keep_adapter_in_float32(model) -> None:
             weight.data = weight.data.float()
 
 
-def _rows_cut(rows: Sequence[dict], loaded: Backend, max_length: int) -> int:
-    """Return how many rows are longer than the trainer reads: they lose the end of their reply."""
-    texts = [
-        loaded.tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=False)
-        for row in rows
+def trainable_rows(rows: Sequence[dict], tokenizer, max_length: int) -> tuple[list[dict], dict[str, int]]:
+    """Return the rows whose reply reaches the loss, and how many were given, trained, dropped and cut.
+
+    TRL drops a row whose prompt fills ``max_length`` without a word; it is told here, for every backend.
+
+    Args:
+        rows: Of `sft_rows`.
+        tokenizer: The model's.
+        max_length: Longest row in tokens; what is longer loses its end.
+
+    Raises:
+        RunError: No row is left.
+    """
+    prompts = _token_ids(tokenizer, [row["prompt"] for row in rows], add_generation_prompt=True)
+    whole = _token_ids(tokenizer, [[*row["prompt"], *row["completion"]] for row in rows])
+    # as TRL does: the reply begins where the prompt alone and the whole part ways
+    starts = [
+        next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), min(map(len, pair)))
+        for pair in zip(prompts, whole, strict=True)
     ]
-    sizes = [len(ids) for ids in loaded.tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    cut = sum(size > max_length for size in sizes)
-    if cut:
-        log.warning("%d of %d rows are longer than max_length (%d): cut", cut, len(rows), max_length)
-    return cut
+    kept = [start < min(len(ids), max_length) for start, ids in zip(starts, whole, strict=True)]
+    if not any(kept):
+        raise RunError(
+            f"none of the {len(rows)} rows of SFT can be trained: the shortest prompt has "
+            f"{min(starts, default=0)} tokens, and sft.max_length is {max_length}",
+            cure="give a larger sft.max_length, or collect trajectories with replies",
+        )
+    counts = {
+        "rows": len(rows),
+        "rows_trained": sum(kept),
+        "rows_dropped": len(rows) - sum(kept),
+        "rows_cut": sum(keep and len(ids) > max_length for keep, ids in zip(kept, whole, strict=True)),
+    }
+    if counts["rows_dropped"] or counts["rows_cut"]:
+        log.warning(
+            "%(rows)d rows, max_length %(max_length)d: %(rows_dropped)d dropped as their prompt fills it, "
+            "%(rows_cut)d lose the end of their reply",
+            counts | {"max_length": max_length},
+        )
+    return [row for row, keep in zip(rows, kept, strict=True) if keep], counts
+
+
+def _token_ids(tokenizer, conversations: Sequence[list[dict]], **options) -> list[list[int]]:
+    """Return the tokens of conversations as the chat template writes them."""
+    texts = [tokenizer.apply_chat_template(one, tokenize=False, **options) for one in conversations]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

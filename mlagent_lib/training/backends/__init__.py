@@ -13,6 +13,7 @@ from mlagent_lib.training.backends.interface import (
     load_tokenizer,
     lora_config,
     resolve_precision,
+    save_adapter,
 )
 from mlagent_lib.training.backends.settings import check_held, make_config
 
@@ -31,4 +32,5 @@ __all__ = [
     "model_path",
     "prepare",
     "resolve_precision",
+    "save_adapter",
 ]

@@ -15,6 +15,8 @@ from mlagent_lib.training.backends.interface import (
     device_and_precision,
     load_tokenizer,
     lora_config,
+    make_ready,
+    save_tokenizer,
 )
 
 
@@ -40,6 +42,7 @@ class PlainBackend(Backend):
         options = _four_bit(device, dtype) if loading.four_bit else {"dtype": dtype}
         tokenizer = load_tokenizer(path)
         model = AutoModelForCausalLM.from_pretrained(path, **options)
+        make_ready(model, tokenizer)
         if not loading.four_bit:
             model = model.to(_card() if device == "cuda" else "cpu")
         if adapter is not None:
@@ -84,9 +87,10 @@ class PlainBackend(Backend):
         with tempfile.TemporaryDirectory(prefix="mlagent-merge-") as adapter:
             self.save(adapter)
             base = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype)
+            make_ready(base, self.tokenizer)
             merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
         merged.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
 
 
 def _card() -> str:

@@ -18,7 +18,9 @@ from mlagent_lib.training.backends.interface import (
     LORA_TARGETS,
     Backend,
     device_and_precision,
-    ends_with_the_turn,
+    load_tokenizer,
+    make_ready,
+    save_tokenizer,
 )
 
 WINDOW = 4096  # ours: tokens, where the profile gives no window; Unsloth reserves memory by it
@@ -46,7 +48,7 @@ class UnslothBackend(Backend):
         from unsloth import FastLanguageModel
 
         device, precision = device_and_precision(loading)
-        model, tokenizer = FastLanguageModel.from_pretrained(
+        model, _ = FastLanguageModel.from_pretrained(
             model_name=str(adapter) if adapter is not None else path,
             max_seq_length=loading.window or WINDOW,
             dtype=getattr(torch, precision),
@@ -61,8 +63,9 @@ class UnslothBackend(Backend):
         if adapter is not None and not trainable:
             for weight in model.parameters():
                 weight.requires_grad_(False)
-        tokenizer.padding_side = "left"
-        return cls(path, model, ends_with_the_turn(tokenizer), device, precision, loading)
+        tokenizer = load_tokenizer(path)  # Unsloth's is `AutoTokenizer`'s
+        make_ready(model, tokenizer)
+        return cls(path, model, tokenizer, device, precision, loading)
 
     def attach_lora(self, r: int, alpha: int, *, seed: int) -> None:
         """Put a fresh adapter on all linear layers; its first weights come from the seed, B is zero.
@@ -94,6 +97,7 @@ class UnslothBackend(Backend):
         """
         self._need_adapter()
         self.model.save_pretrained_merged(str(folder), self.tokenizer, save_method="merged_16bit")
+        save_tokenizer(self.tokenizer, folder)
 
     @contextmanager
     def _sampling(self) -> Iterator[None]:
