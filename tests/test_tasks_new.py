@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import doctest
+import re
 
 import numpy as np
 import pandas as pd
@@ -19,9 +21,9 @@ from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.runner import Runner, RunRequest
 from mlagent_lib.environment.step import Toolbox
-from mlagent_lib.tasks.check import check_task, table_bytes
-from mlagent_lib.tasks.grading import read_labels
-from mlagent_lib.tasks.own import columns, leaks, read, score, split, target, wish
+from mlagent_lib.tasks.check import check_task, gold_submission, table_bytes
+from mlagent_lib.tasks.grading import grade, read_labels
+from mlagent_lib.tasks.own import cells, columns, leaks, read, score, split, target, wish
 from mlagent_lib.tasks.own.make import make_task
 from mlagent_lib.tasks.own.wish import Wish
 from mlagent_lib.tasks.pocket.catalogue import AXES, edits, read_block
@@ -301,6 +303,8 @@ def test_an_id_without_a_message_is_kept_and_named(tmp_path):
         (b'a,b\n1,"2\n3,4\n', "cannot be read .* close the quotes"),
         (b"a;b\n1;2\n", "separated by semicolons, not commas"),
         (b"a\tb\n1\t2\n", "separated by tabs"),
+        (b"size, m2;b;c\n1,5;2;3\n", "separated by semicolons"),
+        (b"a,b\n1,2\n3,4\na,b\n5,6\n", r"row 3 of .* \(line 4\) is the line of column names again"),
         (b"a\n1\n", "one column only, 'a'"),
         (b"a,b\n", "column names but no rows"),
         (b"a,b,a\n1,2,3\n", "column name 'a' stands 2 times"),
@@ -334,6 +338,13 @@ def test_too_large_tables_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "MOST_BYTES", 10)
     with pytest.raises(TaskError, match="MiB"):
         read.read_table(path)
+
+
+def test_a_text_may_be_longer_than_the_csv_module_allows(tmp_path):
+    usual = csv.field_size_limit()
+    (tmp_path / "own.csv").write_text("a,b\n" + "long " * 40_000 + ",1\n")
+    frame, _ = read.read_table(tmp_path / "own.csv")
+    assert len(frame["a"][0]) == 200_000 > usual == csv.field_size_limit()
 
 
 def test_a_nameless_column_that_numbers_the_rows_is_left_out_with_a_note(tmp_path):
@@ -435,6 +446,136 @@ def test_a_column_that_reads_as_numbers_in_one_part_only_is_refused():
         columns.same_kinds(train, test)
 
 
+# ---- numbers, dates and codes as people write them
+
+
+@pytest.mark.parametrize(
+    ("written", "numbers", "how"),
+    [
+        (["201,42", "7", "-3,5"], [201.42, 7, -3.5], "decimal commas"),
+        (["1.200,5", "1.234"], [1200.5, 1234], "decimal commas"),
+        (["1,234", "0,5"], [1.234, 0.5], "decimal commas"),  # 0,5 has no thousands, so 1,234 has none
+        (["$1,234.50", "$7"], [1234.5, 7], "signs between thousands and $"),
+        (["1 234 567", "12"], [1234567, 12], "blanks between thousands"),
+        (["12,5 %", "3%"], [12.5, 3], "decimal commas and %"),
+        (["1.234", "5"], [1.234, 5], ""),
+    ],
+)
+def test_numbers_are_read_as_the_whole_column_has_them(written, numbers, how):
+    found = cells.read_numbers(pd.Series(written, name="x"))
+    assert (found[0].tolist(), found[1]) == (numbers, how)
+
+
+def test_a_column_with_decimal_commas_becomes_numbers_with_a_note(tmp_path):
+    """Prices such as 103,415 can be thousands: they are read as the incomes, which cannot."""
+    table = own_table()
+    comma = table.assign(
+        income=table["income"].map("{:.2f}".format).str.replace(".", ","),
+        price=table["price"].map("{:.3f}".format).str.replace(".", ","),
+    )
+    made, plain = (
+        make_task(wish_for(tmp_path, each, "price", "mae", best=1e-9), tmp_path / name, guess_numbers)
+        for name, each in (("comma", comma), ("plain", table))
+    )
+    notes = [note for note in made.notes if "decimal commas" in note]
+    assert notes == [
+        f"the column {name!r} is written with decimal commas: read as numbers" for name in ("income", "price")
+    ]
+    for name in ("env/data/train.csv", "env/data/test.csv", "scripts/labels/report.csv"):
+        assert (made.task.folder / name).read_bytes() == (plain.task.folder / name).read_bytes()
+
+
+def guess_numbers(task, files):
+    ids, truth = zip(*(read_labels(task, name) for name in ("feedback", "report")), strict=True)
+    rows = np.concatenate(truth)[:, None] + 1.0
+    return Ran("ok", "", 0.1, {"submission.csv": table_bytes(task, ids[0] + ids[1], rows)})
+
+
+def test_a_sign_that_can_be_both_is_refused(tmp_path):
+    table = own_table()
+    both = table["income"].map("{:,.0f}".format)  # 2,981 and 1,003: two numbers each, and nothing tells which
+    message = refused(tmp_path, table.assign(income=both.where(both.str.contains(","), "7,000")))
+    assert "before a fraction or between thousands: " in message and "'income'" in message
+    pay = both.str.replace(",", ".").where(table["income"] > 1000, "950")
+    commas = table["age"].fillna(1.5).map("{:.1f}".format).str.replace(".", ",")
+    message = refused(tmp_path, table.assign(income=pay.astype(float), age=commas))
+    assert "'age' is written with decimal commas, so that a point in the column 'income' can" in message
+    assert "1 rows words, such as '-' in row 4" in refused(
+        tmp_path, table.assign(age=commas.where(commas.index != 3, "-"))
+    )
+
+
+DAYS = pd.Series(pd.date_range("2022-12-28 08:15", periods=ROWS, freq="31h"))
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%y", "%d %B %Y", "%Y-%m-%dT%H:%M:%S+02:00", "%d.%m.%Y %H:%M"],
+)
+def test_dates_are_named_and_the_cure_reads_them(form, tmp_path):
+    table = own_table().assign(when=DAYS.dt.strftime(form))
+    message = refused(tmp_path, table)
+    assert f"the column 'when' holds dates, such as {table['when'][0]!r} in row 1" in message
+    assert "year, month, weekday or age in days" in message and "--drop 'when'" in message
+    told = re.search(r"in pandas (.*[.]dt[.]month)", message)[1]
+    months = eval(told, {"pd": pd, "table": table})
+    assert months.tolist() == DAYS.dt.month.tolist()
+    assert made_quietly(tmp_path / "cured", table.assign(when=months)).task.columns == 5
+
+
+def test_dates_in_several_forms_and_as_answers_are_named(tmp_path):
+    table = own_table()
+    mixed = DAYS.dt.strftime("%d.%m.%Y").where(DAYS.index % 3 > 0, DAYS.dt.strftime("%Y-%m-%d"))
+    message = refused(tmp_path, table.assign(when=mixed))
+    assert "not all have the form %d.%m.%Y: '2022-12-28'" in message
+    for metric in ("mae", "accuracy"):
+        message = refused(tmp_path, table.assign(price=DAYS.dt.strftime("%Y-%m-%d")), "price", metric)
+        assert "target 'price' holds dates, such as '2022-12-28' in row 1" in message
+
+
+def test_codes_that_look_like_numbers_stay_texts(tmp_path):
+    """A column of numbers and a few words is codes where the words come often, and an error where not."""
+    table, draws = own_table(), np.random.default_rng(0)
+    codes = pd.Series(draws.choice(["1E2", "3E4", "07", "7B"], ROWS, p=[0.4, 0.4, 0.15, 0.05]))
+    task = made_quietly(tmp_path, table.assign(city=codes)).task
+    for name in ("train.csv", "test.csv"):
+        assert set(pd.read_csv(task.data_dir / name)["city"]) == {"1E2", "3E4", "07", "7B"}
+    message = refused(tmp_path, table.assign(city=codes.replace("07", "7").where(codes.index != 3, "x")))
+    assert "'city' holds numbers, but in" in message and "write a letter before each (n4 for 4)" in message
+    zips = pd.Series([f"{i % 30 * 300 + 1000:05d}" for i in range(ROWS)]).where(codes != "7B", "unknown")
+    assert not columns._are_typing_errors(zips, zips == "unknown")
+    weights = pd.Series([str(40 + i % 50) for i in range(ROWS)]).where(codes != "7B", "<40")
+    assert columns._are_typing_errors(weights, weights == "<40")
+
+
+def test_a_text_without_blanks_is_a_text(tmp_path):
+    draws = np.random.default_rng(0)
+    texts = ["".join(draws.choice(list("的了这那是在我们他东西天买店家"), 15)) for _ in range(ROWS)]
+    message = refused(tmp_path, own_table().assign(remark=texts))
+    assert "looks like free text (15 words a cell" in message and "--text 'remark'" in message
+
+
+def test_a_cure_quotes_names_as_a_shell_takes_them(tmp_path):
+    message = refused(tmp_path, own_table().assign(**{"line\nbreak": np.nan}))
+    assert "--drop $'line\\nbreak'" in message and "\n" not in message
+
+
+def test_a_wide_table_passes_the_check(tmp_path):
+    draws = np.random.default_rng(0)
+    wide = pd.DataFrame(draws.normal(size=(ROWS, 1700)).round(3)).add_prefix("measured_feature_number_")
+    task = made_quietly(tmp_path, wide.assign(left=own_table()["left"])).task
+    text = task.env_files()["data_description.txt"].decode()  # copied, so that an agent can read it
+    assert task.columns == 1700 and task.links == ()
+    assert "measured_feature_number_199: " in text and "measured_feature_number_200: " not in text
+    assert (
+        "1500 more columns, named in the first line of data/train.csv: 1500 of numbers, 0 of words." in text
+    )
+    (task.folder / "env" / "data_description.txt").write_text("long " * 20_000)
+    linked = load_task(task.folder)
+    broken = [finding.rule for finding in check_task(linked) if not finding.ok]
+    assert linked.links and broken == ["all files match their checksums"]
+
+
 # ---- refusals: target and metric
 
 
@@ -514,7 +655,7 @@ def test_an_id_that_tells_the_answer_is_refused(tmp_path):
     table["nr"] = np.arange(ROWS) * 3 + 1000  # in the order of the file, which is sorted by the answer
     message = refused(tmp_path, table)
     assert (
-        "the column 'nr' names the rows and yet predicts 'left' (AUC 0.9" in message
+        "the column 'nr' names the rows and yet predicts 'left' (AUC 1.00 " in message
         and "--id 'nr'" in message
     )
     assert made_quietly(tmp_path / "left-out", table, id_column="nr").task.columns == 4
@@ -561,6 +702,65 @@ def test_a_rare_class_does_not_hide_a_copy_and_does_not_make_one():
     assert leaks.check_leaks(pd.DataFrame({"same": np.zeros(1000)}), answers, ask) == []
     with pytest.raises(TaskError, match="alone determines"):
         leaks.check_leaks(pd.DataFrame({"copy": codes}), answers, ask)
+
+
+def test_a_sample_holds_each_class_and_judges_honest_columns(monkeypatch):
+    """Twelve of 20,000 rows: of 5,000 drawn at random mostly a few, and of some folds none."""
+    draws = np.random.default_rng(0)
+    codes = np.repeat([0, 1], [19_988, 12])
+    answers = target.judge_target(pd.Series(codes, name="y"), "auc")
+    ask = Wish("m", None, "y", "auc")
+    for seed in range(5):
+        rows = leaks._sample(answers, np.random.default_rng(seed))
+        assert codes[rows].sum() >= 10 and len(set(rows)) == len(rows) <= leaks.MOST_MEASURED + 10
+    honest = pd.DataFrame({"noise": draws.random(20_000), "user_id": draws.permutation(20_000)})
+    [note] = leaks.check_leaks(honest, answers, ask)
+    assert "'user_id' looks like an id (AUC 0." in note
+    with pytest.raises(TaskError, match="'copy' alone determines"):
+        leaks.check_leaks(pd.DataFrame({"copy": codes}), answers, ask)
+    ratings = target.judge_target(pd.Series(np.repeat([-1, 0, 1], [100, 150, 3]), name="y"), "qwk")
+    assert leaks.check_leaks(pd.DataFrame({"noise": draws.random(253)}), ratings, ask) == []
+    monkeypatch.setattr(leaks, "MOST_MEASURED", 50)  # of 49 zeros and a 1 the sample may hold zeros only
+    zeros = target.judge_target(pd.Series(np.arange(1000) == 999, name="y").astype(float), "rmse")
+    assert leaks.check_leaks(pd.DataFrame({"noise": draws.random(1000)}), zeros, ask) == []
+
+
+@pytest.mark.parametrize("rare", [0, 1])
+def test_the_check_accepts_a_task_with_a_rare_class(rare, tmp_path):
+    """Of some 80 hidden rows two or three are rare; each is spoiled, and a common row for it."""
+    table = own_table(400)
+    hidden = table["price"].rank(method="first") > 388
+    table["left"] = np.where(hidden, rare, 1 - rare)
+    task = made_quietly(tmp_path, table, metric="accuracy").task
+    for name in ("feedback", "report"):
+        truth = read_labels(task, name)[1]
+        count = int((truth == rare).sum())
+        assert count in (2, 3)
+        assert grade(task, gold_submission(task, 0.5), name) == pytest.approx(1 - 2 * count / len(truth))
+        assert grade(task, gold_submission(task), name) == 1.0
+    assert all(finding.ok for finding in check_task(task))
+
+
+def test_numbers_that_are_mostly_zero_are_shared_out():
+    """Of 20 numbers among 380 zeros each hidden part has a fifth, and so has a pearson."""
+    values = pd.Series(np.r_[np.zeros(380), np.arange(1, 21)], name="y")
+    answers = target.judge_target(values, "pearson")
+    found = split.split_rows(pd.Series(range(400)), None, answers, 1, np.random.default_rng(0))
+    assert [int((values[part] > 0).sum()) for part in (found.feedback, found.report)] == [4, 4]
+
+
+def test_hidden_answers_that_have_no_score_are_named(tmp_path):
+    table = own_table().assign(price=np.where(np.arange(ROWS) == 5, 1.0, 0.0))
+    message = refused(tmp_path, table, "price", "pearson", guess_numbers, best=1.0)
+    assert "labels cannot be scored" in message and "choose another metric" in message
+
+
+def test_equal_inputs_with_different_numbers_are_noted_only(tmp_path):
+    table = own_table()
+    again = table.iloc[:3].assign(price=[1.0, 2.0, 3.0])
+    found = wish_for(tmp_path, pd.concat([table, again]), "price", "mae", best=1e-9)
+    made = make_task(found, tmp_path / "mine", guess_numbers)
+    assert any("6 of them contradict each other" in note for note in made.notes)
 
 
 def test_contradictions_are_refused_and_visible_where_allowed(tmp_path):
@@ -681,5 +881,5 @@ def test_a_foreign_starter_without_the_blocks_has_no_catalogue(tmp_path):
 
 
 def test_the_doctests_hold():
-    for module in (columns, leaks, read, score, split, target, wish):
+    for module in (cells, columns, leaks, read, score, split, target, wish):
         assert doctest.testmod(module).failed == 0

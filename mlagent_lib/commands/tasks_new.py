@@ -13,8 +13,9 @@ standard models (or takes yours), and checks the folder. What it refuses, it ref
 nothing behind.
 
 The table: comma-separated values in UTF-8, one line of column names, at least 250 rows. Empty cells are
-missing values. The starter has the blocks of the pocket tasks, so that the scripted expert, the rule coder
-and the pocket model work on it as they are.
+missing values. Decimal commas (1.200,5), percent and currency signs are read where all cells of a column have
+them. The starter has the blocks of the pocket tasks, so that the scripted expert, the rule coder and the
+pocket model work on it as they are.
 
 metrics: accuracy, auc (two classes), logloss, map@5 for classes; rmse, mae, rmsle, pearson for numbers; qwk
 for ratings

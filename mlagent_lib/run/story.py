@@ -199,7 +199,9 @@ def peek(lab: Lab, task: Task) -> pd.DataFrame:
     }
     script = _PEEK.format(**{name: str(path) for name, path in places.items()})
     result = lab.runner.run(
-        RunRequest({"peek.py": script.encode()}, task.data_dir, "peek.py", task.limits, collect=())
+        RunRequest(
+            {"peek.py": script.encode()}, task.data_dir, "peek.py", task.limits, collect=(), links=task.links
+        )
     )
     rows = [line.split(" | ") for line in result.output.splitlines() if " | " in line]
     return pd.DataFrame(rows, columns=["attempt", "result"])

@@ -9,11 +9,21 @@ import numpy as np
 import pandas as pd
 
 from mlagent_lib.core.errors import TaskError
-from mlagent_lib.tasks.own.wish import Wish, closest, listed
+from mlagent_lib.tasks.own.cells import (
+    EITHER,
+    MOST_CATEGORIES,
+    STRAY_SHARE,
+    WAYS,
+    are_codes,
+    are_words,
+    dates_in,
+    read_numbers,
+    too_many,
+    words_in,
+)
+from mlagent_lib.tasks.own.wish import Wish, closest, listed, quoted
 
 MISSING = "missing"  # stands in empty cells of words and texts, which most encoders and vectorisers refuse
-MOST_CATEGORIES = 500  # ours: one-hot encoded they still fit the memory of a run
-STRAY_SHARE = 0.1  # a column with fewer words than this among its numbers has typing errors, not categories
 WORDS_OF_TEXT = 5  # words a cell, on average, from which a column of different cells is taken for text
 
 
@@ -22,8 +32,8 @@ class Roles:
     """The columns of a table by their role.
 
     Attributes:
-        inputs: What the agent will see; names and values as they were read.
-        target: The answers as they were read.
+        inputs: What the agent will see; names and values as they were read, numbers in a plain form.
+        target: The answers, likewise.
         groups: Group of each row, or None.
         notes: What the reader should know.
     """
@@ -38,8 +48,8 @@ def find_roles(frame: pd.DataFrame, wish: Wish) -> Roles:
     """Return the columns of the table by the role that the wish gives them.
 
     Raises:
-        TaskError: A column is not there or has two roles, the groups or the ids are unusable, or no input is
-            left.
+        TaskError: A column is not there or has two roles, the groups or the ids are unusable, no input is
+            left, or a number can be read in two ways.
     """
     named = [("--target", wish.target), ("--id", wish.id_column), ("--text", wish.text)]
     named += [("--group", wish.group), *(("--drop", name) for name in wish.drop)]
@@ -66,7 +76,46 @@ def find_roles(frame: pd.DataFrame, wish: Wish) -> Roles:
         raise TaskError(
             f"no column of {wish.data.name} is left as an input", cure="drop fewer columns or add some"
         )
-    return Roles(inputs, frame[wish.target], groups, tuple(notes))
+    used = frame[[*inputs, wish.target]].copy()
+    told = _make_plain(used, wish.text)
+    return Roles(used[list(inputs)], used[wish.target], groups, (*notes, *told))
+
+
+def _make_plain(frame: pd.DataFrame, text: str | None) -> list[str]:
+    """Turn columns of words that are numbers, such as 1.200,5, into numbers; return notes on them."""
+    found = {name: read_numbers(frame[name]) for name in frame if name != text and are_words(frame[name])}
+    ways = {name: how for name, (numbers, how) in found.items() if how and _covers(numbers, frame[name])}
+    sure = [way for way in WAYS if any(how.startswith(way) for how in ways.values())]
+    for name, how in ways.items():
+        if how == EITHER and len(sure) != 1:
+            raise TaskError(
+                f"a comma or point in the column {name!r} can stand before a fraction or between thousands: "
+                f"{max(frame[name].dropna(), key=len)!r}",
+                cure="write its numbers with a decimal point, and nothing between thousands",
+            )
+        if how == EITHER:  # as in the other columns
+            found[name], ways[name] = read_numbers(frame[name], sure[0]), sure[0]
+        frame[name] = found[name][0]
+    commas = [name for name, how in ways.items() if how.startswith("decimal")]
+    for name in frame.select_dtypes("float").columns.difference(commas) if commas else ():
+        if _are_thousands(frame[name].dropna()):
+            raise TaskError(
+                f"the column {commas[0]!r} is written with decimal commas, so that a point in the column "
+                f"{name!r} can stand before a fraction or between thousands",
+                cure="write all numbers of the file with a decimal point, and nothing between thousands",
+            )
+    return [f"the column {name!r} is written with {how}: read as numbers" for name, how in ways.items()]
+
+
+def _covers(numbers: pd.Series, column: pd.Series) -> bool:
+    return numbers.notna().equals(column.notna())
+
+
+def _are_thousands(numbers: pd.Series) -> bool:
+    """Return whether numbers that were read with a decimal point look like 1.234 and 950."""
+    broken = numbers[numbers % 1 != 0].abs()
+    two, three = (np.isclose(broken, broken.round(places), rtol=0, atol=1e-9).all() for places in (2, 3))
+    return bool(three and not two and broken.between(1, 1000).all())
 
 
 def _check_ids(ids: pd.Series) -> None:
@@ -75,8 +124,8 @@ def _check_ids(ids: pd.Series) -> None:
         raise TaskError(
             f"the id {twice.iloc[0]!s} of column {ids.name!r} stands in {int((ids == twice.iloc[0]).sum())} "
             f"rows ({len(twice)} rows share their id with another)",
-            cure=f"where rows of one id belong together, say --group {ids.name} instead of --id; else "
-            "correct the file",
+            cure=f"where rows of one id belong together, say --group {ids.name} instead of --id; "
+            "else correct the file",
         )
 
 
@@ -115,15 +164,15 @@ def clean_inputs(inputs: pd.DataFrame, wish: Wish, reserved: Iterable[str]) -> p
     for name in inputs.columns:
         column = inputs[name]
         if column.isna().all():
-            raise TaskError(f"the column {name!r} is empty", cure=f"leave it out: --drop {name!r}")
+            raise TaskError(f"the column {name!r} is empty", cure=f"leave it out: --drop {quoted(name)}")
         if name == wish.text:
             cleaned["text"] = _words(column, wish)
         else:
-            cleaned[name] = _cleaned(column)
+            cleaned[name] = _cleaned(column, wish.text is None)
     return pd.DataFrame(cleaned)
 
 
-def _cleaned(column: pd.Series) -> pd.Series:
+def _cleaned(column: pd.Series, is_tabular: bool) -> pd.Series:
     present = column.dropna()
     if present.map(lambda value: isinstance(value, bool | np.bool_)).all():
         return column.astype(float) if len(present) < len(column) else column.astype(int)
@@ -135,15 +184,31 @@ def _cleaned(column: pd.Series) -> pd.Series:
                 cure="leave the cell empty: an empty cell is a missing value",
             )
         return column
-    stray = pd.to_numeric(present, errors="coerce").isna()
-    if 0 < stray.mean() <= STRAY_SHARE:
-        row = int((column.notna() & pd.to_numeric(column, errors="coerce").isna()).to_numpy().argmax()) + 1
+    found = dates_in(column) if is_tabular and too_many(present) else None
+    if found:
+        raise TaskError(
+            f"the column {column.name!r} holds {found[0]}",
+            cure=f"{found[1]}, or leave it out by --drop {quoted(column.name)}",
+        )
+    stray = read_numbers(present)[0].isna()
+    if _are_typing_errors(present, stray):
+        first = present[stray].index[0]
         raise TaskError(
             f"the column {column.name!r} holds numbers, but in {int(stray.sum())} rows words, such as "
-            f"{present[stray].iloc[0]!r} in row {row}",
-            cure="write a number there, or leave the cell empty: an empty cell is a missing value",
+            f"{column[first]!r} in row {column.index.get_loc(first) + 1}",
+            cure="write a number there as in the other rows, or leave the cell empty: an empty cell is a "
+            "missing value; where these are codes and no numbers, write a letter before each (n4 for 4)",
         )
     return column.fillna(MISSING)
+
+
+def _are_typing_errors(cells: pd.Series, stray: pd.Series) -> bool:
+    """Return whether the words among numbers are no categories: few, one, or numbers in another form."""
+    words = cells[stray]
+    if words.empty or stray.mean() > 0.5:
+        return False
+    one_kind = words.nunique() == 1 or words.str.fullmatch(r"[-+.,'%€$£\s\d]+").all()
+    return (stray.mean() <= STRAY_SHARE or (one_kind and too_many(cells))) and not are_codes(cells, ~stray)
 
 
 def _words(column: pd.Series, wish: Wish) -> pd.Series:
@@ -165,22 +230,21 @@ def check_categories(inputs: pd.DataFrame) -> None:
         if pd.api.types.is_numeric_dtype(column):
             continue
         present = column[column != MISSING]
-        different = present.nunique()
-        mostly = different > len(present) / 2 and different > 2
-        length = present.str.split().str.len().mean()
-        if mostly and length >= WORDS_OF_TEXT:
+        if not too_many(present):
+            continue
+        different, length = present.nunique(), words_in(present)
+        if different > len(present) / 2 and length >= WORDS_OF_TEXT:
             raise TaskError(
                 f"the column {name!r} looks like free text ({length:.0f} words a cell, {different} "
                 "different cells)",
-                cure=f"make it a text task by --text {name!r}, or leave it out by --drop {name!r}",
+                cure=f"make it a text task by --text {quoted(name)}, or leave it out by --drop",
             )
-        if mostly or different > MOST_CATEGORIES:
-            raise TaskError(
-                f"the column {name!r} has {different} different words in {len(present)} rows, too many for "
-                f"categories (at most half of the rows, and {MOST_CATEGORIES})",
-                cure=f"leave it out by --drop {name!r} (--id where it names the rows, --group where rows of "
-                "one value belong together), or turn it into numbers or fewer words in the file",
-            )
+        raise TaskError(
+            f"the column {name!r} has {different} different words in {len(present)} rows, too many for "
+            f"categories (at most half of the rows, and {MOST_CATEGORIES})",
+            cure=f"leave it out by --drop {quoted(name)} (--id where it names the rows, --group where rows "
+            "of one value belong together), or turn it into numbers or fewer words in the file",
+        )
 
 
 def same_kinds(train: pd.DataFrame, test: pd.DataFrame) -> None:
@@ -194,5 +258,6 @@ def same_kinds(train: pd.DataFrame, test: pd.DataFrame) -> None:
         if len(kinds) > 1:
             raise TaskError(
                 f"the column {name!r} has words in so few rows that one of the splits reads as numbers",
-                cure="write numbers as words (say 'n4' for 4) or words as numbers, in all rows of the file",
+                cure="write a letter before each number of it (n4 for 4), or numbers for the words, in all "
+                "rows of the file",
             )

@@ -10,8 +10,8 @@ import pandas as pd
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.tasks.metrics import auc
-from mlagent_lib.tasks.own.target import Target
-from mlagent_lib.tasks.own.wish import Wish, listed
+from mlagent_lib.tasks.own.target import FEWEST_OF_CLASS, Target
+from mlagent_lib.tasks.own.wish import Wish, listed, quoted
 from mlagent_lib.tasks.pocket.suite import normalised_rows
 
 FOLDS = 5
@@ -37,7 +37,9 @@ def check_leaks(inputs: pd.DataFrame, target: Target, wish: Wish) -> list[str]:
     """
     notes = []
     stream = np.random.default_rng(derive_seed(wish.seed, "leaks"))
-    rows = stream.permutation(len(inputs))[:MOST_MEASURED]
+    rows = _sample(target, stream)
+    if np.ptp(target.values[rows]) == 0:
+        return notes  # nothing to tell
     for name in inputs.columns:
         if name == "text" and wish.text is not None:
             continue  # no two texts are equal, and that alone makes no id
@@ -48,20 +50,27 @@ def check_leaks(inputs: pd.DataFrame, target: Target, wish: Wish) -> list[str]:
                 raise TaskError(
                     f"the column {name!r} names the rows and yet predicts {wish.target!r} ({how}): "
                     "the rows were sorted by the answer, or named after it was known",
-                    cure=f"leave it out by --id {name!r}; or, where it is known before the answer, --keep "
-                    f"{name!r}",
+                    cure=f"leave it out by --id {quoted(name)}; or, where it is known before the answer, "
+                    f"--keep {quoted(name)}",
                 )
-            notes.append(f"the column {name!r} looks like an id ({how}): --id {name!r} leaves it out")
+            notes.append(f"the column {name!r} looks like an id ({how}): --id {quoted(name)} leaves it out")
             continue
         share = _determines(codes[rows], target, rows)
         if share >= (DETERMINES if target.classes else DETERMINES_NUMBER) and name not in wish.keep:
             raise TaskError(
                 f"the column {name!r} alone determines {wish.target!r} ({share:.1%} of the error is gone "
                 "without any other column): a copy of the answer, or something that was known after it",
-                cure=f"leave it out by --drop {name!r}; or, where it is known before the answer, --keep "
-                f"{name!r}",
+                cure=f"leave it out by --drop {quoted(name)}; or, where it is known before the answer, "
+                f"--keep {quoted(name)}",
             )
     return notes
+
+
+def _sample(target: Target, stream: np.random.Generator) -> np.ndarray:
+    """Return the rows to measure on, in random order: `MOST_MEASURED`, and enough of each class."""
+    order = stream.permutation(len(target.values))
+    nth = pd.Series(order).groupby(target.strata[order]).cumcount().to_numpy()
+    return order[(np.arange(len(order)) < MOST_MEASURED) | (nth < FEWEST_OF_CLASS)]
 
 
 def looks_like_id(column: pd.Series) -> bool:
@@ -95,11 +104,14 @@ def _codes(column: pd.Series) -> np.ndarray:
     return pd.Categorical(column).codes.astype(float)
 
 
-def _folds(model, codes: np.ndarray, answers: np.ndarray, method: str) -> np.ndarray:
-    """Return what trees say on rows that they were not fitted on."""
-    from sklearn.model_selection import KFold, cross_val_predict
+def _folds(model, codes: np.ndarray, target: Target, rows: np.ndarray, method: str) -> np.ndarray:
+    """Return what trees say on rows that they were not fitted on; each fold has its share of every class."""
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    answers, strata = target.values[rows], target.strata[rows]
+    folds = PredefinedSplit(pd.Series(strata).groupby(strata).cumcount() % FOLDS)
+    if target.classes:
+        answers = answers.astype(int)
     return cross_val_predict(model, codes.reshape(-1, 1), answers, cv=folds, method=method)
 
 
@@ -109,13 +121,12 @@ def _says(codes: np.ndarray, target: Target, rows: np.ndarray) -> tuple[float, s
 
     answers, leaf = target.values[rows], max(5, len(rows) // 100)
     if not target.is_classes:
-        guess = _folds(
-            DecisionTreeRegressor(min_samples_leaf=leaf, random_state=0), codes, answers, "predict"
-        )
+        tree = DecisionTreeRegressor(min_samples_leaf=leaf, random_state=0)
+        guess = _folds(tree, codes, target, rows, "predict")
         said = 1 - np.mean((answers - guess) ** 2) / np.var(answers)
         return said, f"it alone explains {max(said, 0):.0%} of the variance of held-out rows", ID_VARIANCE
     tree = DecisionTreeClassifier(min_samples_leaf=leaf, random_state=0)
-    chances = _folds(tree, codes, answers.astype(int), "predict_proba")
+    chances = _folds(tree, codes, target, rows, "predict_proba")
     present = np.unique(answers).astype(int)
     area = float(np.mean([auc(answers == k, chances[:, i]) for i, k in enumerate(present)]))
     # One deviation of 2 * AUC - 1 under chance is 1 / sqrt(3 m), m the rows of the rarer side.
@@ -130,12 +141,12 @@ def _determines(codes: np.ndarray, target: Target, rows: np.ndarray) -> float:
 
     answers = target.values[rows]
     if target.classes:  # ratings too: a copy of one need not lie on a line
-        guess = _folds(DecisionTreeClassifier(random_state=0), codes, answers.astype(int), "predict")
-        most = np.bincount(answers.astype(int)).max()
+        guess = _folds(DecisionTreeClassifier(random_state=0), codes, target, rows, "predict")
+        most = np.unique(answers, return_counts=True)[1].max()
         return 1 - float(np.sum(guess != answers)) / max(1, len(answers) - most)
     if np.ptp(codes) == 0:
         return 0.0
-    guess = _folds(DecisionTreeRegressor(random_state=0), codes, answers, "predict")
+    guess = _folds(DecisionTreeRegressor(random_state=0), codes, target, rows, "predict")
     by_tree = 1 - np.mean((answers - guess) ** 2) / np.var(answers)
     ranks = [
         pd.Series(values).rank() for values in (codes, answers)
@@ -158,7 +169,8 @@ def check_contradictions(keys: pd.Series, target: Target, wish: Wish) -> list[st
         wish: Says whether contradictions are kept.
 
     Raises:
-        TaskError: Rows with equal inputs have different answers, and nobody allowed that.
+        TaskError: Rows with equal inputs have different classes, and nobody allowed that. Different numbers
+            are what every measurement gives, and are only noted.
     """
     repeated = keys.duplicated(keep=False)
     if not repeated.any():
@@ -167,7 +179,7 @@ def check_contradictions(keys: pd.Series, target: Target, wish: Wish) -> list[st
     kinds = answers.groupby(keys[repeated]).nunique()
     contradict = kinds.index[kinds > 1]
     count = int(keys.isin(contradict).sum())
-    if count and not wish.keep_contradictions:
+    if count and target.classes and not wish.keep_contradictions:
         rows = (np.flatnonzero(keys == contradict[0])[:4] + 1).tolist()
         raise TaskError(
             f"{count} rows of {wish.data.name} contradict each other: their inputs are equal, their answers "

@@ -19,6 +19,7 @@ from mlagent_lib.core.files import explained, sha256_file
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.check import check_task
+from mlagent_lib.tasks.own.cells import words_in
 from mlagent_lib.tasks.own.columns import MISSING, check_categories, clean_inputs, find_roles, same_kinds
 from mlagent_lib.tasks.own.leaks import check_contradictions, check_leaks, row_keys
 from mlagent_lib.tasks.own.read import read_table
@@ -41,6 +42,7 @@ FEW_ROWS = 400
 RARE = 0.3  # of the share that a class would have among equals
 SCALES_APART = 100.0  # ratio of the largest to the smallest deviation of the numeric columns
 SKEWED, VERY_SKEWED = 1.0, 3.0
+MOST_LINES = 200  # of the description, one a column: a text of several thousand lines is read by nobody
 SHORT_WORDS, VERY_SHORT_WORDS, LONG_WORDS = 60, 15, 300
 
 
@@ -168,7 +170,7 @@ def _facts(visible: pd.DataFrame, target: Target, answers: np.ndarray, *, is_tex
         facts += _number_facts(answers, bool(target.classes))
     facts += ["few rows"] if len(visible) < FEW_ROWS else []
     if is_text:
-        length = visible["text"].str.split().str.len().mean()
+        length = words_in(visible["text"])
         facts += [name for name, holds in (
             ("very short texts", length < VERY_SHORT_WORDS),
             ("short texts", VERY_SHORT_WORDS <= length < SHORT_WORDS),
@@ -199,11 +201,11 @@ def _number_facts(answers: np.ndarray, is_rating: bool) -> list[str]:
 def _column_lines(visible: pd.DataFrame, wish: Wish) -> list[str]:
     """Return a line on each input, as the visible rows show it."""
     lines = [f"target: in {wish.data.name} it is called {wish.target}."]
-    for name in visible.columns:
+    for name in visible.columns[:MOST_LINES]:
         column = visible[name]
         if name == "text" and wish.text is not None:
             called = "" if wish.text == "text" else f" (called {wish.text} in {wish.data.name})"
-            lines.append(f"text: texts{called}, {column.str.split().str.len().mean():.0f} words on average.")
+            lines.append(f"text: texts{called}, {words_in(column):.0f} words on average.")
         elif pd.api.types.is_numeric_dtype(column):
             empty = f", {column.isna().mean():.0%} missing" if column.isna().any() else ""
             lines.append(f"{name}: numbers from {column.min():g} to {column.max():g}{empty}.")
@@ -211,6 +213,13 @@ def _column_lines(visible: pd.DataFrame, wish: Wish) -> list[str]:
             empty = (column == MISSING).mean()
             told = f", {empty:.0%} empty (written {MISSING!r})" if empty else ""
             lines.append(f"{name}: words, {column[column != MISSING].nunique()} different{told}.")
+    rest = visible.iloc[:, MOST_LINES:]
+    if rest.shape[1]:
+        numbers = rest.select_dtypes("number").shape[1]
+        lines.append(
+            f"{rest.shape[1]} more columns, named in the first line of data/train.csv: {numbers} of numbers, "
+            f"{rest.shape[1] - numbers} of words."
+        )
     if wish.text is not None and visible.shape[1] > 1:
         lines.append("train.py reads the text only; the other columns are there to be used.")
     return lines

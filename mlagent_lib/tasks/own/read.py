@@ -98,6 +98,7 @@ def _shape_of(path: Path, text: str) -> tuple[list[str], int]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] = []
     rows = 0
+    usual = csv.field_size_limit(MOST_BYTES)  # a text may be as long as the file
     try:
         for fields in reader:
             if not fields:
@@ -111,6 +112,11 @@ def _shape_of(path: Path, text: str) -> tuple[list[str], int]:
                     f"line has {len(header)}",
                     cure="correct the row; a field that holds a comma needs quotes around it",
                 )
+            elif fields == header:
+                raise TaskError(
+                    f"row {rows + 1} of {path} (line {reader.line_num}) is the line of column names again",
+                    cure="remove it: files that are joined keep one such line",
+                )
             else:
                 rows += 1
     except csv.Error as error:
@@ -118,6 +124,8 @@ def _shape_of(path: Path, text: str) -> tuple[list[str], int]:
             f"line {reader.line_num} of {path} cannot be read ({error})",
             cure="close the quotes there; a quote inside a quoted field is written twice",
         ) from error
+    finally:
+        csv.field_size_limit(usual)
     if not rows:
         raise TaskError(f"{path} has column names but no rows", cure="give a file with rows")
     return header, rows
@@ -125,7 +133,7 @@ def _shape_of(path: Path, text: str) -> tuple[list[str], int]:
 
 def _check_header(path: Path, header: list[str]) -> None:
     for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if len(header) == 1 and sign in header[0]:
+        if "".join(header).count(sign) >= len(header):
             raise TaskError(f"the columns of {path} are separated by {name}, not commas", cure=_SAVE)
     if len(header) == 1:
         raise TaskError(

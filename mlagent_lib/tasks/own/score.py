@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlagent_lib.core.errors import SubmissionError, TaskError
+from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.grading import LABEL_SETS, grade, header_of, parse_table, read_labels, score_answer
 from mlagent_lib.tasks.metrics import get_metric
@@ -78,6 +78,9 @@ def answer_of(task: Task, script: bytes, execute: Execute) -> Answered | str:
         task: The task.
         script: Text of ``train.py``.
         execute: From (task, files) to an object with ``status``, ``output`` and ``collected``.
+
+    Raises:
+        TaskError: The metric has no value for the hidden answers.
     """
     ran = execute(task, task.env_files() | {"train.py": script})
     if ran.status != "ok":
@@ -88,6 +91,10 @@ def answer_of(task: Task, script: bytes, execute: Execute) -> Answered | str:
         scores = {name: grade(task, content, name) for name in LABEL_SETS}
     except SubmissionError as error:
         return f"its submission is refused: {error.reason}"
+    except Unscored as error:  # hidden answers that are all equal have no pearson
+        raise TaskError(
+            error.message, cure="add rows with other answers, or choose another metric"
+        ) from error
     table = parse_table(content, header_of(task))
     ids = read_labels(task, "report")[0]
     return Answered(scores, np.array([table[key] for key in ids], dtype=float))

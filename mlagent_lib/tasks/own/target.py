@@ -9,6 +9,7 @@ import pandas as pd
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks.metrics import METRICS, get_metric
+from mlagent_lib.tasks.own.cells import are_words, dates_in, read_numbers
 from mlagent_lib.tasks.own.wish import closest
 
 MOST_CLASSES = 50
@@ -92,7 +93,12 @@ def judge_target(column: pd.Series, metric: str) -> Target:
             f"target {column.name!r} is {_shown(column.iloc[0])} in every row, so there is nothing to learn",
             cure="choose another target or add rows",
         )
-    if get_metric(metric).answer in ("class", "probability", "guesses"):
+    of_classes = get_metric(metric).answer in ("class", "probability", "guesses")
+    if are_words(column) and (column.nunique() > MOST_CLASSES or not of_classes):
+        found = dates_in(column)
+        if found:
+            raise TaskError(f"target {column.name!r} holds {found[0]}", cure=found[1])
+    if of_classes:
         return _classes(column, metric)
     return _ratings(_numbers(column, metric)) if metric == "qwk" else _free(_numbers(column, metric), metric)
 
@@ -140,7 +146,7 @@ def _classes(column: pd.Series, metric: str) -> Target:
             f"class {_shown(rare[0])} of target {name!r} has {counts[rare[0]]} rows"
             + (f" ({len(rare)} classes are as rare)" if len(rare) > 1 else "")
             + f", each class needs {FEWEST_OF_CLASS}: to fit, to validate, for feedback and for the report",
-            cure="add rows, join rare classes, or remove them",
+            cure="add rows of it" + ("" if len(names) == 2 else ", join rare classes, or remove them"),
         )
     codes = column.map({found: code for code, found in enumerate(names)}).to_numpy(float)
     said = [f"{_shown(found)} ({code})" for code, found in enumerate(names)]
@@ -161,16 +167,15 @@ def _classes(column: pd.Series, metric: str) -> Target:
 def _numbers(column: pd.Series, metric: str) -> pd.Series:
     """Return the answers as finite numbers."""
     if not _is_number(column):
-        numbers = pd.to_numeric(column, errors="coerce")
-        words = numbers.isna()
+        words = read_numbers(column.astype(str))[0].isna() & are_words(column)
         raise TaskError(
             f"{metric} needs numbers, but target {column.name!r} is {_shown(column[words].iloc[0])} in row "
             f"{_row(words)}"
             if words.any()
             else f"{metric} needs numbers, target {column.name!r} is true or false",
             cure=_CLASSES
-            if words.mean() > 0.1 or not words.any()
-            else "write a number there or remove the row",
+            if words.mean() > 0.5 or not words.any()
+            else "write a number there as in the other rows, or remove the row",
         )
     numbers = column.astype(float)
     infinite = ~np.isfinite(numbers)
@@ -209,7 +214,7 @@ def _free(numbers: pd.Series, metric: str) -> Target:
             f"{_shown(numbers[negative].iloc[0])} in row {_row(negative)}",
             cure="choose rmse or mae, or correct the row",
         )
-    order = numbers.rank(method="first").to_numpy() - 1
+    order = numbers.rank(method="min").to_numpy() - 1  # what is left of many equal numbers is shared out too
     strata = (order * BINS // len(order)).astype(int)
     meaning = f"The answer is the number {numbers.name}."
     return Target(numbers.to_numpy(), "regression", [], meaning, strata)

@@ -61,6 +61,16 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"the closest is {by_lower[near[0]]!r}; " if near else ""
 
 
+def quoted(name: str) -> str:
+    """Return a name in quotes, as a shell takes it.
+
+    Example:
+        >>> print(quoted("size"), quoted("it's"), quoted("a\\nb"))
+        'size' "it's" $'a\\nb'
+    """
+    return "$" * ("\\" in repr(name)) + repr(name)
+
+
 def listed(names: Iterable[str], most: int = 12) -> str:
     """Return names as a list that stays short.
 
@@ -68,7 +78,7 @@ def listed(names: Iterable[str], most: int = 12) -> str:
         >>> listed("abcd", most=2)
         'a, b and 2 more'
     """
-    names = list(names)
+    names = [name if name.isprintable() else repr(name) for name in names]
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
