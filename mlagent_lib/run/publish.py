@@ -341,7 +341,7 @@ def claim_lines(folder: Path | str) -> str:
         lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
     if told := findings(tables):
         lines += ["", "Beyond the paper:", "", *(f"- {sentence}" for sentence in told)]
-    if told := certainties(pd.read_csv(Path(folder) / "contrasts.csv")):
+    if told := certainties(pd.read_csv(Path(folder) / "differences.csv")):
         lines += ["", "What this length and number of seeds cost in certainty:", ""]
         lines += [f"- {certainty}." for certainty in told]
     return "\n".join(lines)
