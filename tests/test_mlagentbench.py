@@ -233,9 +233,9 @@ def test_the_folders_own_grader_scores_in_a_process_of_its_own(task):
     ("content", "reason"),
     [
         (None, "missing"), (b"", "empty"), (b"id,y\n\0", "nul-byte"), (b"\xff\xfe\x00", "nul-byte"),
-        (b"id,y\n\xff", "not-utf8"), (b"x" * (9 << 20), "too-large"), (b"id,z\n0,1\n", "evaluator-refused"),
-        (submission(1, 2), "evaluator-refused"), (submission(1, 2, 3, 4, float("nan")), "undefined-score"),
-        (b"id,y\n0,x\n", "evaluator-refused"), (b"one word", "evaluator-refused"),
+        (b"id,y\n\xff", "not-utf8"), (b"x" * (9 << 20), "too-large"), (b"id,z\n0,1\n", "header"),
+        (submission(1, 2), "row-count"), (submission(1, 2, 3, 4, float("nan")), "blank"),
+        (b"id,y\n0,1\n1,2\n2,3\n3,4\n4,x\n", "not-a-number"), (b"one word", "header"),
     ],
 )  # fmt: skip
 def test_a_bad_submission_is_at_fault_beside_a_control_that_scores(task, content, reason):
@@ -265,7 +265,7 @@ def test_a_grader_that_refuses_its_control_too_is_at_fault(task, folder):
 def test_a_sample_file_is_a_control_too(task, folder):
     sample = folder / "scripts" / "control.csv"
     sample.write_bytes(STARTERS)
-    with pytest.raises(SubmissionError, match="evaluator-refused"):
+    with pytest.raises(SubmissionError, match="row-count"):
         judge(replace(task.grader, control=sample), submission(1, 2))
     sample.unlink()
     with pytest.raises(Unscored, match=r"control.csv cannot be read"):
@@ -386,7 +386,7 @@ def test_tables_are_graded_on_each_label_set(tmp_path):
     assert not grader.one_label_set
     content = b"id,y\n1,a\n2,x\n3,c\n"
     assert (judge(grader, content, "feedback"), judge(grader, content, "report")) == (0.5, 1.0)
-    for bad, reason in ((b"id,y\n1,a\n", "evaluator-refused"), (b'id,y\n"1,a', "bad-csv")):
+    for bad, reason in ((b"id,y\n1,a\n", "row-count"), (b'id,y\n"1,a', "bad-csv")):
         with pytest.raises(SubmissionError, match=reason):
             judge(grader, bad, "feedback", control=content)
     one = replace(grader, answers={"feedback": tmp_path / "f.csv", "report": tmp_path / "r.csv"})
@@ -618,7 +618,7 @@ def test_adopting_measures_the_starter_and_writes_the_card(task, folder, runner)
         made == load_task(folder) and made.one_label_set and made.best_provenance == "the law of the spring"
     )
     assert made.grader.control.name == "control.csv" and "one label set" in made.facts[0]
-    with pytest.raises(SubmissionError, match="evaluator-refused"):  # the control is known to a fresh process
+    with pytest.raises(SubmissionError, match="row-count"):  # the control is known to a fresh process
         judge(made.grader, submission(1, 2))
     card = yaml.safe_load((folder / "task.yaml").read_text())
     assert card["grader"]["script"] == "scripts/eval.py" and card["direction"] == "minimize"
@@ -697,7 +697,7 @@ def test_the_environment_and_its_pure_form_work_on_it(task, runner, tmp_path):
     assert observation == task.research_problem and info["state"].score == pytest.approx(STARTER_ERROR)
     again = run_steps([(info["state"], edit(what)) for what in ("short", "good", "crash")], tools)
     assert [made.outcome for made in again] == [Outcome.ERROR, Outcome.EDITED, Outcome.ERROR]
-    assert again[0].reason == "submission-evaluator-refused" and again[1].score_after == 0.0
+    assert again[0].reason == "submission-row-count" and again[1].score_after == 0.0
     assert again[2].reason == "AttributeError" and again[0].state.score == pytest.approx(STARTER_ERROR)
     listed = run_step(info["state"], reply("List Files", dir_path="."), tools).observation
     assert listed.split("\n") == ["data_description.txt", "pictures/", "test.csv", "train.csv", "train.py"]

@@ -203,8 +203,11 @@ def test_a_submission_is_refused_where_the_grader_refuses_it_whole(imported, tas
     answers = pd.read_csv(source.private / "test.csv")
     of_report = pd.read_csv(imported[0] / "scripts" / "answers" / "report.csv")["flower_id"]
     stranger = answers.assign(kind=answers["kind"].where(answers["flower_id"] != of_report[0], "rose"))
-    for spoiled in (stranger, answers[1:], answers.rename(columns={"kind": "class"})):
-        with pytest.raises(SubmissionError, match="evaluator-refused"):  # though its feedback rows are right
+    for spoiled, reason in (
+        (stranger, "evaluator-refused"), (answers[1:], "row-count"),
+        (answers.rename(columns={"kind": "class"}), "header"),
+    ):  # fmt: skip
+        with pytest.raises(SubmissionError, match=reason):  # though its feedback rows are right
             grade(task, spoiled.to_csv(index=False).encode(), "feedback")
 
 

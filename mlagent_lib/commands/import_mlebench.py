@@ -9,7 +9,7 @@ from typing import Any
 HELP = """\
 Makes a task folder of a competition that MLE-bench has prepared. The package mlebench is not needed, only
 files: what 'mlebench prepare -c NAME' wrote (prepared/public, prepared/private), and the competition's folder
-in a clone of MLE-bench (grade.py, description.md, leaderboard.csv: run 'git lfs pull' there first).
+in a clone of MLE-bench (grade.py, description.md, config.yaml, leaderboard.csv: 'git lfs pull' there first).
 
 The private answers are divided in half: feedback labels for the rewards, report labels for the tables. The
 competition's own grade.py grades, in a process of its own. A starter is written, or taken from --starter, run
@@ -45,7 +45,7 @@ def add(verbs: Any, plain: type) -> None:
     parser.add_argument(
         "--answers", default="", metavar="NAME", help="file in private/, where it is not clear"
     )
-    parser.add_argument("--sample", default="", metavar="NAME", help="file in public/, where it is not clear")
+    parser.add_argument("--sample", default="", metavar="NAME", help="file in public/ or private/, likewise")
     parser.add_argument("--id", default="", metavar="COLUMN", help="column that names a row, where not clear")
     parser.add_argument("--metric", default="score", help="name of the metric, for tables")
     parser.add_argument("--better", choices=("higher", "lower"), help="default: the leaderboard's order")
@@ -87,7 +87,7 @@ def _import(arguments: argparse.Namespace) -> int:
 def _source(arguments: argparse.Namespace) -> Any:
     """Return where the parts lie: a path that is given wins over its place in the two folders."""
     from mlagent_lib.core.errors import TaskError
-    from mlagent_lib.tasks.foreign.mlebench_source import Competition
+    from mlagent_lib.tasks.foreign.mlebench_source import Competition, configured
 
     def place(given: str | None, folder: str | None, name: str, option: str) -> Path:
         if given is None and folder is None:
@@ -105,7 +105,7 @@ def _source(arguments: argparse.Namespace) -> Any:
         for part, name in names.items()
     }
     board = Path(arguments.competition, "leaderboard.csv") if arguments.competition else None
-    return Competition(
+    source = Competition(
         **parts,
         leaderboard=Path(arguments.leaderboard) if arguments.leaderboard else board,
         answers=arguments.answers,
@@ -113,3 +113,4 @@ def _source(arguments: argparse.Namespace) -> Any:
         id_column=arguments.id,
         metric=arguments.metric,
     )
+    return configured(source, Path(arguments.competition, "config.yaml")) if arguments.competition else source

@@ -218,6 +218,9 @@ def _check_scores(task: Task, submission: bytes) -> Iterator[Finding]:
         "it raises" if hidden is None else f"it returns {hidden:g}: a submission with this score is refused"
     )
     yield Finding("nonsense gets no score of its own", True, where, told, "-")
+    from mlagent_lib.tasks.check_answers import check_cheats  # here: it needs `Finding`
+
+    yield check_cheats(task, submission)
 
 
 def _check_labels(task: Task) -> Iterator[Finding]:

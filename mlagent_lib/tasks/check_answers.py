@@ -1,14 +1,21 @@
-"""Checks the answers that a foreign grader is called with: closed, disjoint, complete, not public."""
+"""Checks the answers that a foreign grader is called with: closed, disjoint, complete, not public.
+
+And what it is handed: a submission that answers less than it must may not be paid for it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 
 import pandas as pd
 
+from mlagent_lib.core.errors import SubmissionError
 from mlagent_lib.tasks.check import Finding
-from mlagent_lib.tasks.foreign.grader import ExternalGrader
-from mlagent_lib.tasks.grading import LABEL_SETS
+from mlagent_lib.tasks.foreign.grader import ExternalGrader, nonsense_score, run_grader
+from mlagent_lib.tasks.foreign.leaderboard import worse_than
+from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task
 
 
@@ -90,3 +97,58 @@ def _public_answers(task: Task, grader: ExternalGrader, known: pd.DataFrame) -> 
         if len(table) and (table[answers].to_numpy() == truth.to_numpy()).all():
             found.append(path.relative_to(task.folder).as_posix())
     return found
+
+
+def check_cheats(task: Task, submission: bytes) -> Finding:
+    """Return the finding on submissions that leave out, repeat or spoil answers: which of them would pay.
+
+    Args:
+        task: A task with a foreign grader.
+        submission: One that it accepts; a cheat pays where it scores better.
+    """
+    grader, cheats = task.grader, _cheats(task, submission)
+    honest = run_grader(grader, submission).score
+    paid, kept = [], []
+    for name, cheat in cheats.items():
+        verdict = run_grader(grader, cheat)
+        is_score = verdict.is_sound and verdict.score != nonsense_score(grader)
+        if not is_score or not worse_than(honest, verdict.score, task.greater_is_better):
+            continue
+        paid.append(f"{name} {verdict.score:.4g}")
+        with contextlib.suppress(SubmissionError):
+            grade(task, cheat, control=submission)
+            kept.append(name)
+    alone = (
+        f"the grader alone would pay {', '.join(paid)} (honest {honest:.4g})" if paid else "none would pay"
+    )
+    return Finding(
+        "no cheat is paid",
+        not kept,
+        f"{grader.script.parent.name}/{grader.script.name}",
+        f"{len(cheats)} tried, {alone}; {', '.join(kept) or 'none'} got through",
+        "let the grader refuse it",
+    )
+
+
+def _cheats(task: Task, submission: bytes) -> dict[str, bytes]:
+    """Return spoiled copies of a submission by what was done to them; none where it is no table."""
+    try:
+        table = _texts(io.BytesIO(submission))
+    except ValueError:
+        return {}
+    half, answers = len(table) // 2, [name for name in table if name in task.answer_columns]
+    answers = answers or list(table)[1:] or list(table)
+    found = {"rows repeated": pd.concat([table, table]), "infinite answers": table.copy()}
+    found["infinite answers"][answers] = "inf"
+    for which, part in (("first", table.index[:half]), ("second", table.index[half:])):
+        found[f"{which} half left out"] = table.drop(part)
+        if not _may_be_blank(task.grader, table, answers):
+            found[f"{which} half blank"] = blank = table.copy()
+            blank.loc[part, answers] = ""
+    texts = {name: spoiled.to_csv(index=False).encode() for name, spoiled in found.items()}
+    return {name: text for name, text in texts.items() if half and len(text) <= task.grader.largest_bytes}
+
+
+def _may_be_blank(grader: ExternalGrader, table: pd.DataFrame, answers: list[str]) -> bool:
+    tables = [table, *(_texts(path) for name, path in grader.answers.items() if name == "all")]
+    return any((known[[name for name in answers if name in known]] == "").any(axis=None) for known in tables)

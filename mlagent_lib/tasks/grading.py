@@ -37,6 +37,7 @@ REASONS = (
     "row-count",
     "unknown-id",
     "duplicate-id",
+    "blank",
     "not-a-number",
     "out-of-range",
     "unknown-class",

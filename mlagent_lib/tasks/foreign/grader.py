@@ -9,6 +9,9 @@ A foreign grader raises for bad submissions and for its own faults alike. The ru
 grader is sound while it scores some other submission of the task (the *control*: the last valid one on the
 way to the state, or a sample file). What fails beside a control that scores is the submission's fault; what
 fails without one is ours, `Unscored`. See `judge`.
+
+A grader that merges by id, or takes a mean that skips gaps, also pays for rows that are repeated, left out or
+blank. So every submission must have the form of the control: header, rows, ids, numbers, blanks.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ _KEPT = (
 )  # fmt: skip
 _OUR_STAGES = ("start", "load", "answers", "wall")
 _REASONS = {"read": "bad-csv", "header": "header", "limit": "evaluator-limit", "crash": "evaluator-crash"}
+_FORM = "form "  # stage of a submission of another form than the control; the reason follows
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class ExternalGrader:
         answers: For ``frames``, the table of true answers of each label set: ``feedback`` and ``report``, and
             optionally ``all``, on which the whole submission is checked first.
         id_column: The submission is cut down to the ids of a label set's answers by this column; "" for not.
+        key: The columns that name a row together, where an id has several rows; () for the id alone.
         import_from: Folders from which the grader may import, after all others.
         control: A submission that a sound grader accepts, e.g. a sample file; None for none.
         seconds: CPU seconds of one grading.
@@ -86,6 +91,7 @@ class ExternalGrader:
     seconds: float = 60.0
     memory_bytes: int = 4 << 30
     largest_bytes: int = 8 << 20
+    key: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.call not in FUNCTIONS:
@@ -136,6 +142,8 @@ class ExternalGrader:
             card["import_from"] = [_relative(path, folder) for path in self.import_from]
         if self.control:
             card["control"] = _relative(self.control, folder)
+        if self.key:
+            card["key"] = list(self.key)
         return card | {
             "seconds": self.seconds,
             "memory_bytes": self.memory_bytes,
@@ -165,6 +173,7 @@ class ExternalGrader:
         values["answers"] = {name: folder / path for name, path in card.get("answers", {}).items()}
         values["import_from"] = tuple(folder / path for path in card.get("import_from", ()))
         values["control"] = folder / card["control"] if card.get("control") else None
+        values["key"] = tuple(card.get("key", ()))
         return cls(**values)
 
 
@@ -177,8 +186,9 @@ class Verdict:
     """What came of one grading.
 
     Attributes:
-        stage: ``done``; or where it ended: ``load``, ``answers``, ``read``, ``header``, ``grade`` (it raised
-            there), ``limit`` (CPU time or memory), ``crash`` (a signal), ``wall`` (the clock), ``start``.
+        stage: ``done``; or where it ended: ``load``, ``answers``, ``read``, ``form`` with a reason,
+            ``header``, ``grade`` (it raised there), ``limit`` (CPU time or memory), ``crash`` (a signal),
+            ``wall`` (the clock), ``start``.
         score: What the grader returned; may be NaN.
         error, text: Class and text of the exception. The text may hold labels: never show it to an agent.
         line, source: Where in the grader's file.
@@ -233,6 +243,8 @@ def judge(
     * The file cannot be loaded, the answers cannot be read, the process cannot start, or the clock runs out:
       ours, always.
     * A table cannot be read from the submission: the submission's.
+    * It has another form than ``grader.control``, or than the control given where there is no such file, and
+      the grader accepts that one: the submission's.
     * It raises, returns no finite number, crashes, or uses up CPU time or memory: it is tried once more where
       the machine may be the cause. If it fails again, the control decides.
     * A grader that gives nonsense a finite number hides its errors behind that number, as an ``except: return
@@ -249,39 +261,48 @@ def judge(
         SubmissionError: The submission's fault, by a fixed class name.
         Unscored: The grader's fault, or nobody can tell.
     """
+    form = _content(grader.control) or control
     key = _key(grader, submission, labels)
+    if form not in (None, submission):
+        key = (*key, hashlib.sha256(form).hexdigest())
     found = _memory.get(key)
     if found is None:
-        found = _judge(grader, submission, labels, control)
+        found = _judge(grader, submission, labels, control, form)
         _memory.put(key, found)
     if isinstance(found, str):
         raise SubmissionError(found)
     return found
 
 
-def _judge(grader: ExternalGrader, submission: bytes, labels: str, control: bytes | None) -> float | str:
+def _judge(
+    grader: ExternalGrader, submission: bytes, labels: str, control: bytes | None, form: bytes | None
+) -> float | str:
     key = (grader.stamp(), _set_of(grader, labels))
-    verdict = run_grader(grader, submission, labels)
+    verdict = run_grader(grader, submission, labels, form)
     if _is_score(grader, verdict):
         _memory.proofs[key] = submission
         return verdict.score
     is_doubtful = verdict.of_system or verdict.stage in ("limit", "crash")
     if is_doubtful:
-        verdict = run_grader(grader, submission, labels)
+        verdict = run_grader(grader, submission, labels, form)
         if _is_score(grader, verdict):
             return verdict.score
     if verdict.stage in _OUR_STAGES:
         raise _ours(grader, verdict, "the grader is at fault")
     if verdict.stage in ("read", "header") and not verdict.of_system:
         return _REASONS[verdict.stage]
-    known = [found for found in (control, _memory.proofs.get(key), _content(grader.control)) if found]
+    reason = verdict.stage.removeprefix(_FORM) if verdict.stage.startswith(_FORM) else ""
+    asked = (form,) if reason else (control, _memory.proofs.get(key), form)
+    known = [found for found in asked if found]
     if not known:
         raise _ours(grader, verdict, "nothing that this grader accepts is known: it may be at fault itself")
     if submission in known:
         raise _ours(grader, verdict, "it refuses a submission that it must accept")
     if not any(_is_accepted(grader, found, labels, afresh=is_doubtful) for found in known):
         raise _ours(grader, verdict, "it refuses a submission that it must accept as well")
-    return "undefined-score" if _is_undefined(verdict) else _REASONS.get(verdict.stage, "evaluator-refused")
+    if _is_undefined(verdict):
+        return "undefined-score"
+    return reason or _REASONS.get(verdict.stage, "evaluator-refused")
 
 
 def _is_undefined(verdict: Verdict) -> bool:
@@ -373,18 +394,23 @@ _memory = _Memory()
 # ---- the process ---------------------------------------------------------------------------------
 
 
-def run_grader(grader: ExternalGrader, submission: bytes, labels: str = "feedback") -> Verdict:
+def run_grader(
+    grader: ExternalGrader, submission: bytes, labels: str = "feedback", form: bytes | None = None
+) -> Verdict:
     """Return what one grading in a fresh process came to. Never raises for what the grader does.
 
     Args:
         grader: Who grades.
         submission: Its bytes; they are all that the process gets from a run.
         labels: Which answers it is graded against.
+        form: A submission whose form this one must have; None for any.
     """
     names = [name for name in ("all", labels) if name in grader.answers]
     with tempfile.TemporaryDirectory(prefix="mlagent-grade-") as base:
         place = _furnish(Path(base), grader)
         (Path(base) / "submission" / SUBMISSION).write_bytes(submission)
+        control = Path(base) / "control.csv"
+        control.write_bytes(form or b"")
         job = {
             "script": str(grader.script.resolve()),
             "call": grader.call,
@@ -392,6 +418,8 @@ def run_grader(grader: ExternalGrader, submission: bytes, labels: str = "feedbac
             "submission": str(Path(base) / "submission" / SUBMISSION),
             "answers": [str(grader.answers[name].resolve()) for name in names],
             "id_column": grader.id_column,
+            "key": list(grader.key) or [grader.id_column],
+            "control": str(control) if form else "",
             "import_from": [str(path.resolve()) for path in (grader.script.parent, *grader.import_from)],
             "seconds": grader.seconds,
             "memory_bytes": grader.memory_bytes,

@@ -1,5 +1,8 @@
 """The inside of a foreign grader's process: started fresh by `external`, it grades once and ends.
 
+Graders that merge or skip gaps score rows that are repeated, left out or blank. So a submission is compared
+first with one that the grader accepts, both as pandas reads them, which is what most graders see.
+
 Run as ``python -s -P -B grader_process.py JOB``. It imports the grader's file and, for tables, pandas; it
 never imports this package. The verdict is one JSON line on a pipe of its own, so that nothing a grader prints
 can be taken for a score. The end of a second pipe tells that the parent is gone: then the whole group ends.
@@ -7,6 +10,7 @@ can be taken for a score. The end of a second pipe tells that the parent is gone
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import linecache
@@ -16,6 +20,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections import Counter
 
 _MOST_TEXT = 500
 
@@ -76,6 +81,7 @@ def _score(job: dict, progress: dict) -> float:
     spec.loader.exec_module(module)
     grade = getattr(module, job["function"])
     if job["call"] == "folder":
+        _compare(job, progress, None)
         progress["stage"] = "grade"
         return float(grade(os.path.dirname(job["submission"])))
     import pandas
@@ -83,7 +89,8 @@ def _score(job: dict, progress: dict) -> float:
     progress["stage"] = "answers"
     answers = [_table(pandas, path) for path in job["answers"]]
     progress["stage"] = "read"
-    submission = pandas.read_csv(job["submission"])
+    submission = _table(pandas, job["submission"])
+    _compare(job, progress, answers[0])
     score = float("nan")
     for number, truth in enumerate(answers):
         progress["stage"] = "header"
@@ -99,7 +106,104 @@ def _score(job: dict, progress: dict) -> float:
 def _table(pandas: object, path: str) -> object:
     if path.endswith((".jsonl", ".jsonl.gz")):
         return pandas.read_json(path, lines=True)
-    return pandas.read_json(path) if path.endswith(".json") else pandas.read_csv(path)
+    if path.endswith(".json"):
+        return pandas.read_json(path)
+    return pandas.read_csv(path)
+
+
+def _compare(job: dict, progress: dict, truth: object) -> None:
+    """Raise where the submission has another form than the control; ``progress`` gets the reason."""
+    if not job["control"]:
+        return
+    progress["stage"] = "load"  # what breaks in here is no fault of the submission
+    reason = misfit(job, truth)
+    if reason:
+        progress["stage"] = f"form {reason}"
+        raise ValueError("the submission has another form than one that is accepted")
+
+
+def misfit(job: dict, truth: object) -> str:
+    """Return in what the tables differ besides the answers, or "".
+
+    The same columns, the same rows by name (in any order), numbers where there are numbers, no new blanks.
+
+    Args:
+        job: The places of ``control`` and ``submission``, how the grader is called, the ``key`` of a row.
+        truth: The table of true answers, or None.
+    """
+    import pandas
+
+    try:
+        header = _header(job)
+        known = pandas.read_csv(job["control"], header=header)
+    except (ValueError, csv.Error):
+        return ""  # no table: there is no form to compare with
+    if len(known) < 1 + (header is None):
+        return ""
+    try:
+        given = pandas.read_csv(job["submission"], header=header)
+    except ValueError:
+        return "bad-csv"
+    if list(given) != list(known):
+        return "header"
+    if len(given) != len(known):
+        return "row-count"
+    if not given.index.equals(known.index):
+        return "bad-csv"  # longer lines than the header's: pandas takes the first column for names
+    key = [name for name in job["key"] if name in known] or _key(known)
+    mine, theirs = (_rows(table, key) for table in (given, known))
+    if mine != theirs:
+        return "unknown-id" if mine.keys() - theirs.keys() else "duplicate-id"
+    others = [name for name in known if name not in key]
+    found = (_misfit_of(given[name], known[name], _of(truth, name)) for name in others)
+    return next(filter(None, found), "")
+
+
+def _header(job: dict) -> int | None:
+    """Return where the names of the columns stand: for a grader that reads itself, there may be none."""
+    with open(job["control"], encoding="utf-8-sig", newline="") as handle:
+        lines = csv.reader(handle)
+        first = next(lines, [])
+        repeated = len(first) == 1 and first in lines
+    return None if job["call"] == "folder" and (repeated or all(map(_is_number, first))) else 0
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _key(known: object) -> list:
+    """Return the first column where it must be the rows' names: whole numbers or texts, none twice."""
+    first = known.iloc[:, 0]
+    is_name = known.shape[1] > 1 and first.dtype.kind != "f" and first.is_unique
+    return [first.name] if is_name else []
+
+
+def _rows(table: object, key: list) -> Counter:
+    columns = (table[name].astype(object) for name in key)
+    return Counter(zip(*(column.where(column.notna(), None) for column in columns), strict=True))
+
+
+def _of(truth: object, name: object) -> object:
+    return truth[name] if truth is not None and name in truth else None
+
+
+def _misfit_of(given: object, known: object, truth: object) -> str:
+    """Return what is wrong with a column of answers, or "". Texts may be blank where some are."""
+    told = [column for column in (known, truth) if column is not None and column.notna().any()]
+    is_number = bool(told) and all(column.dtype.kind in "iuf" for column in told)
+    may_be_blank = not is_number and any(
+        column.isna().any() for column in (known, truth) if column is not None
+    )
+    if not may_be_blank and given.isna().sum() > known.isna().sum():
+        return "blank"
+    if is_number and given.dtype.kind not in "iufb":
+        return "not-a-number"
+    return "not-a-number" if given.dtype.kind == "f" and given.abs().eq(float("inf")).any() else ""
 
 
 def _told(error: BaseException, script: str) -> dict:

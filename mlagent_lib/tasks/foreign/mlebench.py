@@ -3,7 +3,8 @@
 MLE-bench has one hidden label set, on which agents are graded at the end. A learner needs two: *feedback*
 labels pay the rewards, *report* labels are for the tables. So the private answers are split in half, by a
 seed, each class divided evenly where the target is a class, and the competition's own grader is called on the
-rows of a half. A submission must still answer every row, and is first checked whole by that grader.
+rows of a half. Rows that belong together (those of one patient, say) stay together. A submission must still
+answer every row, and is first checked whole by that grader.
 
 Two things differ from MLE-bench and are stated in every task made here: the starter, and the best known
 score, which comes from the leaderboard and so from Kaggle's test rows, not from these.
@@ -12,11 +13,13 @@ score, which comes from the leaderboard and so from Kaggle's test rows, not from
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +32,14 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.foreign.grader import ExternalGrader
 from mlagent_lib.tasks.foreign.leaderboard import FILE as LEADERBOARD
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, worse_than
+from mlagent_lib.tasks.foreign.mlebench_groups import groups_of
 from mlagent_lib.tasks.foreign.mlebench_source import Competition, Tables, read_board, read_table, read_tables
-from mlagent_lib.tasks.foreign.mlebench_starter import MOST_CLASSES, Starter, make_starter
+from mlagent_lib.tasks.foreign.mlebench_starter import MOST_CLASSES, Starter, make_starter, sample_starter
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task, checksums, load_task
 
 LIMITS = Limits(seconds=300.0, memory_bytes=4 << 30)
+GIVEN = "given by the user"
 PACKAGE = "mlebench_competition"  # the grader's folder is imported under this name
 READ_ONLY = ("data/*", "data_description.txt")
 _STANDIN = Path(__file__).with_name("standin") / "mlebench"
@@ -122,18 +127,20 @@ def import_competition(
 
     Raises:
         TaskError: A part is missing or does not fit the others; the starter fails; its score is not below the
-            best known one.
+            best known one, nor below that of the true answers.
     """
+    out = Path(out).absolute()  # the draft's paths are compared with others below
     _check_place(name, out)
     tables = read_tables(source)
     board = read_board(source, greater_is_better, best)
     up = board.greater_is_better if board else bool(greater_is_better)
     best_known = board.best if best is None else best
     made = _starter(source, tables, starter)
+    limits = replace(limits, file_bytes=max(limits.file_bytes, tables.largest_bytes))
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out.parent))
     try:
-        divided = _write_files(draft, source, tables, made, seed, board)
+        divided = _write_files(draft, source, tables, seed, board)
         _write_request(draft, source, tables, up, limits)
         card = _card(name, source, tables, made, up, limits)
         card["provenance"] = (
@@ -143,11 +150,10 @@ def import_competition(
         card["best"] = dict.fromkeys(LABEL_SETS, float(best_known)) | {
             "provenance": source_of_best(best, board)
         }
-        card["grader"] = _grader(draft, tables.id_column).to_card(draft)
+        card["grader"] = _grader(draft, tables).to_card(draft)
         card["baseline"] = dict(card["best"])  # so that the folder loads; measured next
-        _write_card(draft, card)
-        card["baseline"] = _measure(draft, card, tables, execute) | {"provenance": f"the starter: {made.how}"}
-        card["grader"] = _grader(draft, tables.id_column).to_card(draft)  # now with its control
+        card["baseline"] = _measure_first(draft, card, tables, execute, made, given=starter is not None)
+        card["grader"] = _grader(draft, tables).to_card(draft)  # now with its control
         card["checksums"] = checksums(draft)
         _write_card(draft, card)
         draft.chmod(0o755)
@@ -169,7 +175,7 @@ def _check_place(name: str, out: Path) -> None:
 def source_of_best(best: float | None, board: Leaderboard | None) -> str:
     """Return the provenance of the best known score."""
     if best is not None:
-        return "given by the user"
+        return GIVEN
     return f"best private score of {board.teams} teams on Kaggle's leaderboard, on Kaggle's own test rows"
 
 
@@ -192,13 +198,14 @@ def _write_files(
     folder: Path,
     source: Competition,
     tables: Tables,
-    starter: Starter,
     seed: int,
     board: Leaderboard | None,
 ) -> str:
-    """Write data, starter, grader and divided answers; return in words what the answers are divided by."""
+    """Write data, grader and divided answers; return in words what the answers are divided by."""
     shutil.copytree(source.public, folder / "env" / "data", ignore=shutil.ignore_patterns("description*.md"))
-    (folder / "env" / "train.py").write_text(starter.script, encoding="utf-8")
+    sample = folder / "env" / "data" / tables.sample_name
+    if not sample.exists():  # it lies in private, or in public as an archive
+        shutil.copyfile(tables.sample_path, sample)
     shutil.copyfile(source.description, folder / "env" / "data_description.txt")
     scripts = folder / "scripts"
     shutil.copytree(_STANDIN, scripts / "standin" / "mlebench", ignore=shutil.ignore_patterns("__pycache__"))
@@ -213,8 +220,9 @@ def _write_files(
         lines = "\n".join(["score", *map(repr, board.scores)])
         (scripts / LEADERBOARD).write_text(lines + "\n", encoding="utf-8")
     strata, divided = strata_of(tables.answers[[name for name in tables.targets if name in tables.answers]])
-    ids = tables.answers[tables.id_column].tolist()
-    report = halves(ids, strata, rng(seed, "mlebench", "labels"))
+    groups, group = groups_of(source, tables)
+    divided += f", rows of the same {group} together" if group else ""
+    report = halves(groups, strata, rng(seed, "mlebench", "labels"))
     hidden = scripts / "answers"
     hidden.mkdir(mode=0o700)
     shutil.copyfile(tables.answers_path, hidden / "all.csv")
@@ -231,16 +239,27 @@ def _imports_neighbours(path: Path) -> bool:
     return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
 
 
-def _grader(folder: Path, id_column: str) -> ExternalGrader:
+def _key(tables: Tables) -> tuple[str, ...]:
+    """Return the columns that name a row of the sample together; () where the id does, or nothing."""
+    key = [tables.id_column]
+    for name in tables.sample:
+        if tables.sample.duplicated(key).any() and name not in (*key, *tables.targets):
+            key.append(name)
+    return tuple(key) if len(key) > 1 and not tables.sample.duplicated(key).any() else ()
+
+
+def _grader(folder: Path, tables: Tables) -> ExternalGrader:
     scripts = folder / "scripts"
     wrapper, control = scripts / "grade.py", scripts / "control.csv"
     return ExternalGrader(
         script=wrapper if wrapper.is_file() else scripts / PACKAGE / "grade.py",
         call="frames",
         answers={part: scripts / "answers" / f"{part}.csv" for part in ("all", *LABEL_SETS)},
-        id_column=id_column,
+        id_column=tables.id_column,
+        key=_key(tables),
         import_from=(scripts, scripts / "standin"),
         control=control if control.is_file() else None,
+        largest_bytes=tables.largest_bytes,
     )
 
 
@@ -286,6 +305,30 @@ def _write_card(folder: Path, card: dict) -> None:
     (folder / "task.yaml").write_text(text, encoding="utf-8")
 
 
+class _StarterError(TaskError):
+    """A starter does not run, or is not scored."""
+
+
+def _measure_first(
+    folder: Path, card: dict, tables: Tables, execute: Callable[[Task, dict[str, bytes]], object],
+    made: Starter, *, given: bool,
+) -> dict[str, float | str]:  # fmt: skip
+    """Return the scores of the starter, or of the sample as it is where a generated starter fails."""
+    failed = None
+    for starter in [made] if given else dict.fromkeys((made, sample_starter(tables.sample_name))):
+        (folder / "env" / "train.py").write_text(starter.script, encoding="utf-8")
+        card |= {"modality": starter.modality, "kind": starter.kind}
+        _write_card(folder, card)
+        try:
+            scores = _measure(folder, card, tables, execute)
+        except _StarterError as error:
+            failed = failed or error
+            continue
+        why = f"; a generated one failed: {failed.message}" if failed else ""
+        return scores | {"provenance": f"the starter: {starter.how}{why}"}
+    raise failed
+
+
 def _measure(
     folder: Path, card: dict, tables: Tables, execute: Callable[[Task, dict[str, bytes]], object]
 ) -> dict[str, float]:
@@ -293,41 +336,53 @@ def _measure(
     task = load_task(folder)
     ran = execute(task, task.env_files())
     if ran.status != "ok":
-        raise TaskError(
+        raise _StarterError(
             f"the starter does not run ({ran.status}): {ran.output.strip()[-300:]}",
             cure="give one that runs with --starter, or raise --seconds",
         )
     submission = ran.collected.get("submission.csv")
-    scores = {part: _score(task, submission, part, "the starter's submission") for part in LABEL_SETS}
-    for part, score in scores.items():
-        if not worse_than(score, task.best[part], task.greater_is_better):
-            raise TaskError(
-                f"the starter scores {score:g} on the {part} rows, and the best known score is "
-                f"{task.best[part]:g}, which is not better",
-                cure="state a better score with --best, or check --better and --metric",
-            )
+    scores = {part: _score(task, submission, part) for part in LABEL_SETS}
     columns = [name for name in tables.sample if name in tables.answers]
     gold = tables.answers[columns].to_csv(index=False).encode()
-    for part, score in scores.items():
-        try:
-            perfect = grade(task, gold, part, control=submission)
-        except SubmissionError:
-            continue  # some graders take answers in another form than submissions: nothing to compare
-        if worse_than(perfect, score, task.greater_is_better):
-            raise TaskError(
-                f"the true answers score {perfect:g} on the {part} rows, worse than the starter's {score:g}: "
-                f"{'higher' if task.greater_is_better else 'lower'} cannot be better",
-                cure="check that leaderboard and grader belong to one competition, or state --better",
-            )
+    perfect = {}
+    for part in LABEL_SETS:
+        with contextlib.suppress(SubmissionError):  # answers may have another form than submissions
+            perfect[part] = grade(task, gold, part, control=submission)
+    _check_scores(task, card, scores, perfect)
     (folder / "scripts" / "control.csv").write_bytes(submission)
     return scores
 
 
-def _score(task: Task, submission: bytes | None, part: str, what: str) -> float:
+def _check_scores(task: Task, card: dict, scores: dict[str, float], perfect: dict[str, float]) -> None:
+    """Refuse scores that no best one exceeds; where the leaderboard is beaten, the true answers count."""
+    up, best = task.greater_is_better, card["best"]
+    beaten = [part for part in scores if not worse_than(scores[part], best[part], up)]
+    has_room = all(part in perfect and worse_than(scores[part], perfect[part], up) for part in scores)
+    if beaten and has_room and best["provenance"] != GIVEN:
+        best |= perfect | {
+            "provenance": f"the true answers' score, as the starter beats {best[beaten[0]]:g}, the "
+            + best["provenance"]
+        }
+    elif beaten:
+        raise TaskError(
+            f"the starter scores {scores[beaten[0]]:g} on the {beaten[0]} rows, and the best known score is "
+            f"{best[beaten[0]]:g}, which is not better",
+            cure="state a better score with --best, or check --better and --metric",
+        )
+    for part, score in perfect.items():
+        if worse_than(score, scores[part], up):
+            raise TaskError(
+                f"the true answers score {score:g} on the {part} rows, worse than the starter's "
+                f"{scores[part]:g}: {'higher' if up else 'lower'} cannot be better",
+                cure="check that leaderboard and grader belong to one competition, or state --better",
+            )
+
+
+def _score(task: Task, submission: bytes | None, part: str) -> float:
     try:
         return grade(task, submission, part)
     except (SubmissionError, Unscored) as error:
-        raise TaskError(
-            f"{what} cannot be scored on the {part} rows: {error.message}",
+        raise _StarterError(
+            f"the starter's submission cannot be scored on the {part} rows: {error.message}",
             cure=error.cure or "give a starter whose submission the grader accepts with --starter",
         ) from error

@@ -9,16 +9,19 @@ import ast
 import filecmp
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from mlagent_lib.core.errors import TaskError
+from mlagent_lib.tasks import grading
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, read_leaderboard
-from mlagent_lib.tasks.grading import LARGEST_SUBMISSION
 
 FEWEST_ROWS = 10  # of the answers; half of them are feedback
+LARGEST_SUBMISSION = 64 << 20
+_LONGEST_NUMBER = 25  # characters of -1.2345678901234567e-123 and a comma
 _PREPARE = "run 'mlebench prepare -c <competition>' of MLE-bench first, and give its prepared/{}"
 
 
@@ -33,7 +36,7 @@ class Competition:
         description: ``description.md``.
         leaderboard: ``leaderboard.csv``, or None.
         answers: File of the answers below ``private``; "" to look for it.
-        sample: The sample submission below ``public``; "" to look for it.
+        sample: The sample submission below ``public``, else below ``private``; "" to look for it.
         id_column: The column that names a row; "" to look for it.
         metric: Name of the metric, for tables.
     """
@@ -60,6 +63,8 @@ class Tables:
         sample_name: Its file, below the public data.
         id_column: The column that names a row in both.
         targets: The columns of a submission that have to be answered.
+        sample_path: Where the sample submission was read; None for below the public data.
+        largest_bytes: A larger submission is none of honest answers.
     """
 
     answers: pd.DataFrame
@@ -68,6 +73,37 @@ class Tables:
     sample_name: str
     id_column: str
     targets: tuple[str, ...]
+    sample_path: Path | None = None
+    largest_bytes: int = grading.LARGEST_SUBMISSION
+
+
+def configured(source: Competition, config: Path) -> Competition:
+    """Return the competition with the files that its ``config.yaml`` names, as far as none were given.
+
+    Args:
+        source: Where the parts lie.
+        config: The file; it may be missing.
+
+    Raises:
+        TaskError: It cannot be read.
+    """
+    if not config.is_file():
+        return source
+    try:
+        dataset = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("dataset") or {}
+        named = {"answers": dataset.get("answers"), "sample": dataset.get("sample_submission")}
+    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+        raise TaskError(
+            f"{config} is no table of keys ({type(error).__name__})",
+            cure="take the competition's folder from a clone of MLE-bench",
+        ) from error
+    found = {}
+    for what, path in named.items():  # <competition>/prepared/<public or private>/<name>
+        part, _, name = str(path).rpartition("prepared/")[2].partition("/")
+        folder = {"public": source.public, "private": source.private}.get(part)
+        if folder and (folder / name).is_file() and not getattr(source, what):
+            found[what] = name
+    return replace(source, **found)
 
 
 def read_tables(source: Competition) -> Tables:
@@ -77,14 +113,10 @@ def read_tables(source: Competition) -> Tables:
         TaskError: A part is missing, cannot be read, or does not fit the others; the answers lie in the open.
     """
     _check_parts(source)
-    answers_path = _one_file(source.private, source.answers, "answers", ("answers", "test", "labels"))
-    sample_path = _one_file(source.public, source.sample, "sample", ("sample_submission",))
-    if sample_path.stat().st_size > LARGEST_SUBMISSION:
-        raise TaskError(
-            f"a submission has {sample_path.stat().st_size / 1e6:.1f} MB (see {sample_path}), and the kit "
-            f"reads at most {LARGEST_SUBMISSION / 1e6:.1f} MB",
-            cure="this competition cannot be used: choose one with smaller submissions",
-        )
+    answers_path = _one_file((source.private,), source.answers, "answers", ("answers", "test", "labels"))
+    folders = (source.public, source.private)  # a few public samples are archives
+    sample_path = _one_file(folders, source.sample, "sample", ("sample_submission",))
+    _check_size(sample_path.stat().st_size, sample_path)
     for path in source.public.rglob("*"):
         if path.is_file() and filecmp.cmp(path, answers_path, shallow=False):
             raise TaskError(
@@ -101,9 +133,28 @@ def read_tables(source: Competition) -> Tables:
                 cure="name the column of the row ids with --id",
             )
     _check_rows(set(answers[id_column]), set(shown[id_column]), answers_path, sample_path)
-    name = sample_path.relative_to(source.public).as_posix()
+    is_public = sample_path.is_relative_to(source.public)
+    name = sample_path.relative_to(source.public).as_posix() if is_public else sample_path.name
     targets = _targets(answers, shown, id_column, sample_path)
-    return Tables(answers, answers_path, sample, name, id_column, targets)
+    largest = sample_path.stat().st_size + sum(_honest_bytes(answers, shown, target) for target in targets)
+    _check_size(largest, sample_path)
+    largest = max(largest, grading.LARGEST_SUBMISSION)
+    return Tables(answers, answers_path, sample, name, id_column, targets, sample_path, largest)
+
+
+def _honest_bytes(answers: pd.DataFrame, shown: pd.DataFrame, target: str) -> int:
+    """Return how long a column of honest answers may be: a sample of zeros tells nothing of it."""
+    texts = [table[target].str.len().sum() for table in (answers, shown) if target in table]
+    return int(max(_LONGEST_NUMBER * len(shown), *(2 * length for length in texts)))
+
+
+def _check_size(size: int, path: Path) -> None:
+    if size > LARGEST_SUBMISSION:
+        raise TaskError(
+            f"an honest submission may have {size / 1e6:.1f} MB (see {path}), and the kit reads at most "
+            f"{LARGEST_SUBMISSION / 1e6:.1f} MB",
+            cure="this competition cannot be used: choose one with smaller submissions",
+        )
 
 
 def _targets(answers: pd.DataFrame, shown: pd.DataFrame, id_column: str, path: Path) -> tuple[str, ...]:
@@ -160,44 +211,63 @@ def _check_grader(path: Path) -> None:
         )
 
 
-def _one_file(folder: Path, named: str, what: str, stems: Iterable[str]) -> Path:
-    """Return the table that is named, or the one that must be meant."""
+def _one_file(folders: tuple[Path, ...], named: str, what: str, stems: Iterable[str]) -> Path:
+    """Return the table that is named, or the one that must be meant, in the first folder that has one."""
     option = f"--{what}"
     if named:
-        path = folder / named
-        if not path.is_file():
-            raise TaskError(f"{path} is not there", cure=f"correct {option}")
+        places = [folder / named for folder in folders]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise TaskError(f"{places[0]} is not there", cure=f"correct {option}")
     else:
-        tables = [path for path in sorted(folder.glob("*.csv")) if not path.stem.startswith("gold")]
-        if what == "sample":
-            tables = [path for path in tables if re.match("sample_?submission", path.stem, re.IGNORECASE)]
+        files = [[path for path in sorted(folder.iterdir()) if _may_be(path, what)] for folder in folders]
+        tables = next(filter(None, ([path for path in few if path.suffix == ".csv"] for few in files)), [])
         known = [path for path in tables if path.stem in stems] or tables
         if len(known) != 1:
-            found = ", ".join(path.name for path in known) or "none"
-            raise TaskError(
-                f"{folder} must hold one table of {what}, found {found}",
-                cure=f"name the file with {option}: the competition's config.yaml has it under dataset",
-            )
+            raise _not_one(folders[0], known, sum(files, []), what)
         path = known[0]
     if path.suffix != ".csv":
         raise TaskError(
-            f"{path} is no CSV file, and only those are read", cure="choose a competition with tables"
+            f"{path} is no CSV file but {_kind(path)}, and only those are read",
+            cure="choose a competition with tables",
         )
     return path
 
 
-def read_table(path: Path, *, texts: bool = False) -> pd.DataFrame:
+def _may_be(path: Path, what: str) -> bool:
+    is_sample = re.search("sample_?submission", path.name, re.IGNORECASE) is not None
+    return path.is_file() and is_sample == (what == "sample") and not path.stem.startswith("gold")
+
+
+def _kind(path: Path) -> str:
+    return path.suffix[1:].upper() or "a file without a suffix"
+
+
+def _not_one(folder: Path, known: list[Path], others: list[Path], what: str) -> TaskError:
+    """Return the error of a folder that holds no table or several: other files there may be what is meant."""
+    found = ", ".join(path.name for path in known) or "none"
+    cure = f"name the file with --{what}: the competition's config.yaml has it under dataset"
+    if not known and others:
+        found += f", but {', '.join(f'{path.name} ({_kind(path)})' for path in others[:3])}"
+        packed = [path for path in others if path.suffix in (".zip", ".7z", ".gz", ".tar")]
+        cure = f"unpack {packed[0]}" if packed else "choose a competition with tables: only CSV is read"
+    return TaskError(f"{folder} must hold one table of {what}, found {found}", cure=cure)
+
+
+def read_table(path: Path, *, texts: bool = False, **options: object) -> pd.DataFrame:
     """Return a CSV file as a table.
 
     Args:
         path: The file.
         texts: Every cell as the text that the file holds.
+        options: More of ``pandas.read_csv``.
 
     Raises:
         TaskError: It is no such file.
     """
     try:
-        table = pd.read_csv(path, **({"dtype": str, "keep_default_na": False} if texts else {}))
+        as_texts = {"dtype": str, "keep_default_na": False} if texts else {}
+        table = pd.read_csv(path, **as_texts, **options)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         told = str(error).strip().splitlines()
         raise TaskError(

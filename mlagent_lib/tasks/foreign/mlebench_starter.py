@@ -16,6 +16,8 @@ import pandas as pd
 from mlagent_lib.tasks.foreign.mlebench_source import Tables
 
 LONG_TEXT = 40  # mean characters of a column that is read as text and not as a category
+NAME_WORDS = 3  # mean words of row names that are the text itself, as a comment without an id is
+MOST_TEXTS = 500  # different texts as answers; more are free text, which no classifier here can learn
 MOST_CLASSES = 50  # whole numbers with more different values are learned as numbers
 
 _DATA = {
@@ -54,16 +56,14 @@ _KINDS = {
         "root_mean_squared_error",
         "rmse",
         "root_mean_squared_error(y_valid, guess)",
-        "learner.predict({X})",
-    ),
-    "multioutput": (
-        "root_mean_squared_error",
-        "rmse",
-        "root_mean_squared_error(y_valid, guess)",
-        "learner.predict({X})",
+        "learner.predict({X}).clip(y.min(0), y.max(0))",  # a grader may refuse a chance above 1
     ),
 }
-_KINDS["chances"] = (*_KINDS["multioutput"][:3], "learner.predict({X}).clip(0, 1)")
+_KINDS["multioutput"] = _KINDS["regression"]
+_KINDS["shares"] = (
+    *_KINDS["regression"][:3],
+    "(some := learner.predict({X}).clip(1e-6, 1)) / some.sum(1, keepdims=True)",
+)
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,18 @@ def make_starter(train: pd.DataFrame, test: pd.DataFrame, tables: Tables) -> Sta
     """
     sample, id_column, sample_file = tables.sample, tables.id_column, tables.sample_name
     targets = list(tables.targets)
-    inputs = [name for name in test if name in train and name not in (id_column, *targets)]
+    inputs = [name for name in test if name in train and name not in targets]
+    names = [name for name in inputs if name == id_column and _words(train[name]) >= NAME_WORDS]
+    inputs = [name for name in inputs if name != id_column] + names
     answer, learned = _answer(train, test, sample, targets, id_column)
     order = _order(test, sample, id_column)
     if not answer or not inputs or order is None:
-        return _constant(train, targets, sample_file)
-    text = _text_column(train[inputs])
+        return _constant(train, sample, targets, sample_file)
+    text = _text_column(train[inputs]) or "".join(names)
     modality = "text" if text else "tabular"
     script = _frame(modality, answer, learned, targets, text or inputs, sample_file)
     script += _tail(answer, order, id_column)
-    kind = {"binary": "probability", "classes": "probability", "chances": "multioutput"}.get(answer, answer)
+    kind = {"binary": "probability", "classes": "probability", "shares": "multioutput"}.get(answer, answer)
     model = {"tabular": "a tree of depth 5", "text": "word counts and a linear model"}[modality]
     return Starter(script, modality, kind, f"{model} on {text or f'{len(inputs)} columns'}")
 
@@ -123,11 +125,11 @@ def _answer(
         if len(targets) == 1:
             return _single(train[targets[0]], sample[targets[0]]), targets
         table = train[targets]
-        if not all(pd.api.types.is_numeric_dtype(table[name]) for name in targets) or table.isna().any(
-            axis=None
-        ):
+        are_numbers = all(pd.api.types.is_numeric_dtype(table[name]) for name in targets)
+        if not are_numbers or table.isna().any(axis=None):
             return "", targets
-        return ("chances" if table.isin([0, 1]).all(axis=None) else "multioutput"), targets
+        is_one_hot = table.isin([0, 1]).all(axis=None) and (table.sum(axis=1) == 1).all()
+        return ("shares" if is_one_hot else "multioutput"), targets
     for name in train:  # a column of classes whose names head the columns of the submission
         is_free = name not in test and name != id_column
         if is_free and len(targets) > 1 and set(train[name].astype(str)) == set(targets):
@@ -136,7 +138,7 @@ def _answer(
 
 
 def _single(truth: pd.Series, shown: pd.Series) -> str:
-    if truth.isna().any():
+    if truth.isna().any() or not _fits(truth, shown):
         return ""
     if not pd.api.types.is_float_dtype(truth) or (truth == truth.round()).all():
         classes = truth.nunique()
@@ -145,6 +147,17 @@ def _single(truth: pd.Series, shown: pd.Series) -> str:
             asks_for_chances = pd.api.types.is_float_dtype(shown) and (shown != shown.round()).any()
             return "binary" if classes == 2 and asks_for_chances else "label"
     return "regression" if pd.api.types.is_numeric_dtype(truth) else ""
+
+
+def _fits(truth: pd.Series, shown: pd.Series) -> bool:
+    """Return whether answers as the training rows have them are what the sample shows: no other format."""
+    if pd.api.types.is_numeric_dtype(truth):
+        return pd.api.types.is_numeric_dtype(shown)
+    return truth.nunique() <= MOST_TEXTS and set(shown.dropna()) <= set(truth.dropna())
+
+
+def _words(column: pd.Series) -> float:
+    return column.dropna().astype(str).str.split().str.len().mean()
 
 
 def _text_column(inputs: pd.DataFrame) -> str:
@@ -242,20 +255,30 @@ def _tail(answer: str, order: str, id_column: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _constant(train: pd.DataFrame, targets: list[str], sample_file: str) -> Starter:
+def sample_starter(sample_file: str) -> Starter:
+    """Return the starter that hands in the sample submission.
+
+    Args:
+        sample_file: Its place below ``data/``.
+    """
+    script = (
+        "import pandas as pd\n\n"
+        f"sample = pd.read_csv({json.dumps('data/' + sample_file)})\n"
+        'sample.to_csv("submission.csv", index=False)\n'
+    )
+    return Starter(script, "other", "other", "the sample submission, unchanged")
+
+
+def _constant(train: pd.DataFrame, sample: pd.DataFrame, targets: list[str], sample_file: str) -> Starter:
     """Return a starter that gives every row the same answer."""
-    known = [name for name in targets if name in train and train[name].notna().any()]
-    if known != targets:
-        script = (
-            "import pandas as pd\n\n"
-            f"sample = pd.read_csv({json.dumps('data/' + sample_file)})\n"
-            'sample.to_csv("submission.csv", index=False)\n'
-        )
-        return Starter(script, "other", "other", "the sample submission, unchanged")
+    if not all(name in train and train[name].notna().any() and _fits(train[name], sample[name])
+               for name in targets):  # fmt: skip
+        return sample_starter(sample_file)
     lines = _head(sample_file) + [
         f"for name in {json.dumps(targets)}:",
         "    known = train[name].dropna()",
         "    is_free = any(pd.api.types.is_float_dtype(column) for column in (known, sample[name]))",
+        "    is_free = is_free and pd.api.types.is_numeric_dtype(known)",
         "    sample[name] = known.mean() if is_free else known.mode()[0]",
         'sample.to_csv("submission.csv", index=False)',
     ]

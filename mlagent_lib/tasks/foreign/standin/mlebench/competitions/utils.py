@@ -1,10 +1,12 @@
 """Checks of a submission against the answers that several graders share."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.tasks.foreign.standin.mlebench.grade_helpers import InvalidSubmissionError
-from mlagent_lib.tasks.foreign.standin.mlebench.utils import (
+from ..grade_helpers import InvalidSubmissionError
+from ..utils import (
     get_logger as get_logger,  # graders import it from here as well
 )
 
@@ -95,3 +97,49 @@ def prepare_for_auroc_metric(
     if numbers.min() < 0 or numbers.max() > 1:
         raise InvalidSubmissionError(f"{target_col} must hold probabilities from 0 to 1")
     return {"y_true": truth, "y_score": guess}
+
+
+def rle_decode(rle_string: str, height: int, width: int) -> np.ndarray:
+    """Return the mask of run lengths, an array of booleans of shape (height, width).
+
+    The text holds pairs "first pixel, number of pixels". Pixels are counted from 1 down the columns, the
+    leftmost column first. What reaches beyond the last pixel is cut off.
+
+    Args:
+        rle_string: The pairs, in the order of their first pixels; blank for an empty mask.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+
+    Raises:
+        AssertionError: It is no text, a number is missing or below 1, or pairs are not in order or overlap.
+
+    Example:
+        Pixel 1 is the upper left one, 2 the one below; 3 starts the second column of two rows.
+
+        >>> rle_decode("1 1 3 2", 2, 3).astype(int).tolist()
+        [[1, 1, 0], [0, 1, 0]]
+    """
+    assert isinstance(rle_string, str), f"run lengths must be a text, not {rle_string!r}"
+    numbers = np.array(rle_string.split(), dtype=object).astype(int)
+    assert len(numbers) % 2 == 0, f"run lengths come in pairs, found {len(numbers)} numbers"
+    assert (numbers > 0).all(), "run lengths are positive"
+    starts = numbers[::2] - 1
+    assert (np.diff(starts) > 0).all(), "run lengths must be in order"
+    mask = np.zeros(height * width, dtype=bool)
+    for start, end in zip(starts, starts + numbers[1::2], strict=True):
+        assert not mask[start:end].any(), "run lengths may not overlap"
+        mask[start:end] = True
+    return mask.reshape((height, width), order="F")
+
+
+def rles_to_masks(
+    rl_encodings: Sequence[str], image_heights: Sequence[int], image_widths: Sequence[int]
+) -> list[np.ndarray]:
+    """Return the mask of each text of run lengths, see `rle_decode`.
+
+    Example:
+        >>> [int(mask.sum()) for mask in rles_to_masks(["1 3", ""], [2, 2], [2, 3])]
+        [3, 0]
+    """
+    triples = zip(rl_encodings, image_heights, image_widths, strict=False)  # as in MLE-bench
+    return [rle_decode(*triple) for triple in triples]
