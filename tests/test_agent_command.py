@@ -23,7 +23,7 @@ from mlagent_lib.agents.server.endpoint import parse_endpoint
 from mlagent_lib.core.artifacts import read_jsonl, read_manifest, stage_is_valid
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.profiles import get_profile
-from mlagent_lib.results.agents import agent_stages, main_tables, run_scales, with_agents
+from mlagent_lib.results.evaluated_agents import agent_stages, main_tables, run_scales, with_agents
 from mlagent_lib.run import actors
 from mlagent_lib.run import agent_command as acting
 from mlagent_lib.run import lab as labs
@@ -475,7 +475,7 @@ def test_a_run_keeps_its_profile_and_seed(capsys, run):
 
 
 def test_unequal_terms_are_told(run, capsys):
-    from mlagent_lib.results.agents import unequal_conditions
+    from mlagent_lib.results.evaluated_agents import unequal_conditions
 
     assert unequal_conditions(run) == []  # this made-up evaluation records no profile
     path = run / "04_evaluation" / "manifest.json"

@@ -31,11 +31,11 @@ from mlagent_lib.results.arms import (
     search_table,
     status_table,
 )
-from mlagent_lib.results.beyond import findings, search_difference
-from mlagent_lib.results.certainty import certainties
 from mlagent_lib.results.claims import TASK_COUNTS, claim_table, slope
 from mlagent_lib.results.evaluation import contrast, difference_table, mean_of, named, overall_table
 from mlagent_lib.results.judge import NOT_TESTABLE, OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR, judge
+from mlagent_lib.results.open_questions import answers, search_difference
+from mlagent_lib.results.smallest_difference import smallest_differences
 from mlagent_lib.results.style import read_table
 
 DERIVED = ("overall", "differences", "tasks", "claims", "coder_blame")
@@ -568,7 +568,7 @@ def contrasts_of(*by_seed: str, measure: str = "gap", half: float = 0.2) -> pd.D
 
 def test_how_large_a_difference_has_to_be_by_hand():
     # variances 0.01 and 0.03: a standard deviation of sqrt(0.02) = 0.141
-    found = certainties(contrasts_of("+0.100 +0.200 +0.300", "+0.000 -0.300 +0.000", half=0.25))
+    found = smallest_differences(contrasts_of("+0.100 +0.200 +0.300", "+0.000 -0.300 +0.000", half=0.25))
     assert [(row.measure, row.contrasts, row.half_width) for row in found] == [("gap", 2, 0.25)]
     assert found[0].between_seeds == pytest.approx(0.02**0.5)
     assert found[0].told_apart(3) == pytest.approx(4.3027 * 0.02**0.5 / 3**0.5, rel=1e-4)  # t of a table
@@ -577,9 +577,9 @@ def test_how_large_a_difference_has_to_be_by_hand():
 
 
 def test_one_seed_knows_no_spread():
-    assert certainties(contrasts_of("+0.100")) == []
+    assert smallest_differences(contrasts_of("+0.100")) == []
     both = pd.concat([contrasts_of("+0.100 +0.200"), contrasts_of("+0.1 +0.3", measure="reward")])
-    assert [row.measure for row in certainties(both)] == ["gap", "reward"]
+    assert [row.measure for row in smallest_differences(both)] == ["gap", "reward"]
 
 
 # Beyond the paper -------------------------------------------------------------------------------------------
@@ -595,7 +595,7 @@ def test_the_difference_of_two_searches_by_hand(tables):
 
 
 def test_what_the_paper_leaves_open_is_said_in_numbers(tables):
-    said = dict(sentence.split(":", 1) for sentence in findings(tables))
+    said = dict(sentence.split(":", 1) for sentence in answers(tables))
     assert list(said) == ["Reward", "States", "Coder", "Luck", "Overfitting", "Search"]
     assert "rl − reward-v2: not run" in said["Reward"] and "rl − mix-25: not run" in said["States"]
     # three of ten edits failed; the exact coder mends two of them, which paid 0.5 and 0.0
@@ -606,10 +606,10 @@ def test_what_the_paper_leaves_open_is_said_in_numbers(tables):
     assert "ahead of the trained policy nowhere" in said["Search"] and "24: 1.50 [" in said["Search"]
     rows = searches()
     rows["gap"] = rows["gap"].where(rows["method"] == METHODS[0], 0.3)  # above 0.1 after one, 0.3 after two
-    turned = findings(raw_tables(searches=rows))[-1]
+    turned = answers(raw_tables(searches=rows))[-1]
     assert "ahead of the trained policy from 1 executions on" in turned
 
 
 def test_what_was_not_run_is_not_said(tables):
     empty = {name: tables[name].iloc[:0] for name in ("step_rewards", "blame", "luck", "searches")}
-    assert [sentence.split(":")[0] for sentence in findings({**tables, **empty})] == ["States", "Overfitting"]
+    assert [sentence.split(":")[0] for sentence in answers({**tables, **empty})] == ["States", "Overfitting"]

@@ -8,7 +8,7 @@ import pytest
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.results import medals
-from mlagent_lib.results.medals import medal_table, placed
+from mlagent_lib.results.medals import medal_table, with_medals
 from mlagent_lib.tasks.foreign import leaderboard
 from mlagent_lib.tasks.foreign.leaderboard import (
     Leaderboard,
@@ -212,7 +212,7 @@ def test_the_table_counts_medals_and_leaves_out_what_we_failed_to_score():
 
 
 def test_each_trajectory_has_its_place():
-    found = placed(trajectories(), {"t": board(50)})
+    found = with_medals(trajectories(), {"t": board(50)})
     assert found["medal"].tolist() == ["gold", "", None, "bronze"]
     assert found["above_median"].tolist() == [True, False, None, True]
 

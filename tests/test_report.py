@@ -13,7 +13,7 @@ from mlagent_lib.core.errors import RunError
 from mlagent_lib.results.figures import render
 from mlagent_lib.results.first_screen import first_screen
 from mlagent_lib.results.report import write_report
-from mlagent_lib.results.rundata import read_run
+from mlagent_lib.results.run_folder import read_run_folder
 
 
 def page_of(folder) -> str:
@@ -63,12 +63,12 @@ def test_the_same_files_give_the_same_page(full):
 
 def test_verdict_words_follow_the_intervals(tmp_path):
     worse = make_run(tmp_path / "a", rows(means={"sft": 0.6, "rl": 0.3}))
-    assert "it ended below SFT" in first_screen(read_run(worse)).sentence
+    assert "it ended below SFT" in first_screen(read_run_folder(worse)).sentence
     same = make_run(tmp_path / "b", rows(k=6, means={"sft": 0.3, "rl": 0.3}))
-    assert "it cannot be told from SFT" in first_screen(read_run(same)).sentence
+    assert "it cannot be told from SFT" in first_screen(read_run_folder(same)).sentence
     single = make_run(tmp_path / "c", rows(k=1))
-    assert "uncertainty cannot be told" in first_screen(read_run(single)).sentence
-    assert "(no interval)" in first_screen(read_run(single)).tiles[0].value
+    assert "uncertainty cannot be told" in first_screen(read_run_folder(single)).sentence
+    assert "(no interval)" in first_screen(read_run_folder(single)).tiles[0].value
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_verdict_words_follow_the_intervals(tmp_path):
     ],
 )
 def test_three_seeds_are_judged_as_the_claims_are(tmp_path, means, said):
-    found = first_screen(read_run(make_run(tmp_path / "run", rows((0, 1, 2), k=6, means=means))))
+    found = first_screen(read_run_folder(make_run(tmp_path / "run", rows((0, 1, 2), k=6, means=means))))
     assert said in found.sentence and "too few seeds" not in found.sentence
 
 
 def test_verdict_numbers_by_hand(tmp_path):
     made = [trajectory("up", "sft", 0.6), trajectory("up", "rl", 0.8)]  # gap 0.25 and 0.75
-    found = first_screen(read_run(make_run(tmp_path / "a", made)))
+    found = first_screen(read_run_folder(make_run(tmp_path / "a", made)))
     assert found.tiles[0].value.startswith("+0.50")
     assert "from 0.25 after SFT to 0.75 after RL" in found.tiles[0].note
     assert any("One seed" in note for note in found.caveats)
@@ -101,13 +101,13 @@ def test_step_rewards_on_held_out_states_give_an_interval(tmp_path):
         f"{p},0,up,{s},{(0.2 if p == 'rl' else 0.1) + s / 1000}" for p in ("sft", "rl") for s in range(9)
     ]
     (folder / "04_evaluation" / "step_rewards.csv").write_text("\n".join(lines))
-    tile = next(t for t in first_screen(read_run(folder)).tiles if "mean step reward" in t.label)
+    tile = next(t for t in first_screen(read_run_folder(folder)).tiles if "mean step reward" in t.label)
     assert tile.value == "+0.10 [0.10, 0.10]"
     assert tile.note == "9 states of 1 tasks, seeds: 1"
 
 
 def test_smoke_says_what_it_is_not(tmp_path):
-    found = first_screen(read_run(make_run(tmp_path / "a", profile="smoke")))
+    found = first_screen(read_run_folder(make_run(tmp_path / "a", profile="smoke")))
     assert any("tests the machinery" in note for note in found.caveats)
 
 
@@ -170,7 +170,7 @@ def test_no_run_folder_is_an_error_with_a_cure(tmp_path):
 
 def test_unscored_trajectories_are_said(tmp_path):
     made = [*rows(), trajectory("up", "rl", None, k=9)]
-    found = first_screen(read_run(make_run(tmp_path / "a", made)))
+    found = first_screen(read_run_folder(make_run(tmp_path / "a", made)))
     assert any(note.startswith("1 of ") for note in found.caveats)
     assert set(SCALES) == {"up", "down", "far"}
 
@@ -181,5 +181,5 @@ def test_an_agent_that_was_evaluated_later_is_in_the_page(tmp_path):
     later = overall[overall["policy"] == "rl"].assign(policy="a-chat-model")
     (folder / "agents").mkdir()
     pd.concat([overall, later]).to_csv(folder / "agents" / "overall.csv", index=False)
-    assert "a-chat-model" in set(read_run(folder).tables["overall"]["policy"])
+    assert "a-chat-model" in set(read_run_folder(folder).tables["overall"]["policy"])
     assert "a-chat-model" in write_report(folder).read_text(encoding="utf-8")

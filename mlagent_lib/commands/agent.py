@@ -152,7 +152,7 @@ def _once(arguments: argparse.Namespace, run: Path | None, prices: dict) -> int:
 def _evaluate(arguments: argparse.Namespace, run: Path | None, prices: dict, lab: Any) -> int:
     from mlagent_lib.agents.server.reply_cache import ReplyCache
     from mlagent_lib.core.artifacts import read_manifest
-    from mlagent_lib.results.agents import unequal_conditions
+    from mlagent_lib.results.evaluated_agents import unequal_conditions
     from mlagent_lib.results.style import number
     from mlagent_lib.run import actors
     from mlagent_lib.run import agent_command as acting

@@ -15,7 +15,7 @@ from mlagent_lib.results.evaluation import (
 )
 from mlagent_lib.results.intervals import Interval, paired_difference
 from mlagent_lib.results.judge import OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR
-from mlagent_lib.results.rundata import RunData
+from mlagent_lib.results.run_folder import RunFolder
 from mlagent_lib.results.style import number
 
 __all__ = ["Tile", "FirstScreen", "first_screen"]
@@ -52,7 +52,7 @@ class FirstScreen:
     caveats: list[str] = field(default_factory=list)
 
 
-def differences_of(run: RunData) -> pd.DataFrame:
+def differences_of(run: RunFolder) -> pd.DataFrame:
     """Return the RL minus SFT rows of ``differences.csv``; where it is absent, from the trajectories."""
     table = run.tables.get("differences")
     if table is None:
@@ -72,7 +72,7 @@ def _with_interval(value: float, low: float, high: float) -> str:
     return f"{sign}{number(value)}{ends}"
 
 
-def _gap_tile(run: RunData, row) -> Tile:
+def _gap_tile(run: RunFolder, row) -> Tile:
     overall = run.tables.get("overall", pd.DataFrame())
     note = f"{int(row.tasks)} tasks, {int(row.n)} trajectories, seeds: {int(row.seeds)}"
     if not overall.empty:
@@ -83,7 +83,7 @@ def _gap_tile(run: RunData, row) -> Tile:
     return Tile(label, _with_interval(row.difference, row.low, row.high), note)
 
 
-def _reward_tile(run: RunData) -> Tile | None:
+def _reward_tile(run: RunFolder) -> Tile | None:
     """Return reward on states never trained on: a paired interval if measured, else first and last."""
     table = run.tables.get("step_rewards")
     if table is not None and {AFTER, BEFORE} <= set(table.get("policy", ())):
@@ -101,7 +101,7 @@ def _reward_tile(run: RunData) -> Tile | None:
     return Tile("mean step reward on states not trained on, before and after RL", value, note)
 
 
-def _validity_tile(run: RunData) -> Tile | None:
+def _validity_tile(run: RunFolder) -> Tile | None:
     rows = [row for row in run.metrics if row.get("split") == "holdout" and row.get("validity") is not None]
     if not rows:
         return None
@@ -109,7 +109,7 @@ def _validity_tile(run: RunData) -> Tile | None:
     return Tile("valid actions on states not trained on", value, "after SFT → after RL")
 
 
-def _caveats(run: RunData, differences: pd.DataFrame) -> list[str]:
+def _caveats(run: RunFolder, differences: pd.DataFrame) -> list[str]:
     notes = []
     if str(run.run.get("profile", "")) == "smoke":
         notes.append("The smoke profile tests the machinery: its numbers say nothing about the method.")
@@ -130,7 +130,7 @@ def _caveats(run: RunData, differences: pd.DataFrame) -> list[str]:
     return notes
 
 
-def first_screen(run: RunData) -> FirstScreen:
+def first_screen(run: RunFolder) -> FirstScreen:
     """Return the verdict of a run: RL against SFT on both splits, in words set by the intervals."""
     differences = differences_of(run)
     tiles = [_gap_tile(run, row) for row in differences.itertuples() if row.split in ("held-in", "held-out")]

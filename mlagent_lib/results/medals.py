@@ -19,10 +19,10 @@ from mlagent_lib.tasks.foreign.leaderboard import (
     percentile,
 )
 
-__all__ = ["medal_table", "placed"]
+__all__ = ["medal_table", "with_medals"]
 
 
-def placed(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd.DataFrame:
+def with_medals(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd.DataFrame:
     """Return the trajectories of tasks that have a leaderboard, each with its place.
 
     Args:
@@ -81,7 +81,7 @@ def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
         (1, 0.5, 70.0)
     """
     table = []
-    for (task, policy), part in placed(df, leaderboards).groupby(["task", "policy"], sort=True):
+    for (task, policy), part in with_medals(df, leaderboards).groupby(["task", "policy"], sort=True):
         good, board = part[~part["unscored"].astype(bool)], leaderboards[task]
         line = {"task": task, "policy": policy, "teams": board.teams, "n": len(good)}
         line["unscored"] = len(part) - len(good)

@@ -21,7 +21,7 @@ from mlagent_lib.results.evaluation import TaskScale, scales_from_table, traject
 from mlagent_lib.results.figures import FIGURES, render, with_run
 from mlagent_lib.results.first_screen import AFTER, BEFORE, first_screen
 from mlagent_lib.results.glossary import GRPO_METRICS, NUMBERS, describe
-from mlagent_lib.results.rundata import RunData, read_run
+from mlagent_lib.results.run_folder import RunFolder, read_run_folder
 from mlagent_lib.results.show import escape, table_markup
 from mlagent_lib.results.steps import minutes_table
 from mlagent_lib.results.style import look, number
@@ -51,7 +51,7 @@ PLACES = {
 }
 
 
-def _missing(what: str, run: RunData) -> str:
+def _missing(what: str, run: RunFolder) -> str:
     return (
         f'<div class="mla-missing">Missing: {escape(what)}. To make it: <code>{escape(run.command)}</code> '
         f"(finished stages are kept).</div>"
@@ -64,7 +64,7 @@ def _section(title: str, *parts: str) -> str:
     return f'<section aria-labelledby="{anchor}">{head}{"".join(parts)}</section>'
 
 
-def _first_screen(run: RunData) -> str:
+def _first_screen(run: RunFolder) -> str:
     found = first_screen(run)
     tiles = "".join(
         f'<div class="mla-tile"><span class="mla-soft">{escape(t.label)}</span><b>{escape(t.value)}</b>'
@@ -78,7 +78,7 @@ def _first_screen(run: RunData) -> str:
     )
 
 
-def _what_was_run(run: RunData) -> str:
+def _what_was_run(run: RunFolder) -> str:
     last = list(run.manifests.values())[-1] if run.manifests else {}
     git = last.get("git") or {}
     commit = (
@@ -119,11 +119,11 @@ def _from_params(manifest: dict, name: str) -> object:
     return (manifest.get("params") or {}).get(name)
 
 
-def _problems(run: RunData) -> str:
+def _problems(run: RunFolder) -> str:
     return "".join(_missing(f"{name} ({problem})", run) for name, problem in run.problems.items())
 
 
-def _luck(run: RunData) -> str:
+def _luck(run: RunFolder) -> str:
     """Return which gains vanish when the same script runs with other seeds."""
     table = run.tables.get("luck")
     if table is None:
@@ -145,7 +145,7 @@ def _luck(run: RunData) -> str:
     return f"<h3>Does a gain survive another seed?</h3><p>{escape(text)}</p>{folded}"
 
 
-def _minutes(run: RunData) -> str:
+def _minutes(run: RunFolder) -> str:
     seconds = {name: float(m["wall_s"]) for name, m in run.manifests.items() if m.get("wall_s") is not None}
     if not seconds:
         return _section("Where the minutes went", _missing("the manifests of the stages", run))
@@ -163,7 +163,7 @@ def _minutes(run: RunData) -> str:
     return _section("Where the minutes went", f"<p>{escape(line)}.</p>", _figure(run, "minutes"), folded)
 
 
-def _figure(run: RunData, name: str) -> str:
+def _figure(run: RunFolder, name: str) -> str:
     kinds = {run.folder / "figures" / f"{name}.svg": "svg+xml", run.folder / "figures" / f"{name}.png": "png"}
     path = next((path for path in kinds if path.is_file()), None)
     if path is None:
@@ -180,7 +180,7 @@ def _figure(run: RunData, name: str) -> str:
     return f'<figure class="mla-figure">{image}{text}</figure>'
 
 
-def _tasks(run: RunData) -> str:
+def _tasks(run: RunFolder) -> str:
     table = run.tables.get("tasks")
     if table is None:
         return _missing("the table of tasks (tasks.csv of the evaluation)", run)
@@ -205,7 +205,7 @@ def _tasks(run: RunData) -> str:
     return table_markup(page, caption=caption) + folded
 
 
-def _overall(run: RunData) -> str:
+def _overall(run: RunFolder) -> str:
     table = run.tables.get("overall")
     if table is None:
         return _missing("the overall table (overall.csv of the evaluation)", run)
@@ -228,7 +228,7 @@ def _ci(value: float, low: float, high: float, digits: int) -> str:
     return f"{number(value, digits)}{ends}"
 
 
-def _trajectory(run: RunData) -> str:
+def _trajectory(run: RunFolder) -> str:
     """Show the RL trajectory of median gap closed among those with a scored edit: neither best nor worst."""
     scales: dict[str, TaskScale] = {}
     if "tasks" in run.tables:
@@ -245,7 +245,7 @@ def _trajectory(run: RunData) -> str:
     return _section("One trajectory", f"<p>{escape(note)}</p>", card[card.index('<div class="mla-root">') :])
 
 
-def _notebooks(run: RunData) -> str:
+def _notebooks(run: RunFolder) -> str:
     items = []
     for name in dict.fromkeys(
         [n for n, _ in NOTEBOOKS] + sorted(p.name for p in run.folder.glob("notebooks/*.ipynb"))
@@ -259,14 +259,14 @@ def _notebooks(run: RunData) -> str:
     return _section("Notebooks", intro, f'<ul class="mla-plain">{"".join(items)}</ul>')
 
 
-def _glossary(run: RunData) -> str:
+def _glossary(run: RunFolder) -> str:
     logged = list(dict.fromkeys(key for row in run.metrics for key in row)) or list(GRPO_METRICS)
     words = {**NUMBERS, **{f"{name}": describe(name) for name in logged if name not in NUMBERS}}
     pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in words.items())
     return _section("Glossary", f'<dl class="mla-words">{pairs}</dl>')
 
 
-def _metrics(run: RunData) -> str:
+def _metrics(run: RunFolder) -> str:
     rows = [row for row in run.metrics if row.get("split") in (None, "train")]
     if not rows:
         return ""
@@ -291,7 +291,7 @@ def write_report(run_dir: str | Path) -> Path:
     Raises:
         RunError: If there is no such folder, or it cannot be written.
     """
-    run = read_run(run_dir)
+    run = read_run_folder(run_dir)
     sections = [
         _section(
             "Policies and tasks",
@@ -325,5 +325,5 @@ def write_report(run_dir: str | Path) -> Path:
     return write_text(run.folder / "report.html", page)
 
 
-def _figures(run: RunData, place: str) -> list[str]:
+def _figures(run: RunFolder, place: str) -> list[str]:
     return [_figure(run, name) for name in PLACES[place] if name in FIGURES]

@@ -32,7 +32,7 @@ from mlagent_lib.core.profiles import Profile, get_profile
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.runner import Runner
-from mlagent_lib.results.agents import AGENTS, ROWS, SCALES, main_tables
+from mlagent_lib.results.evaluated_agents import AGENTS, ROWS, SCALES, main_tables
 from mlagent_lib.results.evaluation import TaskScale
 from mlagent_lib.run.actors import Plan, edits_of, make_actor, profile_for, read_record
 from mlagent_lib.run.lab import Lab, chosen_ideas, lab_in

@@ -26,8 +26,6 @@ from mlagent_lib.core.artifacts import (
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results import steps
 from mlagent_lib.results.arms import left_of, load, manifest_of, origin_lines
-from mlagent_lib.results.beyond import findings
-from mlagent_lib.results.certainty import certainties
 from mlagent_lib.results.evaluation import (
     TaskScale,
     best_at_k_table,
@@ -37,6 +35,8 @@ from mlagent_lib.results.evaluation import (
     trajectory_table,
 )
 from mlagent_lib.results.figures import render, with_run
+from mlagent_lib.results.open_questions import answers
+from mlagent_lib.results.smallest_difference import smallest_differences
 from mlagent_lib.results.style import csv_bytes, read_table
 from mlagent_lib.run.stages import PAIRS
 from mlagent_lib.tasks.paper.recipes import paper_task_lines
@@ -339,9 +339,9 @@ def claim_lines(folder: Path | str) -> str:
     if left:
         arms = sorted({name.split("/")[1].removeprefix("arm-") for name in left if "/arm-" in name})
         lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
-    if told := findings(tables):
+    if told := answers(tables):
         lines += ["", "Beyond the paper:", "", *(f"- {sentence}" for sentence in told)]
-    if told := certainties(pd.read_csv(Path(folder) / "differences.csv")):
+    if told := smallest_differences(pd.read_csv(Path(folder) / "differences.csv")):
         lines += ["", "What this length and number of seeds cost in certainty:", ""]
         lines += [f"- {certainty}." for certainty in told]
     return "\n".join(lines)

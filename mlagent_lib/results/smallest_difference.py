@@ -21,7 +21,7 @@ SPLIT = {"gap": "all", "reward": "held-in"}
 
 
 @dataclass(frozen=True)
-class Certainty:
+class SmallestDifference:
     """How finely a measure tells arms apart.
 
     Attributes:
@@ -41,7 +41,7 @@ class Certainty:
         """Return the smallest mean difference that a 95 % t interval over these many seeds tells from zero.
 
         Example:
-            >>> round(Certainty("gap", 1, 0.2, 0.1).told_apart(3), 3)  # 4.303 * 0.1 / sqrt(3)
+            >>> round(SmallestDifference("gap", 1, 0.2, 0.1).told_apart(3), 3)  # 4.303 * 0.1 / sqrt(3)
             0.248
         """
         return float(t.ppf(0.975, seeds - 1)) * self.between_seeds / sqrt(seeds)
@@ -55,7 +55,9 @@ class Certainty:
         )
 
 
-def certainties(contrasts: pd.DataFrame, measures: Sequence[str] = tuple(NAMES)) -> list[Certainty]:
+def smallest_differences(
+    contrasts: pd.DataFrame, measures: Sequence[str] = tuple(NAMES)
+) -> list[SmallestDifference]:
     """Return how finely each measure tells arms apart; measures without two seeds are left out.
 
     Args:
@@ -69,5 +71,5 @@ def certainties(contrasts: pd.DataFrame, measures: Sequence[str] = tuple(NAMES))
         spread = [np.var(values, ddof=1) for values in each if len(values) > 1]
         if spread:
             half = float(((rows["high"] - rows["low"]) / 2.0).median())
-            found.append(Certainty(measure, len(rows), half, float(np.sqrt(np.mean(spread)))))
+            found.append(SmallestDifference(measure, len(rows), half, float(np.sqrt(np.mean(spread)))))
     return found

@@ -22,7 +22,7 @@ TRAINED, SFT_TREE = "trained policy, trajectories", "SFT, tree"
 ENDS = (1, 24)  # executions of a search: the first, and the whole budget
 
 
-def findings(tables: Tables) -> list[str]:
+def answers(tables: Tables) -> list[str]:
     """Return sentences on reward, states, coder, luck, overfitting and search, as far as arms were run.
 
     Args:

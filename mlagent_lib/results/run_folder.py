@@ -16,7 +16,7 @@ from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.results.style import read_table
 
-__all__ = ["RunData", "read_run"]
+__all__ = ["RunFolder", "read_run_folder"]
 
 STAGES = tuple(stage for _, stages in NOTEBOOKS for stage in stages)
 EVALUATION = next((stage for stage in STAGES if "evaluation" in stage), "04_evaluation")
@@ -24,7 +24,7 @@ GRPO = next((stage for stage in STAGES if "grpo" in stage), "03_grpo")
 
 
 @dataclass(frozen=True)
-class RunData:
+class RunFolder:
     """A run folder in memory.
 
     Attributes:
@@ -93,7 +93,7 @@ def _guarded(
         return None
 
 
-def read_run(run_dir: str | Path) -> RunData:
+def read_run_folder(run_dir: str | Path) -> RunFolder:
     """Return what a run folder holds; a missing or damaged piece goes to ``problems`` and stops nothing.
 
     Raises:
@@ -121,7 +121,7 @@ def read_run(run_dir: str | Path) -> RunData:
     run = _guarded(
         folder / "run.json", "run.json", problems, lambda p: json.loads(p.read_text("utf-8")), needed=False
     )
-    return RunData(
+    return RunFolder(
         folder=folder,
         run=run if isinstance(run, dict) else {},
         manifests=manifests,
