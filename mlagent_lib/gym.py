@@ -18,12 +18,11 @@ from pathlib import Path
 
 import gymnasium
 
-from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.agents.toolbox import shared_toolbox
 from mlagent_lib.core.errors import MlagentError, TaskError
 from mlagent_lib.environment.coder import Coder
 from mlagent_lib.environment.env import MAX_STEPS, Environment
-from mlagent_lib.reward import FORMS
+from mlagent_lib.reward import FORMS, reward_of
 from mlagent_lib.tasks.task import list_tasks, load_task
 
 NAMESPACE = "mlagent"

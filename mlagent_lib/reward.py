@@ -1,16 +1,30 @@
 """The agentic-ML reward of the paper: Eq. 6 in both published versions, and its ablations. Pure functions.
 
-What it does not do: it never runs code, reads files or sees labels. `Outcome` tells which case a step is, the
-task tells the scores. A step that *we* failed to score has no reward, and asking for one raises.
+It runs no code, reads no files and sees no labels: `Outcome` tells which case a step is, the task the scores.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from mlagent_lib.environment.outcome import Outcome
 
+if TYPE_CHECKING:
+    from mlagent_lib.environment.step import StepResult
+    from mlagent_lib.tasks.task import Task
+
 FORMS = ("v1", "v2", "v1-no-performance", "v1-no-format", "v1-no-corner")
+
+
+def reward_of(result: StepResult, task: Task, form: str = "v1") -> float | None:
+    """Return the reward of a step in one of the `FORMS`, or None for one that we failed to score."""
+    if result.outcome is Outcome.UNSCORED:
+        return None
+    init, best = task.baseline["feedback"], task.best["feedback"]
+    return step_reward(
+        result.outcome, before=result.score_before, after=result.score_after, init=init, best=best, form=form
+    )
 
 
 def step_reward(
@@ -34,13 +48,11 @@ def step_reward(
     * ``v1-no-corner``: a corner case counts as a failed action.
 
     Args:
-        outcome: Which case of Eq. 6 the step is.
         before: Score m_t of the state the action started from, in the task's unit. Needed for ``EDITED``.
         after: Score m_{t+1} of the edited script, in the task's unit. Needed for ``EDITED``.
         init: Score of the starter script, m_init.
         best: Best known score, m_best. ``best < init`` where lower is better: the sign of ``best - init``
             carries the direction, so there is no flag.
-        form: One of `FORMS`.
 
     Raises:
         ValueError: The outcome is ``UNSCORED``, a score is missing or not finite, ``best`` equals ``init``,

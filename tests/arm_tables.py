@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from mlagent_lib.core.arms import arm_of
-from mlagent_lib.core.artifacts import sha256_file, write_json
+from mlagent_lib.core.files import sha256_file, write_json
 from mlagent_lib.results.arms import RAW
 
 SEEDS = (0, 1, 2)

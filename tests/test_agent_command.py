@@ -20,8 +20,9 @@ from tiny_task import CARD, NAME, FakeRunner, edit, final, neighbours, write_tas
 from mlagent_lib import cli
 from mlagent_lib.agents.server.accounting import Call
 from mlagent_lib.agents.server.endpoint import parse_endpoint
-from mlagent_lib.core.artifacts import read_jsonl, read_manifest, stage_is_valid
+from mlagent_lib.core.artifacts import read_manifest, stage_is_valid
 from mlagent_lib.core.errors import ProfileError, RunError
+from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.results.evaluated_agents import agent_stages, main_tables, run_scales, with_agents
 from mlagent_lib.run import actors

@@ -14,7 +14,8 @@ from mlagent_lib import cli
 from mlagent_lib.arms.gather import gather
 from mlagent_lib.arms.schedule import plan, run_of
 from mlagent_lib.arms.units import make, units_of
-from mlagent_lib.core.artifacts import append_jsonl, read_jsonl, read_manifest
+from mlagent_lib.core.artifacts import read_manifest
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.profiles import PROFILES, get_profile
 from mlagent_lib.environment.step import start_state
 from mlagent_lib.results.arm_figures import build

@@ -32,9 +32,9 @@ from mlagent_lib.arms.schedule import (
 )
 from mlagent_lib.arms.units import Unit, charged_seconds, collected, units_of
 from mlagent_lib.core.arms import ARMS, GROUPS, METHODS, STARTS, TASKS_3, TASKS_6, get_arm
-from mlagent_lib.core.artifacts import SCHEMA, append_jsonl, sha256_bytes, write_json
+from mlagent_lib.core.artifacts import SCHEMA
 from mlagent_lib.core.errors import MlagentError, ProfileError, RunError
-from mlagent_lib.core.files import FolderLock
+from mlagent_lib.core.files import FolderLock, append_jsonl, sha256_bytes, write_json
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache

@@ -18,22 +18,24 @@ from hypothesis import strategies as st
 from mlagent_lib.core import files
 from mlagent_lib.core.artifacts import (
     NOTEBOOKS,
-    FolderLock,
     Stage,
-    append_jsonl,
-    check_free_space,
     notebook_of,
-    read_jsonl,
     read_manifest,
-    sha256_bytes,
-    sha256_file,
     stage_is_valid,
     stage_problem,
+)
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import (
+    FolderLock,
+    append_jsonl,
+    check_free_space,
+    read_jsonl,
+    sha256_bytes,
+    sha256_file,
     write_bytes,
     write_json,
     write_text,
 )
-from mlagent_lib.core.errors import RunError
 
 PARAMS = {"profile": "smoke", "seed": 3, "runs_dir": "somewhere", "run_id": "x"}
 

@@ -460,7 +460,7 @@ def scene(tiny, tmp_path):
     """Return a function that trains two steps of GRPO and returns the adapter's weights and the rows."""
     from safetensors.torch import load_file
 
-    from mlagent_lib.core.artifacts import read_jsonl
+    from mlagent_lib.core.files import read_jsonl
     from mlagent_lib.environment.step import run_steps, start_state
     from mlagent_lib.training.grpo import train_grpo
     from mlagent_lib.training.pool import StatePool

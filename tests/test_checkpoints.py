@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mlagent_lib.core.artifacts import hashes_below, read_jsonl
+from mlagent_lib.core.artifacts import hashes_below
 from mlagent_lib.core.errors import MlagentError, RunError
+from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.core.profiles import GRPOProfile, Loading, SFTProfile
 from mlagent_lib.results.glossary import GRPO_METRICS
 from mlagent_lib.training.backends import load, load_tokenizer

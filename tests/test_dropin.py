@@ -12,8 +12,9 @@ from tiny_task import FakeRunner, final, make_tools, neighbours, write_task
 from mlagent_lib.agents.prompts import render
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.agents.toolbox import toolbox
-from mlagent_lib.core.artifacts import Stage, append_jsonl
+from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import EndpointError, RunError, TaskError, Unscored
+from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.step import run_steps, start_state
 from mlagent_lib.environment.workspace import State

@@ -25,8 +25,9 @@ from mlagent_lib.agents.server.chat import Chat
 from mlagent_lib.agents.server.endpoint import ChatEndpoint, RequestRefused, Usage, parse_endpoint
 from mlagent_lib.agents.server.reply_cache import ReplyCache
 from mlagent_lib.agents.server.wire import retry_after, secrets_of
-from mlagent_lib.core.artifacts import Stage, read_jsonl
+from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import EndpointError
+from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.actions import parse_action
 from mlagent_lib.environment.cache import ExecutionCache

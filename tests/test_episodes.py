@@ -8,8 +8,8 @@ import pytest
 from pocket_parts import spoken, train_pocket, write_adapter
 from tiny_task import NAME, FakeRunner, final, make_tools, neighbours, write_task
 
-from mlagent_lib.core.artifacts import read_jsonl
 from mlagent_lib.core.errors import RunError, Unscored
+from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.environment.step import run_steps, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training import episodes

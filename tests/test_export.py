@@ -16,8 +16,8 @@ from mlagent_lib.agents.export import (
     write_conversational,
     write_parquet,
 )
-from mlagent_lib.core.artifacts import append_jsonl
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import append_jsonl
 
 
 def a_step(i=0, **changes):

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from mlagent_lib import cli
-from mlagent_lib.core.artifacts import Stage, hashes_below, sha256_file
+from mlagent_lib.core.artifacts import Stage, hashes_below
 from mlagent_lib.core.errors import MlagentError, RunError
+from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.run import actors
 from mlagent_lib.run import export_model as module

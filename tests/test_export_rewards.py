@@ -13,8 +13,9 @@ from mlagent_lib import cli
 from mlagent_lib.agents.prompts import render
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.agents.state_rewards import SCHEMA_FILE, SCHEMA_NAME, state_reward_rows
-from mlagent_lib.core.artifacts import Stage, append_jsonl
+from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import RunError, TaskError, Unscored
+from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.workspace import State

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_task import FakeRunner, edit, final, make_tools, neighbours, write_task
 
-from mlagent_lib.core.artifacts import append_jsonl, hashes_below, read_jsonl, write_json
+from mlagent_lib.core.artifacts import hashes_below
 from mlagent_lib.core.errors import RunError, Unscored
+from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, run_steps, start_state

@@ -11,8 +11,8 @@ from tiny_task import NAME, FakeRunner, write_task
 from mlagent_lib.agents.policies import ChatPolicy, RandomIdeas, ScriptedExpert, Starter
 from mlagent_lib.agents.schema import validate_row
 from mlagent_lib.core.arms import get_arm
-from mlagent_lib.core.artifacts import read_jsonl
 from mlagent_lib.core.errors import MlagentError, ProfileError
+from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import ChatCoder, RuleCoder

@@ -10,8 +10,8 @@ from arm_tables import GAPS, METHODS, raw_tables, searches, steps, trajectories,
 
 from mlagent_lib.arms.gather import merged
 from mlagent_lib.core.arms import arm_of
-from mlagent_lib.core.artifacts import sha256_file, write_json
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import sha256_file, write_json
 from mlagent_lib.results.arms import RAW, manifest_of, origin_lines
 
 DONE = {"seed": 1, "unit": "arm-full", "finished": True, "wall_s": 7.0, "trajectories": 4}

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mlagent_lib.core.artifacts import NOTEBOOKS, read_jsonl, read_manifest
+from mlagent_lib.core.artifacts import NOTEBOOKS, read_manifest
+from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.run.notebooks import declared_parameters, run_all
 from mlagent_lib.training.backends import POCKET
 

@@ -7,7 +7,7 @@ import pytest
 from pocket_parts import spoken, train_pocket, write_adapter
 from tiny_task import NAME, final, make_tools, neighbours, write_task
 
-from mlagent_lib.core.artifacts import append_jsonl, read_jsonl
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, run_steps, start_state

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
 
-from mlagent_lib.core.artifacts import FolderLock, read_jsonl, read_manifest, stage_is_valid
+from mlagent_lib.core.artifacts import read_manifest, stage_is_valid
 from mlagent_lib.core.errors import ProfileError, RunError
+from mlagent_lib.core.files import FolderLock, read_jsonl
 from mlagent_lib.run.notebooks import (
     NOTEBOOKS,
     NotebookFailed,
@@ -40,7 +41,8 @@ if not stage.done:
 """
 SECOND = """\
 import json, os, time
-from mlagent_lib.core.artifacts import Stage, read_jsonl
+from mlagent_lib.core.artifacts import Stage
+from mlagent_lib.core.files import read_jsonl
 stage = Stage(f"{runs_dir}/{run_id}", "02_sft", params={"profile": profile, "seed": seed})
 if not stage.done:
     with stage:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mlagent_lib.core.artifacts import read_jsonl
 from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.training.processes import COUNTS, from_main, is_main, merged, over_processes
 

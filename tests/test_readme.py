@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from mlagent_lib.bench.measure import read_bench
-from mlagent_lib.core.artifacts import sha256_file
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import sha256_file
 from mlagent_lib.results.figures import redraw_all
 from mlagent_lib.run import publish
 

@@ -9,18 +9,13 @@ from tiny_task import FakeRunner, final, make_tools, neighbours, reply, write_ta
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import RandomIdeas, ScriptedExpert, Starter
-from mlagent_lib.agents.rollout import (
-    Job,
-    reward_of,
-    run_trajectories,
-    states_of,
-    step_row,
-)
+from mlagent_lib.agents.rollout import Job, run_trajectories, states_of, step_row
 from mlagent_lib.agents.schema import SCHEMA_NAME, validate_row
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import run_step, start_state
 from mlagent_lib.environment.workspace import State
+from mlagent_lib.reward import reward_of
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlagent_lib.agents.schema import SCHEMA_NAME, TRAJECTORY_SCHEMA, describe_schema, validate_row
-from mlagent_lib.core.artifacts import read_jsonl, write_bytes, write_text
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import read_jsonl, write_bytes, write_text
 
 if TYPE_CHECKING:
     import pyarrow

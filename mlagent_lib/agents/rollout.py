@@ -22,7 +22,7 @@ from mlagent_lib.environment.actions import Action, ActionError, safe_path, stor
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, Toolbox, begin_steps, start_state
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.reward import step_reward
+from mlagent_lib.reward import reward_of
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import Task
 
@@ -65,26 +65,6 @@ class _Running:
     stop: str = ""
     reply: str | None = None
     unscored: int = 0
-
-
-def reward_of(result: StepResult, task: Task, form: str = "v1") -> float | None:
-    """Return the reward of a step, or None for one that we failed to score.
-
-    Args:
-        result: What the step came to.
-        task: Gives m_init and m_best on the feedback labels.
-        form: Reward form, see `mlagent_lib.reward.FORMS`.
-    """
-    if result.outcome is Outcome.UNSCORED:
-        return None
-    return step_reward(
-        result.outcome,
-        before=result.score_before,
-        after=result.score_after,
-        init=task.baseline["feedback"],
-        best=task.best["feedback"],
-        form=form,
-    )
 
 
 def run_trajectories(

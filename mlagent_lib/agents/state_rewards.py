@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.core.artifacts import write_text
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import write_text
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import FORMS, step_reward

@@ -17,8 +17,9 @@ import pandas as pd
 from mlagent_lib.arms.schedule import plan, run_of
 from mlagent_lib.arms.units import Unit, units_of
 from mlagent_lib.core.arms import ARMS, PROFILE, arm_of
-from mlagent_lib.core.artifacts import read_manifest, sha256_file, write_json, write_text
+from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import sha256_file, write_json, write_text
 from mlagent_lib.results.arms import BY_ARM, RAW, load, manifest_of
 from mlagent_lib.results.evaluation import measured, who
 from mlagent_lib.tasks.task import Task, list_tasks, load_task

@@ -21,15 +21,16 @@ from pathlib import Path
 import pandas as pd
 
 from mlagent_lib.agents.export import read_trajectories
-from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.core.arms import ARMS, FULL, PROFILE, Arm, get_arm
-from mlagent_lib.core.artifacts import Stage, append_jsonl, read_jsonl
+from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.step import run_steps
 from mlagent_lib.results.evaluation import SCALE_COLUMNS, gap_closed, trajectory_table
 from mlagent_lib.results.steps import curve_rows, diversity_table
+from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import Lab, collect, evaluate, local_agent, open_lab
 from mlagent_lib.run.stages import (
     COMPARED,

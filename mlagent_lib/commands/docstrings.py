@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlagent_lib.core.artifacts import write_text
+from mlagent_lib.core.files import write_text
 from mlagent_lib.results.show import visible
 
 PACKAGE = Path(__file__).parents[1]

@@ -30,8 +30,6 @@ from mlagent_lib.core.files import (
     check_free_space,
     explained,
     mend_jsonl,
-    read_jsonl,
-    sha256_bytes,
     sha256_file,
     sweep,
     write_bytes,
@@ -39,27 +37,6 @@ from mlagent_lib.core.files import (
     write_text,
 )
 from mlagent_lib.core.provenance import device_name, git_state, peak_memory_bytes, versions
-
-__all__ = [
-    "NOTEBOOKS",
-    "SCHEMA",
-    "FolderLock",
-    "Stage",
-    "append_jsonl",
-    "check_free_space",
-    "damaged_file",
-    "hashes_below",
-    "notebook_of",
-    "read_jsonl",
-    "read_manifest",
-    "sha256_bytes",
-    "sha256_file",
-    "stage_is_valid",
-    "stage_problem",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
 
 SCHEMA = "mlagent.manifest/1"
 

@@ -18,7 +18,7 @@ from functools import cache as once
 from importlib.metadata import version
 from pathlib import Path
 
-from mlagent_lib.core.artifacts import write_json
+from mlagent_lib.core.files import write_json
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.environment.workspace import State, WorkspaceStore
 from mlagent_lib.tasks.task import Task

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from mlagent_lib.core.artifacts import write_bytes
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import write_bytes
 
 STATE_SCHEMA = "mlagent.state/1"
 

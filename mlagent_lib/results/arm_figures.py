@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mlagent_lib.core.arms import ARMS, arm_of
-from mlagent_lib.core.artifacts import write_bytes
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import write_bytes
 from mlagent_lib.results import plots_arms
 from mlagent_lib.results.arms import (
     COMMAND,

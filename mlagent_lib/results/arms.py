@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from mlagent_lib.core.arms import ARMS, PROFILE, arm_of
-from mlagent_lib.core.artifacts import sha256_file
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.results.evaluation import BOUND, SCALE_COLUMNS, named
 from mlagent_lib.results.intervals import bootstrap_mean

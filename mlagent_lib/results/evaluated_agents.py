@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.core.artifacts import read_manifest, sha256_file
+from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import read_jsonl
+from mlagent_lib.core.files import read_jsonl, sha256_file
 from mlagent_lib.results.evaluation import (
     SCALE_COLUMNS,
     TaskScale,

@@ -20,8 +20,8 @@ from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
 from mlagent_lib.agents.server.endpoint import API_KEY_ENV, ChatEndpoint, parse_endpoint
 from mlagent_lib.agents.server.reply_cache import ReplyCache
 from mlagent_lib.agents.server.wire import MIN_SECRET_LENGTH, read_key
-from mlagent_lib.core.artifacts import sha256_file
 from mlagent_lib.core.errors import ProfileError, RunError
+from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.profiles import POLICIES, Profile, get_profile
 from mlagent_lib.environment.actions import read_text
 from mlagent_lib.environment.coder import ChatCoder, Coder, chat_messages

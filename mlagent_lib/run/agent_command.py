@@ -25,8 +25,9 @@ from mlagent_lib.agents.server.accounting import (
     write_costs,
 )
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache, reply_key
-from mlagent_lib.core.artifacts import Stage, read_jsonl, read_manifest, write_text
+from mlagent_lib.core.artifacts import Stage, read_manifest
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import read_jsonl, write_text
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.profiles import Profile, get_profile
 from mlagent_lib.core.seeding import rng

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mlagent_lib.core.artifacts import Stage, read_jsonl
+from mlagent_lib.core.artifacts import Stage
+from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.results.claims import claim_table
 from mlagent_lib.results.paper.numbers import paper_table
 from mlagent_lib.results.steps import curve_rows

@@ -10,17 +10,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mlagent_lib.core.artifacts import (
-    damaged_file,
-    hashes_below,
-    read_manifest,
-    sha256_file,
-    stage_problem,
-    write_json,
-    write_text,
-)
+from mlagent_lib.core.artifacts import damaged_file, hashes_below, read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import check_free_space, explained
+from mlagent_lib.core.files import check_free_space, explained, sha256_file, write_json, write_text
 from mlagent_lib.run.actors import find_adapter
 from mlagent_lib.run.model_card import Origin, model_card
 

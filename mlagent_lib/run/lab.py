@@ -21,8 +21,9 @@ from mlagent_lib.agents.server.accounting import CALLS, Ledger
 from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
 from mlagent_lib.agents.server.endpoint import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
-from mlagent_lib.core.artifacts import OWN_TASKS, Stage, append_jsonl, read_jsonl
+from mlagent_lib.core.artifacts import OWN_TASKS, Stage
 from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
 from mlagent_lib.core.seeding import rng

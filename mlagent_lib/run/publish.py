@@ -14,16 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from mlagent_lib.bench.measure import missed, read_bench
-from mlagent_lib.core.artifacts import (
-    read_jsonl,
-    read_manifest,
-    sha256_file,
-    stage_problem,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from mlagent_lib.core.artifacts import read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import read_jsonl, sha256_file, write_bytes, write_json, write_text
 from mlagent_lib.results import steps
 from mlagent_lib.results.arms import left_of, load, manifest_of, origin_lines
 from mlagent_lib.results.evaluation import (

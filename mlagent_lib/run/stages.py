@@ -20,11 +20,12 @@ from mlagent_lib.agents.export import (
     write_parquet,
 )
 from mlagent_lib.agents.prompts import render, style_of
-from mlagent_lib.agents.rollout import edited_state, reward_of
+from mlagent_lib.agents.rollout import edited_state
 from mlagent_lib.agents.server.accounting import CALLS, COSTS, cost_rows, read_calls, write_costs
 from mlagent_lib.core.arms import Arm, get_arm
-from mlagent_lib.core.artifacts import Stage, append_jsonl, damaged_file, hashes_below
+from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.coder import EditRequest, RuleCoder
 from mlagent_lib.environment.luck import luck_of
@@ -39,6 +40,7 @@ from mlagent_lib.results.evaluation import (
 )
 from mlagent_lib.results.medals import medal_table
 from mlagent_lib.results.steps import diversity_table, outcome_table, step_table
+from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import (
     Agent,
     Lab,

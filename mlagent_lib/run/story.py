@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.provenance import device_name, versions
@@ -27,7 +26,7 @@ from mlagent_lib.results.intervals import Interval, paired_difference
 from mlagent_lib.results.show import CSS, Shown, diff_html, escape, lines_of, table_markup
 from mlagent_lib.results.steps import learning_curve_table
 from mlagent_lib.results.style import footer, look, new_figure, number, save_figure, styled, with_run
-from mlagent_lib.reward import step_reward
+from mlagent_lib.reward import reward_of, step_reward
 from mlagent_lib.run.lab import Lab
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import PARTS

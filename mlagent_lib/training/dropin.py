@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 
 from mlagent_lib.agents.export import read_trajectories
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.agents.toolbox import toolbox
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.environment.coder import Coder
 from mlagent_lib.environment.step import Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.reward import FORMS
+from mlagent_lib.reward import FORMS, reward_of
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import StatePool
 from mlagent_lib.training.run_states import known_tasks, read_run

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
+from mlagent_lib.reward import reward_of
 from mlagent_lib.training.scoring import fill_groups, step_statistics
 
 

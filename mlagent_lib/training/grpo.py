@@ -22,15 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.core.artifacts import (
-    append_jsonl,
-    damaged_file,
-    hashes_below,
-    read_jsonl,
-    write_json,
-    write_text,
-)
+from mlagent_lib.core.artifacts import damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json, write_text
 from mlagent_lib.core.profiles import GRPOProfile, Loading
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.step import Toolbox

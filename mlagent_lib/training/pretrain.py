@@ -14,7 +14,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from mlagent_lib.core.artifacts import write_json, write_text
+from mlagent_lib.core.files import write_json, write_text
 from mlagent_lib.core.profiles import PretrainProfile
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.actions import Action, parse_action

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.agents.rollout import reward_of
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, begin_steps, run_steps
 from mlagent_lib.environment.workspace import State
+from mlagent_lib.reward import reward_of
 from mlagent_lib.training.backends import Backend
 from mlagent_lib.training.onpolicy import OnPolicyStates
 

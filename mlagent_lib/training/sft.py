@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.core.artifacts import append_jsonl
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.core.profiles import Loading, SFTProfile
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.workspace import State

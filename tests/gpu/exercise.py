@@ -22,7 +22,7 @@ from unittest import mock
 from tiny_task import make_tools, neighbours, write_task
 
 from mlagent_lib.agents.prompts import render
-from mlagent_lib.core.artifacts import read_jsonl, write_json
+from mlagent_lib.core.files import read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile, SFTProfile
 from mlagent_lib.environment.step import run_steps, start_state
 from mlagent_lib.training.pool import StatePool

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import yaml
 
-from mlagent_lib.core.artifacts import write_bytes, write_text
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
+from mlagent_lib.core.files import write_bytes, write_text
 from mlagent_lib.tasks.foreign.grader import FUNCTIONS
 from mlagent_lib.tasks.foreign.known_tasks import KNOWN
 from mlagent_lib.tasks.foreign.old_code import diagnose
