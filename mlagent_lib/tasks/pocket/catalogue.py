@@ -2,8 +2,8 @@
 
 Each pocket ``train.py`` has three blocks, one for each axis of the paper's version 2 (section B.1):
 ``# data``, ``# model`` and ``# learning``. An `Edit` names one axis, tells in a sentence what to do, and
-holds the lines that do it; ``catalogue.yaml`` holds them all. The catalogue serves three readers: the ideas of
-an expert, the rule-based coder, and the text from which the pocket model is pretrained.
+holds the lines that do it; ``catalogue.yaml`` holds them all. The catalogue serves three readers: the ideas
+of an expert, the rule-based coder, and the text from which the pocket model is pretrained.
 
 It does not know which edits are good: some help, some hurt, some fail (a classifier without probabilities
 where probabilities are asked for, dense-only models on sparse text), as in real life.
