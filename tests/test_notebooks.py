@@ -19,8 +19,9 @@ from mlagent_lib.run.notebooks import declared_parameters, run_all
 from mlagent_lib.training.backends import POCKET
 
 NAMES = [name for name, _ in NOTEBOOKS]
+ALL = [*NAMES, "colab.ipynb"]  # that one runs the others
 LABELS = ("**Question.**", "**Paper.**", "**Needs.**", "**Writes.**", "**Time.**")
-BASE = {"profile": str, "seed": int, "runs_dir": str, "run_id": str, "kit": str}
+BASE = {"profile": str, "seed": int, "runs_dir": str, "run_id": str}
 FORBIDDEN = ("sys.path", "%autoreload", "os.environ", "/home/", "/root/", "/tmp/", "http://", "https://")
 SAME_BYTES = (  # what the README promises of two smoke runs
     "02_sft/test_steps.csv",
@@ -45,7 +46,7 @@ def text_of(cell) -> str:
     return "".join(cell["source"])
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=ALL)
 def notebook(request, repository):
     """Return name and content of each notebook."""
     found = json.loads((repository / "notebooks" / request.param).read_text(encoding="utf-8"))
@@ -57,7 +58,7 @@ def code_cells(content):
 
 
 def test_the_folder_holds_the_notebooks_of_the_story_and_no_others(repository):
-    assert sorted(path.name for path in (repository / "notebooks").glob("*.ipynb")) == sorted(NAMES)
+    assert sorted(path.name for path in (repository / "notebooks").glob("*.ipynb")) == sorted(ALL)
 
 
 def test_the_first_cell_says_what_the_notebook_is_about(notebook):
@@ -121,7 +122,7 @@ def test_code_calls_and_defines_nothing(notebook):
             if isinstance(node, ast.Import)
             for alias in node.names
         }
-        assert imported <= {"json", "pandas"}, imported
+        assert imported <= {"json", "math", "numpy", "pandas"}, imported
 
 
 def test_every_plot_is_followed_by_how_to_read_it(notebook):
@@ -160,10 +161,52 @@ def test_nbstripout_would_change_nothing(notebook, repository, tmp_path):
 
 def test_each_notebook_works_on_its_own_stage_under_with(notebook):
     name, content = notebook
-    stages = dict(NOTEBOOKS)[name]
+    stages = dict(NOTEBOOKS).get(name, ())
     text = "\n".join(text_of(cell) for cell in code_cells(content))
     assert re.findall(r'lab\.stage\("(\w+)"', text) == list(stages)
     assert text.count("with stage:") == len(stages) == text.count("if not stage.done:")
+
+
+def test_every_reference_to_a_notebook_or_a_place_of_the_paper_leads_somewhere(repository):
+    """A text that names notebook NN, or a table or figure of the paper, names one that is there."""
+    from mlagent_lib.results.paper.numbers import paper_table
+
+    places = set(paper_table()["version"] + " " + paper_table()["place"])
+    known = {place for text in places for place in re.findall(r"(?:Table|Figure) \d+", text)}
+    files = [*(repository / "notebooks").glob("*.ipynb"), repository / "README.md"]
+    for path in [
+        *files,
+        *(repository / "mlagent_lib").rglob("*.py"),
+        *(repository / "mlagent_lib").rglob("*.md"),
+    ]:
+        text = path.read_text(encoding="utf-8")
+        for number in re.findall(r"[Nn]otebook (\d\d)\b", text):
+            assert any(name.startswith(number) for name in NAMES), (path.name, number)
+    for path in files:
+        for kind, number in re.findall(r"\b(Table|Fig(?:ure|s)?\.?) (\d+)", path.read_text(encoding="utf-8")):
+            assert f"{'Table' if kind == 'Table' else 'Figure'} {number}" in known, (path.name, kind, number)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_deviations_that_a_notebook_names_are_those_that_name_it(repository, name):
+    from mlagent_lib.run.comparison import deviations
+
+    text = (repository / "notebooks" / name).read_text(encoding="utf-8")
+    found = re.search(r"Deviations ([\d, toand]+) of notebook (\d\d)", text)
+    if found is None:
+        return
+    assert found[2] == "06" and "comparison.deviations()" in (
+        repository / "notebooks" / "06_paper_vs_ours.ipynb"
+    ).read_text(encoding="utf-8")
+    named = set()
+    for first, last in re.findall(r"(\d+)(?: to (\d+))?", found[1]):
+        named |= set(range(int(first), int(last or first) + 1))
+    listed = (
+        deviations().assign(number=lambda rows: rows["number"].astype(int)).set_index("number")["notebooks"]
+    )
+    assert named <= set(listed.index)
+    own = {number for number, places in listed.items() if name[:2] in str(places)}
+    assert named == own, (sorted(named - own), sorted(own - named))
 
 
 def test_the_papers_numbers_have_sources_and_agree_with_each_other():
