@@ -78,8 +78,8 @@ examples:
   mlagent figures --check                write nothing; exit 1 if a figure would change
   mlagent figures --folder runs/laptop-seed0/figures
   mlagent figures --runs runs/laptop-seed0 runs/laptop-seed1 runs/laptop-seed2
-                                         make figures/ and the README's tables from finished runs
-  mlagent figures --readme               write the README's tables again from the committed files"""
+                                         make figures/ and the READMEs' tables from finished runs
+  mlagent figures --readme               write the tables of the READMEs again from the committed files"""
 
 BENCH_HELP = """\
 Measures how fast experiments run here, side by side in one run, and prints medians with their quartiles:
@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     figures.add_argument("--check", action="store_true", help="write nothing, exit 1 if one would change")
     figures.add_argument("--runs", nargs="+", metavar="RUN", help="make them anew from these finished runs")
-    figures.add_argument("--readme", action="store_true", help="write the README's tables again")
+    figures.add_argument("--readme", action="store_true", help="write the READMEs' tables again")
     figures.add_argument("--folder", help="folder of the figures, default figures/ of the checkout")
     figures.set_defaults(call=_figures)
 
@@ -386,14 +386,13 @@ def _figures(arguments: argparse.Namespace) -> int:
 
     folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
     if arguments.runs or arguments.readme:
-        from mlagent_lib.run.publish import publish, refresh_readme
+        from mlagent_lib.run.publish import publish, refresh_documents
 
         if arguments.runs:
             publish(arguments.runs, folder)
             print(f"{folder}: made from {len(arguments.runs)} runs")
-        readme = folder.parent / "README.md"
-        if readme.exists() and refresh_readme(readme, folder):
-            print(f"{readme}: tables brought up to date")
+        for place in refresh_documents(folder.parent, folder):
+            print(f"{folder.parent / place}: tables brought up to date")
         return 0
     changed = redraw_all(folder, check=arguments.check)
     if not arguments.folder:

@@ -145,7 +145,7 @@ def script_of(readme):
 def test_the_script_of_the_readme_trains(repository, tmp_path, monkeypatch):
     """The very lines of the README, with the numbers of the configuration made small."""
     trl = pytest.importorskip("trl")
-    script = script_of((repository / "README.md").read_text(encoding="utf-8"))
+    script = script_of((repository / "mlagent_lib" / "training" / "README.md").read_text(encoding="utf-8"))
     assert script and len([line for line in script.splitlines() if line.strip()]) <= 12
     task = load_task("pocket-forests")
     with toolbox() as tools:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -16,26 +18,34 @@ def part(text: str, name: str) -> str:
     return text.split(f"<!-- {name}:start -->\n")[1].split(f"\n<!-- {name}:end -->")[0]
 
 
-def test_the_table_of_tasks_is_what_the_cards_say(repository):
-    assert part((repository / "README.md").read_text(), "tasks") == publish.task_lines()
+@pytest.mark.parametrize(
+    ("place", "name"), [(place, name) for place, names in publish.DOCUMENTS.items() for name in names]
+)
+def test_a_generated_table_is_what_the_committed_files_give(repository, place, name):
+    made = publish.generated(repository, repository / "figures")[name]()
+    assert part((repository / place).read_text(encoding="utf-8"), name) == made
 
 
-def test_the_results_are_those_of_the_committed_files(repository):
-    assert part((repository / "README.md").read_text(), "results") == publish.result_lines(
-        repository / "figures"
-    )
+def test_the_readme_is_short_and_says_every_claim_and_policy(repository):
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    assert len(text.encode()) <= 10_000
+    assert part(text, "short-results").count("\n| ") == 5 and part(text, "short-claims").count("- **C") == 7
+
+
+def test_every_link_between_the_texts_leads_somewhere(repository):
+    files = [
+        *repository.glob("*.md"),
+        *(repository / "figures").glob("*.md"),
+        *repository.glob("tests/**/*.md"),
+    ]
+    for path in [*files, *(repository / "mlagent_lib").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (path.parent / link).exists(), (path, link)
 
 
 def test_the_speed_is_that_of_the_committed_bench(repository):
-    text = part((repository / "README.md").read_text(), "speed")
-    assert text == publish.speed_lines(repository / "figures")
     record = read_bench(repository / "figures" / publish.BENCH)
     assert [row["key"] for row in record["findings"]] == list("abcdef")
-
-
-def test_the_soaks_are_the_committed_ones(repository):
-    text = part((repository / "README.md").read_text(), "soak")
-    assert text == publish.soak_lines(repository / "tests" / "soak")
 
 
 def test_every_committed_table_is_the_one_that_the_manifest_names(repository):
@@ -60,10 +70,11 @@ def test_another_number_in_a_table_changes_the_readme(repository, tmp_path):
     table = pd.read_csv(tmp_path / "overall.csv")
     table.loc[table["policy"] == "rl", "gap_closed"] += 0.25
     table.to_csv(tmp_path / "overall.csv", index=False)
-    assert publish.result_lines(tmp_path) != publish.result_lines(repository / "figures")
+    for lines in (publish.result_lines, publish.short_result_lines):
+        assert lines(tmp_path) != lines(repository / "figures")
 
 
 def test_a_readme_without_markers_is_refused(tmp_path, repository):
     (tmp_path / "README.md").write_text("# nothing\n")
     with pytest.raises(RunError, match="markers"):
-        publish.refresh_readme(tmp_path / "README.md", repository / "figures")
+        publish.refresh_documents(tmp_path, repository / "figures")

@@ -1,4 +1,4 @@
-"""From finished runs to committed results: tables and figures of several seeds, and the README's numbers.
+"""From finished runs to committed results: tables and figures of several seeds, and the numbers in the texts.
 
 ``mlagent figures --runs runs/laptop-seed0 runs/laptop-seed1 ...`` reads the stage files of each run (checked
 against their manifests) and writes ``figures/``: tidy CSV, the same figures as SVG and PNG, and a manifest
@@ -8,7 +8,7 @@ that says which runs they come from. ``mlagent figures`` alone redraws the pictu
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -179,7 +179,7 @@ def _manifest(profile: str, manifests: dict, figures: Path) -> dict:
 
 
 def task_lines(home: Path | None = None) -> str:
-    """Return the README's table of tasks as Markdown."""
+    """Return the table of tasks as Markdown."""
     lines = [
         "| paper's task | ours | modality | metric | better | data | rows: visible / feedback / report | "
         "starter | best known |",
@@ -205,22 +205,55 @@ def label_rows(task) -> tuple[int, int, int]:
     return task.rows, *(len(pd.read_csv(path)) for path in files)
 
 
+POLICIES = {
+    "starter": "starter",
+    "random-ideas": "random ideas",
+    "base": "pocket base",
+    "sft": "after SFT",
+    "rl": "after step-wise GRPO",
+}
+
+
+def short_result_lines(figures: Path | str) -> str:
+    """Return the first table of the README: gap closed by each policy, and how far the last one narrows.
+
+    Beside the last submission stands the one that was best on the feedback labels: what luck and many tries
+    are worth.
+    """
+    overall = pd.read_csv(Path(figures) / "overall.csv")
+    lines = ["| policy | held-in: last | its best | held-out: last | its best |", "|---|---|---|---|---|"]
+    for policy, label in POLICIES.items():
+        cells = []
+        for split in ("held-in", "held-out"):
+            best = overall.query("policy == @policy and split == @split")["gap_by_feedback"]
+            cells += [_cell(overall, policy, split, "gap"), f"{round(best.iloc[0], 3) + 0.0:.3f}"]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    best = overall.set_index(["policy", "split"])["gap_by_feedback"]
+    told = {
+        name: f"{best[name, 'held-in']:.2f} and {best[name, 'held-out']:.2f}"
+        for name in ("random-ideas", "rl")
+    }
+    sentence = f"Of what they tried, the best by feedback: random ideas {told['random-ideas']}, after RL {told['rl']}."
+    return "\n".join([*lines, "", sentence, "", _diversity_line(Path(figures))])
+
+
+def short_claim_lines(folder: Path | str) -> str:
+    """Return one line for each claim of the paper: its statement and the verdict."""
+    rows = pd.read_csv(Path(folder) / "claims.csv").itertuples()
+    return "\n".join(
+        f"- **{row.claim}** {row.statement} *{row.verdict[0].upper()}{row.verdict[1:]}.*" for row in rows
+    )
+
+
 def result_lines(figures: Path | str) -> str:
-    """Return the README's table of results as Markdown, from the committed CSV files alone."""
+    """Return the table of results as Markdown, from the committed CSV files alone."""
     figures = Path(figures)
     overall = pd.read_csv(figures / "overall.csv")
-    names = {
-        "starter": "starter",
-        "random-ideas": "random ideas",
-        "base": "pocket base",
-        "sft": "after SFT",
-        "rl": "after step-wise GRPO",
-    }
     lines = [
         "| policy | held-in: gap closed | held-out: gap closed | held-in: gain | held-out: gain |",
         "|---|---|---|---|---|",
     ]
-    for policy, label in names.items():
+    for policy, label in POLICIES.items():
         cells = [_cell(overall, policy, split, "gap") for split in ("held-in", "held-out")]
         cells += [_cell(overall, policy, split, "gain") for split in ("held-in", "held-out")]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
@@ -241,7 +274,7 @@ def result_lines(figures: Path | str) -> str:
                 f"{rewards['rl']:.3f} after RL; difference {told}, {row.n} states, {_seeds(row.seeds)}."
             )
     lines += [_diversity_line(figures), _luck_line(figures)]
-    return "\n\n".join(["\n".join(lines[: len(names) + 2]), *lines[len(names) + 3 :]])
+    return "\n\n".join(["\n".join(lines[: len(POLICIES) + 2]), *lines[len(POLICIES) + 3 :]])
 
 
 def _diversity_line(figures: Path) -> str:
@@ -267,7 +300,7 @@ def _luck_line(figures: Path) -> str:
 
 
 def speed_lines(figures: Path | str) -> str:
-    """Return the README's table of the bench as Markdown, from the committed record alone."""
+    """Return the table of the bench as Markdown, from the committed record alone."""
     record = read_bench(Path(figures) / BENCH)
     versions = record["versions"]
     lines = ["| | question | median [quartiles] | goal | n | behind it |", "|---|---|---|---|---|---|"]
@@ -289,7 +322,7 @@ def speed_lines(figures: Path | str) -> str:
 
 
 def soak_lines(folder: Path | str) -> str:
-    """Return what the README says of the two soaks, from their committed records alone.
+    """Return what is said of the two soaks, from their committed records alone.
 
     Args:
         folder: ``tests/soak``.
@@ -306,17 +339,17 @@ def soak_lines(folder: Path | str) -> str:
             f"constant: {', '.join(flat).replace('_', ' ')}. "
             f"Left after closing: {steps['left_after_close']['processes']} processes, "
             f"{steps['left_after_close']['temporary_entries']} temporary files "
-            "([table](tests/soak/steps.csv), [record](tests/soak/steps.json)).",
+            "([table](../../tests/soak/steps.csv), [record](../../tests/soak/steps.json)).",
             f"- {kills['kills']} times `kill -9` at seeded moments over the whole chain "
             f"({', '.join(f'{name} {count}' for name, count in targets.items())}): {kills['result']}, in "
             f"{kills['starts']} starts of {kills['chains']} chains, each compared file by file with an "
-            "undisturbed run ([record](tests/soak/kill_chain.json)).",
+            "undisturbed run ([record](../../tests/soak/kill_chain.json)).",
         ]
     )
 
 
 def claim_lines(folder: Path | str) -> str:
-    """Return the README's table of the paper's claims, and what the arms behind it still lack.
+    """Return the table of the paper's claims, and what the arms behind it still lack.
 
     Args:
         folder: With the tables of the comparison of arms.
@@ -354,31 +387,60 @@ def _cell(overall: pd.DataFrame, policy: str, split: str, what: str) -> str:
     return f"{shown[0]}{unit} [{shown[1]}, {shown[2]}]"
 
 
-def refresh_readme(readme: Path | str, figures: Path | str) -> bool:
-    """Write the generated tables between their markers in the README; return whether anything changed.
+DOCUMENTS = {  # which generated tables stand in which text, by the names of their markers
+    "README.md": ("short-results", "short-claims"),
+    "figures/README.md": ("results", "claims"),
+    "mlagent_lib/tasks/README.md": ("tasks", "paper-tasks"),
+    "mlagent_lib/environment/README.md": ("soak", "speed"),
+}
+
+
+def generated(root: Path | str, figures: Path | str) -> dict[str, Callable[[], str]]:
+    """Return what makes each generated table, by the name of its markers.
+
+    Args:
+        root: The checkout.
+        figures: The committed results.
+    """
+    figures = Path(figures)
+    return {
+        "short-results": lambda: short_result_lines(figures),
+        "short-claims": lambda: short_claim_lines(figures / "ablations"),
+        "tasks": task_lines,
+        "paper-tasks": lambda: "\n".join(paper_task_lines()),
+        "results": lambda: result_lines(figures),
+        "claims": lambda: claim_lines(figures / "ablations"),
+        "speed": lambda: speed_lines(figures),
+        "soak": lambda: soak_lines(Path(root) / "tests" / "soak"),
+    }
+
+
+def refresh_documents(root: Path | str, figures: Path | str) -> list[str]:
+    """Write the generated tables between their markers, and return the names of the texts that changed.
+
+    Args:
+        root: The checkout; a text that is not there is left out.
+        figures: The committed results.
 
     Raises:
         RunError: A marker is missing.
     """
-    readme = Path(readme)
-    old = text = readme.read_text()
-    bodies = {
-        "tasks": task_lines,
-        "paper-tasks": lambda: "\n".join(paper_task_lines()),
-        "results": lambda: result_lines(figures),
-        "claims": lambda: claim_lines(Path(figures) / "ablations"),
-        "speed": lambda: speed_lines(figures),
-        "soak": lambda: soak_lines(readme.parent / "tests" / "soak"),
-    }
-    for name, body in bodies.items():
-        start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
-        if text.count(start) != 1 or text.count(end) != 1:
-            raise RunError(f"{readme} lacks the markers {start} and {end}", cure="put them back, once each")
-        head, rest = text.split(start)
-        text = f"{head}{start}\n{body()}\n{end}{rest.split(end)[1]}"
-    if text != old:
-        write_text(readme, text)
-    return text != old
+    bodies, changed = generated(root, figures), []
+    for place, names in DOCUMENTS.items():
+        path = Path(root) / place
+        if not path.is_file():
+            continue
+        old = text = path.read_text(encoding="utf-8")
+        for name in names:
+            start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+            if text.count(start) != 1 or text.count(end) != 1:
+                raise RunError(f"{path} lacks the markers {start} and {end}", cure="put them back, once each")
+            head, rest = text.split(start)
+            text = f"{head}{start}\n{bodies[name]()}\n{end}{rest.split(end)[1]}"
+        if text != old:
+            write_text(path, text)
+            changed.append(place)
+    return changed
 
 
 def published_manifest(figures: Path | str) -> dict:

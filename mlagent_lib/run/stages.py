@@ -335,7 +335,7 @@ def grpo(lab: Lab, stage: Stage) -> None:
     profile, parts = lab.profile, split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
     adapter, before = adapter_of(stage), pd.read_csv(stage.read("02_sft/test_steps.csv"))
     if not stage.path("group.csv").exists():
-        first = min(pool_of(lab, parts), key=lambda state: (state.step, state.task, state.id))
+        first = min(pool_of(lab, parts).states, key=lambda state: (state.step, state.task, state.id))
         write_table(stage, "group.csv", group_steps(lab, local_agent(lab, "sft", adapter), first, "first"))
     if not is_trained(stage):
         bar = Bar("step-wise GRPO", profile.grpo.steps, "updates")
