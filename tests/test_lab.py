@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
-from tiny_task import NAME, FakeRunner, write_task
+from fake_openai import FakeOpenAI
+from tiny_task import NAME, TRAIN, FakeRunner, edit, final, write_task
 
 from mlagent_lib.agents.policies import ChatPolicy, RandomIdeas, ScriptedExpert, Starter
 from mlagent_lib.agents.schema import validate_row
@@ -15,7 +17,7 @@ from mlagent_lib.core.errors import MlagentError, ProfileError
 from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.cache import ExecutionCache
-from mlagent_lib.environment.coder import ChatCoder, RuleCoder
+from mlagent_lib.environment.coder import ChatCoder, RuleCoder, chat_messages
 from mlagent_lib.run import lab as labs
 from mlagent_lib.run import stages
 from mlagent_lib.run.lab import (
@@ -81,11 +83,14 @@ def test_policies_and_coders_by_name(lab):
     assert isinstance(expert_policy("scripted"), ScriptedExpert)
     assert expert_policy("scripted", "no-thought").reply_format == "no-thought"
     assert isinstance(expert_policy("openai:m@http://127.0.0.1:9/v1"), ChatPolicy)
-    assert isinstance(make_coder(replace(lab.profile, coder="rules")), RuleCoder)
-    assert isinstance(make_coder(replace(lab.profile, coder="openai:m@http://127.0.0.1:9/v1")), ChatCoder)
+    assert isinstance(make_coder(replace(lab, profile=replace(lab.profile, coder="rules"))), RuleCoder)
+    assert isinstance(
+        make_coder(replace(lab, profile=replace(lab.profile, coder="openai:m@http://127.0.0.1:9/v1"))),
+        ChatCoder,
+    )
     for wrong in ("endpoint", "rule", ""):
         with pytest.raises(MlagentError):
-            make_coder(replace(lab.profile, coder=wrong))
+            make_coder(replace(lab, profile=replace(lab.profile, coder=wrong)))
 
 
 def test_ideas_by_either_selection(lab):
@@ -118,6 +123,63 @@ def test_collecting_writes_rows_and_goes_on_where_it_stopped(lab, tmp_path):
     size = cut.stat().st_size
     collect(lab, cut)
     assert cut.stat().st_size == size
+
+
+FREE = "Look at fewer neighbours, a dozen or so."  # no wording of the catalogue
+
+
+def expert_and_coder(messages) -> str:
+    """Answer as an expert that asks for one edit in its own words, or as the coder that writes it."""
+    if messages == chat_messages(TRAIN, FREE):
+        return f"```python\n{TRAIN.replace('n_neighbors=40', 'n_neighbors=12')}```"
+    return final() if FREE in str(messages) else edit(FREE)
+
+
+def test_the_edits_of_a_model_as_expert_are_made_by_the_profiles_coder(lab):
+    with FakeOpenAI(expert_and_coder) as server:
+        lab.profile = replace(lab.profile, coder=f"openai:coder@{server.base_url}")
+        stage = lab.stage("01_collection")
+        with stage:
+            stages.collection(lab, stage, expert=f"openai:expert@{server.base_url}")
+    rows, _ = read_jsonl(stage.dir / "trajectories.jsonl")
+    for row in rows:
+        first = row["steps"][0]
+        assert (first["outcome"], first["score_before"], first["score_after"]) == ("edited", 5.0, 1.5)
+        assert first["action_input"]["edit_instruction"] == FREE
+        assert first["script_after"] != first["script_before"] and "n_neighbors=12" in first["script_after"]
+    assert len(rows) == 3 and (lab.run_dir / "coder_calls.jsonl").is_file()
+
+
+def test_the_scripted_expert_keeps_the_exact_coder(lab, tmp_path):
+    with FakeOpenAI(expert_and_coder) as server:
+        lab.profile = replace(lab.profile, coder=f"openai:coder@{server.base_url}")
+        rows = collect(lab, tmp_path / "rows.jsonl")
+        assert "edited" in {step["outcome"] for row in rows for step in row["steps"]}
+        assert server.requests == []
+
+
+def test_an_executed_notebook_means_the_run_around_it(tmp_path, monkeypatch):
+    def opened(runs_dir, run_id="", seed=0):
+        lab = labs.open_lab("smoke", seed, runs_dir, run_id)
+        lab.close()
+        return lab.run_dir.resolve()
+
+    run = tmp_path / "copied" / "mine"
+    (run / "notebooks").mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"profile": "smoke", "seed": 0}))
+    monkeypatch.chdir(run / "notebooks")
+    for runs_dir in ("", "runs", str(tmp_path / "no longer there")):
+        assert opened(runs_dir, "mine") == run
+    assert opened("") == run
+    assert list((run / "notebooks").iterdir()) == []
+    # another run that is named, and another seed, are not the run around
+    other = tmp_path / "runs" / "other"
+    other.mkdir(parents=True)
+    (other / "run.json").write_text("{}")
+    assert opened(str(tmp_path / "runs"), "other") == other
+    assert opened(str(tmp_path / "new"), seed=1) == tmp_path / "new" / "smoke-seed1"
+    (run / "run.json").write_text("[]")
+    assert opened(str(tmp_path / "new"), "mine") == tmp_path / "new" / "mine"
 
 
 def test_evaluating_shares_one_file_and_makes_only_what_is_missing(lab, tmp_path):

@@ -6,12 +6,15 @@ import ast
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from mlagent_lib.core.artifacts import NOTEBOOKS, read_manifest
 from mlagent_lib.core.files import read_jsonl
@@ -260,6 +263,20 @@ def test_executed_notebooks_hold_no_warning_and_no_error(smoke, name):
         for output in cell["outputs"]:
             assert output["output_type"] != "error"
             assert output.get("name") != "stderr", "".join(output["text"])[:500]
+
+
+@pytest.mark.slow
+def test_an_executed_notebook_runs_again_from_where_it_lies(smoke, tmp_path):
+    run = shutil.copytree(smoke, tmp_path / smoke.name)
+    made = (run / "04_evaluation" / "manifest.json").read_bytes()
+    notebook = nbformat.read(run / "notebooks" / "04_evaluation.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            assert str(smoke.parent) in cell["source"]
+            cell["source"] = re.sub("runs_dir = .*", 'runs_dir = "runs"', cell["source"])
+    NotebookClient(notebook, resources={"metadata": {"path": run / "notebooks"}}).execute()
+    assert sorted(path.name for path in (run / "notebooks").iterdir()) == NAMES
+    assert (run / "04_evaluation" / "manifest.json").read_bytes() == made
 
 
 @pytest.mark.slow

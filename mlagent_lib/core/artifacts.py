@@ -52,6 +52,7 @@ NOTEBOOKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("07_explore.ipynb", ("07_explore",)),
 )
 
+RUN_RECORD = "run.json"  # in the folder of a run: what `mlagent run` was told
 OWN_TASKS = "tasks.json"  # in the folder of a run on tasks of one's own: which to train on, which to test on
 
 _MANIFEST = "manifest.json"

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlagent_lib.agents.policies import ChatPolicy, Policy, ScriptedExpert
@@ -20,6 +20,7 @@ from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
 from mlagent_lib.agents.server.endpoint import API_KEY_ENV, ChatEndpoint, parse_endpoint
 from mlagent_lib.agents.server.reply_cache import ReplyCache
 from mlagent_lib.agents.server.wire import MIN_SECRET_LENGTH, read_key
+from mlagent_lib.core.artifacts import RUN_RECORD
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.profiles import POLICIES, Profile, get_profile
@@ -133,7 +134,7 @@ def profile_for(policy: str, run: Path | None, name: str | None) -> Profile:
     if isinstance(recorded, dict) and "name" in recorded:
         known = {key: recorded[key] for key in _COMMON if key in recorded}
         return get_profile(recorded["name"]).with_values(recorded["name"], **known)
-    return get_profile(read_record(run / "run.json").get("profile", "laptop") if run else "laptop")
+    return get_profile(read_record(run / RUN_RECORD).get("profile", "laptop") if run else "laptop")
 
 
 def read_record(path: Path) -> dict:
@@ -290,7 +291,9 @@ def make_actor(lab: Lab, chosen: Plan, ledger: Ledger, cache: ReplyCache | None)
         agent = local_agent(lab, chosen.name, chosen.adapter)
         return Actor(agent.policy, coder or agent.tools.coder, ledger, coder_chat)
     if coder is None:
-        coder = make_coder(local, _base_model(local))
+        if chosen.coder == "base":
+            _quiet()
+        coder = make_coder(replace(lab, profile=local))
     if chosen.endpoint:
         chat = Chat(chosen.endpoint, cache=cache, ledger=ledger)
         policy: Policy = ChatPolicy(
@@ -308,12 +311,3 @@ def _quiet() -> None:
     from mlagent_lib.run.stages import quiet
 
     quiet()
-
-
-def _base_model(profile: Profile):
-    if profile.coder != "base":
-        return None
-    from mlagent_lib.training.backends import load
-
-    _quiet()
-    return load(profile.model, backend=profile.loading)

@@ -25,7 +25,7 @@ from mlagent_lib.agents.server.accounting import (
     write_costs,
 )
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache, reply_key
-from mlagent_lib.core.artifacts import Stage, read_manifest
+from mlagent_lib.core.artifacts import RUN_RECORD, Stage, read_manifest
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, write_text
 from mlagent_lib.core.parameters import checked
@@ -129,7 +129,7 @@ def open_run(
         RunError: The run was made under another profile or seed.
     """
     run_dir = Path(out)
-    known = read_record(run_dir / "run.json")
+    known = read_record(run_dir / RUN_RECORD)
     for name, given in (("profile", profile), ("seed", seed)):
         if known and given is not None and given != known.get(name):
             raise RunError(

@@ -21,7 +21,7 @@ from mlagent_lib.agents.server.accounting import CALLS, Ledger
 from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
 from mlagent_lib.agents.server.endpoint import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
-from mlagent_lib.core.artifacts import OWN_TASKS, Stage
+from mlagent_lib.core.artifacts import OWN_TASKS, RUN_RECORD, Stage
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.parameters import checked
@@ -137,8 +137,30 @@ def open_lab(
     wanted = {"model": model, "coder": coder, "vllm": vllm}
     wanted = {name: checked(name, value) for name, value in wanted.items()}
     found, changes = changed_profile(get_profile(profile), **wanted)
-    runs = Path(runs_dir) if runs_dir else Path(__file__).resolve().parents[2] / "runs"
-    return lab_in(runs / (run_id or f"{profile}-seed{seed}"), found, seed, changes)
+    place = _run_around(profile, seed, runs_dir, run_id)
+    if place is None:
+        runs = Path(runs_dir) if runs_dir else Path(__file__).resolve().parents[2] / "runs"
+        place = runs / (run_id or f"{profile}-seed{seed}")
+    return lab_in(place, found, seed, changes)
+
+
+def _run_around(profile: str, seed: int, runs_dir: str, run_id: str) -> Path | None:
+    """Return the run in whose ``notebooks`` folder we work and which is meant, or None.
+
+    Jupyter starts an executed notebook there. The ``runs_dir`` that `mlagent run` has put into it leads
+    nowhere from that place, or, where the run was copied, to another one.
+    """
+    here = Path.cwd()
+    run = here.parent
+    try:
+        record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))
+        is_same = here.name == "notebooks" and (record["profile"], record["seed"]) == (profile, seed)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    is_elsewhere = (
+        (Path(runs_dir) / run_id / RUN_RECORD).exists() if runs_dir else run_id not in ("", run.name)
+    )
+    return run if is_same and not is_elsewhere else None
 
 
 def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] | None = None) -> Lab:
@@ -263,8 +285,10 @@ def collect(
 ) -> list[dict]:
     """Return the expert trajectories of the run, written to ``path`` as they are made.
 
+    The scripted expert asks for edits of the catalogue, which the rule coder makes exactly. A model asks in
+    words of its own, so there the profile's coder writes the edits.
+
     Args:
-        lab: The run.
         path: A JSONL file; trajectories that it holds already are kept.
         expert: See `expert_policy`.
         ideas: See `ideas_for`.
@@ -275,6 +299,7 @@ def collect(
     policy = expert_policy(
         expert, lab.profile.reply_format, path.with_name("replies.jsonl"), cache=known, seed=lab.seed
     )
+    tools = lab.tools(None if expert == "scripted" else make_coder(lab))
     tasks = lab.tasks(settings.tasks)
     done = {row["id"] for row in _rows(path)}
     for number, task in enumerate(tasks):
@@ -289,7 +314,7 @@ def collect(
             )
             for index in range(settings.trajectories_per_task)
         ]
-        extend(path, [job for job in jobs if job.id not in done], policy, lab.tools(), settings.max_steps)
+        extend(path, [job for job in jobs if job.id not in done], policy, tools, settings.max_steps)
         if progress:
             progress(number + 1, len(tasks))
     return _rows(path)
@@ -332,27 +357,26 @@ def local_agent(lab: Lab, name: str, adapter: Path | None, *, temperature: float
     heat = profile.evaluate.temperature if temperature is None else temperature
     generate = sampler(backend, temperature=heat, max_new_tokens=profile.grpo.max_new_tokens)
     policy = LocalPolicy(generate, name=name, seed=lab.seed, style=style_of(profile))
-    return Agent(policy, lab.tools(make_coder(profile, backend, lab.run_dir)), generate, backend)
+    return Agent(policy, lab.tools(make_coder(lab, backend)), generate, backend)
 
 
-def make_coder(profile: Profile, backend=None, run_dir: Path | None = None) -> Coder:
+def make_coder(lab: Lab, backend=None) -> Coder:
     """Return the profile's coder: ``base``, ``rules``, or ``openai:<model>@<url>``.
 
     Args:
-        profile: Names it.
-        backend: The loaded model, for ``base``.
-        run_dir: Folder of the run, where a server's calls are written down; its replies lie beside the runs.
+        backend: The model behind ``base``; loaded where it is needed and not given.
     """
+    profile = lab.profile
     if profile.coder == "rules":
         return RuleCoder()
     if profile.coder == "base":
-        from mlagent_lib.training.backends import base_coder
+        from mlagent_lib.training.backends import base_coder, load
 
-        return base_coder(backend, style=profile.prompt_style)
-    cache = ReplyCache(run_dir.parent / FOLDER) if run_dir else None
-    ledger = Ledger(run_dir / f"coder_{CALLS}") if run_dir else None
+        loaded = backend or load(profile.model, backend=profile.loading)
+        return base_coder(loaded, style=profile.prompt_style)
     endpoint = parse_endpoint(profile.coder, max_tokens=CODER_MAX_TOKENS)
-    chat = Chat(endpoint, role="coder", cache=cache, ledger=ledger)
+    ledger = Ledger(lab.run_dir / f"coder_{CALLS}")
+    chat = Chat(endpoint, role="coder", cache=ReplyCache(lab.run_dir.parent / FOLDER), ledger=ledger)
     return ChatCoder(chat.reply, workers=chat.workers)
 
 

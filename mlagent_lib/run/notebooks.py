@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import mlagent_lib
-from mlagent_lib.core.artifacts import NOTEBOOKS, OWN_TASKS, stage_problem
+from mlagent_lib.core.artifacts import NOTEBOOKS, OWN_TASKS, RUN_RECORD, stage_problem
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import (
     FolderLock,
@@ -265,7 +265,7 @@ def _execute(
 
 def _check_still_there(run_dir: Path) -> None:
     """Raise `RunError` where somebody has removed the run's folder: half a run must not look like a whole."""
-    if not (run_dir / "run.json").exists():
+    if not (run_dir / RUN_RECORD).exists():
         raise RunError(
             f"{run_dir} was removed or moved while the run went on",
             cure="start the same command again, and leave the folder of a run alone until it has ended",
@@ -403,7 +403,7 @@ def _read_notebook(path: str | Path) -> dict:
 
 def _claim(run_dir: Path, identity: dict[str, Any]) -> None:
     """Write what the run is, or check that the existing run is the same one."""
-    path = run_dir / "run.json"
+    path = run_dir / RUN_RECORD
     record = {"schema": RUN_SCHEMA, **identity}
     try:
         existing = json.loads(path.read_text(encoding="utf-8"))

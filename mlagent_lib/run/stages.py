@@ -126,6 +126,8 @@ def collection(lab: Lab, stage: Stage, *, expert: str = "scripted") -> None:
     tasks = lab.tasks(lab.profile.collect.tasks)
     bar = Bar("expert at work", len(tasks), "tasks")
     path = stage.path("trajectories.jsonl")
+    if expert != "scripted":
+        quiet()  # a local model may play the coder
     collect(lab, path, expert=expert, progress=lambda done, _: bar.to(done))
     rows = read_trajectories(path)
     chats = conversational_rows(rows, lambda step: prompt_of(lab, step["state"]), names=True)
@@ -384,7 +386,7 @@ def train_rl(
     pool = pool_of(lab, parts, arm.tasks)
     found = train_grpo(
         pool, select, settings,
-        make_tools=lambda coder: lab.tools(coder or make_coder(profile, run_dir=lab.run_dir)),
+        make_tools=lambda coder: lab.tools(coder or make_coder(lab)),
         model=profile.model, backend=profile.loading, adapter=adapter, out=stage.dir, seed=lab.seed,
         style=style_of(profile), max_steps=profile.collect.max_steps, coder=profile.coder, progress=progress,
         episodes=arm.method == "episode-wise", on_policy=arm.on_policy, charged_limit=charged_limit,
