@@ -21,6 +21,7 @@ from mlagent_lib.environment.step import start_state
 from mlagent_lib.results.arm_figures import build
 from mlagent_lib.results.arms import RAW, load, manifest_of
 from mlagent_lib.results.claims import NOT_TESTABLE, TOO_FEW
+from mlagent_lib.tasks import grading
 from mlagent_lib.tasks.task import load_task
 from mlagent_lib.training import grpo, scoring
 from mlagent_lib.training.grpo import _Recorder
@@ -110,16 +111,29 @@ def toy_profile():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Return the folder of runs that holds four finished units, and what was said while they were made."""
+    """Return the folder of runs that holds four finished units, and what was said while they were made.
+
+    Whoever opens report labels before the evaluation of an arm is stopped.
+    """
     runs, said = tmp_path_factory.mktemp("runs"), []
     units = {unit.name: unit for unit in units_of(0)}
+    read = grading._read_labels
+
+    def watched(path, stamp):
+        assert path.name != "report.csv" or said[-1] == "evaluation"
+        opened.add(path.name)
+        return read(path, stamp)
+
+    opened = set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, "ablations", toy_profile())
+        patch.setattr(grading, "_read_labels", watched)
         for name in MADE:
+            said.append(f"begin {name}")
             make(units[name], str(runs), said.append)
         count = len(said)
         make(units["arm-base"], str(runs), said.append)  # finished: kept
-        assert len(said) == count
+        assert len(said) == count and opened == {"feedback.csv", "report.csv"}
     return runs, said
 
 

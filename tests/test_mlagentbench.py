@@ -16,7 +16,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_openai import FakeOpenAI
-from tiny_task import edit, final, make_tools, reply, result
+from tiny_task import edit, final, graded, make_tools, reply, result
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import ChatPolicy, ScriptedExpert
@@ -668,6 +668,7 @@ def test_collect_and_evaluate(task, runner, tmp_path, agent):
         policy = ScriptedExpert(look_share=0.0) if agent == "scripted" else ChatPolicy(served)
         tools = make_tools(tmp_path, runner, ChatCoder(served), tasks={task.name: task}, limits=None)
         rows = run_trajectories([Job(task, agent, i, 0, IDEAS) for i in range(2)], policy, tools, max_steps=4)
+        rows = graded(rows, task, tools)
     for row in rows:
         assert [step["outcome"] for step in row["steps"]] == ["edited", "neutral"]
         assert row["steps"][0]["score_before"] == pytest.approx(STARTER_ERROR)

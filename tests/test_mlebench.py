@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from fake_openai import FakeOpenAI
 from mlebench_competition import BOARD, flowers, write_competition
-from tiny_task import edit, final
+from tiny_task import edit, final, graded
 
 from mlagent_lib.agents.ideas import candidate_ideas
 from mlagent_lib.agents.policies import ChatPolicy, ScriptedExpert
@@ -229,7 +229,7 @@ def trajectories(task, tmp_path_factory):
             [Job(task, "fake", 0, 0)], ChatPolicy(model.reply, name="fake"), tools, max_steps=3
         )
         assert len(server.requests) == 2
-    return expert + chat
+    return graded(expert + chat, task, tools)
 
 
 def test_two_agents_play_it(task, trajectories):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_task import FakeRunner, final, make_tools, neighbours, reply, write_task
+from tiny_task import FakeRunner, final, graded, make_tools, neighbours, reply, submission, write_task
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import RandomIdeas, ScriptedExpert, Starter
@@ -15,6 +15,7 @@ from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import run_step, start_state
 from mlagent_lib.environment.workspace import State
+from mlagent_lib.results.evaluation import TaskScale, trajectory_table
 from mlagent_lib.reward import reward_of
 
 
@@ -59,11 +60,38 @@ def test_a_trajectory_row_by_hand(task, tmp_path):
     assert [step["step"] for step in steps] == [0, 1, 2, 3] and progress == [1, 1, 1, 1]
     assert "n_neighbors=40" in steps[0]["script_before"] and "n_neighbors=8)" in steps[0]["script_after"]
     assert steps[1]["script_before"] == steps[1]["script_after"] == steps[0]["script_after"]
+    kept = row["final"].pop("submissions")
+    assert row["final"] == {"feedback_last": 2.0, "feedback_best": 1.0, "stop": "final-answer"}
+    assert [tools.cache.archive[kept[name]] for name in ("start", "last", "best")] == [
+        submission(n) for n in (40, 16, 8)
+    ]
+    row["final"]["submissions"] = kept
+    (row,) = graded([row], task, tools)
+    validate_row(json.loads(json.dumps(row, allow_nan=False)))
+    del row["final"]["submissions"]
     assert row["final"] == {
         "feedback_last": 2.0, "report_last": 4.0, "feedback_best": 1.0, "report_best": 2.0,
         "report_start": 10.0,
         "stop": "final-answer",
     }  # fmt: skip
+
+
+def test_who_makes_trajectories_needs_no_report_labels(task, tmp_path):
+    tools, path = make_tools(tmp_path), task.labels_dir / "report.csv"
+    digest, labels = task.digest, path.read_bytes()
+    path.unlink()
+    policy = Says(neighbours(8), "nonsense", neighbours(16), final())
+    rows = run_trajectories([Job(task, "x", 0, 0)], policy, tools, max_steps=15)
+    assert [step["score_after"] for step in rows[0]["steps"]] == [1.0, None, 2.0, None]
+    assert not [name for name in rows[0]["final"] if "report" in name] and task.digest == digest
+    with pytest.raises(ValueError, match="is not graded"):
+        trajectory_table(rows, {task.name: TaskScale.of(task)})
+    with pytest.raises(Unscored, match="report.csv are missing"):
+        graded(rows, task, tools)
+    path.write_bytes(labels)
+    (row,) = once = graded(rows, task, tools)
+    assert [row["final"][f"report_{name}"] for name in ("start", "last", "best")] == [10.0, 4.0, 2.0]
+    assert graded(once, task, tools) == once
 
 
 def test_each_steps_state_restores_to_where_it_started(task, tmp_path):
@@ -140,7 +168,9 @@ def test_a_step_that_we_fail_for_good_ends_its_own_trajectory_only(task, tmp_pat
 
 
 def test_the_starter_scores_what_the_starter_scores(task, tmp_path):
-    (row,) = run_trajectories([Job(task, "starter", 0, 0)], Starter(), make_tools(tmp_path), max_steps=15)
+    tools = make_tools(tmp_path)
+    rows = run_trajectories([Job(task, "starter", 0, 0)], Starter(), tools, max_steps=15)
+    (row,) = graded(rows, task, tools)
     found = row["final"]
     assert found["report_last"] == found["report_best"] == found["report_start"] == 10.0
     assert found["feedback_best"] == 5.0
@@ -157,7 +187,8 @@ def test_the_best_state_is_chosen_in_the_metrics_direction(tmp_path):
 def test_a_job_may_start_from_a_state(task, tmp_path):
     tools = make_tools(tmp_path)
     state = run_step(start_state(task, tools), neighbours(8), tools).state
-    (row,) = run_trajectories([Job(task, "x", 0, 0, start=state)], Says(None, final()), tools, max_steps=5)
+    rows = run_trajectories([Job(task, "x", 0, 0, start=state)], Says(None, final()), tools, max_steps=5)
+    (row,) = graded(rows, task, tools)
     assert row["steps"][0]["step"] == 1 and row["final"]["report_start"] == 2.0
 
 

@@ -20,6 +20,7 @@ from tiny_task import (
 
 from mlagent_lib.agents.search import DRAFTS, IDLE, METHODS, Method, _Search, search
 from mlagent_lib.environment.workspace import State
+from mlagent_lib.results.report_scores import report_score
 
 TRAJECTORIES, TREE = Method("trajectories", "full", False), Method("tree", "full", True)
 BROKEN = edit("Switch to Ridge and set alpha to 1.")  # the tiny runner knows no other model: an error
@@ -48,10 +49,13 @@ class Script:
 
 def look_for(task, tmp_path, method, script, *, budget, max_steps=6, runner=None, repeats=1):
     tools = make_tools(tmp_path, runner)
-    return search(
+    rows = search(
         method, [(task, repeat) for repeat in range(repeats)], script, tools, budget=budget, seed=0,
         max_steps=max_steps, style="pocket",
     )  # fmt: skip
+    for point in (point for row in rows for point in row["points"]):
+        point["report"] = report_score(task, tools.cache.archive, point["submission"])
+    return rows
 
 
 def points(row) -> list[tuple]:

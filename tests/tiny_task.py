@@ -22,6 +22,7 @@ from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.runner import RunRequest, RunResult
 from mlagent_lib.environment.step import Toolbox
+from mlagent_lib.results.report_scores import with_report_scores
 from mlagent_lib.tasks.task import Task, load_task
 
 NAME = "tiny-homes"
@@ -135,6 +136,11 @@ def make_tools(folder: Path, runner=None, coder=None, **options) -> Toolbox:
     """Return a toolbox over the tiny task of ``folder / "tasks"``, with its cache in ``folder / "cache"``."""
     options = {"limits": Limits(seconds=5), "home": folder / "tasks"} | options
     return Toolbox(runner or FakeRunner(), coder or RuleCoder(), ExecutionCache(folder / "cache"), **options)
+
+
+def graded(rows: list[dict], task: Task, tools: Toolbox) -> list[dict]:
+    """Return trajectories with their scores on the report labels."""
+    return with_report_scores(rows, {task.name: task}.get, tools.cache.archive)
 
 
 def reply(action: str, **arguments: str) -> str:

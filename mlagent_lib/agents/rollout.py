@@ -23,7 +23,6 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, Toolbox, begin_steps, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
-from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import Task
 
 SCRIPT = "train.py"
@@ -110,7 +109,7 @@ def run_trajectories(
         if active := [run for run in half if not run.stop]:
             rows = [(run.turn.state, run.reply) for run in active]
             waiting.append((half, active, begin_steps(rows, tools)))
-    return [_row(run, tools) for run in running]
+    return [_row(run) for run in running]
 
 
 def _begin(job: Job, state: State, max_steps: int) -> _Running:
@@ -210,7 +209,7 @@ def _saved_name(action: Action | None) -> str:
     return SCRIPT
 
 
-def _row(run: _Running, tools: Toolbox) -> dict:
+def _row(run: _Running) -> dict:
     job, task = run.job, run.job.task
     scored = [state for state in run.states if state.submission]
     best = max(scored, key=lambda state: state.score if task.greater_is_better else -state.score)
@@ -226,18 +225,15 @@ def _row(run: _Running, tools: Toolbox) -> dict:
         "steps": run.steps,
         "final": {
             "feedback_last": last.score,
-            "report_last": _report(last, task, tools),
             "feedback_best": best.score,
-            "report_best": _report(best, task, tools),
-            "report_start": _report(run.states[0], task, tools),
+            "submissions": {
+                "start": run.states[0].submission,
+                "last": last.submission,
+                "best": best.submission,
+            },
             "stop": run.stop,
         },
     }
-
-
-def _report(state: State, task: Task, tools: Toolbox) -> float:
-    """Return the score on the report labels of the state's archived submission. Only records use it."""
-    return grade(task, tools.cache.archive[state.submission], "report")
 
 
 def states_of(rows: Iterable[dict], *, action: str | None = None) -> list[State]:

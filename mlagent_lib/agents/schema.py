@@ -11,6 +11,7 @@ from mlagent_lib.environment.outcome import Outcome
 SCHEMA_NAME = "mlagent.trajectory/1"
 
 _SCORE = "on the feedback labels, in the unit of the task's metric; null where there is none"
+_REPORT = "on the report labels; only the evaluation writes it"
 
 
 def _field(kind: str | list[str], text: str, **rules) -> dict:
@@ -71,13 +72,22 @@ _STEP = _object(
 _FINAL = _object(
     {
         "feedback_last": _field(["number", "null"], f"Score of the last submission {_SCORE}."),
-        "report_last": _field(["number", "null"], "The same on the report labels."),
         "feedback_best": _field(["number", "null"], f"Score of the best submission {_SCORE}."),
-        "report_best": _field(["number", "null"], "The report score of that same submission."),
-        "report_start": _field(["number", "null"], "Score of the starter on the report labels."),
+        "submissions": _object(
+            {
+                "start": _field("string", "Of the state that the trajectory started from."),
+                "last": _field("string", "The last valid one."),
+                "best": _field("string", "The best one on the feedback labels."),
+            },
+            "Names (sha256) of submissions in the archive, from which the evaluation grades.",
+        ),
+        "report_start": _field(["number", "null"], f"Score of submission start {_REPORT}."),
+        "report_last": _field(["number", "null"], f"Score of submission last {_REPORT}."),
+        "report_best": _field(["number", "null"], f"Score of submission best {_REPORT}."),
         "stop": _field("string", "Why the trajectory ended, e.g. final-answer, steps or time.", minLength=1),
     },
     "How the trajectory ended; null while it runs.",
+    optional=("submissions", "report_start", "report_last", "report_best"),
     kind=["object", "null"],
 )
 

@@ -3,7 +3,7 @@
 A *trajectory* search lets a policy act from the starter again and again and hands in what looked best. A
 *tree* search in the style of AIDE (arXiv 2502.13138) drafts a few solutions from the starter and then always
 improves the one that looks best. "Looks" means the validation metric that scripts print, which an agent can
-read; hidden labels only tell in the end what the choice was worth.
+read; what the choice was worth on the report labels is for the evaluation to grade.
 
 What AIDE does beside that (a debug step for broken nodes, a language model that judges logs) is left out: a
 broken node is simply never the best one.
@@ -18,7 +18,6 @@ from mlagent_lib.agents.prompts import render
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import StepResult, Toolbox, run_steps, start_state
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import Task
 
 DRAFTS = 5  # AIDE's default number of drafts before it improves
@@ -117,7 +116,8 @@ def search(
 
     Returns:
         Rows with method, policy, task, split, repeat, executions, actions and points: for each execution its
-        number, and ``visible``, ``feedback`` and ``report`` scores of the node that looked best by then.
+        number, and of the node that looked best by then the ``visible`` and the ``feedback`` score and the
+        archived ``submission``.
     """
     starts = {task.name: start_state(task, tools) for task, _ in jobs}
     searches = [_Search(task, repeat, starts[task.name], method.tree, max_steps) for task, repeat in jobs]
@@ -135,7 +135,7 @@ def search(
         ):
             one.take(result)
             if result.executed:
-                one.points.append(_point(one, tools))
+                one.points.append(_point(one))
     return [
         {
             "method": method.name,
@@ -151,7 +151,7 @@ def search(
     ]
 
 
-def _point(one: _Search, tools: Toolbox) -> dict:
+def _point(one: _Search) -> dict:
     best = one.best
-    report = grade(one.task, tools.cache.archive[best.submission], "report")
-    return {"execution": one.executions, "visible": best.visible, "feedback": best.score, "report": report}
+    found = {"execution": one.executions, "visible": best.visible, "feedback": best.score}
+    return found | {"submission": best.submission}

@@ -29,6 +29,7 @@ from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.step import run_steps
 from mlagent_lib.results.evaluation import SCALE_COLUMNS, gap_closed, trajectory_table
+from mlagent_lib.results.report_scores import report_score
 from mlagent_lib.results.steps import curve_rows, diversity_table
 from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import Lab, collect, evaluate, local_agent, open_lab
@@ -37,6 +38,7 @@ from mlagent_lib.run.stages import (
     POOL_ACTION,
     adapter_of,
     expert_rows,
+    graded_trajectories,
     is_trained,
     luck_table,
     quiet,
@@ -173,7 +175,8 @@ def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
     if name in ("sft", FULL):
         write_table(stage, "blame.csv", blame_table(lab, stage, arm, parts.test))
     say("evaluation")
-    rows = evaluate(lab, arm.who, agent.policy, agent.tools, stage.path("trajectories.jsonl"))
+    evaluate(lab, arm.who, agent.policy, agent.tools, stage.path("trajectories.jsonl"))
+    rows = graded_trajectories(lab, stage.path("trajectories.jsonl"))
     table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
     shared = [column for column in SCALE_COLUMNS if column not in ("task", "split")]
     write_table(stage, "trajectories.csv", table.assign(**arm.keys).drop(columns=shared))
@@ -268,10 +271,13 @@ def search_rows(rows: Iterable[dict], lab: Lab) -> pd.DataFrame:
     for row in rows:
         task = lab.task(row["task"])
         start, best = task.baseline["report"], task.best["report"]
-        for point in [{"execution": 0, "report": start}, *row["points"]]:
+        scores = {0: start} | {
+            point["execution"]: report_score(task, lab.cache.archive, point["submission"])
+            for point in row["points"]
+        }
+        for execution, score in scores.items():
             line = {name: row[name] for name in ("method", "task", "split", "repeat")} | {"seed": lab.seed}
-            line |= {"execution": point["execution"], "gap": gap_closed(point["report"], start, best)}
-            table.append(line)
+            table.append(line | {"execution": execution, "gap": gap_closed(score, start, best)})
     columns = ["method", "seed", "task", "split", "repeat", "execution", "gap"]
     return pd.DataFrame(table, columns=columns)
 

@@ -204,13 +204,15 @@ def trajectory_table(
         score has ``unscored`` true and NaN for its numbers.
 
     Raises:
-        ValueError: If a row names a task without a scale.
+        ValueError: A row names a task without a scale, or is not graded on the report labels.
     """
     table = []
     for row in rows:
         if row["task"] not in scales:
             raise ValueError(f"trajectory {row['id']!r} is of task {row['task']!r}, which has no scale")
         scale, final = scales[row["task"]], row.get("final") or {}
+        if "submissions" in final and "report_last" not in final:
+            raise ValueError(f"trajectory {row['id']!r} is not graded: call with_report_scores first")
         last, chosen = _number(final.get("report_last")), _number(final.get("report_best"))
         if final.get("stop") == "unscored":
             last = chosen = nan

@@ -50,7 +50,8 @@ GRPO_METRICS = {
 
 NUMBERS = {
     "score": "What the task's metric says about a submission, in the metric's own unit and direction.",
-    "report labels": "Labels that only the final evaluation reads. Rewards come from other, disjoint labels.",
+    "report labels": "Labels that only the final evaluation reads, to grade what finished trajectories have "
+    "handed in. Rewards come from other, disjoint labels.",
     "avg@K, best@K": "Mean and best of the scores of K trajectories of one task.",
     "gain (%)": "Paper's relative gain: 100 · β · (avg@K − starter) / starter, β = −1 where lower is better.",
     "gap closed": "(score − starter) / (best known − starter): 0 is the starter, 1 the best known score.",

@@ -273,9 +273,11 @@ def _facts(row: Mapping, scale: TaskScale | None) -> str:
 
 def _final(row: Mapping) -> str:
     final = row.get("final") or {}
-    ends = f"report score {_score(final.get('report_start'))} → {_score(final.get('report_last'))}"
-    best = f"best by feedback {_score(final.get('report_best'))}"
-    return f"{ends}, {best}; stopped: {final.get('stop') or 'not said'}"
+    stop = f"stopped: {final.get('stop') or 'not said'}"
+    if final.get("report_last") is None:  # only the evaluation grades on the report labels
+        return stop
+    ends = f"report score {_score(final.get('report_start'))} → {_score(final['report_last'])}"
+    return f"{ends}, best by feedback {_score(final.get('report_best'))}; {stop}"
 
 
 def show_trajectory(row: Mapping, scale: TaskScale | None = None, *, steps: int | None = None) -> Shown:

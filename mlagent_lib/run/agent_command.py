@@ -35,6 +35,7 @@ from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.runner import Runner
 from mlagent_lib.results.evaluated_agents import AGENTS, ROWS, SCALES, main_tables
 from mlagent_lib.results.evaluation import TaskScale
+from mlagent_lib.results.report_scores import with_report_scores
 from mlagent_lib.run.actors import Plan, edits_of, make_actor, profile_for, read_record
 from mlagent_lib.run.lab import Lab, chosen_ideas, lab_in
 from mlagent_lib.run.terminal import LiveView, ProgressLine
@@ -198,6 +199,7 @@ def evaluate_agent(
         tools = lab.tools(actor.coder)
         rows = run_trajectories(jobs, actor.policy, tools, max_steps=most, watch=bar.on_step)
         bar.finish()
+        rows = with_report_scores(rows, {task.name: task for task in found}.get, lab.cache.archive)
         stage.write_json(SCALES, scales)
         stage.write_text(ROWS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         costs = actor.costs(rows, prices or {})

@@ -25,7 +25,7 @@ from mlagent_lib.agents.server.accounting import CALLS, COSTS, cost_rows, read_c
 from mlagent_lib.core.arms import Arm, get_arm
 from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import append_jsonl
+from mlagent_lib.core.files import append_jsonl, write_text
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.coder import EditRequest, RuleCoder
 from mlagent_lib.environment.luck import luck_of
@@ -39,6 +39,7 @@ from mlagent_lib.results.evaluation import (
     trajectory_table,
 )
 from mlagent_lib.results.medals import medal_table
+from mlagent_lib.results.report_scores import with_report_scores
 from mlagent_lib.results.steps import diversity_table, outcome_table, step_table
 from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import (
@@ -415,7 +416,7 @@ def evaluation(lab: Lab, stage: Stage) -> None:
         policy, tools = _actor(lab, stage, name)
         rows = evaluate(lab, name, policy, tools, path, progress=bar.add)
         bar.finish(f"{len(rows)} trajectories")
-    rows = read_trajectories(path)
+    rows = graded_trajectories(lab, path)
     table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
     write_table(stage, "trajectories.csv", table)
     write_table(stage, "tasks.csv", task_table(table))
@@ -430,6 +431,13 @@ def evaluation(lab: Lab, stage: Stage) -> None:
     if boards:  # competitions of MLE-bench: where the trajectories would have stood on Kaggle
         write_table(stage, "medals.csv", medal_table(table, boards))
     stage.summary = {"trajectories": len(rows), "step_rewards": len(shared)}
+
+
+def graded_trajectories(lab: Lab, path: Path) -> list[dict]:
+    """Grade the trajectories of a file on the report labels, write it anew, and return them."""
+    rows = with_report_scores(read_trajectories(path), lab.task, lab.cache.archive)
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    return rows
 
 
 def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.DataFrame:

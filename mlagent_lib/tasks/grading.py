@@ -149,11 +149,39 @@ def read_labels(task: Task, labels: str) -> tuple[tuple[str, ...], np.ndarray]:
         raise ValueError(f"labels is {labels!r}: choose one of {', '.join(LABEL_SETS)}")
     path = task.labels_dir / f"{labels}.csv"
     try:
-        stat = path.stat()
+        ids, values = _read_labels(path, _stamp(path))
     except OSError as error:
         raise Unscored(f"labels {path} are missing", cure="rebuild the task") from error
-    ids, values = _read_labels(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     return ids, values if task.kind == "multioutput" else values[:, 0]
+
+
+def _stamp(path: Path) -> tuple:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+@lru_cache(maxsize=128)
+def _read_ids(path: Path, stamp: tuple) -> frozenset[str]:
+    """Return the ids of a table of hidden rows; ``stamp`` changes with the file."""
+    import pandas as pd  # here: the grader of a foreign task needs none
+
+    return frozenset(pd.read_csv(path, usecols=["id"], dtype=str, keep_default_na=False)["id"])
+
+
+def hidden_ids(task: Task) -> frozenset[str]:
+    """Return the ids that a submission must answer: those of ``env/data/test.csv``, which the agent reads.
+
+    So no label file is opened but the one that is graded on. A folder without such a table has its ids in
+    its label files alone.
+
+    Raises:
+        Unscored: A label file is missing or damaged.
+    """
+    path = task.folder / "env" / "data" / "test.csv"
+    try:
+        return _read_ids(path, _stamp(path))
+    except (OSError, ValueError):
+        return frozenset(key for name in LABEL_SETS for key in read_labels(task, name)[0])
 
 
 def header_of(task: Task) -> tuple[str, ...]:
@@ -217,7 +245,8 @@ def grade(
 ) -> float:
     """Return the score of a submission on one hidden label set, in the unit of the task's metric.
 
-    The submission must answer the ids of both label sets, so that a script cannot tell them apart.
+    The submission must answer the ids of both label sets, so that a script cannot tell them apart. Labels of
+    the other set are not read.
 
     Args:
         task: The task.
@@ -237,19 +266,20 @@ def grade(
         return judge(task.grader, submission, labels, control=control)
     try:
         metric = get_metric(task.metric)
-        known = {name: read_labels(task, name) for name in LABEL_SETS}
-        ids, truth = known[labels]
+        ids, truth = read_labels(task, labels)
+        known = hidden_ids(task)
+        if not known.issuperset(ids):
+            raise ValueError("data/test.csv lacks some of their ids")
         score_answer(task, truth, gold_answer(task, truth))
     except ValueError as error:
         raise Unscored(
             f"task {task.name}: its {labels} labels cannot be scored ({error})",
             cure="run mlagent tasks check on its folder",
         ) from error
-    rows = sum(len(found) for found, _ in known.values())
-    table = parse_table(submission, header_of(task), rows)
-    if len(table) != rows:
+    table = parse_table(submission, header_of(task), len(known))
+    if len(table) != len(known):
         raise SubmissionError("row-count")
-    if not all(key in table for found, _ in known.values() for key in found):
+    if known != table.keys():
         raise SubmissionError("unknown-id")
     _check_values(task, metric, np.array(list(table.values()), dtype=float))
     try:

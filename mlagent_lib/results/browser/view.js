@@ -149,8 +149,10 @@ function heading(trajectory) {
   const scale = scaleOf(trajectory), final = trajectory.final;
   const facts = [trajectory.split, scale.metric && `${scale.metric}, ${scale.better} is better`,
     `policy: ${policyOf(trajectory)}`, `seed ${trajectory.seed}`, D.files[trajectory.file]].filter(Boolean);
-  const end = `report score ${number(final.report_start)} → ${number(final.report_last)}, ` +
-    `best by feedback ${number(final.report_best)}; stopped: ${final.stop || "not said"}`;
+  // only the evaluation grades on the report labels
+  const graded = isNumber(final.report_last) ? `report score ${number(final.report_start)} → ` +
+    `${number(final.report_last)}, best by feedback ${number(final.report_best)}; ` : "";
+  const end = `${graded}stopped: ${final.stop || "not said"}`;
   return el("header", {},
     el("h2", {}, trajectory.task, " ", el("small", {}, trajectory.key)),
     el("p", { class: "mla-soft" }, facts.join(" · ")),
