@@ -233,8 +233,8 @@ def short_result_lines(figures: Path | str) -> str:
         name: f"{best[name, 'held-in']:.2f} and {best[name, 'held-out']:.2f}"
         for name in ("random-ideas", "rl")
     }
-    sentence = f"Of what they tried, the best by feedback: random ideas {told['random-ideas']}, after RL {told['rl']}."
-    return "\n".join([*lines, "", sentence, "", _diversity_line(Path(figures))])
+    tried = f"Of what they tried, the best by feedback: random ideas {told['random-ideas']}, after RL {told['rl']}."
+    return "\n".join([*lines, "", tried, "", _diversity_line(Path(figures))])
 
 
 def short_claim_lines(folder: Path | str) -> str:
