@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 
 from mlagent_lib.core.errors import SubmissionError, Unscored
-from mlagent_lib.tasks import check_answers
-from mlagent_lib.tasks.check_answers import check_cheats
-from mlagent_lib.tasks.foreign.grader import ExternalGrader, judge, run_grader
+from mlagent_lib.tasks.foreign import check_grader
+from mlagent_lib.tasks.foreign.check_grader import check_cheats
+from mlagent_lib.tasks.foreign.grader import ForeignGrader, run_grader
 from mlagent_lib.tasks.foreign.grader_process import misfit
 from mlagent_lib.tasks.task import Task
+
+judge = ForeignGrader.judge
 
 MERGES = """\
 def grade(submission, answers):
@@ -46,7 +48,7 @@ def make(tmp_path):
         (tmp_path / "grade.py").write_text(text)
         answers = {name: tmp_path / f"{name}.csv" for name in ("all", "feedback", "report")}
         more = {"call": "frames", "answers": answers, "id_column": header.split(",")[0], **more}
-        return ExternalGrader(tmp_path / "grade.py", **more)
+        return ForeignGrader(tmp_path / "grade.py", **more)
 
     return build
 
@@ -171,7 +173,7 @@ def test_rows_that_share_an_id_are_told_apart_by_their_key(make):
     twice = table([("1,b", 1), ("1,b", 1), ("2,a", 1), ("2,b", 1)], "id,part,y")
     assert run_grader(grader, twice).score == 0.0 and reason(grader, twice, control) == "duplicate-id"
     card = grader.to_card(grader.script.parent)
-    assert ExternalGrader.from_card(grader.script.parent, card).key == ("id", "part")
+    assert ForeignGrader.from_card(grader.script.parent, card).key == ("id", "part")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_a_folders_submission_may_have_no_header(form, control, given, expected)
     assert form(given, control, call="folder", key=("",)) == expected
 
 
-def task_of(grader: ExternalGrader, greater_is_better: bool) -> Task:
+def task_of(grader: ForeignGrader, greater_is_better: bool) -> Task:
     return Task(
         name="cheated", folder=Path(grader.script.parent), modality="other", kind="other", metric="score",
         greater_is_better=greater_is_better, answer_columns=("y",), grader=grader,
@@ -224,7 +226,7 @@ def test_the_check_tells_which_cheats_the_grader_would_pay(make):
 
 
 def test_the_check_fails_where_a_cheat_gets_through(make, monkeypatch):
-    monkeypatch.setattr(check_answers, "grade", lambda *arguments, **options: 1.0)  # as if nobody compared
+    monkeypatch.setattr(check_grader, "grade", lambda *arguments, **options: 1.0)  # as if nobody compared
     given = table([("1", 0), ("2", 0), ("3", 0), ("4", 0)])
     found = check_cheats(task_of(make(MERGES), True), given)
     assert not found.ok and found.message.endswith("rows repeated got through") and found.cure

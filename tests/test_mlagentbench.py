@@ -33,13 +33,14 @@ from mlagent_lib.environment.step import run_step, run_steps, start_state, task_
 from mlagent_lib.results.evaluation import TaskScale, task_table, trajectory_table
 from mlagent_lib.tasks import contents
 from mlagent_lib.tasks.check import check_task
-from mlagent_lib.tasks.foreign import grader as external
+from mlagent_lib.tasks.foreign import grader as foreign_grader
 from mlagent_lib.tasks.foreign import known_tasks, mlagentbench, old_code
-from mlagent_lib.tasks.foreign.grader import ExternalGrader, judge, nonsense_score, run_grader
+from mlagent_lib.tasks.foreign.grader import ForeignGrader, nonsense_score, run_grader
 from mlagent_lib.tasks.foreign.mlagentbench import adopt_folder, prepare_folder, read_grader
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import load_task
 
+judge = ForeignGrader.judge
 SHAPE = Path(__file__).parent / "foreign" / "mlagentbench_task"
 NAME = "springs"
 LIMITS = Limits(seconds=10)
@@ -79,12 +80,12 @@ def runner():
         yield one
 
 
-def of(script: str, folder: Path, **more) -> ExternalGrader:
+def of(script: str, folder: Path, **more) -> ForeignGrader:
     """Return a grader with this text."""
     path = folder / "scripts" / "eval.py"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(script)
-    return ExternalGrader(path, **more)
+    return ForeignGrader(path, **more)
 
 
 # ---- the folder is read unchanged --------------------------------------------------------------------
@@ -313,8 +314,8 @@ def test_a_broken_grader_is_our_failure_with_line_and_cure(tmp_path, script, wor
 
 
 def test_a_grader_that_waits_is_our_failure_and_is_gone_afterwards(tmp_path, monkeypatch):
-    monkeypatch.setattr(external, "WALL_FACTOR", 0)
-    monkeypatch.setattr(external, "WALL_EXTRA_SECONDS", 1.0)
+    monkeypatch.setattr(foreign_grader, "WALL_FACTOR", 0)
+    monkeypatch.setattr(foreign_grader, "WALL_EXTRA_SECONDS", 1.0)
     waits = "import os, subprocess, time\ndef get_score(f):\n    child = subprocess.Popen(['sleep', '300'])\n"
     waits += "    open(PLACE, 'w').write(f'{os.getpid()} {child.pid}')\n    time.sleep(300)\n"
     place = tmp_path / "pids"
@@ -401,11 +402,11 @@ def test_tables_are_graded_on_each_label_set(tmp_path):
 
 def test_a_grader_goes_through_its_card_and_back(tmp_path):
     names = {"feedback": tmp_path / "a.csv", "report": tmp_path / "b.csv"}
-    grader = ExternalGrader(
+    grader = ForeignGrader(
         tmp_path / "g.py", "frames", names, "id", (tmp_path / "x",), tmp_path / "c.csv", 9.0
     )
     card = json.loads(json.dumps(grader.to_card(tmp_path)))
-    assert card["script"] == "g.py" and ExternalGrader.from_card(tmp_path, card) == grader
+    assert card["script"] == "g.py" and ForeignGrader.from_card(tmp_path, card) == grader
     for wrong, words in (
         ({"call": "folder"}, "no script"),
         ({"script": "a", "colour": 1}, "holds colour"),
@@ -413,7 +414,7 @@ def test_a_grader_goes_through_its_card_and_back(tmp_path):
         ({"script": "a", "call": "x"}, "called by"),
     ):
         with pytest.raises(TaskError, match=words):
-            ExternalGrader.from_card(tmp_path, wrong)
+            ForeignGrader.from_card(tmp_path, wrong)
 
 
 @pytest.mark.parametrize(

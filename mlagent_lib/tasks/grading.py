@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from mlagent_lib.core.errors import SubmissionError, Unscored
-from mlagent_lib.tasks.foreign.grader import judge
 from mlagent_lib.tasks.metrics import Metric, get_metric
 from mlagent_lib.tasks.task import Task
 
@@ -253,7 +252,7 @@ def grade(
         submission: Bytes of ``submission.csv``, read once after the run was over; None where there is none.
         labels: ``feedback`` (scores every step) or ``report`` (the final evaluation only).
         control: A submission of this task that was scored before, if one is known: a foreign grader that no
-            longer accepts it is at fault itself (see `external.judge`).
+            longer accepts it is at fault itself (see `ForeignGrader.judge`).
 
     Raises:
         SubmissionError: A fault of the script, with one of `REASONS`.
@@ -263,7 +262,7 @@ def grade(
         raise SubmissionError("missing" if submission is None else "empty")
     if task.grader is not None:
         _text_of(submission, task.grader.largest_bytes)
-        return judge(task.grader, submission, labels, control=control)
+        return task.grader.judge(submission, labels, control=control)
     try:
         metric = get_metric(task.metric)
         ids, truth = read_labels(task, labels)

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.tasks.contents import divide
-from mlagent_lib.tasks.foreign.grader import ExternalGrader
-from mlagent_lib.tasks.foreign.known_tasks import KNOWN
+
+if TYPE_CHECKING:
+    from mlagent_lib.tasks.foreign.grader import ForeignGrader
 
 SPLITS = ("held-in", "held-out", "other")
 
@@ -76,7 +78,7 @@ class Task:
     real: bool = False
     answer_columns: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
-    grader: ExternalGrader | None = None
+    grader: ForeignGrader | None = None
 
     @property
     def one_label_set(self) -> bool:
@@ -184,8 +186,8 @@ def load_task(
         limits: Limits of such a folder; never guessed. For other folders they replace the stated ones.
         stated: Any other attribute of `Task` for such a folder (``metric``, ``modality``, ``baseline`` ...).
 
-    A foreign folder with an ``eval.py`` is graded by it (see `external`). ``best`` and ``baseline`` may be
-    one number each, since such a folder has one label set for both uses.
+    A foreign folder with an ``eval.py`` is graded by it (see `foreign.grader`). ``best`` and ``baseline``
+    may be one number each, since such a folder has one label set for both uses.
 
     Raises:
         TaskError: No such task; a file or a key is missing; direction or limits of a foreign folder not
@@ -223,6 +225,9 @@ def load_task(
 
 def _foreign(folder: Path, greater_is_better: bool | None, limits: Limits | None, stated: dict) -> Task:
     """Return the task in a folder without ``task.yaml``."""
+    from mlagent_lib.tasks.foreign.grader import ForeignGrader
+    from mlagent_lib.tasks.foreign.known_tasks import KNOWN
+
     known = KNOWN.get(folder.name)
     if greater_is_better is None and known is not None:
         greater_is_better = known.greater_is_better
@@ -240,7 +245,7 @@ def _foreign(folder: Path, greater_is_better: bool | None, limits: Limits | None
         told |= {"best": known.best} if known.best is not None else {}
     script = folder / "scripts" / "eval.py"
     if script.is_file() and not (folder / "scripts" / "labels").is_dir():
-        told["grader"] = ExternalGrader(script)
+        told["grader"] = ForeignGrader(script)
     told |= stated
     for name in ("best", "baseline"):
         if isinstance(told.get(name), (int, float)):
@@ -315,7 +320,11 @@ def _from_card(folder: Path, card: dict) -> Task:
             f"{path}: limits holds an unknown key ({error})",
             cure=f"known are {', '.join(Limits().to_json())}",
         ) from error
-    answer = card.get("answer", {})
+    answer, grader = card.get("answer", {}), None
+    if "grader" in card:
+        from mlagent_lib.tasks.foreign.grader import ForeignGrader  # here: most tasks have none
+
+        grader = ForeignGrader.from_card(folder, card["grader"])
     best = card["best"] if isinstance(card["best"], dict) else {}
     return Task(
         name=card["name"],
@@ -338,6 +347,6 @@ def _from_card(folder: Path, card: dict) -> Task:
         real=bool(card.get("real", False)),
         answer_columns=tuple(answer.get("columns", ())),
         classes=tuple(answer.get("classes", ())),
-        grader=ExternalGrader.from_card(folder, card["grader"]) if "grader" in card else None,
+        grader=grader,
         **_texts(folder),
     )

@@ -8,7 +8,7 @@ archived bytes of one submission and nothing else that a script wrote.
 A foreign grader raises for bad submissions and for its own faults alike. The rule that tells them apart: a
 grader is sound while it scores some other submission of the task (the *control*: the last valid one on the
 way to the state, or a sample file). What fails beside a control that scores is the submission's fault; what
-fails without one is ours, `Unscored`. See `judge`.
+fails without one is ours, `Unscored`. See `ForeignGrader.judge`.
 
 A grader that merges by id, or takes a mean that skips gaps, also pays for rows that are repeated, left out or
 blank. So every submission must have the form of the control: header, rows, ids, numbers, blanks.
@@ -32,7 +32,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
 from mlagent_lib.core.files import sha256_file
@@ -52,13 +51,21 @@ _KEPT = (
     "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "HF_HOME", "HF_DATASETS_CACHE", "TORCH_HOME", "NLTK_DATA",
     "SSL_CERT_FILE", "SYSTEMROOT",
 )  # fmt: skip
+_ENDINGS = {
+    "done": ("returned {score}", "look at what the function returns"),
+    "wall": ("did not answer in time, although it used little CPU",
+             "see whether it waits for a network or for input"),
+    "limit": ("reached its limit of CPU time or memory", "raise seconds or memory_bytes of the grader"),
+    "crash": ("crashed ({error})", "run it by hand"),
+    "start": ("could not be started ({text})", "run it by hand"),
+}  # fmt: skip
 _OUR_STAGES = ("start", "load", "answers", "wall")
 _REASONS = {"read": "bad-csv", "header": "header", "limit": "evaluator-limit", "crash": "evaluator-crash"}
 _FORM = "form "  # stage of a submission of another form than the control; the reason follows
 
 
 @dataclass(frozen=True)
-class ExternalGrader:
+class ForeignGrader:
     """A foreign file that grades, and what it needs.
 
     Attributes:
@@ -67,18 +74,18 @@ class ExternalGrader:
         answers: For ``frames``, the table of true answers of each label set: ``feedback`` and ``report``, and
             optionally ``all``, on which the whole submission is checked first.
         id_column: The submission is cut down to the ids of a label set's answers by this column; "" for not.
-        key: The columns that name a row together, where an id has several rows; () for the id alone.
         import_from: Folders from which the grader may import, after all others.
         control: A submission that a sound grader accepts, e.g. a sample file; None for none.
         seconds: CPU seconds of one grading.
         memory_bytes: Address space of one grading.
         largest_bytes: A larger submission is refused unread.
+        key: The columns that name a row together, where an id has several rows; () for the id alone.
 
     Raises:
         TaskError: The call is unknown, or label sets are missing.
 
     Example:
-        >>> ExternalGrader(Path("scripts/eval.py")).one_label_set
+        >>> ForeignGrader(Path("scripts/eval.py")).one_label_set
         True
     """
 
@@ -95,19 +102,21 @@ class ExternalGrader:
 
     def __post_init__(self):
         if self.call not in FUNCTIONS:
-            raise TaskError(
-                f"a grader is called by {self.call!r}", cure=f"choose one of {', '.join(FUNCTIONS)}"
-            )
+            cure = f"choose one of {', '.join(FUNCTIONS)}"
+            raise TaskError(f"a grader is called by {self.call!r}", cure=cure)
         if self.call == "frames" and not {"feedback", "report"} <= set(self.answers):
-            raise TaskError(
-                f"the grader {self.script} lacks answers",
-                cure="name the tables of the label sets feedback and report",
-            )
+            cure = "name the tables of the label sets feedback and report"
+            raise TaskError(f"the grader {self.script} lacks answers", cure=cure)
 
     @property
     def function(self) -> str:
         """Return the name of the function that is called."""
         return FUNCTIONS[self.call]
+
+    @property
+    def place(self) -> str:
+        """Return the file with its folder, for a reader of the task."""
+        return f"{self.script.parent.name}/{self.script.name}"
 
     @property
     def one_label_set(self) -> bool:
@@ -133,56 +142,87 @@ class ExternalGrader:
 
     def to_card(self, folder: Path) -> dict:
         """Return the grader as ``task.yaml`` holds it, with paths relative to the task's folder."""
-        card: dict[str, Any] = {"call": self.call, "script": _relative(self.script, folder)}
-        if self.answers:
-            card["answers"] = {name: _relative(path, folder) for name, path in self.answers.items()}
-        if self.id_column:
-            card["id_column"] = self.id_column
-        if self.import_from:
-            card["import_from"] = [_relative(path, folder) for path in self.import_from]
-        if self.control:
-            card["control"] = _relative(self.control, folder)
-        if self.key:
-            card["key"] = list(self.key)
-        return card | {
+
+        def relative(path: Path) -> str:
+            place = os.path.relpath(path, folder) if path.is_absolute() else path.as_posix()
+            return place.replace(os.sep, "/")
+
+        card = {
+            "call": self.call,
+            "script": relative(self.script),
+            "answers": {name: relative(path) for name, path in self.answers.items()},
+            "id_column": self.id_column,
+            "import_from": [relative(path) for path in self.import_from],
+            "control": relative(self.control) if self.control else "",
+            "key": list(self.key),
             "seconds": self.seconds,
             "memory_bytes": self.memory_bytes,
             "largest_bytes": self.largest_bytes,
         }
+        return {name: value for name, value in card.items() if value not in ("", [], {})}
 
     @classmethod
-    def from_card(cls, folder: Path, card: Mapping) -> ExternalGrader:
+    def from_card(cls, folder: Path, card: Mapping) -> ForeignGrader:
         """Return the grader that `to_card` wrote.
 
         Raises:
             TaskError: A key is unknown or missing.
         """
+        path, known = folder / "task.yaml", cls.__dataclass_fields__
         if not isinstance(card, Mapping) or "script" not in card:
-            raise TaskError(
-                f"{folder / 'task.yaml'}: grader has no script", cure="name the Python file that grades"
-            )
-        known = cls.__dataclass_fields__
-        unknown = sorted(set(card) - set(known))
+            raise TaskError(f"{path}: grader has no script", cure="name the Python file that grades")
+        unknown = ", ".join(sorted(set(card) - set(known)))
         if unknown:
-            raise TaskError(
-                f"{folder / 'task.yaml'}: grader holds {', '.join(unknown)}",
-                cure=f"known are {', '.join(known)}",
-            )
-        values = dict(card)
-        values["script"] = folder / card["script"]
-        values["answers"] = {name: folder / path for name, path in card.get("answers", {}).items()}
-        values["import_from"] = tuple(folder / path for path in card.get("import_from", ()))
-        values["control"] = folder / card["control"] if card.get("control") else None
-        values["key"] = tuple(card.get("key", ()))
-        return cls(**values)
+            raise TaskError(f"{path}: grader holds {unknown}", cure=f"known are {', '.join(known)}")
+        read = {
+            "script": folder / card["script"],
+            "answers": {name: folder / place for name, place in card.get("answers", {}).items()},
+            "import_from": tuple(folder / place for place in card.get("import_from", ())),
+            "control": folder / card["control"] if card.get("control") else None,
+            "key": tuple(card.get("key", ())),
+        }
+        return cls(**{**card, **read})
 
+    def judge(self, submission: bytes, labels: str = "feedback", *, control: bytes | None = None) -> float:
+        """Return the finite score of a submission, in the grader's own unit.
 
-def _relative(path: Path, folder: Path) -> str:
-    return os.path.relpath(path, folder).replace(os.sep, "/") if path.is_absolute() else path.as_posix()
+        Whose fault a failure is:
+
+        * The file cannot be loaded, the answers cannot be read, the process cannot start, or the clock runs
+          out: ours, always.
+        * A table cannot be read from the submission: the submission's.
+        * It has another form than `control` of the grader, or than the one given where there is no such file,
+          and the grader accepts that one: the submission's.
+        * It raises, returns no finite number, crashes, or uses up CPU time or memory: it is tried once more
+          where the machine may be the cause. If it fails again, the control decides.
+        * A grader that gives nonsense a finite number hides its errors behind that number, as an ``except:
+          return 1e10`` does. A submission with exactly this score counts as one that was refused.
+
+        Args:
+            submission: The archived bytes.
+            labels: ``feedback`` or ``report``.
+            control: A submission that was scored before, or None; the last one that this process saw scored
+                and the grader's own are asked as well.
+
+        Raises:
+            SubmissionError: The submission's fault, by a fixed class name.
+            Unscored: The grader's fault, or nobody can tell.
+        """
+        form = _content(self.control) or control
+        key = _key(self, submission, labels)
+        if form not in (None, submission):
+            key = (*key, hashlib.sha256(form).hexdigest())
+        found = _memory.get(key)
+        if found is None:
+            found = _judge(self, submission, labels, control, form)
+            _remember(key, found)
+        if isinstance(found, str):
+            raise SubmissionError(found)
+        return found
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Grading:
     """What came of one grading.
 
     Attributes:
@@ -210,77 +250,24 @@ class Verdict:
         """Return whether there is a finite score."""
         return self.stage == "done" and self.score is not None and math.isfinite(self.score)
 
-    def explain(self, script: Path) -> tuple[str, str]:
-        """Return what happened, with line and cause, and what to do about it."""
-        name = f"{script.parent.name}/{script.name}"
-        if self.stage == "done":
-            return f"{name} returned {self.score}", "look at what the function returns"
-        if self.stage == "wall":
-            return (
-                f"{name} did not answer in time, although it used little CPU",
-                "see whether it waits for a network or for input",
-            )
-        if self.stage in ("limit", "crash", "start"):
-            what = {"limit": "reached its limit of CPU time or memory", "crash": f"crashed ({self.error})"}
-            cure = (
-                "raise seconds or memory_bytes of the grader" if self.stage == "limit" else "run it by hand"
-            )
-            return f"{name} {what.get(self.stage, f'could not be started ({self.text})')}", cure
-        place = f", line {self.line} ({self.source})" if self.line else ""
+    def explain(self, place: str) -> tuple[str, str]:
+        """Return what happened to the grader there, with line and cause, and what to do about it."""
+        if self.stage in _ENDINGS:
+            ending, cure = _ENDINGS[self.stage]
+            return f"{place} {ending.format(**vars(self))}", cure
+        line = f", line {self.line} ({self.source})" if self.line else ""
         cause, cure = advice(self.error, self.text, self.source)
-        return f"{name}{place}: {self.error}: {self.text}{f' ({cause})' if cause else ''}", (
-            cure or "run it by hand on a good submission and correct it"
-        )
-
-
-def judge(
-    grader: ExternalGrader, submission: bytes, labels: str = "feedback", *, control: bytes | None = None
-) -> float:
-    """Return the finite score of a submission, in the grader's own unit.
-
-    Whose fault a failure is:
-
-    * The file cannot be loaded, the answers cannot be read, the process cannot start, or the clock runs out:
-      ours, always.
-    * A table cannot be read from the submission: the submission's.
-    * It has another form than ``grader.control``, or than the control given where there is no such file, and
-      the grader accepts that one: the submission's.
-    * It raises, returns no finite number, crashes, or uses up CPU time or memory: it is tried once more where
-      the machine may be the cause. If it fails again, the control decides.
-    * A grader that gives nonsense a finite number hides its errors behind that number, as an ``except: return
-      1e10`` does. A submission with exactly this score counts as one that was refused.
-
-    Args:
-        grader: Who grades.
-        submission: The archived bytes.
-        labels: ``feedback`` or ``report``.
-        control: A submission that was scored before, or None; the last one that this process saw scored and
-            ``grader.control`` are asked as well.
-
-    Raises:
-        SubmissionError: The submission's fault, by a fixed class name.
-        Unscored: The grader's fault, or nobody can tell.
-    """
-    form = _content(grader.control) or control
-    key = _key(grader, submission, labels)
-    if form not in (None, submission):
-        key = (*key, hashlib.sha256(form).hexdigest())
-    found = _memory.get(key)
-    if found is None:
-        found = _judge(grader, submission, labels, control, form)
-        _memory.put(key, found)
-    if isinstance(found, str):
-        raise SubmissionError(found)
-    return found
+        told = f"{place}{line}: {self.error}: {self.text}{f' ({cause})' if cause else ''}"
+        return told, cure or "run it by hand on a good submission and correct it"
 
 
 def _judge(
-    grader: ExternalGrader, submission: bytes, labels: str, control: bytes | None, form: bytes | None
+    grader: ForeignGrader, submission: bytes, labels: str, control: bytes | None, form: bytes | None
 ) -> float | str:
     key = (grader.stamp(), _set_of(grader, labels))
     verdict = run_grader(grader, submission, labels, form)
     if _is_score(grader, verdict):
-        _memory.proofs[key] = submission
+        _proofs[key] = submission
         return verdict.score
     is_doubtful = verdict.of_system or verdict.stage in ("limit", "crash")
     if is_doubtful:
@@ -292,7 +279,7 @@ def _judge(
     if verdict.stage in ("read", "header") and not verdict.of_system:
         return _REASONS[verdict.stage]
     reason = verdict.stage.removeprefix(_FORM) if verdict.stage.startswith(_FORM) else ""
-    asked = (form,) if reason else (control, _memory.proofs.get(key), form)
+    asked = (form,) if reason else (control, _proofs.get(key), form)
     known = [found for found in asked if found]
     if not known:
         raise _ours(grader, verdict, "nothing that this grader accepts is known: it may be at fault itself")
@@ -300,26 +287,22 @@ def _judge(
         raise _ours(grader, verdict, "it refuses a submission that it must accept")
     if not any(_is_accepted(grader, found, labels, afresh=is_doubtful) for found in known):
         raise _ours(grader, verdict, "it refuses a submission that it must accept as well")
-    if _is_undefined(verdict):
+    if verdict.stage == "done" and not verdict.is_sound:
         return "undefined-score"
     return reason or _REASONS.get(verdict.stage, "evaluator-refused")
 
 
-def _is_undefined(verdict: Verdict) -> bool:
-    return verdict.stage == "done" and not verdict.is_sound
-
-
-def _ours(grader: ExternalGrader, verdict: Verdict, why: str) -> Unscored:
-    told, cure = verdict.explain(grader.script)
+def _ours(grader: ForeignGrader, verdict: Grading, why: str) -> Unscored:
+    told, cure = verdict.explain(grader.place)
     printed = f"; it printed: {verdict.output}" if verdict.output and verdict.stage != "done" else ""
     return Unscored(f"a submission cannot be scored: {told}{printed}; {why}", cure=cure)
 
 
-def _is_score(grader: ExternalGrader, verdict: Verdict) -> bool:
+def _is_score(grader: ForeignGrader, verdict: Grading) -> bool:
     return verdict.is_sound and verdict.score != nonsense_score(grader)
 
 
-def _is_accepted(grader: ExternalGrader, control: bytes, labels: str, *, afresh: bool) -> bool:
+def _is_accepted(grader: ForeignGrader, control: bytes, labels: str, *, afresh: bool) -> bool:
     """Return whether the grader scores the control now; a score of before counts unless ``afresh``."""
     key = _key(grader, control, labels)
     if not afresh and isinstance(_memory.get(key), float):
@@ -327,11 +310,11 @@ def _is_accepted(grader: ExternalGrader, control: bytes, labels: str, *, afresh:
     verdict = run_grader(grader, control, labels)
     if not _is_score(grader, verdict):
         return False
-    _memory.put(key, verdict.score)
+    _remember(key, verdict.score)
     return True
 
 
-def nonsense_score(grader: ExternalGrader) -> float | None:
+def nonsense_score(grader: ForeignGrader) -> float | None:
     """Return the finite score that the grader gives to a text that is no submission, or None.
 
     Raises:
@@ -344,7 +327,7 @@ def nonsense_score(grader: ExternalGrader) -> float | None:
         if verdict.stage in _OUR_STAGES:
             raise _ours(grader, verdict, "the grader is at fault")
         found = verdict.score if verdict.is_sound else "none"
-        _memory.put(key, found)
+        _remember(key, found)
     return None if found == "none" else found
 
 
@@ -352,51 +335,37 @@ def _content(path: Path | None) -> bytes | None:
     try:
         return path.read_bytes() if path else None
     except OSError as error:
-        raise Unscored(
-            f"{path} cannot be read ({type(error).__name__})", cure="prepare the task again"
-        ) from error
+        told = f"{path} cannot be read ({type(error).__name__})"
+        raise Unscored(told, cure="prepare the task again") from error
 
 
-def _set_of(grader: ExternalGrader, labels: str) -> str:
+def _set_of(grader: ForeignGrader, labels: str) -> str:
     return "one" if grader.one_label_set else labels
 
 
-def _key(grader: ExternalGrader, submission: bytes, labels: str) -> tuple:
+def _key(grader: ForeignGrader, submission: bytes, labels: str) -> tuple:
     return (grader.stamp(), hashlib.sha256(submission).hexdigest(), _set_of(grader, labels))
 
 
-class _Memory:
-    """Results of this process, the newest ones: a trajectory asks for the same score several times.
-
-    Attributes:
-        proofs: The last submission that each grader has scored.
-    """
-
-    def __init__(self):
-        self.proofs: dict[tuple, bytes] = {}
-        self._found: OrderedDict[tuple, float | str] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple) -> float | str | None:
-        with self._lock:
-            return self._found.get(key)
-
-    def put(self, key: tuple, value: float | str) -> None:
-        with self._lock:
-            self._found[key] = value
-            while len(self._found) > _MOST_REMEMBERED:
-                self._found.popitem(last=False)
+# Results of this process, the newest ones: a trajectory asks for the same score several times.
+_memory: OrderedDict[tuple, float | str] = OrderedDict()
+_proofs: dict[tuple, bytes] = {}  # the last submission that each grader has scored
+_lock = threading.Lock()
 
 
-_memory = _Memory()
+def _remember(key: tuple, value: float | str) -> None:
+    with _lock:
+        _memory[key] = value
+        while len(_memory) > _MOST_REMEMBERED:
+            _memory.popitem(last=False)
 
 
 # ---- the process ---------------------------------------------------------------------------------
 
 
 def run_grader(
-    grader: ExternalGrader, submission: bytes, labels: str = "feedback", form: bytes | None = None
-) -> Verdict:
+    grader: ForeignGrader, submission: bytes, labels: str = "feedback", form: bytes | None = None
+) -> Grading:
     """Return what one grading in a fresh process came to. Never raises for what the grader does.
 
     Args:
@@ -427,7 +396,7 @@ def run_grader(
         return _run(job, place, Path(base) / "home")
 
 
-def _furnish(base: Path, grader: ExternalGrader) -> Path:
+def _furnish(base: Path, grader: ForeignGrader) -> Path:
     """Return the folder where a grader starts: ``../env`` and ``./data`` lead to the task's files.
 
     The graders of MLAgentBench look their data up relative to ``scripts/`` or to ``env/``.
@@ -460,7 +429,7 @@ def _environment(home: Path) -> dict[str, str]:
     }
 
 
-def _run(job: dict, folder: Path, home: Path) -> Verdict:
+def _run(job: dict, folder: Path, home: Path) -> Grading:
     verdict_read, verdict_write = os.pipe()
     lifeline, held = os.pipe()  # its end tells the process that we are gone
     ends = [verdict_read, verdict_write, lifeline, held]
@@ -474,7 +443,7 @@ def _run(job: dict, folder: Path, home: Path) -> Verdict:
                     stderr=subprocess.STDOUT, pass_fds=(verdict_write, lifeline), start_new_session=True,
                 )  # fmt: skip
             except OSError as error:
-                return Verdict("start", text=str(error))
+                return Grading("start", text=str(error))
             for descriptor in (verdict_write, lifeline):
                 os.close(descriptor)
                 ends.remove(descriptor)
@@ -491,13 +460,13 @@ def _run(job: dict, folder: Path, home: Path) -> Verdict:
         for descriptor in ends:
             os.close(descriptor)
     if line:
-        return Verdict(**json.loads(line), output=output)
+        return Grading(**json.loads(line), output=output)
     if line is None:
-        return Verdict("wall", output=output)
+        return Grading("wall", output=output)
     if code == -signal.SIGXCPU:
-        return Verdict("limit", output=output)
+        return Grading("limit", output=output)
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return Verdict("crash", error=name, output=output)
+    return Grading("crash", error=name, output=output)
 
 
 def _line(descriptor: int, process: subprocess.Popen, seconds: float) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The inside of a foreign grader's process: started fresh by `external`, it grades once and ends.
+"""The inside of a foreign grader's process: started fresh by `grader`, it grades once and ends.
 
 Graders that merge or skip gaps score rows that are repeated, left out or blank. So a submission is compared
 first with one that the grader accepts, both as pandas reads them, which is what most graders see.

@@ -29,7 +29,7 @@ import yaml
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.tasks.foreign.grader import ExternalGrader
+from mlagent_lib.tasks.foreign.grader import ForeignGrader
 from mlagent_lib.tasks.foreign.leaderboard import FILE as LEADERBOARD
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, worse_than
 from mlagent_lib.tasks.foreign.mlebench_groups import groups_of
@@ -248,10 +248,10 @@ def _key(tables: Tables) -> tuple[str, ...]:
     return tuple(key) if len(key) > 1 and not tables.sample.duplicated(key).any() else ()
 
 
-def _grader(folder: Path, tables: Tables) -> ExternalGrader:
+def _grader(folder: Path, tables: Tables) -> ForeignGrader:
     scripts = folder / "scripts"
     wrapper, control = scripts / "grade.py", scripts / "control.csv"
-    return ExternalGrader(
+    return ForeignGrader(
         script=wrapper if wrapper.is_file() else scripts / PACKAGE / "grade.py",
         call="frames",
         answers={part: scripts / "answers" / f"{part}.csv" for part in ("all", *LABEL_SETS)},

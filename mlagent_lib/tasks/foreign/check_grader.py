@@ -1,6 +1,7 @@
-"""Checks the answers that a foreign grader is called with: closed, disjoint, complete, not public.
+"""Checks a foreign grader: what can be known of it unrun, its answers, its scores, and whom it would pay.
 
-And what it is handed: a submission that answers less than it must may not be paid for it.
+The answers must be closed to others, disjoint, complete and nowhere public. A submission that answers less
+than it must may not be paid for it.
 """
 
 from __future__ import annotations
@@ -12,75 +13,69 @@ from collections.abc import Iterator
 import pandas as pd
 
 from mlagent_lib.core.errors import SubmissionError
-from mlagent_lib.tasks.check import Finding
-from mlagent_lib.tasks.foreign.grader import ExternalGrader, nonsense_score, run_grader
+from mlagent_lib.tasks.contents import strays
+from mlagent_lib.tasks.contract import RuleFinding, finding
+from mlagent_lib.tasks.foreign.grader import ForeignGrader, nonsense_score, run_grader
 from mlagent_lib.tasks.foreign.leaderboard import worse_than
+from mlagent_lib.tasks.foreign.mlagentbench import MARKER, read_grader
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task
 
 
-def check_answers(task: Task) -> Iterator[Finding]:
-    """Return the findings on the answers of a task whose grader takes tables (MLE-bench).
+def check_grader(task: Task) -> Iterator[RuleFinding]:
+    """Check what can be known of a foreign folder and its grader before the starter has run."""
+    grader = task.grader
+    read = read_grader(grader.script, grader.function)
+    yield finding(
+        "the grader can grade", not read.problem, read.problem or grader.function, grader.place, read.cure
+    )
+    program = task.folder / "scripts" / "prepare.py"
+    if program.is_file() and grader.call == "folder":
+        prepared = (program.parent / MARKER).exists()
+        told, cure = "it ran" if prepared else "it has not run", f"mlagent tasks prepare {task.folder}"
+        yield finding("the data are prepared", prepared, told, cure=cure)
+    outside = strays(task.folder / "env")
+    told = f"{', '.join(outside[:3]) or 'no link'} leads out of env/, where no run can read"
+    yield finding("everything in env/ lies there", not outside, told)
+    one = "one label set: feedback and report scores are the same number"
+    told = one if task.one_label_set else "two label sets"
+    yield finding("the label sets are known", True, told, grader.place)
+    if not task.one_label_set:
+        yield from _check_answers(task)
 
-    Args:
-        task: A task with such a grader and two label sets; its answers are CSV files.
-    """
+
+def _check_answers(task: Task) -> Iterator[RuleFinding]:
+    """Check the answer files of a grader that takes tables (MLE-bench)."""
     grader = task.grader
     folders = {path.parent for path in grader.answers.values()}
     modes = {folder.relative_to(task.folder).as_posix(): folder.stat().st_mode & 0o777 for folder in folders}
-    open_ones = [name for name, mode in sorted(modes.items()) if mode & 0o077]
-    yield Finding(
-        "only the owner may open the answers",
-        not open_ones,
-        ", ".join(sorted(modes)),
-        ", ".join(f"mode {modes[name]:o}" for name in sorted(modes)),
-        "chmod 700 the folder",
-    )
+    closed = not any(mode & 0o077 for mode in modes.values())
+    told = ", ".join(f"mode {modes[name]:o}" for name in sorted(modes))
+    yield finding("only the owner may open the answers", closed, told, ", ".join(sorted(modes)))
     try:
         tables = {name: _texts(path) for name, path in grader.answers.items()}
         ids = {name: set(table[grader.id_column]) for name, table in tables.items()}
     except (OSError, ValueError, KeyError) as error:
-        yield Finding(
-            "the answers can be read",
-            False,
-            "scripts/answers",
-            f"{type(error).__name__}: {error}",
-            "import the competition again",
-        )
+        yield finding("the answers can be read", False, f"{type(error).__name__}: {error}")
         return
+    where, cure = "scripts/answers", "import the competition again"
     both = ids["feedback"] & ids["report"]
-    yield Finding(
-        "feedback and report rows are disjoint",
-        not both,
-        "scripts/answers",
-        f"{len(both)} ids in both",
-        "import the competition again",
-    )
+    yield finding("feedback and report rows are disjoint", not both, f"{len(both)} ids in both", where, cure)
     joined = set.union(*(ids[name] for name in LABEL_SETS))
     missing = ids.get("all", joined) ^ joined
-    yield Finding(
-        "the label sets together are all answers",
-        not missing,
-        "scripts/answers",
-        f"{len(missing)} ids only in one of them",
-        "import the competition again",
-    )
+    told = f"{len(missing)} ids only in one of them"
+    yield finding("the label sets together are all answers", not missing, told)
     known = pd.concat([tables[name] for name in LABEL_SETS]).drop_duplicates(grader.id_column)
     shown = _public_answers(task, grader, known.set_index(grader.id_column))
-    yield Finding(
-        "no answer lies in env/",
-        not shown,
-        ", ".join(shown[:3]) or "env/data",
-        f"{len(shown)} tables hold the true answers of hidden rows",
-        "remove them: an agent reads everything there",
-    )
+    told = f"{len(shown)} tables hold the true answers of hidden rows"
+    yield finding("no answer lies in env/", not shown, told, ", ".join(shown[:3]))
 
 
 def _texts(path: object, **options: object) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False, **options)
 
 
-def _public_answers(task: Task, grader: ExternalGrader, known: pd.DataFrame) -> list[str]:
+def _public_answers(task: Task, grader: ForeignGrader, known: pd.DataFrame) -> list[str]:
     """Return the tables of ``env/`` in which every hidden row that occurs has its true answer."""
     found = []
     for path in sorted((task.folder / "env").rglob("*.csv")):
@@ -99,7 +94,21 @@ def _public_answers(task: Task, grader: ExternalGrader, known: pd.DataFrame) -> 
     return found
 
 
-def check_cheats(task: Task, submission: bytes) -> Finding:
+def check_scoring(task: Task, submission: bytes) -> Iterator[RuleFinding]:
+    """Check a foreign grader on a submission that it accepts: the same score twice, and none for nonsense."""
+    where = task.grader.place
+    first, second = (run_grader(task.grader, submission).score for _ in range(2))
+    yield finding(
+        "the same submission scores the same twice", first == second, f"{first} and {second}", where
+    )
+    hidden = nonsense_score(task.grader)
+    refused = f"it returns {hidden}: a submission with this score is refused"
+    told = "it raises" if hidden is None else refused
+    yield finding("nonsense gets no score of its own", True, told, where)
+    yield check_cheats(task, submission)
+
+
+def check_cheats(task: Task, submission: bytes) -> RuleFinding:
     """Return the finding on submissions that leave out, repeat or spoil answers: which of them would pay.
 
     Args:
@@ -121,13 +130,8 @@ def check_cheats(task: Task, submission: bytes) -> Finding:
     alone = (
         f"the grader alone would pay {', '.join(paid)} (honest {honest:.4g})" if paid else "none would pay"
     )
-    return Finding(
-        "no cheat is paid",
-        not kept,
-        f"{grader.script.parent.name}/{grader.script.name}",
-        f"{len(cheats)} tried, {alone}; {', '.join(kept) or 'none'} got through",
-        "let the grader refuse it",
-    )
+    told = f"{len(cheats)} tried, {alone}; {', '.join(kept) or 'none'} got through"
+    return finding("no cheat is paid", not kept, told, grader.place)
 
 
 def _cheats(task: Task, submission: bytes) -> dict[str, bytes]:
@@ -149,6 +153,6 @@ def _cheats(task: Task, submission: bytes) -> dict[str, bytes]:
     return {name: text for name, text in texts.items() if half and len(text) <= task.grader.largest_bytes}
 
 
-def _may_be_blank(grader: ExternalGrader, table: pd.DataFrame, answers: list[str]) -> bool:
+def _may_be_blank(grader: ForeignGrader, table: pd.DataFrame, answers: list[str]) -> bool:
     tables = [table, *(_texts(path) for name, path in grader.answers.items() if name == "all")]
     return any((known[[name for name in answers if name in known]] == "").any(axis=None) for known in tables)
