@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.tasks.foreign.mlebench_source import Competition
+from mlagent_lib.tasks.foreign.mlebench_read import Competition
 
 KINDS = ("aster", "daisy", "lily")
 GRADER = """\

@@ -315,7 +315,7 @@ def test_a_broken_grader_is_our_failure_with_line_and_cure(tmp_path, script, wor
 
 def test_a_grader_that_waits_is_our_failure_and_is_gone_afterwards(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign_grader, "WALL_FACTOR", 0)
-    monkeypatch.setattr(foreign_grader, "WALL_EXTRA_SECONDS", 1.0)
+    monkeypatch.setattr(foreign_grader, "WALL_EXTRA_SECONDS", 4.0)
     waits = "import os, subprocess, time\ndef get_score(f):\n    child = subprocess.Popen(['sleep', '300'])\n"
     waits += "    open(PLACE, 'w').write(f'{os.getpid()} {child.pid}')\n    time.sleep(300)\n"
     place = tmp_path / "pids"

@@ -29,10 +29,11 @@ from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.results.evaluation import TaskScale, task_table, trajectory_table
 from mlagent_lib.results.medals import medal_table
 from mlagent_lib.tasks.check import check_task
-from mlagent_lib.tasks.foreign import mlebench, mlebench_starter
+from mlagent_lib.tasks.foreign import mlebench, mlebench_split, mlebench_starter
 from mlagent_lib.tasks.foreign.leaderboard import leaderboard_of
-from mlagent_lib.tasks.foreign.mlebench import halves, import_competition, strata_of
-from mlagent_lib.tasks.foreign.mlebench_source import Tables
+from mlagent_lib.tasks.foreign.mlebench import import_competition
+from mlagent_lib.tasks.foreign.mlebench_read import Tables
+from mlagent_lib.tasks.foreign.mlebench_split import halves, strata_of
 from mlagent_lib.tasks.foreign.mlebench_starter import make_starter
 from mlagent_lib.tasks.foreign.standin import mlebench as standin
 from mlagent_lib.tasks.grading import grade
@@ -88,7 +89,7 @@ def answering(table):
 
 
 def test_the_doctests_hold():
-    assert doctest.testmod(mlebench).failed == doctest.testmod(mlebench_starter).failed == 0
+    assert doctest.testmod(mlebench_split).failed == doctest.testmod(mlebench_starter).failed == 0
 
 
 def test_the_folder_holds_what_a_task_needs(imported, task):
@@ -484,7 +485,7 @@ def test_answers_in_the_open(source, tmp_path):
 
 
 def test_submissions_that_are_too_large(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlagent_lib.tasks.foreign.mlebench_source.LARGEST_SUBMISSION", 1000)
+    monkeypatch.setattr("mlagent_lib.tasks.foreign.mlebench_read.LARGEST_SUBMISSION", 1000)
     assert "the kit reads at most 0.0 MB" in refusal(source, tmp_path).message
 
 

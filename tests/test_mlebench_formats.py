@@ -13,10 +13,10 @@ import yaml
 from mlebench_competition import write_competition
 
 from mlagent_lib.core.errors import TaskError
-from mlagent_lib.tasks.foreign import mlebench_source
+from mlagent_lib.tasks.foreign import mlebench_read
 from mlagent_lib.tasks.foreign.mlebench import import_competition
-from mlagent_lib.tasks.foreign.mlebench_groups import groups_of
-from mlagent_lib.tasks.foreign.mlebench_source import Competition, Tables, configured, read_tables
+from mlagent_lib.tasks.foreign.mlebench_read import Competition, Tables, configured, read_tables
+from mlagent_lib.tasks.foreign.mlebench_split import groups_of
 from mlagent_lib.tasks.foreign.mlebench_starter import make_starter
 from mlagent_lib.tasks.foreign.standin import mlebench as standin
 from mlagent_lib.tasks.grading import grade
@@ -153,7 +153,7 @@ def test_texts_may_grow_to_twice_the_true_ones(source):
 
 
 def test_the_task_knows_its_size_limit(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(mlebench_source, "_LONGEST_NUMBER", 400_000)  # 120 rows
+    monkeypatch.setattr(mlebench_read, "_LONGEST_NUMBER", 400_000)  # 120 rows
     size = (source.public / "sample_submission.csv").stat().st_size
     made = import_competition("made", tmp_path / "made", source, execute=answering(sample_of(source)))
     assert made.grader.largest_bytes == made.limits.file_bytes == size + 48_000_000

@@ -87,7 +87,7 @@ def _import(arguments: argparse.Namespace) -> int:
 def _source(arguments: argparse.Namespace) -> Any:
     """Return where the parts lie: a path that is given wins over its place in the two folders."""
     from mlagent_lib.core.errors import TaskError
-    from mlagent_lib.tasks.foreign.mlebench_source import Competition, configured
+    from mlagent_lib.tasks.foreign.mlebench_read import Competition, configured
 
     def place(given: str | None, folder: str | None, name: str, option: str) -> Path:
         if given is None and folder is None:

@@ -18,12 +18,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import yaml
 
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
@@ -32,9 +30,9 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.foreign.grader import ForeignGrader
 from mlagent_lib.tasks.foreign.leaderboard import FILE as LEADERBOARD
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, worse_than
-from mlagent_lib.tasks.foreign.mlebench_groups import groups_of
-from mlagent_lib.tasks.foreign.mlebench_source import Competition, Tables, read_board, read_table, read_tables
-from mlagent_lib.tasks.foreign.mlebench_starter import MOST_CLASSES, Starter, make_starter, sample_starter
+from mlagent_lib.tasks.foreign.mlebench_read import Competition, Tables, read_board, read_public, read_tables
+from mlagent_lib.tasks.foreign.mlebench_split import divide_answers
+from mlagent_lib.tasks.foreign.mlebench_starter import Starter, make_starter, sample_starter
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task, checksums, load_task
 
@@ -48,55 +46,14 @@ _WRAPPER = f'''"""Hands on the competition's grader, which imports files beside 
 
 from {PACKAGE}.grade import grade as grade
 '''
-
-
-def halves(ids: Sequence[str], strata: Sequence[str], stream: np.random.Generator) -> np.ndarray:
-    """Return for each row whether it belongs to the second half.
-
-    Rows of one id stay together. Within each stratum the ids are shuffled and dealt out in turn, so that the
-    halves of a stratum, and of the whole, differ by one id at most.
-
-    Args:
-        ids: One for each row.
-        strata: The class of each row; that of an id's first row counts.
-        stream: Random stream.
-
-    Example:
-        >>> found = halves(list("abcdef"), list("xxxxyy"), np.random.default_rng(0))
-        >>> int(found[:4].sum()), int(found[4:].sum())
-        (2, 1)
-    """
-    first: dict[str, str] = {}
-    for key, stratum in zip(ids, strata, strict=True):
-        first.setdefault(key, stratum)
-    groups: dict[str, list[str]] = {}
-    for key, stratum in first.items():
-        groups.setdefault(stratum, []).append(key)
-    order = [
-        group[position] for _, group in sorted(groups.items()) for position in stream.permutation(len(group))
-    ]
-    second = set(order[1::2])
-    return np.array([key in second for key in ids])
-
-
-def strata_of(answers: pd.DataFrame) -> tuple[list[str], str]:
-    """Return the stratum of each row, and in words what the rows are divided by.
-
-    Args:
-        answers: The columns that are answered, as text; there may be none.
-
-    Example:
-        >>> strata_of(pd.DataFrame({"y": ["cat", "dog", "cat"] * 5}))[1]
-        'the classes of y'
-        >>> strata_of(pd.DataFrame({"y": [str(number / 7) for number in range(99)]}))[1]
-        'chance'
-    """
-    names = list(answers)
-    if len(names) == 1 and answers[names[0]].nunique() <= min(MOST_CLASSES, len(answers) // 2):
-        return answers[names[0]].tolist(), f"the classes of {names[0]}"
-    if len(names) > 1 and answers.isin(["0", "1", "0.0", "1.0"]).all(axis=None):
-        return answers.agg(" ".join, axis=1).tolist(), "the classes that the answer columns mark"
-    return [""] * len(answers), "chance"
+_REQUEST = """\
+A Kaggle competition, described in data_description.txt. You are given a training script train.py. \
+Understand the script, then improve it: {wish} the competition's score on the test rows as far as you can.
+(1) Do not change the random seed.
+(2) Save the answers to submission.csv, in the format of data/{sample}: one line for each of its {rows} \
+rows, with {id_column} and {asked}.
+(3) One run may take {seconds:g} seconds on one core.
+"""
 
 
 def import_competition(
@@ -130,26 +87,34 @@ def import_competition(
             best known one, nor below that of the true answers.
     """
     out = Path(out).absolute()  # the draft's paths are compared with others below
-    _check_place(name, out)
+    if not _NAME.fullmatch(name):
+        cure = "use letters, digits, points, dashes and underscores"
+        raise TaskError(f"{name!r} is no name for a task", cure=cure)
+    if out.exists():
+        raise TaskError(f"{out} exists already", cure="choose another --out, or remove the folder")
     tables = read_tables(source)
     board = read_board(source, greater_is_better, best)
     up = board.greater_is_better if board else bool(greater_is_better)
-    best_known = board.best if best is None else best
     made = _starter(source, tables, starter)
     limits = replace(limits, file_bytes=max(limits.file_bytes, tables.largest_bytes))
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out.parent))
     try:
-        divided = _write_files(draft, source, tables, seed, board)
-        _write_request(draft, source, tables, up, limits)
-        card = _card(name, source, tables, made, up, limits)
+        _write_env(draft, source, tables)
+        _write_request(draft, tables, up, limits)
+        _write_grader(draft, source, board)
+        divided = _write_answers(draft, source, tables, seed)
+        card = _card(name, source, tables, up, limits)
         card["provenance"] = (
             f"a competition prepared by MLE-bench; the {len(tables.answers)} private rows are divided into "
             f"feedback and report by {divided}, seed {seed}"
         )
-        card["best"] = dict.fromkeys(LABEL_SETS, float(best_known)) | {
-            "provenance": source_of_best(best, board)
-        }
+        known = GIVEN
+        if best is None:
+            best = board.best
+            known = f"best private score of {board.teams} teams on Kaggle's leaderboard, "
+            known += "on Kaggle's own test rows"
+        card["best"] = dict.fromkeys(LABEL_SETS, float(best)) | {"provenance": known}
         card["grader"] = _grader(draft, tables).to_card(draft)
         card["baseline"] = dict(card["best"])  # so that the folder loads; measured next
         card["baseline"] = _measure_first(draft, card, tables, execute, made, given=starter is not None)
@@ -163,67 +128,54 @@ def import_competition(
     return load_task(out)
 
 
-def _check_place(name: str, out: Path) -> None:
-    if not _NAME.fullmatch(name):
-        raise TaskError(
-            f"{name!r} is no name for a task", cure="use letters, digits, points, dashes and underscores"
-        )
-    if out.exists():
-        raise TaskError(f"{out} exists already", cure="choose another --out, or remove the folder")
-
-
-def source_of_best(best: float | None, board: Leaderboard | None) -> str:
-    """Return the provenance of the best known score."""
-    if best is not None:
-        return GIVEN
-    return f"best private score of {board.teams} teams on Kaggle's leaderboard, on Kaggle's own test rows"
-
-
 def _starter(source: Competition, tables: Tables, given: Path | None) -> Starter:
-    if given is not None:
-        try:
-            return Starter(given.read_text(encoding="utf-8"), "other", "other", "given by the user")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TaskError(
-                f"the starter {given} cannot be read ({type(error).__name__})", cure="correct --starter"
-            ) from error
-    train, test = (
-        read_table(path) if path.is_file() else pd.DataFrame()
-        for path in (source.public / "train.csv", source.public / "test.csv")
-    )
-    return make_starter(train, test, tables)
+    if given is None:
+        return make_starter(read_public(source, "train"), read_public(source, "test"), tables)
+    try:
+        return Starter(given.read_text(encoding="utf-8"), "other", "other", GIVEN)
+    except (OSError, UnicodeDecodeError) as error:
+        told = f"the starter {given} cannot be read ({type(error).__name__})"
+        raise TaskError(told, cure="correct --starter") from error
 
 
-def _write_files(
-    folder: Path,
-    source: Competition,
-    tables: Tables,
-    seed: int,
-    board: Leaderboard | None,
-) -> str:
-    """Write data, grader and divided answers; return in words what the answers are divided by."""
-    shutil.copytree(source.public, folder / "env" / "data", ignore=shutil.ignore_patterns("description*.md"))
-    sample = folder / "env" / "data" / tables.sample_name
-    if not sample.exists():  # it lies in private, or in public as an archive
-        shutil.copyfile(tables.sample_path, sample)
+def _write_env(folder: Path, source: Competition, tables: Tables) -> None:
+    data = folder / "env" / "data"
+    shutil.copytree(source.public, data, ignore=shutil.ignore_patterns("description*.md"))
+    if not (data / tables.sample_name).exists():  # it lies in private, or in public as an archive
+        shutil.copyfile(tables.sample_path, data / tables.sample_name)
     shutil.copyfile(source.description, folder / "env" / "data_description.txt")
+
+
+def _write_request(folder: Path, tables: Tables, up: bool, limits: Limits) -> None:
+    request = _REQUEST.format(
+        wish="raise" if up else "lower", sample=tables.sample_name, rows=len(tables.sample),
+        id_column=tables.id_column, asked=", ".join(tables.targets), seconds=limits.seconds,
+    )  # fmt: skip
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "research_problem.txt").write_text(request, encoding="utf-8")
+    (folder / "scripts" / "read_only_files.txt").write_text("\n".join(READ_ONLY) + "\n", encoding="utf-8")
+
+
+def _write_grader(folder: Path, source: Competition, board: Leaderboard | None) -> None:
     scripts = folder / "scripts"
     shutil.copytree(_STANDIN, scripts / "standin" / "mlebench", ignore=shutil.ignore_patterns("__pycache__"))
     (scripts / PACKAGE).mkdir()
     for path in source.grade.parent.glob("*.py"):
         if path == source.grade or path.name not in ("prepare.py", "grade.py"):
             shutil.copyfile(path, scripts / PACKAGE / ("grade.py" if path == source.grade else path.name))
-    if _imports_neighbours(source.grade):
+    nodes = ast.walk(ast.parse(source.grade.read_text(encoding="utf-8")))
+    if any(isinstance(node, ast.ImportFrom) and node.level for node in nodes):  # from .classes import CLASSES
         (scripts / PACKAGE / "__init__.py").touch()
         (scripts / "grade.py").write_text(_WRAPPER, encoding="utf-8")
     if board:
         lines = "\n".join(["score", *map(repr, board.scores)])
         (scripts / LEADERBOARD).write_text(lines + "\n", encoding="utf-8")
-    strata, divided = strata_of(tables.answers[[name for name in tables.targets if name in tables.answers]])
-    groups, group = groups_of(source, tables)
-    divided += f", rows of the same {group} together" if group else ""
-    report = halves(groups, strata, rng(seed, "mlebench", "labels"))
-    hidden = scripts / "answers"
+
+
+def _write_answers(folder: Path, source: Competition, tables: Tables, seed: int) -> str:
+    """Write the divided answers; return in words what they are divided by."""
+    report, divided = divide_answers(source, tables, rng(seed, "mlebench", "labels"))
+    hidden = folder / "scripts" / "answers"
     hidden.mkdir(mode=0o700)
     shutil.copyfile(tables.answers_path, hidden / "all.csv")
     for part, rows in (("feedback", ~report), ("report", report)):
@@ -231,12 +183,6 @@ def _write_files(
     for path in hidden.iterdir():
         path.chmod(0o600)
     return divided
-
-
-def _imports_neighbours(path: Path) -> bool:
-    """Return whether a file has relative imports, as ``from .classes import CLASSES``."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
 
 
 def _key(tables: Tables) -> tuple[str, ...]:
@@ -263,35 +209,18 @@ def _grader(folder: Path, tables: Tables) -> ForeignGrader:
     )
 
 
-def _write_request(folder: Path, source: Competition, tables: Tables, up: bool, limits: Limits) -> None:
-    asked = ", ".join(tables.targets)
-    text = (
-        "A Kaggle competition, described in data_description.txt. You are given a training script train.py. "
-        f"Understand the script, then improve it: {'raise' if up else 'lower'} the competition's score on "
-        "the test rows as far as you can.\n"
-        "(1) Do not change the random seed.\n"
-        f"(2) Save the answers to submission.csv, in the format of data/{tables.sample_name}: one line for "
-        f"each of its {len(tables.sample)} rows, with {tables.id_column} and {asked}.\n"
-        f"(3) One run may take {limits.seconds:g} seconds on one core.\n"
-    )
-    (folder / "scripts" / "research_problem.txt").write_text(text, encoding="utf-8")
-    (folder / "scripts" / "read_only_files.txt").write_text("\n".join(READ_ONLY) + "\n", encoding="utf-8")
-
-
-def _card(name: str, source: Competition, tables: Tables, starter: Starter, up: bool, limits: Limits) -> dict:
-    visible = source.public / "train.csv"
-    train = read_table(visible) if visible.is_file() else pd.DataFrame()
-    title = next(
-        iter(source.description.read_text(encoding="utf-8", errors="replace").strip().splitlines()), ""
-    )
+def _card(name: str, source: Competition, tables: Tables, up: bool, limits: Limits) -> dict:
+    train = read_public(source, "train")
+    description = source.description.read_text(encoding="utf-8", errors="replace").strip()
+    title = description.partition("\n")[0].lstrip("# ").strip()
     return {
         "name": name,
-        "modality": starter.modality,
-        "kind": starter.kind,
+        "modality": "other",  # these two follow from the starter
+        "kind": "other",
         "metric": source.metric,
         "direction": "maximize" if up else "minimize",
         "split": "other",
-        "description": f"A competition of MLE-bench: {title.lstrip('# ').strip() or name}.",
+        "description": f"A competition of MLE-bench: {title or name}.",
         "facts": [f"{len(tables.answers)} hidden rows", f"answers {', '.join(tables.targets)}"[:200]],
         "rows": len(train),
         "columns": max(0, train.shape[1] - len(tables.targets)),

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mlagent_lib.tasks.foreign.mlebench_source import Tables
+from mlagent_lib.tasks.foreign.mlebench_read import MOST_CLASSES, Tables
 
 LONG_TEXT = 40  # mean characters of a column that is read as text and not as a category
 NAME_WORDS = 3  # mean words of row names that are the text itself, as a comment without an id is
 MOST_TEXTS = 500  # different texts as answers; more are free text, which no classifier here can learn
-MOST_CLASSES = 50  # whole numbers with more different values are learned as numbers
 
 _DATA = {
     "tabular": "from sklearn.compose import make_column_transformer\n"

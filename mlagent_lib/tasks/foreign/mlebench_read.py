@@ -1,4 +1,4 @@
-"""The parts of a prepared competition of MLE-bench: found, read, and compared with each other.
+"""Reads a prepared competition of MLE-bench: its parts are found, read, and compared with each other.
 
 Everything that can be wrong with a user's folders is said here, before a file is written.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import filecmp
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,9 +19,10 @@ from mlagent_lib.tasks import grading
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, read_leaderboard
 
 FEWEST_ROWS = 10  # of the answers; half of them are feedback
+MOST_CLASSES = 50  # whole numbers with more different values are numbers
 LARGEST_SUBMISSION = 64 << 20
 _LONGEST_NUMBER = 25  # characters of -1.2345678901234567e-123 and a comma
-_PREPARE = "run 'mlebench prepare -c <competition>' of MLE-bench first, and give its prepared/{}"
+_USUAL = {"answers": ("answers", "test", "labels"), "sample": ("sample_submission",)}  # names of files
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,8 @@ class Tables:
 def configured(source: Competition, config: Path) -> Competition:
     """Return the competition with the files that its ``config.yaml`` names, as far as none were given.
 
-    Args:
-        source: Where the parts lie.
-        config: The file; it may be missing.
-
     Raises:
-        TaskError: It cannot be read.
+        TaskError: There is such a file and it cannot be read.
     """
     if not config.is_file():
         return source
@@ -113,9 +109,9 @@ def read_tables(source: Competition) -> Tables:
         TaskError: A part is missing, cannot be read, or does not fit the others; the answers lie in the open.
     """
     _check_parts(source)
-    answers_path = _one_file((source.private,), source.answers, "answers", ("answers", "test", "labels"))
+    answers_path = _one_file((source.private,), source.answers, "answers")
     folders = (source.public, source.private)  # a few public samples are archives
-    sample_path = _one_file(folders, source.sample, "sample", ("sample_submission",))
+    sample_path = _one_file(folders, source.sample, "sample")
     _check_size(sample_path.stat().st_size, sample_path)
     for path in source.public.rglob("*"):
         if path.is_file() and filecmp.cmp(path, answers_path, shallow=False):
@@ -123,8 +119,7 @@ def read_tables(source: Competition) -> Tables:
                 f"{path} is a copy of the private answers {answers_path}",
                 cure="remove it from the public data: an agent could read it",
             )
-    answers, sample = read_table(answers_path, texts=True), read_table(sample_path)
-    shown = read_table(sample_path, texts=True)
+    answers, shown = (read_table(path, texts=True) for path in (answers_path, sample_path))
     id_column = source.id_column or _find_id(answers, shown, answers_path, sample_path)
     for path, table in ((answers_path, answers), (sample_path, shown)):
         if id_column not in table:
@@ -133,13 +128,20 @@ def read_tables(source: Competition) -> Tables:
                 cure="name the column of the row ids with --id",
             )
     _check_rows(set(answers[id_column]), set(shown[id_column]), answers_path, sample_path)
-    is_public = sample_path.is_relative_to(source.public)
-    name = sample_path.relative_to(source.public).as_posix() if is_public else sample_path.name
     targets = _targets(answers, shown, id_column, sample_path)
     largest = sample_path.stat().st_size + sum(_honest_bytes(answers, shown, target) for target in targets)
     _check_size(largest, sample_path)
-    largest = max(largest, grading.LARGEST_SUBMISSION)
-    return Tables(answers, answers_path, sample, name, id_column, targets, sample_path, largest)
+    is_public = sample_path.is_relative_to(source.public)
+    return Tables(
+        answers=answers,
+        answers_path=answers_path,
+        sample=read_table(sample_path),
+        sample_name=sample_path.relative_to(source.public).as_posix() if is_public else sample_path.name,
+        id_column=id_column,
+        targets=targets,
+        sample_path=sample_path,
+        largest_bytes=max(largest, grading.LARGEST_SUBMISSION),
+    )
 
 
 def _honest_bytes(answers: pd.DataFrame, shown: pd.DataFrame, target: str) -> int:
@@ -162,9 +164,8 @@ def _targets(answers: pd.DataFrame, shown: pd.DataFrame, id_column: str, path: P
     truth, given = (table.drop_duplicates(id_column).set_index(id_column) for table in (answers, shown))
     found = [name for name in given if name not in truth or (given[name] != truth[name][given.index]).any()]
     if not found:
-        raise TaskError(
-            f"{path} holds the true answers of all rows", cure="name the sample submission with --sample"
-        )
+        cure = "name the sample submission with --sample"
+        raise TaskError(f"{path} holds the true answers of all rows", cure=cure)
     return tuple(found)
 
 
@@ -173,7 +174,8 @@ def _check_parts(source: Competition) -> None:
         if not folder.is_dir() or not any(folder.iterdir()):
             raise TaskError(
                 f"the {part} data {folder} are {'empty' if folder.is_dir() else 'not there'}",
-                cure=_PREPARE.format(part),
+                cure="run 'mlebench prepare -c <competition>' of MLE-bench first, and give its "
+                f"prepared/{part}",
             )
     for part, path in (("grader", source.grade), ("description", source.description)):
         if not path.is_file():
@@ -181,7 +183,13 @@ def _check_parts(source: Competition) -> None:
                 f"the {part} {path} is not there",
                 cure="give the file in mlebench/competitions/<competition> of a clone of MLE-bench",
             )
-    _check_grader(source.grade)
+    told, cure = f"the grader {source.grade}", "give MLE-bench's grade.py"
+    try:
+        tree = ast.parse(source.grade.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise TaskError(f"{told} is no Python file ({error})", cure=cure) from error
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "grade" for node in tree.body):
+        raise TaskError(f"{told} has no function grade(submission, answers)", cure=cure)
 
 
 def _check_rows(ids: set[str], shown: set[str], answers_path: Path, sample_path: Path) -> None:
@@ -198,39 +206,22 @@ def _check_rows(ids: set[str], shown: set[str], answers_path: Path, sample_path:
         )
 
 
-def _check_grader(path: Path) -> None:
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise TaskError(
-            f"the grader {path} is no Python file ({error})", cure="give MLE-bench's grade.py"
-        ) from error
-    if not any(isinstance(node, ast.FunctionDef) and node.name == "grade" for node in tree.body):
-        raise TaskError(
-            f"the grader {path} has no function grade(submission, answers)", cure="give MLE-bench's grade.py"
-        )
-
-
-def _one_file(folders: tuple[Path, ...], named: str, what: str, stems: Iterable[str]) -> Path:
+def _one_file(folders: tuple[Path, ...], named: str, what: str) -> Path:
     """Return the table that is named, or the one that must be meant, in the first folder that has one."""
-    option = f"--{what}"
     if named:
-        places = [folder / named for folder in folders]
-        path = next((place for place in places if place.is_file()), None)
+        path = next((path for folder in folders if (path := folder / named).is_file()), None)
         if path is None:
-            raise TaskError(f"{places[0]} is not there", cure=f"correct {option}")
+            raise TaskError(f"{folders[0] / named} is not there", cure=f"correct --{what}")
     else:
         files = [[path for path in sorted(folder.iterdir()) if _may_be(path, what)] for folder in folders]
         tables = next(filter(None, ([path for path in few if path.suffix == ".csv"] for few in files)), [])
-        known = [path for path in tables if path.stem in stems] or tables
+        known = [path for path in tables if path.stem in _USUAL[what]] or tables
         if len(known) != 1:
             raise _not_one(folders[0], known, sum(files, []), what)
         path = known[0]
     if path.suffix != ".csv":
-        raise TaskError(
-            f"{path} is no CSV file but {_kind(path)}, and only those are read",
-            cure="choose a competition with tables",
-        )
+        told = f"{path} is no CSV file but {_kind(path)}, and only those are read"
+        raise TaskError(told, cure="choose a competition with tables")
     return path
 
 
@@ -255,26 +246,24 @@ def _not_one(folder: Path, known: list[Path], others: list[Path], what: str) -> 
 
 
 def read_table(path: Path, *, texts: bool = False, **options: object) -> pd.DataFrame:
-    """Return a CSV file as a table.
-
-    Args:
-        path: The file.
-        texts: Every cell as the text that the file holds.
-        options: More of ``pandas.read_csv``.
+    """Return a CSV file as a table, every cell as the text that the file holds where ``texts`` are asked.
 
     Raises:
         TaskError: It is no such file.
     """
+    as_texts = {"dtype": str, "keep_default_na": False} if texts else {}
     try:
-        as_texts = {"dtype": str, "keep_default_na": False} if texts else {}
-        table = pd.read_csv(path, **as_texts, **options)
+        return pd.read_csv(path, **as_texts, **options)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        told = str(error).strip().splitlines()
-        raise TaskError(
-            f"{path} cannot be read as a table ({told[0] if told else type(error).__name__})",
-            cure="prepare the competition again",
-        ) from error
-    return table
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cure = "prepare the competition again"
+        raise TaskError(f"{path} cannot be read as a table ({why})", cure=cure) from error
+
+
+def read_public(source: Competition, name: str, **options: object) -> pd.DataFrame:
+    """Return ``train.csv`` or ``test.csv`` of the public data, an empty table where there is none."""
+    path = source.public / f"{name}.csv"
+    return read_table(path, **options) if path.is_file() else pd.DataFrame()
 
 
 def _find_id(answers: pd.DataFrame, shown: pd.DataFrame, answers_path: Path, sample_path: Path) -> str:
