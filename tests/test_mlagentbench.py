@@ -118,7 +118,7 @@ def test_known_folders_need_no_direction_and_bring_their_source(prepared, tmp_pa
     assert (
         turned.metric == "score" and not turned.best
     )  # the caller is right, so what is known is not about it
-    for row in known_tasks.KNOWN.values():
+    for row in known_tasks.known_folders().values():
         assert (row.best is None) == (not row.source)
 
 

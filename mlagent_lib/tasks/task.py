@@ -226,9 +226,9 @@ def load_task(
 def _foreign(folder: Path, greater_is_better: bool | None, limits: Limits | None, stated: dict) -> Task:
     """Return the task in a folder without ``task.yaml``."""
     from mlagent_lib.tasks.foreign.grader import ForeignGrader
-    from mlagent_lib.tasks.foreign.known_tasks import KNOWN
+    from mlagent_lib.tasks.foreign.known_tasks import known_folders
 
-    known = KNOWN.get(folder.name)
+    known = known_folders().get(folder.name)
     if greater_is_better is None and known is not None:
         greater_is_better = known.greater_is_better
     if greater_is_better is None or limits is None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -49,8 +50,7 @@ class Leaderboard:
     def __post_init__(self) -> None:
         if not self.scores:
             raise ValueError("a leaderboard needs at least one team")
-        pairs = zip(self.scores, self.scores[1:], strict=False)
-        if any(worse_than(a, b, self.greater_is_better) for a, b in pairs):
+        if any(worse_than(before, after, self.greater_is_better) for before, after in pairwise(self.scores)):
             raise ValueError("the scores of a leaderboard must be sorted, the best first")
 
     @property
@@ -85,9 +85,6 @@ def medal_places(teams: int) -> tuple[int, int, int]:
     Source: MLE-bench's ``get_thresholds``. Shares are taken in whole numbers, so that no rounding of a float
     moves a place.
 
-    Args:
-        teams: Number of teams on the leaderboard, 1 or more.
-
     Raises:
         ValueError: There is no team.
 
@@ -99,14 +96,10 @@ def medal_places(teams: int) -> tuple[int, int, int]:
     """
     if teams < 1:
         raise ValueError(f"the number of teams must be at least 1, not {teams}")
-    if teams < 100:
-        places = (teams // 10, teams // 5, teams * 2 // 5)
-    elif teams < 250:
-        places = (10, teams // 5, teams * 2 // 5)
-    elif teams < 1000:
-        places = (10 + teams // 500, 50, 100)
+    if teams < 250:
+        places = (teams // 10 if teams < 100 else 10, teams // 5, teams * 2 // 5)
     else:
-        places = (10 + teams // 500, teams // 20, teams // 10)
+        places = (10 + teams // 500, *((50, 100) if teams < 1000 else (teams // 20, teams // 10)))
     gold, silver, bronze = (max(1, place) for place in places)
     return gold, silver, bronze
 
@@ -125,10 +118,6 @@ def medal_thresholds(board: Leaderboard) -> dict[str, float]:
 def medal(score: float, board: Leaderboard) -> str:
     """Return ``gold``, ``silver`` or ``bronze``, or an empty text where a score wins none.
 
-    Args:
-        score: In the unit of the competition's metric.
-        board: Its private leaderboard.
-
     Raises:
         ValueError: The score is not finite.
 
@@ -139,11 +128,9 @@ def medal(score: float, board: Leaderboard) -> str:
         >>> [medal(score, board) for score in (0.05, 0.2, 0.4, 0.41)]
         ['gold', 'silver', 'bronze', '']
     """
-    rounded = _placed(score)
-    for name, threshold in medal_thresholds(board).items():
-        if not worse_than(rounded, threshold, board.greater_is_better):
-            return name
-    return ""
+    rounded, up = _placed(score), board.greater_is_better
+    won = (name for name, least in medal_thresholds(board).items() if not worse_than(rounded, least, up))
+    return next(won, "")
 
 
 def above_median(score: float, board: Leaderboard) -> bool:
@@ -182,12 +169,7 @@ def read_leaderboard(path: Path, *, greater_is_better: bool | None = None) -> Le
     """Return the leaderboard in a CSV file with a column ``score``, one line for each team, the best first.
 
     The direction is read from the order, as MLE-bench does: lower is better where the first score is below
-    the last one.
-
-    Args:
-        path: ``leaderboard.csv`` of a competition.
-        greater_is_better: The direction, where it is known: it must agree with the order, and is needed where
-            all teams have one score.
+    the last one. Where it is known it must agree with the order, and is needed where all scores are one.
 
     Raises:
         TaskError: The file is missing, a Git-LFS pointer, empty, or no such table; a score is no number; the
@@ -202,22 +184,19 @@ def read_leaderboard(path: Path, *, greater_is_better: bool | None = None) -> Le
         )
     found = first > last if first != last else bool(greater_is_better)
     if greater_is_better not in (None, found):
+        seen, stated = ("higher", "lower") if found else ("lower", "higher")
         raise TaskError(
-            f"{path} runs from {first:g} to {last:g}, the best first, so {_word(found)} is better there; "
-            f"{_word(not found)} was stated",
+            f"{path} runs from {first:g} to {last:g}, the best first, so {seen} is better there; "
+            f"{stated} was stated",
             cure="correct --better, or sort the file with the best team first",
         )
-    for number, (before, after) in enumerate(zip(scores, scores[1:], strict=False), start=3):
+    for number, (before, after) in enumerate(pairwise(scores), start=3):
         if worse_than(before, after, found):
             raise TaskError(
                 f"{path}, line {number}: {after:g} is better than {before:g} above it",
                 cure="sort the file by the private score, the best team first",
             )
     return Leaderboard(tuple(scores), found)
-
-
-def _word(greater_is_better: bool) -> str:
-    return "higher" if greater_is_better else "lower"
 
 
 def _text(path: Path) -> str:
@@ -239,14 +218,13 @@ def _text(path: Path) -> str:
 
 def _scores(path: Path, text: str) -> list[float]:
     lines = csv.DictReader(text.splitlines())
-    columns = [name.strip() for name in lines.fieldnames or ()]
+    lines.fieldnames = columns = [name.strip() for name in lines.fieldnames or ()]
     if "score" not in columns:
         found = f"its columns are {', '.join(columns)}" if columns else "it is empty"
         raise TaskError(
             f"{path} has no column 'score': {found}",
             cure="give a table with one line for each team and its private score in a column 'score'",
         )
-    lines.fieldnames = columns
     scores = []
     for row in lines:
         try:
@@ -254,10 +232,8 @@ def _scores(path: Path, text: str) -> list[float]:
         except (TypeError, ValueError):
             scores.append(math.nan)
         if not math.isfinite(scores[-1]):
-            raise TaskError(
-                f"{path}, line {lines.line_num}: the score {row['score']!r} is no finite number",
-                cure="remove teams without a private score",
-            )
+            told = f"{path}, line {lines.line_num}: the score {row['score']!r} is no finite number"
+            raise TaskError(told, cure="remove teams without a private score")
     if not scores:
         raise TaskError(f"{path} holds no team", cure="give one line for each team below the header")
     return scores

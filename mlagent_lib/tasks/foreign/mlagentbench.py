@@ -25,7 +25,7 @@ import yaml
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
 from mlagent_lib.core.files import write_bytes, write_text
 from mlagent_lib.tasks.foreign.grader import FUNCTIONS
-from mlagent_lib.tasks.foreign.known_tasks import KNOWN
+from mlagent_lib.tasks.foreign.known_tasks import known_folders
 from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import Task, load_task
@@ -296,7 +296,7 @@ def adopt_folder(
     control = task.folder / "scripts" / CONTROL
     write_bytes(control, submission)
     grader = replace(task.grader, control=control)
-    known = KNOWN.get(task.name)
+    known = known_folders().get(task.name)
     why = best_provenance or (task.best_provenance if best is None else "stated by the caller")
     written = {
         "name": task.name,
