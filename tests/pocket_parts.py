@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.training.grpo import fresh_adapter, train_grpo
 from mlagent_lib.training.pool import StatePool
@@ -57,5 +58,5 @@ def train_pocket(states, tools, adapter: Path, out: Path, *, max_steps: int = 6,
     return train_grpo(
         StatePool(tuple(states)), states[:1], GRPOProfile(**(values | changes)),
         make_tools=lambda coder: tools, model="pocket", backend="plain", adapter=adapter, out=out, seed=0,
-        style="pocket", max_steps=max_steps, coder="rules", **(options or {}),
+        prompter=Prompter("pocket", max_steps), coder="rules", **(options or {}),
     )  # fmt: skip

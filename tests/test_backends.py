@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tiny_task import TRAIN, make_tools, neighbours, write_task
 
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import CoderError, MlagentError, ProfileError, RunError
 from mlagent_lib.core.profiles import GRPOProfile, Loading, SFTProfile, get_profile
 from mlagent_lib.environment.coder import BlockCoder, EditRequest, ScriptCoder
@@ -477,7 +478,7 @@ def scene(tiny, tmp_path):
         train_grpo(
             StatePool(tuple(states)), states, profile, make_tools=lambda coder: tools,
             model=str(model), backend=loading, adapter=tiny / "adapter", out=tmp_path / name, seed=0,
-            style="pocket", max_steps=6, coder="rules",
+            prompter=Prompter("pocket", 6), coder="rules",
         )  # fmt: skip
         rows = [row for row in read_jsonl(tmp_path / name / "metrics.jsonl")[0] if row["split"] == "train"]
         return load_file(tmp_path / name / "last" / "adapter_model.safetensors"), rows

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.artifacts import hashes_below
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.files import read_jsonl
@@ -297,7 +298,7 @@ def test_grpo_trains_a_llama_that_had_nothing_to_pad_with(checkpoint, tmp_path):
     )  # fmt: skip
     train_grpo(
         StatePool(tuple(states)), states, profile, make_tools=lambda coder: tools, model=str(checkpoint),
-        backend="plain", adapter=adapter, out=tmp_path / "out", seed=0, style="pocket", max_steps=6,
+        backend="plain", adapter=adapter, out=tmp_path / "out", seed=0, prompter=Prompter("pocket", 6),
         coder="rules",
     )  # fmt: skip
     rows = [row for row in read_jsonl(tmp_path / "out" / "metrics.jsonl")[0] if row["split"] == "train"]

@@ -9,7 +9,7 @@ import re
 import pytest
 from tiny_task import FakeRunner, final, make_tools, neighbours, write_task
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.agents.toolbox import toolbox
 from mlagent_lib.core.artifacts import Stage
@@ -69,10 +69,10 @@ def test_a_row_holds_prompt_and_the_whole_state(states, task):
     assert len(rows) == 2 and rows.column_names == ["prompt", "state", "state_id", "task"]
     for row, state in zip(rows, states, strict=True):
         assert State.from_json(json.loads(row["state"])) == state and row["state_id"] == state.id
-        assert row["prompt"] == render(state, task, style="pocket", max_steps=4)
+        assert row["prompt"] == Prompter("pocket", 4).messages(state, task)
     assert len(states_dataset(states, limit=1, tasks=[task])) == 1
-    assert states_dataset(states[:1], tasks=[task])[0]["prompt"] == render(
-        states[0], task, style="full", max_steps=15
+    assert states_dataset(states[:1], tasks=[task])[0]["prompt"] == Prompter("full", 15).messages(
+        states[0], task
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from pocket_parts import spoken, train_pocket, write_adapter
 from tiny_task import NAME, FakeRunner, final, make_tools, neighbours, write_task
 
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.environment.step import run_steps, start_state
@@ -61,8 +62,8 @@ def start(tools):
 def rollout(tools, starts, *turns, group_size=2, max_steps=3, form="v2"):
     """Return the reward function, the trainer and the rows of one batch."""
     reward = EpisodeReward(
-        {state.id: state for state in starts}, tools, form=form, group_size=group_size, max_steps=max_steps,
-        style="pocket",
+        {state.id: state for state in starts}, tools, form=form, group_size=group_size,
+        prompter=Prompter("pocket", max_steps),
     )  # fmt: skip
     reward.state_ids = [state.id for state in starts for _ in range(reward.rows_per_start)]
     trainer = FakeTrainer(*turns)

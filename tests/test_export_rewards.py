@@ -10,7 +10,7 @@ import pytest
 from tiny_task import FakeRunner, edit, final, make_tools, neighbours, write_task
 
 from mlagent_lib import cli
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.agents.state_rewards import SCHEMA_FILE, SCHEMA_NAME, state_reward_rows
 from mlagent_lib.core.artifacts import Stage
@@ -89,7 +89,7 @@ def broken_rules(row):
 def test_a_state_and_its_actions_by_hand(task, trajectories):
     parts = dict.fromkeys(part_of_states({"train": trajectories}), "train")
     rows = state_reward_rows(
-        trajectories, {task.name: task}, parts, style="pocket", max_steps=4, provenance=PROVENANCE
+        trajectories, {task.name: task}, parts, prompter=Prompter("pocket", 4), provenance=PROVENANCE
     )
     first = rows[0]  # the starter, from which all five trajectories act
     assert [action["trajectory"] for action in first["actions"]] == [
@@ -104,7 +104,7 @@ def test_a_state_and_its_actions_by_hand(task, trajectories):
     assert first["greater_is_better"] is False and first["split"] == "held-in" and first["unscored"] == 0
     state = State.from_json(first["state"])
     assert state.id == first["state_id"] and state.files["train.py"] == task.env_files()["train.py"]
-    assert first["prompt"] == render(state, task, style="pocket", max_steps=4)
+    assert first["prompt"] == Prompter("pocket", 4).messages(state, task)
     assert first["provenance"] == PROVENANCE | {"prompt_style": "pocket", "max_steps": 4}
 
     [second] = [row for row in rows if row["actions"][0]["trajectory"] == "expert/tiny-homes/0"][1:2]
@@ -134,7 +134,7 @@ def test_a_failure_of_ours_beside_scored_actions_is_counted_in_its_row(task, tra
     trajectories[1]["steps"][0] |= {"outcome": "unscored", "reward": None, "score_after": None}
     parts = part_of_states({"train": trajectories})
     rows = state_reward_rows(
-        trajectories, {task.name: task}, parts, style="pocket", max_steps=4, provenance=PROVENANCE
+        trajectories, {task.name: task}, parts, prompter=Prompter("pocket", 4), provenance=PROVENANCE
     )
     assert rows[0]["unscored"] == 1 and len(rows[0]["actions"]) == 4 and broken_rules(rows[0]) == []
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_task import FakeRunner, edit, final, make_tools, neighbours, write_task
 
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.artifacts import hashes_below
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json
@@ -202,7 +203,9 @@ def test_evaluating_steps_asks_once_and_records_each_reply(states, tools):
         asked.append((len(conversations), seed))
         return [neighbours(8), "nonsense", final(), neighbours(8)]
 
-    found = evaluate_steps(generate, states, tools, style="pocket", max_steps=6, form="v2", seed=5, samples=2)
+    found = evaluate_steps(
+        generate, states, tools, prompter=Prompter("pocket", 6), form="v2", seed=5, samples=2
+    )
     assert asked == [(4, 5)]
     assert [row["reward"] for row in found.rows] == [0.8, -1.0, 0.0, pytest.approx(0.3)]
     assert [row["state_id"] for row in found.rows] == [states[0].id] * 2 + [states[1].id] * 2
@@ -323,7 +326,7 @@ def train(bandit, states, tools, out, *, progress=None, **changes):
     return train_grpo(
         StatePool(tuple(states)), states, profile, make_tools=lambda coder: tools,
         model=str(bandit / "model"),
-        backend="plain", adapter=bandit / "adapter", out=out, seed=0, style="pocket", max_steps=6,
+        backend="plain", adapter=bandit / "adapter", out=out, seed=0, prompter=Prompter("pocket", 6),
         coder="rules",
         progress=progress,
     )  # fmt: skip
@@ -352,7 +355,7 @@ def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypa
     reward = StepReward({state.id: state for state in states}, tools, form="v1", group_size=2)
     reward.visited = OnPolicyStates(0.5, group_size=2, max_steps=6, row_of=None, stream=None)
     reward(None, completions(PAYS, WASTES), [states[0].id] * 2)
-    episodes = EpisodeReward({}, tools, form="v1", group_size=1, max_steps=6, style="pocket")
+    episodes = EpisodeReward({}, tools, form="v1", group_size=1, prompter=Prompter("pocket", 6))
     statistics_of_episodes = episodes._statistics([], 0)
     logs = {"loss": 0.1, "learning_rate": 0.1, "reward_std": 0.2, "grad_norm": 1.0}
     for number, last in enumerate((reward.last, statistics_of_episodes), start=1):
@@ -452,7 +455,7 @@ def test_the_base_weights_can_play_the_coder_while_the_adapter_is_trained(bandit
     profile = GRPOProfile(steps=2, states_per_step=2, group_size=4, lr=3e-2, max_new_tokens=1, eval_every=2)
     train_grpo(
         StatePool(tuple(states)), states, profile, make_tools=make_tools_with, model=str(bandit / "model"),
-        backend="plain", adapter=bandit / "adapter", out=tmp_path, seed=1, style="pocket", max_steps=6,
+        backend="plain", adapter=bandit / "adapter", out=tmp_path, seed=1, prompter=Prompter("pocket", 6),
     )  # fmt: skip
     assert coders[0].name == "base" and coders[0]._memory  # it was asked; what it said is no block
     before, after = (

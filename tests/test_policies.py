@@ -7,7 +7,7 @@ from tiny_task import NAME, TRAIN, final, write_task
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, RandomIdeas, ScriptedExpert, Starter, Turn
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.replies import compose, edit_reply, final_reply, look_reply, trend_of
 from mlagent_lib.core.errors import EndpointError
 from mlagent_lib.core.seeding import rng
@@ -119,7 +119,7 @@ def test_a_chat_policy_sends_the_prompt_and_the_ideas(task):
     sent = []
     policy = ChatPolicy(lambda messages: sent.append(messages) or final(), name="expert")
     assert policy.act([turn(task), turn(task, ideas=IDEAS)]) == [final(), final()]
-    assert sent[0] == render(turn(task).state, task, style="full", max_steps=6)
+    assert sent[0] == Prompter("full", 6).messages(turn(task).state, task)
     extra = "\n\nImplement these ideas first, one by one:\n- Use 9 nearest neighbours.\n- Impute missing"
     assert extra in sent[1][1]["content"] and extra not in str(sent[0])
     assert policy.name == "expert"
@@ -146,7 +146,7 @@ def test_a_local_policy_generates_in_one_batch_with_a_seed_for_each_call(task):
     first = policy()
     assert first.act([turn(task), turn(task)]) == ["reply 0", "reply 1"]
     first.act([turn(task)])
-    assert calls[0][0] == [render(turn(task).state, task, style="pocket", max_steps=6)] * 2
+    assert calls[0][0] == [Prompter("pocket", 6).messages(turn(task).state, task)] * 2
     for other in (policy(), policy("sft"), policy(seed=1)):
         other.act([turn(task)])
     seeds = [seed for _, seed in calls]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_task import final, make_tools, neighbours, write_task
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.environment.workspace import State
@@ -109,9 +109,11 @@ def test_training_rows_pair_each_prompt_with_the_experts_reply(tmp_path):
 
     (row,) = run_trajectories([Job(task, "expert", 0, 0)], Says(), make_tools(tmp_path), max_steps=6)
     row["steps"].append(row["steps"][0] | {"outcome": "unscored"})
-    rows = sft_rows([row], {task.name: task}, style="pocket", max_steps=6)
+    rows = sft_rows([row], {task.name: task}, Prompter("pocket", 6))
     assert [found["completion"] for found in rows] == [
         [{"role": "assistant", "content": text}] for text in (neighbours(8), "nonsense", final())
     ]
     states = [State.from_json(step["state"]) for step in row["steps"][:3]]
-    assert [found["prompt"] for found in rows] == [render(state, task, max_steps=6) for state in states]
+    assert [found["prompt"] for found in rows] == [
+        Prompter(max_steps=6).messages(state, task) for state in states
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 from dataclasses import replace
 
@@ -16,16 +15,15 @@ from tiny_task import NAME, TRAIN, make_tools, neighbours, write_task
 from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, Turn
 from mlagent_lib.agents.prompts import (
     DROPPED,
+    FULL,
     HISTORY_STEPS,
     LONGEST_OBSERVATION,
+    POCKET,
     Cut,
-    PromptStyle,
+    Prompter,
     card,
     history_text,
     pocket_text,
-    prompt_of,
-    render,
-    style_of,
     trends,
 )
 from mlagent_lib.agents.rollout import Job, run_trajectories
@@ -72,20 +70,22 @@ def test_the_card(task):
 
 
 def test_the_pocket_text_word_for_word(task):
-    (message,) = render(state(past(visible=4.5)), task, max_steps=6)
+    (message,) = Prompter(max_steps=6).messages(state(past(visible=4.5)), task)
     assert message["role"] == "user"
     assert message["content"] == (f"{card(task)}\n{BLOCKS}\nHistory:\nUse 9 -> 4.5 better\nStep 2 of 6.")
-    (first,) = render(state(), task)
+    (first,) = POCKET.messages(state(), task)
     assert first["content"].endswith("# validation mae\nHistory:\nstart 5\nStep 1 of 15.")
 
 
 def test_a_script_without_blocks_is_shown_as_it_is_and_cut(task):
     for script in ("print(1)\n", "x" * 9999):
-        shown = render(replace(state(), files={"train.py": script.encode()}), task)[0]["content"]
+        shown = POCKET.messages(replace(state(), files={"train.py": script.encode()}), task)[0]["content"]
         assert shown == f"{card(task)}\n{script[:1500]}\nHistory:\nstart 5\nStep 1 of 15."
     no_metric = replace(state(), files={"train.py": TRAIN.replace("validation", "x").encode()})
-    assert "learner = make_pipeline(prepare, model)\nHistory" in render(no_metric, task)[0]["content"]
-    assert render(replace(state(), files={}), task)[0]["content"].endswith(
+    assert (
+        "learner = make_pipeline(prepare, model)\nHistory" in POCKET.messages(no_metric, task)[0]["content"]
+    )
+    assert POCKET.messages(replace(state(), files={}), task)[0]["content"].endswith(
         "\n\nHistory:\nstart 5\nStep 1 of 15."
     )
 
@@ -124,14 +124,16 @@ def test_the_history_shows_the_last_steps_in_words():
 def test_no_style_shows_a_score_on_hidden_labels(task):
     secret = replace(state(past(visible=4.5)), score=4.8765, submission="f" * 64)
     for style in ("pocket", "full"):
-        text = "".join(message["content"] for message in render(secret, task, style=style))
+        text = "".join(message["content"] for message in Prompter(style).messages(secret, task))
         assert "4.8765" not in text and "ffff" not in text and "d" * 64 not in text
-        assert text == "".join(m["content"] for m in render(replace(secret, score=0.1), task, style=style))
+        assert text == "".join(
+            m["content"] for m in Prompter(style).messages(replace(secret, score=0.1), task)
+        )
 
 
 def test_the_full_style(task):
     steps = [replace(past(visible=4.0), reply=f"reply {i}", observation=f"observed {i}") for i in range(5)]
-    messages = render(state(*steps), task, style="full", max_steps=9)
+    messages = Prompter("full", 9).messages(state(*steps), task)
     assert [message["role"] for message in messages] == ["system", "user"] + ["assistant", "user"] * 3
     system, problem = messages[0]["content"], messages[1]["content"]
     for name, arguments in ACTIONS.items():
@@ -141,25 +143,25 @@ def test_the_full_style(task):
     assert problem.endswith("(2 earlier steps are left out.)")
     assert messages[2]["content"] == "reply 2" and messages[3]["content"] == "Observation:\nobserved 2"
     assert messages[-1]["content"] == "Observation:\nobserved 4\n\nStep 6 of 9."
-    assert render(state(), task, style="full")[-1]["content"].endswith("```\n\nStep 1 of 15.")
+    assert Prompter("full").messages(state(), task)[-1]["content"].endswith("```\n\nStep 1 of 15.")
 
 
 def test_long_observations_are_cut_in_the_middle(task):
     long = replace(past(), observation="a" * 4000 + "b" * 4000)
-    shown = render(state(long), task, style="full")[-1]["content"]
+    shown = Prompter("full").messages(state(long), task)[-1]["content"]
     assert "a" * 2500 + "\n... 3000 characters left out ...\n" + "b" * 2500 in shown
     fits = replace(past(), observation="a" * LONGEST_OBSERVATION)
-    assert "left out" not in render(state(fits), task, style="full")[-1]["content"]
+    assert "left out" not in Prompter("full").messages(state(fits), task)[-1]["content"]
 
 
 def test_an_unknown_style_is_an_error(task):
     with pytest.raises(ValueError, match="style 'short' is unknown"):
-        render(state(), task, style="short")
+        Prompter("short").messages(state(), task)
 
 
 def test_the_corpus_and_the_prompt_share_one_text(task):
     shown = pocket_text(card(task), state(), task.greater_is_better, 15)
-    assert render(state(), task)[0]["content"] == shown
+    assert POCKET.messages(state(), task)[0]["content"] == shown
 
 
 # The window -------------------------------------------------------------------------------------------------
@@ -169,19 +171,21 @@ def seen(number, observation):
     return replace(past(visible=4.0), reply=f"reply {number}", observation=observation)
 
 
-def test_a_style_carries_the_longest_prompt_wherever_it_is_passed_on():
-    style = PromptStyle("full", 900)
-    assert style == "full" and isinstance(style, str) and json.dumps(style) == '"full"'
-    for other in (copy.deepcopy(style), pickle.loads(pickle.dumps(style))):
-        assert other == "full" and other.tokens == 900
-    assert style_of(get_profile("colab-t4")) == "full" and style_of(get_profile("colab-t4")).tokens == 2816
-    assert style_of(get_profile("laptop")) == "pocket" and style_of(get_profile("laptop")).tokens == 0
+def test_a_prompter_carries_the_longest_prompt_wherever_it_is_passed_on():
+    prompter = Prompter("full", tokens=900)
+    assert (prompter.style, prompter.max_steps) == ("full", 15)
+    for other in (copy.deepcopy(prompter), pickle.loads(pickle.dumps(prompter))):
+        assert other == prompter and other.style == "full" and other.tokens == 900
+    longest = get_profile("colab-t4").collect.max_steps
+    assert Prompter.of(get_profile("colab-t4")) == Prompter("full", longest, 2816)
+    assert Prompter.of(get_profile("laptop")).style == "pocket"
+    assert Prompter.of(get_profile("laptop")).tokens == 0
 
 
 def test_a_prompt_that_fits_is_not_touched(task):
     steps = [seen(number, f"observed {number}") for number in range(3)]
-    whole = render(state(*steps), task, style="full")
-    roomy = prompt_of(state(*steps), task, style=PromptStyle("full", messages_tokens(whole)))
+    whole = Prompter("full").messages(state(*steps), task)
+    roomy = Prompter("full", tokens=messages_tokens(whole)).prompt(state(*steps), task)
     assert roomy.messages == whole and roomy.cut == Cut() and roomy.cut.to_json() == {}
 
 
@@ -192,7 +196,7 @@ def test_older_observations_go_first_then_steps_then_the_middle_of_texts(task):
     tokens, cuts, shown = 10**9, [], []
     while True:
         try:
-            made = prompt_of(here, task, style=PromptStyle("full", tokens))
+            made = Prompter("full", tokens=tokens).prompt(here, task)
         except ProfileError as error:
             refusal = error
             break
@@ -225,7 +229,7 @@ def test_older_observations_go_first_then_steps_then_the_middle_of_texts(task):
 def test_a_long_script_loses_its_middle_and_says_which_lines(task):
     script = "".join(f"value_{number} = {number}\n" for number in range(400))
     here = replace(state(), files={"train.py": script.encode()})
-    made = prompt_of(here, task, style=PromptStyle("full", 1500))
+    made = Prompter("full", tokens=1500).prompt(here, task)
     text = made.messages[1]["content"]
     assert "value_0 = 0\n" in text and "value_399 = 399\n" in text and "value_200 = 200\n" not in text
     assert 0 < made.cut.script < len(script) and made.cut.to_json() == {"script": made.cut.script}
@@ -255,11 +259,11 @@ def test_the_estimate_is_never_below_what_a_tokenizer_must_make(text, digits):
 def test_the_step_records_what_its_prompt_left_out(task, tmp_path):
     tools, job = make_tools(tmp_path / "tools", home=tmp_path), Job(task, "rl", 0, 0)
     replies = iter([neighbours(30), neighbours(20), neighbours(10), neighbours(8), neighbours(4)])
-    policy = LocalPolicy(lambda conversations, seed: [next(replies)], name="rl", seed=0, style="full")
+    policy = LocalPolicy(lambda conversations, seed: [next(replies)], name="rl", seed=0, prompter=FULL)
     (row,) = run_trajectories([job], policy, tools, max_steps=5)
     assert [step.get("prompt_cut") for step in row["steps"]] == [None, None, None, None, {"steps": 1}]
     validate_row(row)
-    short = LocalPolicy(lambda conversations, seed: [neighbours(9)], name="rl", seed=0, style="pocket")
+    short = LocalPolicy(lambda conversations, seed: [neighbours(9)], name="rl", seed=0, prompter=POCKET)
     (plain,) = run_trajectories([job], short, tools, max_steps=5)
     assert all("prompt_cut" not in step for step in plain["steps"])  # a pocket prompt is never cut
     bad = {**row, "steps": [{**row["steps"][0], "prompt_cut": 3}]}

@@ -18,6 +18,7 @@ from tiny_task import (
     write_task,
 )
 
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.search import DRAFTS, IDLE, METHODS, Method, _Search, search
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.report_scores import report_score
@@ -51,7 +52,7 @@ def look_for(task, tmp_path, method, script, *, budget, max_steps=6, runner=None
     tools = make_tools(tmp_path, runner)
     rows = search(
         method, [(task, repeat) for repeat in range(repeats)], script, tools, budget=budget, seed=0,
-        max_steps=max_steps, style="pocket",
+        prompter=Prompter("pocket", max_steps),
     )  # fmt: skip
     for point in (point for row in rows for point in row["points"]):
         point["report"] = report_score(task, tools.cache.archive, point["submission"])

@@ -20,10 +20,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "gpu"), str(HERE.parent)]
 
-from exercise import GRPO, SFT, TASK, states_and_tools
+from exercise import GRPO, PROMPTER, SFT, states_and_tools
 from tiny_task import neighbours
 
-from mlagent_lib.agents.prompts import render
 from mlagent_lib.core.files import write_json
 from mlagent_lib.training.pool import StatePool
 
@@ -51,7 +50,7 @@ def main(scene: Path, out: Path) -> None:
 
     rank = os.environ.get("RANK", "0")
     states, tools = states_and_tools(out / f"work-{rank}")
-    prompts = [render(state, tools.task(state.task), **TASK) for state in states]
+    prompts = [PROMPTER.messages(state, tools.task(state.task)) for state in states]
     rows = [
         {"prompt": prompt, "completion": [{"role": "assistant", "content": neighbours(8 + number)}]}
         for number in range(4)
@@ -64,7 +63,7 @@ def main(scene: Path, out: Path) -> None:
     told["grpo"] = train_grpo(
         StatePool(tuple(states)), states, TOGETHER, make_tools=lambda coder: tools,
         model=str(scene / "model"), backend="plain", adapter=scene / "adapter", out=out / "grpo", seed=0,
-        coder="rules", **TASK,
+        coder="rules", prompter=PROMPTER,
     )  # fmt: skip
     write_json(out / f"told-{rank}.json", told)
 

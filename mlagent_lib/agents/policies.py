@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from mlagent_lib.agents.ideas import Idea, candidate_ideas
-from mlagent_lib.agents.prompts import prompt_of
+from mlagent_lib.agents.prompts import FULL, POCKET, Prompter
 from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
 from mlagent_lib.agents.server.chat import Chat
 from mlagent_lib.agents.server.endpoint import RequestRefused
@@ -175,7 +175,7 @@ class ChatPolicy:
         complete: A `Chat`, or a function that takes chat messages and returns the reply's text. Raises
             `EndpointError` when the server fails.
         name: Recorded as the source of its trajectories.
-        style: Prompt style.
+        prompter: Makes the prompts, whose length of a trajectory is the turn's.
         record: A JSONL file of the replies, made if it is not there; None keeps none.
         reply_format: ``six`` or ``no-thought``.
         max_replies: Asked for in one step, 1 or more.
@@ -187,13 +187,13 @@ class ChatPolicy:
         complete: Chat | Callable[[list[dict]], str],
         *,
         name: str = "endpoint",
-        style: str = "full",
+        prompter: Prompter = FULL,
         record: Path | None = None,
         reply_format: str = "six",
         max_replies: int = MAX_REPLIES,
         seed: int = 0,
     ):
-        self.name, self.style, self.reply_format = name, style, reply_format
+        self.name, self.prompter, self.reply_format = name, prompter, reply_format
         self.max_replies, self.seed = max_replies, seed
         self._complete, self._record = complete, record
         self._workers = complete.workers if isinstance(complete, Chat) else 1
@@ -268,7 +268,7 @@ class ChatPolicy:
         return fault.reason if fault else ""
 
     def _messages(self, turn: Turn) -> list[dict]:
-        messages = _prompt(turn, self.style)
+        messages = _prompt(turn, self.prompter)
         if turn.ideas:
             wanted = "\n".join(f"- {idea.text}" for idea in turn.ideas)
             first = next(message for message in messages if message["role"] == "user")
@@ -276,9 +276,9 @@ class ChatPolicy:
         return messages
 
 
-def _prompt(turn: Turn, style: str) -> list[dict]:
+def _prompt(turn: Turn, prompter: Prompter) -> list[dict]:
     """Return the messages of a turn, and note on it what they leave out."""
-    made = prompt_of(turn.state, turn.task, style=style, max_steps=turn.max_steps)
+    made = replace(prompter, max_steps=turn.max_steps).prompt(turn.state, turn.task)
     turn.cut = made.cut.to_json()
     return made.messages
 
@@ -290,7 +290,7 @@ class LocalPolicy:
         generate: Takes conversations and a seed, returns replies, in order.
         name: Recorded as the source of its trajectories.
         seed: Root of its sampling streams.
-        style: Prompt style.
+        prompter: Makes the prompts, whose length of a trajectory is the turn's.
     """
 
     def __init__(
@@ -299,14 +299,14 @@ class LocalPolicy:
         *,
         name: str,
         seed: int,
-        style: str = "pocket",
+        prompter: Prompter = POCKET,
     ):
-        self.name, self.style, self.seed = name, style, seed
+        self.name, self.prompter, self.seed = name, prompter, seed
         self._generate = generate
         self._calls = 0
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """Return one reply for each turn, in order."""
-        conversations = [_prompt(turn, self.style) for turn in turns]
+        conversations = [_prompt(turn, self.prompter) for turn in turns]
         self._calls += 1
         return self._generate(conversations, derive_seed(self.seed, self.name, "call", self._calls))

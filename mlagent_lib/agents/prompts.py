@@ -29,38 +29,6 @@ NO_ANSWER = "(no answer)"  # of a reply that was all thought: some servers refus
 DROPPED = "<Done>"  # what MLAgentBench's agent shows in place of an older observation
 
 
-class PromptStyle(str):
-    """The name of a style (``pocket`` or ``full``) that also knows how long a prompt may be.
-
-    Everything that passes a style on passes the length on with it.
-
-    Attributes:
-        tokens: Longest prompt, in estimated tokens; 0 for no limit. The pocket style is never cut.
-
-    Example:
-        >>> style = PromptStyle("full", 3000)
-        >>> style == "full", style.tokens
-        (True, 3000)
-    """
-
-    tokens: int
-
-    def __new__(cls, name: str, tokens: int = 0):
-        """Make a style."""
-        made = super().__new__(cls, name)
-        made.tokens = tokens
-        return made
-
-    def __getnewargs__(self):
-        """Return what a copy is made from, so that it keeps its length in another process."""
-        return str(self), self.tokens
-
-
-def style_of(profile: Profile) -> PromptStyle:
-    """Return the prompt style of a profile, with its longest prompt."""
-    return PromptStyle(profile.prompt_style, profile.prompt_tokens)
-
-
 @dataclass(frozen=True)
 class Cut:
     """What a prompt leaves out of a state.
@@ -97,30 +65,45 @@ class Prompt:
     cut: Cut = Cut()
 
 
-def render(state: State, task: Task, *, style: str = "pocket", max_steps: int = 15) -> list[dict]:
-    """Return the chat messages that a policy answers in this state (see `prompt_of`)."""
-    return prompt_of(state, task, style=style, max_steps=max_steps).messages
+@dataclass(frozen=True)
+class Prompter:
+    """How a state becomes the prompt that a policy answers.
 
-
-def prompt_of(state: State, task: Task, *, style: str = "pocket", max_steps: int = 15) -> Prompt:
-    """Return the prompt that a policy answers in this state, and what it leaves out.
-
-    Args:
-        state: Where the agent is.
-        task: Its task.
-        style: ``pocket`` or ``full``; as a `PromptStyle` with the longest prompt.
+    Attributes:
+        style: ``pocket`` or ``full``.
         max_steps: Length of a trajectory; the prompt says how far the agent is.
-
-    Raises:
-        ValueError: The style is unknown.
-        ProfileError: Not even the shortest prompt is as short as the style wants.
+        tokens: Longest prompt, in estimated tokens; 0 for no limit. The pocket style is never cut.
     """
-    if style == "pocket":
-        text = pocket_text(card(task), state, task.greater_is_better, max_steps)
-        return Prompt([{"role": "user", "content": text}])
-    if style == "full":
-        return _fitted(state, task, max_steps, getattr(style, "tokens", 0))
-    raise ValueError(f"prompt style {style!r} is unknown: choose pocket or full")
+
+    style: str = "pocket"
+    max_steps: int = 15
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, profile: Profile) -> Prompter:
+        """Return the one of a profile, for trajectories as long as those of its collection."""
+        return cls(profile.prompt_style, profile.collect.max_steps, profile.prompt_tokens)
+
+    def messages(self, state: State, task: Task) -> list[dict]:
+        """Return the chat messages of `prompt`."""
+        return self.prompt(state, task).messages
+
+    def prompt(self, state: State, task: Task) -> Prompt:
+        """Return the prompt of a state, and what it leaves out.
+
+        Raises:
+            ValueError: The style is unknown.
+            ProfileError: Not even the shortest prompt has so few tokens.
+        """
+        if self.style == "pocket":
+            text = pocket_text(card(task), state, task.greater_is_better, self.max_steps)
+            return Prompt([{"role": "user", "content": text}])
+        if self.style == "full":
+            return _fitted(state, task, self.max_steps, self.tokens)
+        raise ValueError(f"prompt style {self.style!r} is unknown: choose pocket or full")
+
+
+POCKET, FULL = Prompter("pocket"), Prompter("full")
 
 
 def card(task: Task) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import StepResult, Toolbox, run_steps, start_state
 from mlagent_lib.environment.workspace import State
@@ -99,8 +99,7 @@ def search(
     *,
     budget: int,
     seed: int,
-    max_steps: int,
-    style: str,
+    prompter: Prompter,
 ) -> list[dict]:
     """Return one row for each job: what would be handed in after each execution, and what it is worth.
 
@@ -111,8 +110,7 @@ def search(
         tools: Runner, coder and cache.
         budget: Executions of a search. Actions that execute nothing are free, up to as many again.
         seed: Root of the streams.
-        max_steps: Longest way from the starter to a node, as the prompt tells it.
-        style: Prompt style.
+        prompter: Makes the prompts; its ``max_steps`` is the longest way from the starter to a node.
 
     Returns:
         Rows with method, policy, task, split, repeat, executions, actions and points: for each execution its
@@ -120,15 +118,14 @@ def search(
         archived ``submission``.
     """
     starts = {task.name: start_state(task, tools) for task, _ in jobs}
-    searches = [_Search(task, repeat, starts[task.name], method.tree, max_steps) for task, repeat in jobs]
+    searches = [
+        _Search(task, repeat, starts[task.name], method.tree, prompter.max_steps) for task, repeat in jobs
+    ]
     turn = 0
     while active := [s for s in searches if s.executions < budget and s.actions < IDLE * budget]:
         turn += 1
         origins = [s.origin() for s in active]
-        prompts = [
-            render(origin, s.task, style=style, max_steps=max_steps)
-            for s, origin in zip(active, origins, strict=True)
-        ]
+        prompts = [prompter.messages(origin, s.task) for s, origin in zip(active, origins, strict=True)]
         replies = generate(prompts, derive_seed(seed, "search", method.name, turn))
         for one, result in zip(
             active, run_steps(list(zip(origins, replies, strict=True)), tools), strict=True

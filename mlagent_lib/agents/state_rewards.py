@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import write_text
 from mlagent_lib.environment.outcome import Outcome
@@ -32,8 +32,7 @@ def state_reward_rows(
     tasks: Mapping[str, Task],
     part_of: Mapping[str, str],
     *,
-    style: str,
-    max_steps: int,
+    prompter: Prompter,
     provenance: Mapping,
 ) -> list[dict]:
     """Return one row for each state that has a scored action, in the order of their first occurrence.
@@ -42,8 +41,7 @@ def state_reward_rows(
         trajectories: Rows of trajectory files; equal states of several trajectories become one row.
         tasks: Tasks by name.
         part_of: Part of each state, by its id.
-        style: Prompt style.
-        max_steps: Length of a trajectory, as the prompt tells it.
+        prompter: Makes the prompts.
         provenance: Where they come from, without prompt style and length.
 
     Raises:
@@ -57,13 +55,13 @@ def state_reward_rows(
             state = State.from_json(step["state"])
             states.setdefault(state.id, state)
             groups.setdefault(state.id, []).append((row, step))
-    origin = {**provenance, "prompt_style": style, "max_steps": max_steps}
+    origin = {**provenance, "prompt_style": prompter.style, "max_steps": prompter.max_steps}
     rows = []
     for key, group in groups.items():
         task = tasks[states[key].task]
         scored = [pair for pair in group if pair[1]["outcome"] != Outcome.UNSCORED.value]
         if scored:
-            prompt = render(_checked(states[key], task), task, style=style, max_steps=max_steps)
+            prompt = prompter.messages(_checked(states[key], task), task)
             actions = [_action(trajectory, step, task) for trajectory, step in scored]
             counts = {"actions": actions, "unscored": len(group) - len(scored)}
             rows.append(_head(states[key], task, part_of[key], prompt) | counts | {"provenance": origin})

@@ -21,6 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from mlagent_lib.agents.export import read_trajectories
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.arms import ARMS, FULL, PROFILE, Arm, get_arm
 from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import ProfileError
@@ -252,7 +253,7 @@ def _search(lab: Lab, stage: Stage, _rest: str, say: Callable[[str], None]) -> N
         todo = [job for job in jobs if (method.name, job[0].name, job[1]) not in done]
         for row in search(
             method, todo, agent.generate, agent.tools, budget=BUDGET, seed=lab.seed,
-            max_steps=lab.profile.evaluate.max_steps, style=lab.profile.prompt_style,
+            prompter=replace(Prompter.of(lab.profile), max_steps=lab.profile.evaluate.max_steps),
         ) if todo else []:  # fmt: skip
             append_jsonl(path, row)
     write_table(stage, "searches.csv", search_rows(read_jsonl(path)[0], lab))

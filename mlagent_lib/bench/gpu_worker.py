@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.bench.measure import NoCache, scripts
 from mlagent_lib.core.files import read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile, get_profile
@@ -102,7 +102,8 @@ def measure(
     """
     states, known = scripts(tasks)
     states = [replace(state, score=1.0) for state in states]
-    prompts = [render(state, known[state.task], style=style, max_steps=MAX_STEPS) for state in states]
+    prompter = Prompter(style, MAX_STEPS)
+    prompts = [prompter.messages(state, known[state.task]) for state in states]
     found = _sampling(backend, model, prompts, rows, grpo.max_new_tokens)
     import torch
 
@@ -111,7 +112,7 @@ def measure(
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    steps = _train(backend, model, work, states, known, grpo, style)
+    steps = _train(backend, model, work, states, known, grpo, prompter)
     peak = torch.cuda.max_memory_allocated() if on_gpu else 0
     update = statistics.median(row["seconds_update"] for row in steps)
     completion = statistics.fmean(row["completion_tokens"] for row in steps)
@@ -152,7 +153,7 @@ def _sampling(backend: str, model: Path, prompts: list[list[dict]], rows: int, n
     }
 
 
-def _train(backend, model, work, states, known, grpo, style) -> list[dict]:
+def _train(backend, model, work, states, known, grpo, prompter) -> list[dict]:
     """Return the rows of the updates behind the warm-up."""
     from mlagent_lib.training.grpo import train_grpo
     from mlagent_lib.training.pool import StatePool
@@ -162,7 +163,7 @@ def _train(backend, model, work, states, known, grpo, style) -> list[dict]:
         train_grpo(
             StatePool(tuple(states)), states[:1], grpo, make_tools=lambda coder: tools, model=str(model),
             backend=replace(LOADING, backend=backend), adapter=model / "adapter", out=work / "grpo", seed=0,
-            style=style, max_steps=MAX_STEPS, coder="rules",
+            prompter=prompter, coder="rules",
         )  # fmt: skip
     rows = [row for row in read_jsonl(work / "grpo" / "metrics.jsonl")[0] if row["split"] == "train"]
     return rows[min(_WARM_UP, len(rows) - 1) :]

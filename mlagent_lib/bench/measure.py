@@ -302,6 +302,7 @@ def _grpo_overhead(bench: _Bench, steps: int = 7) -> Finding:
     """Train a few steps as the laptop profile does, from the pocket base, on states after one edit."""
     from peft import get_peft_model
 
+    from mlagent_lib.agents.prompts import Prompter
     from mlagent_lib.core.profiles import get_profile
     from mlagent_lib.environment.step import start_state
     from mlagent_lib.training.backends import load, lora_config
@@ -322,8 +323,8 @@ def _grpo_overhead(bench: _Bench, steps: int = 7) -> Finding:
         train_grpo(
             StatePool(tuple(states)), states[:1], settings,
             make_tools=lambda coder: replace(tools, coder=coder), model="pocket", backend="plain",
-            adapter=adapter, out=out, seed=0, style=profile.prompt_style,
-            max_steps=profile.collect.max_steps, coder="base",
+            adapter=adapter, out=out, seed=0, prompter=Prompter.of(profile),
+            coder="base",
         )  # fmt: skip
     rows = [row for row in read_jsonl(out / "metrics.jsonl")[0] if row["split"] == "train"][1:]
     parts = ("generation", "coder", "execution", "update", "overhead")

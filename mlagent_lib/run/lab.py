@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mlagent_lib.agents.ideas import candidate_ideas, draw_ideas, embed, select_v1, select_v2
 from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, Policy, RandomIdeas, ScriptedExpert, Starter
-from mlagent_lib.agents.prompts import style_of
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.agents.server.accounting import CALLS, Ledger
 from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
@@ -356,7 +356,7 @@ def local_agent(lab: Lab, name: str, adapter: Path | None, *, temperature: float
     backend = load(profile.model, backend=profile.loading, adapter=adapter)
     heat = profile.evaluate.temperature if temperature is None else temperature
     generate = sampler(backend, temperature=heat, max_new_tokens=profile.grpo.max_new_tokens)
-    policy = LocalPolicy(generate, name=name, seed=lab.seed, style=style_of(profile))
+    policy = LocalPolicy(generate, name=name, seed=lab.seed, prompter=Prompter.of(profile))
     return Agent(policy, lab.tools(make_coder(lab, backend)), generate, backend)
 
 

@@ -19,7 +19,7 @@ from mlagent_lib.agents.export import (
     write_conversational,
     write_parquet,
 )
-from mlagent_lib.agents.prompts import render, style_of
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import edited_state
 from mlagent_lib.agents.server.accounting import CALLS, COSTS, cost_rows, read_calls, write_costs
 from mlagent_lib.core.arms import Arm, get_arm
@@ -142,8 +142,7 @@ def collection(lab: Lab, stage: Stage, *, expert: str = "scripted") -> None:
 def prompt_of(lab: Lab, state: dict) -> list[dict]:
     """Return the messages that the policy reads in a stored state."""
     restored = State.from_json(state)
-    task = lab.task(restored.task)
-    return render(restored, task, style=style_of(lab.profile), max_steps=lab.profile.collect.max_steps)
+    return Prompter.of(lab.profile).messages(restored, lab.task(restored.task))
 
 
 def expert_rows(lab: Lab, parts: Parts) -> list[dict]:
@@ -152,7 +151,7 @@ def expert_rows(lab: Lab, parts: Parts) -> list[dict]:
 
     rows = parts.trajectories["train"]
     tasks = {row["task"]: lab.task(row["task"]) for row in rows}
-    return sft_rows(rows, tasks, style=style_of(lab.profile), max_steps=lab.profile.collect.max_steps)
+    return sft_rows(rows, tasks, Prompter.of(lab.profile))
 
 
 def start_adapter(lab: Lab, stage: Stage, rows: Sequence[dict] | None) -> None:
@@ -225,7 +224,7 @@ def single_steps(lab: Lab, stage: Stage, agent: Agent, arm: Arm, states: Sequenc
     """
     profile = lab.profile
     found = evaluate_steps(
-        agent.generate, states, agent.tools, style=style_of(profile), max_steps=profile.collect.max_steps,
+        agent.generate, states, agent.tools, prompter=Prompter.of(profile),
         form=COMPARED, seed=derive_seed(lab.seed, "test-steps", arm.who), samples=profile.grpo.test_samples,
     )  # fmt: skip
     path = stage.path(f"{arm.who}_steps.jsonl")
@@ -307,7 +306,7 @@ def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFra
         reward, advantage (see `group_advantages`), reply.
     """
     profile, task = lab.profile, lab.task(state.task)
-    prompt = render(state, task, style=style_of(profile), max_steps=profile.collect.max_steps)
+    prompt = Prompter.of(profile).messages(state, task)
     seed = derive_seed(lab.seed, "group", *names)
     replies = agent.generate([prompt] * profile.grpo.group_size, seed)
     table = []
@@ -389,7 +388,7 @@ def train_rl(
         pool, select, settings,
         make_tools=lambda coder: lab.tools(coder or make_coder(lab)),
         model=profile.model, backend=profile.loading, adapter=adapter, out=stage.dir, seed=lab.seed,
-        style=style_of(profile), max_steps=profile.collect.max_steps, coder=profile.coder, progress=progress,
+        prompter=Prompter.of(profile), coder=profile.coder, progress=progress,
         episodes=arm.method == "episode-wise", on_policy=arm.on_policy, charged_limit=charged_limit,
     )  # fmt: skip
     counts = {"pool": len(pool), "select": len(select)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlagent_lib.agents.export import read_trajectories
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.toolbox import toolbox
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.environment.coder import Coder
@@ -59,12 +59,12 @@ def states_dataset(
         RunError: The run is not finished, the file is not one of trajectories, or no state is left.
         TaskError: A task is unknown.
     """
-    default_style, default_steps = "full", 15
+    prompter = Prompter("full")
     if not isinstance(source, (str, Path)):
         pool = StatePool(tuple({state.id: state for state in source if not state.done}.values()))
     elif Path(source).is_dir():
         run = read_run(source)
-        default_style, default_steps = run.style, run.max_steps
+        prompter = run.prompter
         pool = StatePool.from_trajectories(run.trajectories["train"], action=action)
     else:
         pool = StatePool.from_trajectories(read_trajectories(source), action=action)
@@ -76,11 +76,12 @@ def states_dataset(
     known = known_tasks((state.task for state in states), tasks)
     from datasets import Dataset
 
-    style, max_steps = style or default_style, max_steps or default_steps
+    given = {"style": style, "max_steps": max_steps}
+    prompter = replace(prompter, **{name: value for name, value in given.items() if value})
     return Dataset.from_list(
         [
             {
-                "prompt": render(state, known[state.task], style=style, max_steps=max_steps),
+                "prompt": prompter.messages(state, known[state.task]),
                 "state": json.dumps(state.to_json()),
                 "state_id": state.id,
                 "task": state.task,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, Toolbox, run_steps
@@ -53,8 +53,7 @@ class EpisodeReward:
         tools: Runner, coder and cache.
         form: Reward form.
         group_size: G, the trajectories of a start.
-        max_steps: Most actions of a trajectory.
-        style: Prompt style.
+        prompter: Makes the prompts, and says how many actions a trajectory has at most.
     """
 
     __name__ = "episode_return"
@@ -66,11 +65,10 @@ class EpisodeReward:
         *,
         form: str,
         group_size: int,
-        max_steps: int,
-        style: str,
+        prompter: Prompter,
     ):
         self.starts, self.tools, self.form = starts, tools, form
-        self.group_size, self.max_steps, self.style = group_size, max_steps, style
+        self.group_size, self.prompter, self.max_steps = group_size, prompter, prompter.max_steps
         self.seconds = 0.0
         self.last: dict = {}
         self.state_ids: Sequence[str] = ()
@@ -111,10 +109,7 @@ class EpisodeReward:
         return list(episode_return)
 
     def _advance(self, active: list[_Episode], trainer) -> None:
-        prompts = [
-            render(e.state, self.tools.task(e.state.task), style=self.style, max_steps=self.max_steps)
-            for e in active
-        ]
+        prompts = [self.prompter.messages(e.state, self.tools.task(e.state.task)) for e in active]
         prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
         completion_ids, _ = trainer._generate_single_turn(prompt_ids, images, fields, 1)
         replies = trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)

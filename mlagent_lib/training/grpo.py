@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.artifacts import damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json, write_text
@@ -55,8 +55,7 @@ def train_grpo(
     adapter: Path,
     out: Path,
     seed: int,
-    style: str,
-    max_steps: int,
+    prompter: Prompter,
     coder: str = "base",
     progress: Callable[[dict], None] | None = None,
     episodes: bool = False,
@@ -82,8 +81,7 @@ def train_grpo(
         adapter: The SFT adapter to start from; also the reference of the KL term.
         out: Folder of the stage; ``metrics.jsonl`` is written here.
         seed: Root of the streams.
-        style: Prompt style.
-        max_steps: Length of a trajectory, as the prompt tells it.
+        prompter: Makes the prompts.
         coder: ``base`` for the model's own base weights, ``rules`` for the catalogue.
         progress: Called with each row of metrics.
         episodes: Train on whole trajectories from the starters of the pool's tasks: the paper's baseline. A
@@ -106,11 +104,11 @@ def train_grpo(
             cure="collect more trajectories, or give a smaller states_per_step",
         )
     loaded = load(model, backend=backend, adapter=adapter, trainable=True)  # first: Unsloth patches trl
-    tools = make_tools(base_coder(loaded, style=style) if coder == "base" else None)
+    tools = make_tools(base_coder(loaded, style=prompter.style) if coder == "base" else None)
     if episodes:
         reward = EpisodeReward(
             pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size,
-            max_steps=max_steps, style=style,
+            prompter=prompter,
         )  # fmt: skip
     else:
         reward = StepReward(pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size)
@@ -118,7 +116,7 @@ def train_grpo(
 
     def measure(step: int) -> dict:
         return evaluate_steps(
-            generate, select, tools, style=style, max_steps=max_steps, form=profile.reward_form,
+            generate, select, tools, prompter=prompter, form=profile.reward_form,
             seed=derive_seed(seed, "grpo-select", step), samples=profile.eval_samples,
         ).statistics  # fmt: skip
 
@@ -130,16 +128,17 @@ def train_grpo(
     recorder = _Recorder(out, reward, measure, progress or (lambda row: None), charged_limit)
 
     def row_of(state: State) -> dict:
-        prompt = render(state, tools.task(state.task), style=style, max_steps=max_steps)
+        prompt = prompter.messages(state, tools.task(state.task))
         return {"prompt": prompt, "state_id": state.id, "task": state.task}
 
     if on_policy:
         reward.visited = OnPolicyStates(
-            on_policy, group_size=profile.group_size, max_steps=max_steps, row_of=row_of,
+            on_policy, group_size=profile.group_size, max_steps=prompter.max_steps, row_of=row_of,
             stream=rng(seed, "on-policy"),
         )  # fmt: skip
     rows = [row_of(state) for state in pool.states]
-    wanted = grpo_settings(loaded, profile, out=out, seed=seed, rows_per_action=max_steps if episodes else 1)
+    rows_per_action = prompter.max_steps if episodes else 1
+    wanted = grpo_settings(loaded, profile, out=out, seed=seed, rows_per_action=rows_per_action)
     trainer = _trainer(loaded, wanted, recorder, rows, step)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlagent_lib.agents.export import read_trajectories
-from mlagent_lib.agents.prompts import PromptStyle
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.state_rewards import state_reward_rows, write_state_rewards
 from mlagent_lib.core.artifacts import notebook_of, read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
@@ -27,14 +27,12 @@ class RunStates:
     Attributes:
         trajectories: Those of *train*, *select* and *test* for the collection; of *evaluation* for the
             evaluation.
-        style: Prompt style of the run.
-        max_steps: Length of a trajectory in it.
+        prompter: Makes the prompts of that stage.
         provenance: Run, stage, profile, seed, package and commit, for whoever gets the rows.
     """
 
     trajectories: dict[str, list[dict]]
-    style: str
-    max_steps: int
+    prompter: Prompter
     provenance: dict
 
 
@@ -71,8 +69,8 @@ def read_run(run: str | Path, stage: str = COLLECTION) -> RunStates:
         "package": manifest["package"],
         "commit": (manifest.get("git") or {}).get("commit"),
     }
-    style = PromptStyle(profile["prompt_style"], profile.get("prompt_tokens", 0))
-    return RunStates(parts, style, max_steps, provenance)
+    prompter = Prompter(profile["prompt_style"], max_steps, profile.get("prompt_tokens", 0))
+    return RunStates(parts, prompter, provenance)
 
 
 def known_tasks(names: Iterable[str], given: Sequence[Task] = ()) -> dict[str, Task]:
@@ -111,7 +109,7 @@ def export_states(
     trajectories = [row for rows in found.trajectories.values() for row in rows]
     rows = state_reward_rows(
         trajectories, known_tasks((row["task"] for row in trajectories), tasks),
-        part_of_states(found.trajectories), style=found.style, max_steps=found.max_steps,
+        part_of_states(found.trajectories), prompter=found.prompter,
         provenance=found.provenance,
     )  # fmt: skip
     actions = sum(len(row["actions"]) for row in rows)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.outcome import Outcome
@@ -239,8 +239,7 @@ def evaluate_steps(
     states: Sequence[State],
     tools: Toolbox,
     *,
-    style: str,
-    max_steps: int,
+    prompter: Prompter,
     form: str,
     seed: int,
     samples: int = 1,
@@ -251,14 +250,13 @@ def evaluate_steps(
         generate: Takes conversations and a seed, returns replies.
         states: Where to start from.
         tools: Runner, coder and cache.
-        style: Prompt style.
-        max_steps: Length of a trajectory, as the prompt tells it.
+        prompter: Makes the prompts.
         form: Reward form.
         seed: Of the sampling.
         samples: Replies a state.
     """
     repeated = [state for state in states for _ in range(samples)]
-    prompts = [render(state, tools.task(state.task), style=style, max_steps=max_steps) for state in repeated]
+    prompts = [prompter.messages(state, tools.task(state.task)) for state in repeated]
     replies = generate(prompts, seed)
     results = run_steps(list(zip(repeated, replies, strict=True)), tools)
     rewards = [

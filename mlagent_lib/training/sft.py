@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.core.profiles import Loading, SFTProfile
@@ -29,16 +29,13 @@ from mlagent_lib.training.processes import from_main, is_main
 log = logging.getLogger("mlagent.sft")
 
 
-def sft_rows(
-    trajectories: Sequence[dict], tasks: dict[str, Task], *, style: str, max_steps: int
-) -> list[dict]:
+def sft_rows(trajectories: Sequence[dict], tasks: dict[str, Task], prompter: Prompter) -> list[dict]:
     """Return one prompt-completion row in TRL's conversational form for each step of the expert.
 
     Args:
         trajectories: Expert trajectories.
         tasks: Tasks by name.
-        style: Prompt style.
-        max_steps: Length of a trajectory, as the prompt tells it.
+        prompter: Makes the prompts.
     """
     rows = []
     for trajectory in trajectories:
@@ -46,7 +43,7 @@ def sft_rows(
         for step in trajectory["steps"]:
             if step["outcome"] == "unscored":
                 continue
-            prompt = render(State.from_json(step["state"]), task, style=style, max_steps=max_steps)
+            prompt = prompter.messages(State.from_json(step["state"]), task)
             rows.append({"prompt": prompt, "completion": [{"role": "assistant", "content": step["reply"]}]})
     return rows
 

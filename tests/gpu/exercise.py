@@ -21,7 +21,7 @@ from unittest import mock
 
 from tiny_task import make_tools, neighbours, write_task
 
-from mlagent_lib.agents.prompts import render
+from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.files import read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile, SFTProfile
 from mlagent_lib.environment.step import run_steps, start_state
@@ -45,7 +45,7 @@ GRPO = GRPOProfile(
     eval_samples=2,
 )  # fmt: skip
 SFT = SFTProfile(lr=1e-3, epochs=1.0, batch=4, max_length=1024, lora_r=8, lora_alpha=16)
-TASK = {"style": "pocket", "max_steps": 6}
+PROMPTER = Prompter("pocket", 6)
 
 
 class Cut(BaseException):
@@ -78,7 +78,7 @@ def write_scene(folder: Path, shape: str, *, device: str = "cpu") -> Path:
 
     states, tools = states_and_tools(folder)
     sizes = SHAPES[shape]
-    prompts = [render(state, tools.task(state.task), **TASK) for state in states]
+    prompts = [PROMPTER.messages(state, tools.task(state.task)) for state in states]
     write_tokenizer(folder / "model", sizes["vocab_size"], prompts)
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -178,7 +178,7 @@ def _sft(scene: Path, backend: str, out: Path, states, tools) -> dict:
     from mlagent_lib.training import sft
 
     out.mkdir(parents=True)
-    prompts = [render(state, tools.task(state.task), **TASK) for state in states]
+    prompts = [PROMPTER.messages(state, tools.task(state.task)) for state in states]
     rows = [
         {"prompt": prompt, "completion": [{"role": "assistant", "content": neighbours(8)}]}
         for prompt in prompts
@@ -203,7 +203,7 @@ def _grpo(scene: Path, backend: str, out: Path, states, tools) -> dict:
         return grpo.train_grpo(
             StatePool(tuple(states)), states, GRPO, make_tools=lambda coder: tools,
             model=str(scene / "model"), backend=backend, adapter=scene / "adapter", out=folder, seed=0,
-            coder="rules", progress=progress, **TASK,
+            coder="rules", progress=progress, prompter=PROMPTER,
         )  # fmt: skip
 
     def cut_off(row: dict) -> None:
