@@ -43,6 +43,14 @@ examples:
   mlagent run --run-id mine              into a folder of your choice
   mlagent run -p name=value              a parameter that a notebook declares in its first code cell
   mlagent run --tasks ./churn --run-id churn     tasks of your own (see mlagent tasks new), the same story
+  mlagent run --tasks ./house --test-tasks ./imdb -p ideas=ideas.txt -p coder=openai:<model>@<url>
+                                         folders of other benchmarks, which no catalogue of ideas fits
+
+Parameters for tasks without a catalogue:
+  -p ideas=FILE                          one idea a line, such as  data: Fill gaps with the median.
+                                         in place of data: also model: or learning:; none stands for model:
+  -p expert=openai:<model>@<url>         a model writes the ideas, and carries them out
+  -p coder=openai:<model>@<url>          a model edits the scripts: the pocket model knows pocket scripts only
 
 A run that was stopped goes on when the same command is started again: finished stages are kept."""
 
@@ -281,7 +289,7 @@ def _tasks_list(arguments: argparse.Namespace) -> int:
 
 
 def _tasks_show(arguments: argparse.Namespace) -> int:
-    from mlagent_lib.tasks.task import load_task
+    from mlagent_lib.tasks.task import load_task, size_of
 
     task = load_task(arguments.task)
     print(f"{task.name}: {task.description}\n")
@@ -289,7 +297,7 @@ def _tasks_show(arguments: argparse.Namespace) -> int:
     rows = [
         ("stands in for", task.paper_task),
         ("split", task.split),
-        ("kind", f"{task.modality}, {task.kind}, {task.rows} visible rows, {task.columns} columns"),
+        ("kind", ", ".join(filter(None, (task.modality, task.kind, size_of(task, "visible rows"))))),
         ("metric", f"{task.metric}, {'higher' if task.greater_is_better else 'lower'} is better"),
         ("starter's score", ", ".join(f"{k} {v:.5g}" for k, v in task.baseline.items())),
         ("best known score", ", ".join(f"{k} {v:.5g}" for k, v in task.best.items())),

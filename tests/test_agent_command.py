@@ -297,6 +297,12 @@ def test_an_agent_lands_in_the_tables(capsys):
     assert KEY not in text
 
 
+def test_one_trajectory_a_task_has_no_interval(capsys):
+    with FakeOpenAI(stepwise) as server:
+        code, out, _ = evaluate(capsys, server, "--k", 1)
+    assert code == 0 and "held-in     0.600 [no interval]" in out and "nan" not in out
+
+
 def test_another_run_knows_the_replies_and_says_so(capsys):
     with FakeOpenAI(stepwise) as server:
         evaluate(capsys, server)

@@ -17,7 +17,7 @@ from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.run import actors
 from mlagent_lib.run import export_model as module
 from mlagent_lib.run.export_model import export_model, origin_of
-from mlagent_lib.run.model_card import UNKNOWN, Origin, model_card
+from mlagent_lib.run.model_card import UNKNOWN, Origin, model_card, results
 from mlagent_lib.training.backends import POCKET
 
 WARNING = (
@@ -128,6 +128,23 @@ def test_results_are_claimed_only_for_the_adapter_that_was_evaluated(run, tmp_pa
     assert "no number is claimed" in card and "0.425" not in card
     shutil.rmtree(run / "04_evaluation")
     assert not origin_of(run / "03_grpo" / "adapter").results
+
+
+def test_a_card_shows_no_interval_that_is_not_known():
+    row = {
+        "policy": "rl",
+        "split": "held-in",
+        "tasks": 2,
+        "trajectories": 2,
+        "gap_closed": 0.5,
+        "gain_pct": -1.25,
+    }
+    lost = dict.fromkeys(("gap_low", "gap_high", "gain_low", "gain_high"), float("nan"))
+    assert results(SimpleNamespace(results=[row | lost]))[-1] == "| rl | 2 held-in | 2 | 0.500 | -1.2 % |"
+    known = {"gap_low": 0.25, "gap_high": 0.75, "gain_low": -2.0, "gain_high": 0.0}
+    assert results(SimpleNamespace(results=[row | known]))[-1].endswith(
+        "0.500 [0.250, 0.750] | -1.2 % [-2.0, 0.0] |"
+    )
 
 
 def test_an_adapter_without_records_is_exported_and_its_card_says_so(run, tmp_path):

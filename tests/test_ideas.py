@@ -1,6 +1,7 @@
 """Ideas: where they come from, which are kept, what a trajectory is given, and how far apart they lie."""
 
 import hashlib
+import re
 import sys
 from collections import Counter
 from types import ModuleType, SimpleNamespace
@@ -19,6 +20,7 @@ from mlagent_lib.agents.ideas import (
     embed,
     idea_prompt,
     parse_ideas,
+    read_ideas,
     select_farthest_average,
     select_farthest_point,
     select_v1,
@@ -37,6 +39,8 @@ def a_task(**changes):
     return SimpleNamespace(
         **{
             "name": "digits",
+            "starter": "train.py",
+            "ideas": (),
             "split": "held-in",
             "modality": "image",
             "kind": "label",
@@ -95,6 +99,40 @@ def test_an_expert_that_repeats_itself_is_named():
             a_task(), generate=lambda prompt: calls.append(prompt) or "[advice]\nUse more trees please."
         )
     assert len(calls) == 12 and "do not repeat:\n- Use more trees please." in calls[1]
+
+
+def test_a_list_of_ideas_is_read_line_by_line(tmp_path):
+    path = tmp_path / "ideas.txt"
+    path.write_bytes(
+        b"\xef\xbb\xbf# mine\r\n\r\n- Data:  Fill gaps\twith the median.\r\n2. model: Use more trees.\r\n"
+        b"Learning: Stop early.\nUse a forest: 500 trees.\nuse MORE trees\n"
+    )
+    assert read_ideas(path) == (
+        ("data", "Fill gaps with the median."),
+        ("model", "Use more trees."),
+        ("learning", "Stop early."),
+        ("model", "Use a forest: 500 trees."),
+    )
+    ideas = candidate_ideas(
+        a_task(split="other", ideas=read_ideas(path))
+    )  # few are enough, and none is added
+    assert [idea.axis for idea in ideas] == ["data", "model", "learning", "model"]
+    for content, words in ((b"# nothing\n\n", "is empty"), (b"\xff\xfe", "UnicodeDecodeError")):
+        path.write_bytes(content)
+        with pytest.raises(TaskError, match=words):
+            read_ideas(path)
+    with pytest.raises(TaskError, match="FileNotFoundError.*one idea a line"):
+        read_ideas(tmp_path / "none.txt")
+
+
+def test_the_cure_for_missing_ideas_names_parameters_that_exist():
+    from mlagent_lib.run.notebooks import declared_parameters, notebooks_folder
+
+    with pytest.raises(TaskError) as error:
+        candidate_ideas(a_task(split="other"))
+    named = re.findall(r"-p (\w+)=", error.value.cure)
+    assert named == ["ideas", "expert"] and "--expert" not in error.value.cure
+    assert set(named) <= set(declared_parameters(notebooks_folder() / "01_collection.ipynb"))
 
 
 def test_prompt_of_a_foreign_task_shows_its_own_script():

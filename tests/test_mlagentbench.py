@@ -210,6 +210,59 @@ def test_a_failed_prepare_is_explained(tmp_path, program, words, cure, monkeypat
     assert not (folder / "scripts" / "prepared").exists()
 
 
+FAILS = "import os, subprocess, sys\nopen('../env/half.csv', 'w').write('x')\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (f"{FAILS}print('wget: unable to resolve host address')", "no network"),
+        (f"{FAILS}print('403 Client Error: Forbidden for url: https://example.org')", "rules of the compet"),
+        (f"{FAILS}print('ERROR 404: Not Found.')", "the address is gone"),
+        (f"{FAILS}print('curl: (22) The requested URL returned error: 404')", "the address is gone"),
+        (f"{FAILS}print('unzip:  cannot find or open data.zip, data.zip.zip')", "an archive has not arrived"),
+        (f"{FAILS}os.system('kaggle competitions download')", "the program kaggle is missing"),
+        (f"{FAILS}os.system('gdown abc')", "a program that it starts is missing"),
+        (f"{FAILS}subprocess.run([sys.executable, '-c', '1 / 0'])", "a program that it starts failed"),
+        ("try:\n    open('/nowhere/data')\nexcept OSError:\n    pass", "put no data into env/ or scripts/"),
+        ("open('../env/data.csv', 'w').close()", "put no data into env/ or scripts/"),
+    ],
+)
+def test_a_prepare_that_fails_with_exit_status_0_has_failed(tmp_path, monkeypatch, program, words):
+    monkeypatch.setenv("PATH", "/nowhere")
+    folder = shutil.copytree(SHAPE, tmp_path / NAME)
+    (folder / "scripts" / "prepare.py").write_text(program)
+    with pytest.raises(TaskError, match=f"{NAME}/scripts/prepare.py ended with 0, but .*{words}") as error:
+        prepare_folder(folder)
+    assert not (folder / "scripts" / "prepared").exists() and "scripts/prepared" in error.value.cure
+    (folder / "scripts" / "prepared").touch()  # the cure, for who knows better
+    assert prepare_folder(folder) is False
+
+
+def test_a_prepare_that_overcame_its_troubles_is_none(tmp_path):
+    folder = shutil.copytree(SHAPE, tmp_path / NAME)
+    program = folder / "scripts" / "prepare.py"
+    troubles = "failed: Network is unreachable. Not Found here, asking the next mirror\nrm: cannot remove 'x'"
+    program.write_text(f"print({troubles!r})\n{program.read_text()}")
+    assert prepare_folder(folder) is True
+    program.write_text("print('all of it is here already')\n")
+    assert prepare_folder(folder, again=True) is True
+    program.write_text("raise SystemExit(3)\n")
+    with pytest.raises(TaskError):
+        prepare_folder(folder, again=True)
+    assert not (folder / "scripts" / "prepared").exists(), "what a failed program left is not prepared"
+
+
+def test_a_failed_prepare_tells_one_cause(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    folder = shutil.copytree(SHAPE, tmp_path / NAME)
+    (folder / "scripts" / "prepare.py").write_text("import subprocess\nsubprocess.run(['kaggle'])\n")
+    with pytest.raises(TaskError) as error:
+        prepare_folder(folder)
+    assert error.value.message.count("cause: ") == 1
+    assert error.value.message.endswith("cause: the program kaggle is missing")
+
+
 def test_consent_may_be_given_beforehand(tmp_path):
     folder = shutil.copytree(SHAPE, tmp_path / NAME)
     program = folder / "scripts" / "prepare.py"
@@ -731,6 +784,7 @@ def test_a_starter_that_fails_is_explained_where_it_is_first_needed(folder, runn
 
 # ---- old code: the real libraries say it, the report explains it ------------------------------------------
 
+NAN = "import io\nimport pandas as pd\nd = pd.read_csv(io.StringIO('a,b\\nx,1\\n,2\\n'))\n"
 OLD = [
     ("import numpy as np\nx = np.object", 2, "NumPy 1.24 removed np.object", "write object"),
     ("import numpy as np\nx = np.NaN\ny = [np.NaN]", 2, "NumPy 2 removed np.NaN", "write np.nan"),
@@ -759,6 +813,32 @@ OLD = [
     ("from collections import Mapping", 1, "Python 3.10", "collections.abc"),
     ("print 'hello'", 1, "Python 2", "print(...)"),
     ("import no_such_package", 1, "no_such_package is not installed", "pip install"),
+    # NumPy 2 in texts
+    ("import numpy as np\nint(str([np.int64(3)]).strip('[]'))", 2, "np.int64(3)", "x.item()"),
+    ("import ast\nimport numpy as np\nast.literal_eval(str([np.float64(3)]))", 3, "np.int64(3)", "tolist()"),
+    ("import ast\nimport numpy as np\nast.literal_eval(str({'a': np.True_}))", 3, "np.int64(3)", "x.item()"),
+    ("import numpy\ncell = str([numpy.int64(3)])\neval(cell)", 3, "np.int64(3)", "x.item()"),
+    ("import numpy as np\nnp.array(range(3), copy=False)", 2, "copy=False", "np.asarray"),
+    # pandas 3 and texts
+    (f"{NAN}words = d.a.astype(str)\n[len(word) for word in words]", 5, "astype(str) on line 4", "fillna"),
+    (f"{NAN}d['a'] = d.a.astype('str')\nd.a.map(lambda word: word.lower())", 5, "on line 4", "fillna"),
+    (f"{NAN}' '.join(d.a.astype(str))", 4, "astype(str) on line 4", "fillna"),
+    (f"{NAN}from sklearn.feature_extraction.text import CountVectorizer as C\nC().fit(d.a.astype(str))", 5,
+     "astype(str) on line 5", "fillna"),
+    (f"{NAN}sorted(d.a.astype(str).unique())", 4, "astype(str) on line 4", "fillna"),
+    (f"{NAN}[len(word) for word in d.a]", 4, "", "by hand"),  # the script's own fault
+    (f"{NAN}import numpy as np\nnp.issubdtype(d.a.dtype, np.number)", 5, "dtype str", "is_numeric_dtype"),
+    (f"{NAN}bad = [c for c in d if d[c].dtype == object]\nfloat(d.drop(columns=bad).a[0])", 5, "on line 4",
+     "select_dtypes"),
+    (f"{NAN}d.loc[0, 'a'] = 5", 4, "changes no column's type", "astype(object)"),
+    ("import pandas as pd\npd.DataFrame({'a': [1.0]}).a.values[0] = 2", 2, "read-only", "copy=True"),
+    # gaps
+    ("# ****\n# In this part of the code, write and train the model\n# ****\nprint(valid_mae)", 4,
+     "a gap open on line 1", "--starter"),
+    ("model = None  # TODO\nprint(model('text'))", 2, "a gap open on line 1", "fill it in"),
+    ("def train():\n    raise NotImplementedError\n\n\ntrain()", 2, "a gap open on line 2", "--starter"),
+    ("x = ...\nx.fit()", 2, "a gap open on line 1", "fill it in"),
+    ("print(valid_mae)", 1, "", "by hand"),
     ("open('nowhere.csv')", 1, "nowhere.csv is missing", "prepare"),
     ("import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9')", 2, "no network", "env/"),
     ("x = ***\n", 1, "a gap that the benchmark leaves open", "fill it in"),
@@ -825,6 +905,37 @@ def test_limits_and_helper_files_are_explained_too():
     assert (found.file, found.line, found.source) == ("env/src/util.py", 4, "np.int(1)")
 
 
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("absl", "absl-py"), ("cv2", "opencv-python"), ("haiku.nets", "dm-haiku"), ("Bio", "biopython")],
+)
+def test_a_missing_module_is_named_as_its_distribution(module, package):
+    cure = old_code.advice("ModuleNotFoundError", f"No module named '{module}'")[1]
+    assert cure.startswith(f"pip install {package}, ")
+
+
+def test_a_module_that_nobody_knows_is_left_to_the_folders_requirements(folder):
+    error = ("ModuleNotFoundError", "No module named 'oddly'")
+    assert "if it is called so there" in old_code.advice(*error)[1]
+    (folder / "scripts" / "requirements.txt").write_text("py-oddly>=0.1\n")
+    cause, cure = old_code.advice(*error, home=folder)
+    assert "the package oddly is not installed" in cause
+    assert cure.startswith("install what scripts/requirements.txt names for it") and "pip" not in cure
+    trace = 'Traceback (most recent call last):\n  File "train.py", line 1, in <module>\n' + ": ".join(error)
+    with pytest.raises(TaskError, match="oddly is not installed") as found:
+        adopt_folder(load_task(folder, **STATED), executing("error", trace))
+    assert "scripts/requirements.txt" in found.value.cure
+
+
+def test_the_hub_is_asked_for_nothing_in_a_run(runner):
+    script = b"from huggingface_hub import constants\nprint(constants.HF_HUB_OFFLINE)\n"
+    script += b"from huggingface_hub import hf_hub_download\nhf_hub_download('gpt2', 'config.json')\n"
+    ran = runner.run(RunRequest({"train.py": script}, None, "train.py", collect=()))
+    assert ran.output.startswith("True\n") and ran.status == "error"
+    found = old_code.diagnose({"train.py": script}, "train.py", ran.status, ran.output)
+    assert "a run has no network" in found.cause and found.line == 4
+
+
 # ---- the command line --------------------------------------------------------------------------------
 
 
@@ -844,6 +955,78 @@ def test_the_commands_from_prepare_to_adopt(tmp_path, capsys):
     assert "0 do not\n  one label set" in capsys.readouterr().out
     assert main(["tasks", "show", str(folder)]) == 0
     assert "one set: feedback and report are the same" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_usable_grader_is_told_so_and_nothing_is_run(folder, capsys):
+    (folder / "env" / "train.py").write_text("import no_such_package\n")
+    stated = ["--better", "lower", "--best", "0", "--seconds", "10"]
+    grader = folder / "scripts" / "eval.py"
+    grader.write_text("import torch\n\n\ndef get_score(folder):\n    return torch.load('model.pt')\n")
+    for words in ("eval.py cannot grade: line 5 loads a saved model", "eval.py cannot grade: it is missing"):
+        assert main(["tasks", "adopt", str(folder), *stated]) == 2
+        told = capsys.readouterr().err
+        assert words in told and "pip install" not in told
+        assert main(["tasks", "check", str(folder), "--better", "lower"]) == 1
+        told = capsys.readouterr().out
+        assert "the grader can grade" in told and "pip install" not in told
+        grader.unlink(missing_ok=True)
+    assert main(["tasks", "adopt", str(folder)]) == 2  # also before it asks for the direction
+    assert "eval.py cannot grade: it is missing" in capsys.readouterr().err
+
+
+def test_adopting_takes_modality_kind_and_starter(folder, tmp_path, capsys):
+    (folder / "env" / "train.py").write_text("# TODO: train the model here\nprint(valid_mae)\n")
+    stated = ["--better", "lower", "--best", "0", "--seconds", "10"]
+    assert main(["tasks", "adopt", str(folder), *stated]) == 2
+    told = capsys.readouterr().err
+    assert "env/train.py, line 2 (print(valid_mae)): NameError" in told and "gap open on line 1" in told
+    assert "--starter" in told and told.count("cause:") == 1
+    mine = tmp_path / "first_try.py"
+    mine.write_text((SHAPE / "env" / "train.py").read_text())
+    stated += ["--modality", "tabular", "--kind", "regression", "--starter"]
+    assert main(["tasks", "adopt", str(folder), *stated, "nowhere.py"]) == 2
+    assert "there is no starter nowhere.py" in capsys.readouterr().err
+    assert main(["tasks", "adopt", str(folder), *stated, "../scripts/eval.py"]) == 2
+    assert "there is no starter" in capsys.readouterr().err
+    assert main(["tasks", "adopt", str(folder), *stated, str(mine)]) == 0
+    task = load_task(folder)
+    assert (task.modality, task.kind, task.starter) == ("tabular", "regression", "first_try.py")
+    assert task.baseline["report"] == pytest.approx(STARTER_ERROR)
+    assert "TODO" in (folder / "env" / "train.py").read_text(), "the folder's own file stays"
+    assert "MLAgentBench" not in (folder / "task.yaml").read_text(), "another folder is not said to be of it"
+    assert main(["tasks", "check", str(folder)]) == 0
+
+
+def test_a_starter_never_takes_the_place_of_another_file(folder, tmp_path):
+    other = tmp_path / "train.py"
+    other.write_text("print(1)\n")
+    with pytest.raises(TaskError, match="is another file than .*train.py, and stays as it is"):
+        mlagentbench.place_starter(folder, str(other))
+    assert mlagentbench.place_starter(folder, "./train.py") == "train.py"
+    make(folder, {"env/src/main.py": "pass"})
+    assert mlagentbench.place_starter(folder, "src/../src/main.py") == "src/main.py"
+
+
+def test_known_folders_are_of_the_benchmark(prepared, tmp_path, runner):
+    known = shutil.copytree(prepared, tmp_path / "house-price")
+    adopt_folder(
+        load_task(known, limits=LIMITS), lambda t, files: runner.run(task_request(t, files)), best=0.0
+    )
+    assert "github.com/snap-stanford/MLAgentBench" in load_task(known).provenance
+
+
+def test_messages_name_options_and_no_functions_of_python(folder):
+    with pytest.raises(TaskError) as error:
+        load_task(folder)
+    assert "--better" in error.value.cure and "(" not in error.value.cure
+
+
+def test_a_prompt_says_nothing_of_sizes_that_are_not_known(task):
+    from mlagent_lib.agents.prompts import card
+
+    assert "Data" not in card(task) and " 0 " not in card(task)
+    assert "Data: 12 rows. Facts" in card(replace(task, rows=12))
+    assert "Data: 12 rows, 3 columns. Facts" in card(replace(task, rows=12, columns=3))
 
 
 def test_scores_are_numbers_of_the_grader_and_never_of_the_script(task):

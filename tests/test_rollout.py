@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
-from tiny_task import FakeRunner, final, graded, make_tools, neighbours, reply, submission, write_task
+from tiny_task import (
+    TRAIN,
+    FakeRunner,
+    edit,
+    final,
+    graded,
+    make_tools,
+    neighbours,
+    reply,
+    submission,
+    write_task,
+)
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import RandomIdeas, ScriptedExpert, Starter
-from mlagent_lib.agents.rollout import Job, run_trajectories, states_of, step_row
+from mlagent_lib.agents.rollout import (
+    Job,
+    edited_state,
+    run_trajectories,
+    states_of,
+    step_row,
+)
 from mlagent_lib.agents.schema import SCHEMA_NAME, validate_row
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.outcome import Outcome
@@ -17,6 +35,7 @@ from mlagent_lib.environment.step import run_step, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import TaskScale, trajectory_table
 from mlagent_lib.reward import reward_of
+from mlagent_lib.tasks.task import load_task
 
 
 @pytest.fixture
@@ -193,8 +212,6 @@ def test_a_job_may_start_from_a_state(task, tmp_path):
 
 
 def test_script_after_follows_the_saved_name_in_any_spelling(task, tmp_path):
-    from tiny_task import edit
-
     (row,) = run_trajectories(
         [Job(task, "x", 0, 0)],
         Says(
@@ -207,6 +224,26 @@ def test_script_after_follows_the_saved_name_in_any_spelling(task, tmp_path):
     )
     assert "n_neighbors=8)" in row["steps"][0]["script_after"]
     assert row["steps"][1]["outcome"] == "error" and "n_neighbors=40" in row["steps"][1]["script_after"]
+
+
+def test_the_state_after_an_edit_runs_what_the_edit_ran(task, tmp_path):
+    says = Says(edit("Use 8 nearest neighbours.", save_name="b.py"), neighbours(16), final())
+    (row,) = run_trajectories([Job(task, "x", 0, 0)], says, make_tools(tmp_path), max_steps=5)
+    copy, starter = (edited_state(step, task) for step in row["steps"][:2])
+    assert b"n_neighbors=8)" in copy.files["train.py"] == copy.files["b.py"] and copy.score == 1.0
+    assert b"n_neighbors=16)" in starter.files["train.py"] and starter.score == 2.0
+    assert b"n_neighbors=8)" in starter.files["b.py"]
+
+
+def test_a_step_records_the_file_that_was_edited(tmp_path):
+    folder = Path(write_task(tmp_path / "tasks").folder)
+    (folder / "env" / "model.py").write_text(TRAIN.replace("n_neighbors=40", "n_neighbors=7"))
+    says = Says(edit("Use 8 nearest neighbours.", "model.py", "model.py"), final())
+    (row,) = run_trajectories([Job(load_task(folder), "x", 0, 0)], says, make_tools(tmp_path), max_steps=5)
+    edited, last = row["steps"]
+    assert "n_neighbors=7)" in edited["script_before"] and "n_neighbors=8)" in edited["script_after"]
+    assert (edited["outcome"], edited["score_after"]) == ("edited", 5.0)  # train.py does not read it here
+    assert "n_neighbors=40)" in last["script_before"] == last["script_after"]
 
 
 def test_replies_that_no_file_can_hold_are_recorded_all_the_same(task, tmp_path):

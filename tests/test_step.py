@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_task import (
+    CARD,
     NAME,
     TRAIN,
     FakeRunner,
@@ -329,6 +332,102 @@ def test_the_coders_failures_are_not_the_policys(start, tools):
     assert refused.state.files == start.files and not refused.executed
     assert (odd.outcome, odd.score_after) == (Outcome.EDITED, 2.0)
     assert odd.state.files["train.py"].endswith(b"# ?\n")
+
+
+# ---- edits of other files than the entry script ------------------------------------------------------
+
+WHOLE = "from lib.model import N\nshift=0\nwrites submission.csv\n"
+
+
+class LastWord:
+    """Writes the last word of an instruction in place of the number after ``shift=``."""
+
+    name = "last-word"
+
+    def edit_many(self, requests):
+        return [
+            re.sub(r"shift=-?\d+", f"shift={request.instruction.split()[-1]}", request.script)
+            for request in requests
+        ]
+
+
+def from_the_module(request):
+    """Run as a real script would: only the starter and its copies hand in, with what the other files say."""
+    text = b"".join(request.files.get(name, b"") for name in ("lib/model.py", "config.yaml"))
+    hands_in = b"submission.csv" in request.files[request.script]
+    n = 40 + sum(map(int, re.findall(rb"shift=(-?\d+)", text + request.files[request.script])))
+    return result(collected={"submission.csv": submission(n)} if hands_in else {})
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """Return the start of a task whose script reads a module in a folder and a configuration."""
+    folder = Path(write_task(tmp_path / "tasks", train_py=WHOLE).folder) / "env"
+    (folder / "lib").mkdir()
+    (folder / "lib" / "model.py").write_text("N = 1  # shift=0\n")
+    (folder / "config.yaml").write_text("size: 1  # shift=0\n")
+    tools = make_tools(tmp_path, FakeRunner(from_the_module), LastWord())
+    return start_state(load_task(tmp_path / "tasks" / NAME), tools), tools
+
+
+@pytest.mark.parametrize(
+    ("source", "saved", "runs", "score"),  # off by 5.0 with 40 neighbours, by 1.0 with 32 fewer
+    [
+        ("lib/model.py", "lib/model.py", "train.py", 1.0),
+        ("./lib/../lib/model.py", "lib/model.py/", "train.py", 1.0),
+        ("config.yaml", "config.yaml", "train.py", 1.0),
+        ("config.yaml", "lib/new.yaml", "train.py", 5.0),  # a new file that nothing reads
+        ("lib/model.py", "lib/other.py", "train.py", 5.0),  # a new module that nothing imports yet
+        ("train.py", "train.py", "train.py", 1.0),
+        ("train.py", "train2.py", "train2.py", 1.0),  # a copy of the starter stands in its place
+        ("train.py", "lib/model.py", "train.py", 1.0),  # a module that is overwritten stays a module
+    ],
+)
+def test_an_edit_is_worth_what_it_changes_in_a_run_of_the_entry_script(wide, source, saved, runs, score):
+    start, tools = wide
+    made = run_step(start, edit("shift to -32", saved, source), tools)
+    assert tools.runner.requests[-1].script == runs
+    assert (made.outcome, made.reason) == (Outcome.EDITED, "scored"), made.observation
+    assert (made.score_before, made.score_after) == (5.0, score)
+    told = made.observation.split("\n")[1]
+    assert told.startswith("The script has" if runs == saved else "train.py has")
+    empty = run_step(made.state, edit("shift to 0"), tools)  # train.py as it was
+    if source == saved == "lib/model.py":
+        assert (empty.score_before, empty.score_after) == (1.0, 1.0)  # no gain is left for the next edit
+
+
+def test_a_module_that_breaks_the_run_is_the_edits_fault(wide):
+    start, tools = wide
+    broken = replace(tools, runner=FakeRunner(lambda request: result("error", "no", error_type="KeyError")))
+    made = run_step(start, edit("shift to -32", "lib/model.py", "lib/model.py"), broken)
+    assert (made.outcome, made.reason, made.state.score) == (Outcome.ERROR, "KeyError", 5.0)
+    assert made.observation.startswith("The edited file is saved to lib/model.py.\ntrain.py has failed.")
+
+
+def test_a_module_runs_by_itself_when_it_is_asked_for(wide):
+    start, tools = wide
+    made = run_step(start, reply("Execute Script", script_name="lib/model.py"), tools)
+    assert tools.runner.requests[-1].script == "lib/model.py"
+    assert (made.outcome, made.reason) == (Outcome.ERROR, "submission-missing")
+
+
+def test_work_goes_on_in_a_copy_of_the_starter(wide):
+    start, tools = wide
+    first = run_step(start, edit("shift to -8", "v2.py"), tools)
+    second = run_step(first.state, edit("shift to -16", "v2.py", "v2.py"), tools)
+    third = run_step(second.state, edit("shift to -24", "v3.py", "v2.py"), tools)
+    assert [made.score_after for made in (first, second, third)] == [4.0, 3.0, 2.0]
+
+
+def test_the_tasks_own_starter_is_the_entry_script(tmp_path):
+    folder = Path(write_task(tmp_path / "tasks", train_py="shift=0\n").folder)
+    (folder / "env" / "main.py").write_text(WHOLE)
+    (folder / "task.yaml").write_text(CARD + "starter: main.py\n")
+    tools = make_tools(tmp_path, FakeRunner(from_the_module), LastWord())
+    start = start_state(load_task(folder), tools)
+    made = run_step(start, edit("shift to -32", "train.py"), tools)
+    assert {request.script for request in tools.runner.requests} == {"main.py"}
+    assert (start.score, made.score_after) == (5.0, 5.0)
 
 
 def test_a_state_of_other_data_is_unscored(start, tools):

@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,8 +50,10 @@ __all__ = [
     "distinct",
     "draw_ideas",
     "embed",
+    "has_catalogue",
     "idea_prompt",
     "parse_ideas",
+    "read_ideas",
     "select_farthest_average",
     "select_farthest_point",
     "select_v1",
@@ -69,6 +72,11 @@ SCOPES = {
 ADVICE_FLAG = "[advice]"
 _MAX_WORDS = 60
 _MAX_SCRIPT = 20_000  # characters; a longer script would crowd out the question
+IDEAS_CURE = (
+    "give mlagent run a list with -p ideas=FILE (one idea a line), or a model that writes them with "
+    "-p expert=openai:<model>@<url>"
+)
+_AXIS = re.compile(rf"({'|'.join(AXES)}):\s+", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*+•>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s+")
 
 
@@ -102,8 +110,9 @@ def candidate_ideas(
     """Return at least ``minimum`` distinct ideas for a task (paper section 4.1: at least 100).
 
     A pocket task has them in its catalogue, and so has a task whose starter has the same three blocks
-    (``mlagent tasks new``). For any other task, and wherever ``generate`` is given, a language model writes
-    them, one prompt per axis as in version 2, asked again while too few are distinct.
+    (``mlagent tasks new``). Another task may bring its own, however few (``Task.ideas``). Wherever
+    ``generate`` is given, a language model writes them, one prompt per axis as in version 2, asked again
+    while too few are distinct.
 
     Args:
         task: Its ``modality``, ``kind``, ``split`` and script are read; for prompts also its texts.
@@ -113,16 +122,18 @@ def candidate_ideas(
         rounds: Prompts per axis at most.
 
     Raises:
-        TaskError: No catalogue covers the task and no ``generate`` was given.
+        TaskError: No catalogue covers the task, it brings no ideas, and no ``generate`` was given.
         EndpointError: The model did not write ``minimum`` distinct ideas.
     """
     if generate is not None:
         return _generated_ideas(task, generate, minimum, max(per_axis, -(-minimum // len(AXES))), rounds)
-    if not _has_catalogue(task):
+    if task.ideas:
+        return distinct(Idea(_key(axis, text), axis, text) for axis, text in task.ideas)
+    if not has_catalogue(task):
         raise TaskError(
-            f"task {task.name!r} is not of the pocket suite, nor does its train.py have the suite's blocks "
-            f"({', '.join(f'# {axis}' for axis in AXES)}), so there is no catalogue of ideas for it",
-            cure="name an expert with --expert openai:<model>@<url>, which writes the ideas",
+            f"task {task.name!r} is not of the pocket suite, nor does its {task.starter} have the suite's "
+            f"blocks ({', '.join(f'# {axis}' for axis in AXES)}), so there is no catalogue of ideas for it",
+            cure=f"{IDEAS_CURE}; mlagent agent acts on it with --policy openai:<model>@<url>",
         )
     ideas = distinct(Idea(edit.key, edit.axis, edit.instruction) for edit in edits(task.modality, task.kind))
     if len(ideas) < minimum:
@@ -133,17 +144,52 @@ def candidate_ideas(
     return ideas
 
 
-def _has_catalogue(task: Task) -> bool:
+def has_catalogue(task: Task) -> bool:
     """Return whether the edits of the catalogue can be carried out on the starter of a task."""
     if task.modality not in MODALITIES or task.kind not in KINDS:
         return False
     if task.split in ("held-in", "held-out"):
         return True
-    script = task.env_files().get("train.py", b"").decode("utf-8", "replace")
+    script = task.env_files().get(task.starter, b"").decode("utf-8", "replace")
     try:
         return all(read_block(script, axis) for axis in AXES)
     except ValueError:
         return False
+
+
+def read_ideas(path: Path) -> tuple[tuple[str, str], ...]:
+    """Return the ideas of a file, as `Task.ideas` holds them: one a line, such as ``data: Scale columns``.
+
+    Empty lines and those that begin with ``#`` are left out, and so are bullets. A line that does not begin
+    with ``data:``, ``model:`` or ``learning:`` is an idea on the model.
+
+    Args:
+        path: A text file in UTF-8.
+
+    Raises:
+        TaskError: It cannot be read, or holds no idea.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(
+            f"the list of ideas {path} cannot be read ({error.__class__.__name__})",
+            cure="give -p ideas=FILE a text file in UTF-8 with one idea a line",
+        ) from error
+    found = {}
+    for line in lines:
+        text = _printable(_BULLET.sub("", line))
+        axis = _AXIS.match(text)
+        text = text[axis.end() :] if axis else text
+        if text and not text.startswith("#"):
+            found.setdefault(_normal(text), (axis.group(1).lower() if axis else "model", text))
+    if not found:
+        raise TaskError(f"the list of ideas {path} is empty", cure="write one idea a line")
+    return tuple(found.values())
+
+
+def _printable(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def distinct(ideas) -> tuple[Idea, ...]:
@@ -169,7 +215,7 @@ def idea_prompt(task: Task, axis: str, number: int, *, known: Sequence[str] = ()
         known: Ideas that were given already and must not come again; the last 60 are shown.
     """
     files = task.env_files()
-    name = "train.py" if "train.py" in files else next((f for f in files if f.endswith(".py")), "")
+    name = task.starter if task.starter in files else next((f for f in files if f.endswith(".py")), "")
     script = files.get(name, b"").decode("utf-8", "replace")[:_MAX_SCRIPT]
     lines = [
         "You advise a machine learning engineer who improves the script of one task.",
@@ -198,8 +244,7 @@ def parse_ideas(reply: str) -> list[str]:
     """
     found = []
     for line in split_thinking(reply)[0].rpartition(ADVICE_FLAG)[2].splitlines():
-        text = "".join(c if c.isprintable() else " " for c in _BULLET.sub("", line))
-        text = " ".join(text.replace("**", "").replace("`", "").split())
+        text = _printable(_BULLET.sub("", line).replace("**", "").replace("`", ""))
         is_heading = text.startswith("#") or text.endswith(":")
         if not is_heading and 3 <= len(text.split()) <= _MAX_WORDS and re.search(r"[^\W\d_]{2}", text):
             found.append(text)
@@ -221,7 +266,8 @@ def _generated_ideas(
         raise EndpointError(
             f"the expert gave {len(ideas)} distinct ideas for {task.name!r} in {rounds} rounds per axis, "
             f"{minimum} are needed",
-            cure="use a stronger model, raise its temperature or max_tokens, or raise rounds",
+            cure="use a stronger model, or raise temperature or max_tokens behind its address, as in "
+            "openai:<model>@<url>#temperature=1,max_tokens=4096",
         )
     return ideas
 

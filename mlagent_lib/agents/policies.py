@@ -67,6 +67,12 @@ class Policy(Protocol):
         """Return one reply for each turn, in order; an `Unscored` where we failed to get one."""
 
 
+def _wording(turn: Turn) -> dict:
+    """Return what a scripted reply depends on besides its content."""
+    trend = trend_of(turn.state, turn.task.greater_is_better)
+    return {"trend": trend, "stream": turn.stream, "script": turn.task.starter}
+
+
 class Starter:
     """The baseline that changes nothing: Final Answer at once."""
 
@@ -74,14 +80,11 @@ class Starter:
 
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """Return one reply for each turn, in order."""
-        return [
-            final_reply(trend=trend_of(turn.state, turn.task.greater_is_better), stream=turn.stream)
-            for turn in turns
-        ]
+        return [final_reply(**_wording(turn)) for turn in turns]
 
 
 class RandomIdeas:
-    """The baseline that tries a random idea of the catalogue in each step, and always with a valid reply."""
+    """The baseline that tries a random idea of its task in each step, and always with a valid reply."""
 
     name = "random-ideas"
 
@@ -91,8 +94,7 @@ class RandomIdeas:
         for turn in turns:
             pool = candidate_ideas(turn.task)
             idea = pool[int(turn.stream.integers(len(pool)))]
-            trend = trend_of(turn.state, turn.task.greater_is_better)
-            replies.append(edit_reply(idea.text, idea.axis, trend=trend, stream=turn.stream))
+            replies.append(edit_reply(idea.text, idea.axis, **_wording(turn)))
         return replies
 
 
@@ -118,11 +120,7 @@ class ScriptedExpert:
 
     def _reply(self, turn: Turn) -> str:
         todo = turn.memory.setdefault("todo", list(turn.ideas))
-        options = {
-            "trend": trend_of(turn.state, turn.task.greater_is_better),
-            "stream": turn.stream,
-            "reply_format": self.reply_format,
-        }
+        options = {**_wording(turn), "reply_format": self.reply_format}
         looked = turn.memory.get("looked", False)
         if todo and not looked and turn.stream.random() < self.look_share:
             turn.memory["looked"] = True

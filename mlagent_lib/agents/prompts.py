@@ -21,11 +21,13 @@ from mlagent_lib.core.profiles import Profile
 from mlagent_lib.environment.actions import ACTIONS
 from mlagent_lib.environment.coder import visible_part
 from mlagent_lib.environment.workspace import HistoryStep, State
-from mlagent_lib.tasks.task import Task
+from mlagent_lib.tasks.task import Task, size_of
 
 HISTORY_STEPS = 3  # "last 3 steps in context", MLAgentBench's agent; the paper does not say
 LONGEST_OBSERVATION = 5000  # MLAgentBench shortens observations above 5000 characters
 NO_ANSWER = "(no answer)"  # of a reply that was all thought: some servers refuse an empty turn
+LONGEST_BROKEN = 1500  # ours: characters of a script without the pocket blocks
+LONGEST_BLOCKLESS = 700  # ours: the same where the task has no catalogue, so that every row stays short
 DROPPED = "<Done>"  # what MLAgentBench's agent shows in place of an older observation
 
 
@@ -96,7 +98,8 @@ class Prompter:
             ProfileError: Not even the shortest prompt has so few tokens.
         """
         if self.style == "pocket":
-            text = pocket_text(card(task), state, task.greater_is_better, self.max_steps)
+            most = LONGEST_BLOCKLESS if task.ideas else LONGEST_BROKEN
+            text = pocket_text(card(task), state, task.greater_is_better, self.max_steps, task.starter, most)
             return Prompt([{"role": "user", "content": text}])
         if self.style == "full":
             return _fitted(state, task, self.max_steps, self.tokens)
@@ -110,13 +113,21 @@ def card(task: Task) -> str:
     """Return two lines on a task for the pocket prompt."""
     direction = "higher" if task.greater_is_better else "lower"
     facts = "; ".join(task.facts) or "none"
+    size = size_of(task)
     return (
         f"Task: {task.name}. {task.modality}, {task.kind}, {task.metric}, {direction} is better.\n"
-        f"Data: {task.rows} rows, {task.columns} columns. Facts: {facts}."
+        f"{f'Data: {size}. ' if size else ''}Facts: {facts}."
     )
 
 
-def pocket_text(task_card: str, state: State, greater_is_better: bool, max_steps: int) -> str:
+def pocket_text(
+    task_card: str,
+    state: State,
+    greater_is_better: bool,
+    max_steps: int,
+    starter: str = "train.py",
+    most: int = LONGEST_BROKEN,
+) -> str:
     """Return the user message of the pocket style.
 
     Args:
@@ -124,12 +135,14 @@ def pocket_text(task_card: str, state: State, greater_is_better: bool, max_steps
         state: Where the agent is.
         greater_is_better: Direction of the metric.
         max_steps: Length of a trajectory.
+        starter: The script that is shown.
+        most: Characters of it that are shown where it has no pocket blocks.
     """
-    script = state.files.get("train.py", b"").decode(errors="replace")
+    script = state.files.get(starter, b"").decode(errors="replace")
     try:
         shown = visible_part(script)
-    except ValueError:  # the script lost a block: show what there is
-        shown = script[:1500]
+    except ValueError:  # the script has lost a block, or never had one: show what there is
+        shown = script[:most]
     history = history_text(state, greater_is_better)
     return f"{task_card}\n{shown}\nHistory:{history}\nStep {state.step + 1} of {max_steps}."
 
@@ -218,7 +231,7 @@ def _rooms(state: State, task: Task):
     for longest in (2000, 1000, 500):
         room = replace(room, longest=longest)
         yield room
-    script, problem = len(_script(state)), len(task.research_problem)
+    script, problem = len(_script(state, task)), len(task.research_problem)
     for share in (0.75, 0.5, 0.35, 0.25):
         room = replace(room, script=int(share * script))
         yield room
@@ -230,8 +243,8 @@ def _rooms(state: State, task: Task):
     yield replace(room, steps=0, observations=0)
 
 
-def _script(state: State) -> str:
-    return state.files.get("train.py", b"").decode(errors="replace")
+def _script(state: State, task: Task) -> str:
+    return state.files.get(task.starter, b"").decode(errors="replace")
 
 
 def _full(state: State, task: Task, max_steps: int, room: _Room) -> Prompt:
@@ -251,11 +264,12 @@ def _full(state: State, task: Task, max_steps: int, room: _Room) -> Prompt:
         f"You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace "
         "are logged and do not pay."
     )
-    script, asked = _script(state), task.research_problem
+    script, asked = _script(state, task), task.research_problem
     shown_script, script_cut = shorten_lines(script, len(script) if room.script is None else room.script)
     shown_asked, problem_cut = shorten(asked, len(asked) if room.problem is None else room.problem)
     problem = (
-        f"Research problem: {shown_asked}\n\n{card(task)}\n\ntrain.py now:\n```python\n{shown_script}\n```"
+        f"Research problem: {shown_asked}\n\n{card(task)}\n\n"
+        f"{task.starter} now:\n```python\n{shown_script}\n```"
     )
     messages = [{"role": "system", "content": system}, {"role": "user", "content": problem}]
     recent = state.history[len(state.history) - room.steps :]

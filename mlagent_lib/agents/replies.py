@@ -72,23 +72,31 @@ def compose(
 
 
 def edit_reply(
-    instruction: str, axis: str, *, trend: str, stream: np.random.Generator, reply_format: str = "six"
+    instruction: str,
+    axis: str,
+    *,
+    trend: str,
+    stream: np.random.Generator,
+    reply_format: str = "six",
+    script: str = "train.py",
 ) -> str:
-    """Return a reply that edits train.py in place."""
-    arguments = {"script_name": "train.py", "edit_instruction": instruction, "save_name": "train.py"}
+    """Return a reply that edits a script in place."""
+    arguments = {"script_name": script, "edit_instruction": instruction, "save_name": script}
     return compose(
         "Edit Script (AI)", arguments, topic=axis, trend=trend, stream=stream, reply_format=reply_format
     )
 
 
-def look_reply(*, trend: str, stream: np.random.Generator, reply_format: str = "six") -> str:
+def look_reply(
+    *, trend: str, stream: np.random.Generator, reply_format: str = "six", script: str = "train.py"
+) -> str:
     """Return a reply that looks without editing: one of the four neutral actions."""
     choices = (
         ("List Files", {"dir_path": "."}),
         (
             "Inspect Script Lines",
             {
-                "script_name": "train.py",
+                "script_name": script,
                 "start_line_number": "1",
                 "end_line_number": str(stream.integers(20, 60)),
             },
@@ -97,18 +105,20 @@ def look_reply(*, trend: str, stream: np.random.Generator, reply_format: str = "
             "Understand File",
             {"file_name": "data_description.txt", "things_to_look_for": "columns and target"},
         ),
-        ("Execute Script", {"script_name": "train.py"}),
-        ("Copy File", {"source": "train.py", "destination": "backup.py"}),
+        ("Execute Script", {"script_name": script}),
+        ("Copy File", {"source": script, "destination": "backup.py"}),
     )
     action, arguments = choices[int(stream.integers(len(choices)))]
     return compose(action, arguments, topic="look", trend=trend, stream=stream, reply_format=reply_format)
 
 
-def final_reply(*, trend: str, stream: np.random.Generator, reply_format: str = "six") -> str:
+def final_reply(
+    *, trend: str, stream: np.random.Generator, reply_format: str = "six", script: str = "train.py"
+) -> str:
     """Return a reply that ends the trajectory."""
     return compose(
         "Final Answer",
-        {"final_answer": "train.py is improved."},
+        {"final_answer": f"{script} is improved."},
         topic="end",
         trend=trend,
         stream=stream,

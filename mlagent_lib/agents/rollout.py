@@ -20,12 +20,11 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.actions import Action, ActionError, safe_path, storable
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.step import StepResult, Toolbox, begin_steps, start_state
+from mlagent_lib.environment.step import StepResult, Toolbox, begin_steps, entry_script, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
 from mlagent_lib.tasks.task import Task
 
-SCRIPT = "train.py"
 MAX_UNSCORED = 2  # ours: retries of a step that we failed to score
 
 
@@ -182,8 +181,8 @@ def step_row(
         "score_before": result.score_before,
         "score_after": result.score_after,
         "reward": reward_of(result, task, form),
-        "script_before": before.files.get(SCRIPT, b"").decode(errors="replace"),
-        "script_after": result.state.files.get(_saved_name(action), b"").decode(errors="replace"),
+        "script_before": _text(before, _file_of(action, task, "script_name")),
+        "script_after": _text(result.state, _file_of(action, task, "save_name")),
         "visible_metric": None if failed else result.state.history[-1].visible,
         "seconds": result.seconds,
         "cache_hit": result.cache_hit,
@@ -193,20 +192,33 @@ def step_row(
     }
 
 
-def edited_state(step: dict) -> State:
-    """Return the state after a scored edit, as far as scripts and score go, from its recorded step."""
+def edited_state(step: dict, task: Task) -> State:
+    """Return the state after a scored edit, as far as scripts and score go, from its recorded step.
+
+    A new script that was run in the starter's place lies in the starter's place.
+    """
     before, action = State.from_json(step["state"]), Action(step["action"], step["action_input"], {})
-    after = before.with_file(_saved_name(action), step["script_after"].encode())
+    source, saved = (_file_of(action, task, name) for name in ("script_name", "save_name"))
+    text = step["script_after"].encode()
+    after = before.with_file(saved, text)
+    if entry_script(task, after.files, source, saved) == saved:
+        after = after.with_file(task.starter, text)
     return replace(after, score=step["score_after"])
 
 
-def _saved_name(action: Action | None) -> str:
-    """Return which file a step wrote, in normal form; train.py where it wrote none."""
+def _file_of(action: Action | None, task: Task, argument: str) -> str:
+    """Return which file an edit read (``script_name``) or wrote (``save_name``), in normal form.
+
+    For other actions it is the starter.
+    """
     with contextlib.suppress(ActionError):
-        return (
-            safe_path(action.arguments["save_name"]) if action and "save_name" in action.arguments else SCRIPT
-        )
-    return SCRIPT
+        if action and "save_name" in action.arguments:
+            return safe_path(action.arguments[argument])
+    return task.starter
+
+
+def _text(state: State, name: str) -> str:
+    return state.files.get(name, b"").decode(errors="replace")
 
 
 def _row(run: _Running) -> dict:

@@ -358,7 +358,8 @@ def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
     batches: dict[tuple[str, str], list[State]] = {}
     for row in rows:
         if row["task"] in tasks:
-            edited = [edited_state(step) for step in row["steps"] if step["outcome"] == "edited"]
+            task = tasks[row["task"]]
+            edited = [edited_state(step, task) for step in row["steps"] if step["outcome"] == "edited"]
             batches.setdefault((row["source"], row["task"]), []).extend(edited)
     ratios, spent = [], [0.0, 0.0]
     with Runner(workers=2) as runner:

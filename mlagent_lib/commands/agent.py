@@ -156,6 +156,7 @@ def _evaluate(arguments: argparse.Namespace, run: Path | None, prices: dict, lab
     from mlagent_lib.results.style import number
     from mlagent_lib.run import actors
     from mlagent_lib.run import agent_command as acting
+    from mlagent_lib.run.story import ends
 
     chosen = actors.plan(arguments.policy, lab.profile, coder=arguments.coder, run=run, name=arguments.name)
     words = arguments.tasks
@@ -171,7 +172,8 @@ def _evaluate(arguments: argparse.Namespace, run: Path | None, prices: dict, lab
         mark = "*" if row["policy"] == chosen.name else " "
         print(
             f"{mark} {row['policy']:<24} {row['split']:<9} {row['gap_closed']:7.3f} "
-            f"[{row['gap_low']:.3f}, {row['gap_high']:.3f}]  gain {number(row['gain_pct'], 1):>6} %  "
+            f"{ends(row['gap_low'], row['gap_high'], 3) or '[no interval]':<15}  "
+            f"gain {number(row['gain_pct'], 1):>6} %  "
             f"{row['tasks']} tasks, {row['trajectories']} trajectories, {row['unscored']} unscored"
         )
     for sentence in unequal_conditions(lab.run_dir):

@@ -6,19 +6,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mlagent_lib.tasks.foreign.known_tasks import KIND_NAMES, MODALITY_NAMES
+
 ADOPT_HELP = """\
 Writes the task.yaml that a folder of MLAgentBench lacks. It runs the starter once, isolated, grades it with
 the folder's own scripts/eval.py in a process of its own, and notes direction, limits, the starter's score and
 the best known one. Afterwards the folder can be named wherever a task can. MLAgentBench does not read
 task.yaml, so the folder stays one of that benchmark. Known folders (cifar10, imdb, ogbn-arxiv, house-price,
-feedback) need neither --better nor --best.
+feedback) need neither --better nor --best. Many starters of that benchmark have gaps and do not run: name one
+of yours with --starter. Where the starter has the blocks of the pocket suite (# data, # model, # learning),
+--modality and --kind give the folder the suite's catalogue of ideas.
 
 Such a folder has one set of hidden labels: the score that rewards are made of is the score that is reported.
 Every table says so.
 
 examples:
   mlagent tasks adopt benchmarks/house-price --seconds 120
-  mlagent tasks adopt my-task --better lower --best 0.05 --best-source "a gradient boosting of mine\""""
+  mlagent tasks adopt my-task --better lower --best 0.05 --best-source "a gradient boosting of mine"
+  mlagent tasks adopt my-task --better lower --best 0.05 --modality text --starter ./first_try.py"""
 
 
 def add(verbs: Any, plain: type) -> None:
@@ -40,6 +45,10 @@ def add_statements(parser: Any) -> None:
     group.add_argument("--best", type=float, metavar="SCORE", help="best known score; some are known")
     group.add_argument("--seconds", type=float, default=20.0, help="limit of one script, default 20")
     group.add_argument("--memory-gb", type=float, default=2.0, help="limit of one script, default 2")
+    group.add_argument("--modality", choices=MODALITY_NAMES, help="of the data; default other, or as known")
+    group.add_argument("--kind", choices=KIND_NAMES, help="of the answers; default other")
+    group.add_argument("--starter", metavar="FILE", help="the script that is run and edited: a name in env/, "
+                       "or (adopt) a file that is copied there; default train.py")  # fmt: skip
 
 
 def add_options(prepare: Any) -> None:
@@ -59,7 +68,8 @@ def load_stated(name: str, arguments: argparse.Namespace) -> Any:
         return load_task(name)
     limits = Limits(seconds=arguments.seconds, memory_bytes=int(arguments.memory_gb * 2**30))
     up = None if arguments.better is None else arguments.better == "higher"
-    stated = {} if arguments.best is None else {"best": arguments.best}
+    names = ("best", "modality", "kind", "starter")
+    stated = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     return load_task(folder, greater_is_better=up, limits=limits, **stated)
 
 
@@ -77,8 +87,12 @@ def prepare(arguments: argparse.Namespace) -> int:
 def _adopt(arguments: argparse.Namespace) -> int:
     from mlagent_lib.environment.runner import Runner
     from mlagent_lib.environment.step import task_request
-    from mlagent_lib.tasks.foreign.mlagentbench import adopt_folder
+    from mlagent_lib.tasks.foreign.mlagentbench import adopt_folder, check_adoptable, place_starter
 
+    if (folder := Path(arguments.task)).is_dir():
+        check_adoptable(folder)
+        if arguments.starter is not None:
+            arguments.starter = place_starter(folder, arguments.starter)
     given = load_stated(arguments.task, arguments)
     with Runner(workers=1) as runner:
         task = adopt_folder(

@@ -52,7 +52,7 @@ class Luck:
 
 
 def luck_of(
-    pairs: Sequence[tuple[State, State]], tools: Toolbox, *, seeds: int = SEEDS, script: str = "train.py"
+    pairs: Sequence[tuple[State, State]], tools: Toolbox, *, seeds: int = SEEDS, script: str | None = None
 ) -> list[Luck]:
     """Return the luck in each gain, both scripts of a pair run again with the same other seeds.
 
@@ -60,7 +60,7 @@ def luck_of(
         pairs: States before and after, whose scripts have feedback scores.
         tools: Runner and cache; its tier must be a warm one.
         seeds: Other seeds for each script, 1 or more.
-        script: Which file is run.
+        script: Which file is run; None for the task's starter.
 
     Raises:
         Unscored: A script could not be run, through a fault of ours.
@@ -70,7 +70,7 @@ def luck_of(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     if any(state.score is None for pair in pairs for state in pair):
         raise ValueError("luck needs states that have a score")
-    jobs = [(state, script) for pair in pairs for state in pair]
+    jobs = [(state, script or tools.task(state.task).starter) for pair in pairs for state in pair]
     rounds = []
     for number in range(1, seeds + 1):
         executions = [execution for execution, _ in tools.execute_many(jobs, reseed=number)]

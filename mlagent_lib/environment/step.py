@@ -3,7 +3,7 @@
 `run_steps` is the pure form that step-wise RL uses: states and replies in, results out, order kept, and one
 bad row never spoils another. As in the paper an edit is followed by its execution, and m_{t+1} is the score
 of the edited script on the feedback labels; m_t is the last valid score on the way to the state (the paper is
-silent about states whose script is broken).
+silent about states whose script is broken). An edit of any other file runs the starter, too.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class Toolbox:
 def task_request(
     task: Task,
     files: Mapping[str, bytes],
-    script: str = "train.py",
+    script: str | None = None,
     limits: Limits | None = None,
     *,
     reseed: int = 0,
@@ -221,14 +221,32 @@ def task_request(
     Args:
         task: Its data are read by reference.
         files: The workspace.
-        script: Which of them to run.
+        script: Which of them to run; None for the starter.
         limits: What it may use; None for the task's own.
         reseed: See `RunRequest`.
     """
     folder = task.data_dir if task.data_dir.is_dir() else None
-    return RunRequest(
-        dict(files), folder, script, limits or task.limits, reseed=reseed, links=task.links
-    )  # fmt: skip
+    script, limits = script or task.starter, limits or task.limits
+    return RunRequest(dict(files), folder, script, limits, reseed=reseed, links=task.links)
+
+
+def entry_script(task: Task, files: Mapping[str, bytes], source: str, saved: str) -> str:
+    """Return the file that runs after an edit: the task's starter, whichever file of it was edited.
+
+    A new script that takes the starter's place runs itself: not among the task's files, made from the starter
+    or from such a script, and it names ``submission.csv`` if the starter does. Anything else (a module, a
+    configuration) is worth what it changes in a run of the starter.
+
+    Args:
+        task: Names the starter and its files.
+        files: The workspace after the edit.
+        source: The file that was edited, in normal form.
+        saved: What the edited text was saved as, likewise.
+    """
+    own, name = task.env_files(), SUBMISSION.encode()
+    is_new = saved.endswith(".py") and saved not in own and (source == task.starter or source not in own)
+    is_script = name in files[saved] or name not in files.get(task.starter, b"")
+    return saved if is_new and is_script else task.starter
 
 
 def start_state(task: Task, tools: Toolbox) -> State:
@@ -239,13 +257,14 @@ def start_state(task: Task, tools: Toolbox) -> State:
     """
     tools.tasks[task.name] = task
     state = State(task=task.name, task_digest=task.digest, files=task.env_files())
-    execution, _ = tools.execute_many([(state, "train.py")])[0]
+    execution, _ = tools.execute_many([(state, task.starter)])[0]
     if isinstance(execution, Unscored):
         raise execution
     if execution.score is None:
         told = execution.refusal
         if told is None:
-            told = str(diagnose(state.files, "train.py", execution.status, execution.output))
+            found = diagnose(state.files, task.starter, execution.status, execution.output, home=task.folder)
+            told = str(found)
         raise Unscored(
             f"the starter of task {task.name!r} gave no score ({told}): {execution.output[-300:]}",
             cure=f"run 'mlagent tasks check {task.name}'",
@@ -347,6 +366,7 @@ class _Plan:
     after: State
     action: Action | None = None
     edit: EditRequest | None = None
+    saved: str = ""
     script: str = ""
     outcome: Outcome | None = None
     reason: str = ""
@@ -398,7 +418,7 @@ def _act(plan: _Plan, action: Action) -> None:
         plan.script = safe_path(arguments["script_name"])
     else:
         script = read_text(files, arguments["script_name"])
-        plan.script = _writable(plan, arguments["save_name"])
+        plan.saved = _writable(plan, arguments["save_name"])
         plan.edit = EditRequest(plan.task, script, arguments["edit_instruction"])
 
 
@@ -437,12 +457,13 @@ def _edit(plans: list[_Plan], tools: Toolbox) -> None:
     for plan, edited in zip(todo, tools.coder.edit_many([plan.edit for plan in todo]), strict=True):
         if isinstance(edited, Unscored):
             plan.outcome, plan.reason, plan.failure = Outcome.UNSCORED, "coder-server", str(edited)
-            plan.script = ""
         elif isinstance(edited, CoderError):
-            plan.outcome, plan.reason, plan.script = Outcome.CORNER, "coder", ""
+            plan.outcome, plan.reason = Outcome.CORNER, "coder"
             plan.observation = storable(f"LLMError: the edit was not made: {edited.message}")
         else:
-            plan.after = plan.before.with_file(plan.script, storable(edited).encode())
+            plan.after = plan.before.with_file(plan.saved, storable(edited).encode())
+            source = safe_path(plan.action.arguments["script_name"])
+            plan.script = entry_script(plan.task, plan.after.files, source, plan.saved)
 
 
 def _finish(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> StepResult:
@@ -483,19 +504,20 @@ def _finish(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> S
 def _classify(plan: _Plan, execution: Execution) -> None:
     """Turn what an execution came to into outcome, reason and observation, in this one place."""
     edited = plan.edit is not None
-    saved = f"The edited file is saved to {plan.script}.\n" if edited else ""
+    saved = f"The edited file is saved to {plan.saved}.\n" if edited else ""
+    ran = "The script" if not edited or plan.script == plan.saved else plan.script
     shown = execution.output[-2000:]
     if execution.status in _CORNER_STATUS:
         plan.outcome, plan.reason = Outcome.CORNER, execution.status
-        plan.observation = f"{saved}The script was stopped: {execution.status} limit reached.\n{shown}"
+        plan.observation = f"{saved}{ran} was stopped: {execution.status} limit reached.\n{shown}"
     elif execution.status != "ok":
         plan.outcome, plan.reason = Outcome.ERROR, execution.error_type or "script"
-        plan.observation = f"{saved}The script has failed.\n{shown}"
+        plan.observation = f"{saved}{ran} has failed.\n{shown}"
     elif execution.score is None:
         plan.outcome, plan.reason = Outcome.ERROR, f"submission-{execution.refusal}"
         plan.observation = (
-            f"{saved}The script ended, but its {SUBMISSION} was refused: {execution.refusal}.\n{shown}"
+            f"{saved}{ran} ended, but its {SUBMISSION} was refused: {execution.refusal}.\n{shown}"
         )
     else:
         plan.outcome, plan.reason = (Outcome.EDITED, "scored") if edited else (Outcome.NEUTRAL, "valid")
-        plan.observation = f"{saved}The script has been executed. Here is the output:\n{shown}"
+        plan.observation = f"{saved}{ran} has been executed. Here is the output:\n{shown}"

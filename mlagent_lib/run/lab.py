@@ -13,7 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mlagent_lib.agents.ideas import candidate_ideas, draw_ideas, embed, select_v1, select_v2
+from mlagent_lib.agents.ideas import (
+    candidate_ideas,
+    draw_ideas,
+    embed,
+    has_catalogue,
+    read_ideas,
+    select_v1,
+    select_v2,
+)
 from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, Policy, RandomIdeas, ScriptedExpert, Starter
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
@@ -22,17 +30,19 @@ from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
 from mlagent_lib.agents.server.endpoint import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
 from mlagent_lib.core.artifacts import OWN_TASKS, RUN_RECORD, Stage
-from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.errors import CoderError, ProfileError
 from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache
-from mlagent_lib.environment.coder import ChatCoder, Coder, RuleCoder
+from mlagent_lib.environment.coder import ChatCoder, Coder, EditRequest, RuleCoder
 from mlagent_lib.environment.runner import Runner
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.results.evaluation import TaskScale
 from mlagent_lib.tasks.task import Task, list_tasks, load_task
+
+IDEAS = "ideas.jsonl"  # in the folder of a run: the ideas of its tasks that have no catalogue
 
 
 @dataclass
@@ -70,6 +80,8 @@ class Lab:
     def adopt(self, train: Sequence[str], test: Sequence[str]) -> None:
         """Take the reader's own tasks in place of the profile's: those trained on, and others to evaluate.
 
+        Tasks without a catalogue get the ideas that the run holds for them, and all seconds of their cards.
+
         Args:
             train: Folders or names; for this run they are its held-in tasks.
             test: Folders or names that are only evaluated; its held-out tasks.
@@ -77,16 +89,49 @@ class Lab:
         Raises:
             ProfileError: Two tasks have the same name.
         """
+        ideas = {row["task"]: tuple(map(tuple, row["ideas"])) for row in _rows(self.run_dir / IDEAS)}
         names = []
         for place, split in [*((place, "held-in") for place in train), *((p, "held-out") for p in test)]:
             found = replace(load_task(place), split=split)
+            found = replace(found, ideas=ideas.get(found.name, ()))
             if found.name in names:
                 raise ProfileError(f"two tasks are named {found.name!r}", cure="rename one of the folders")
             names.append(found.name)
             self._tasks[found.name] = found
+        own = [self._tasks[name] for name in names]
+        seconds = [task.limits.seconds for task in own if not has_catalogue(task)]
         self.profile = self.profile.with_values(
-            self.profile.name, collect__tasks=tuple(names[: len(train)]), evaluate__tasks=tuple(names)
-        )
+            self.profile.name, collect__tasks=tuple(names[: len(train)]), evaluate__tasks=tuple(names),
+            script_seconds=max([self.profile.script_seconds, *seconds]),
+        )  # fmt: skip
+
+    def without_catalogue(self) -> list[Task]:
+        """Return the tasks of the run whose scripts no catalogue of edits fits."""
+        names = (*self.tasks(self.profile.collect.tasks), *self.tasks(self.profile.evaluate.tasks))
+        return [task for task in dict.fromkeys(names) if not has_catalogue(task)]
+
+    def find_ideas(self, ideas: str = "", expert: str = "scripted") -> None:
+        """Give the tasks without a catalogue their ideas, and write them into the run; known ones are kept.
+
+        Args:
+            ideas: A file with one idea a line (see `read_ideas`); "" lets the expert write them.
+            expert: See `expert_policy`; a server is asked for ideas on each axis.
+
+        Raises:
+            TaskError: There is no file, it is no list of ideas, and the expert is no server.
+            EndpointError: The server fails, or writes too few.
+        """
+        generate, least = None, self.profile.collect.ideas_per_task
+        if expert != "scripted":
+            known, ledger = ReplyCache(self.run_dir.parent / FOLDER), Ledger(self.run_dir / f"ideas_{CALLS}")
+            chat = Chat(parse_endpoint(expert), cache=known, ledger=ledger)
+            generate = lambda prompt: chat.reply([{"role": "user", "content": prompt}])  # noqa: E731
+        for task in (task for task in self.without_catalogue() if not task.ideas):
+            found = read_ideas(Path(ideas)) if ideas else None
+            written = () if found else candidate_ideas(task, generate=generate, minimum=least)
+            pairs = found or tuple((idea.axis, idea.text) for idea in written)
+            append_jsonl(self.run_dir / IDEAS, {"task": task.name, "ideas": pairs})
+            self._tasks[task.name] = replace(task, ideas=pairs)
 
     def tasks(self, choice: str | Sequence[str]) -> list[Task]:
         """Return the tasks of a profile's choice: ``all``, ``held-in``, ``held-out``, or names."""
@@ -244,11 +289,14 @@ def expert_policy(
 
 
 def chosen_ideas(lab: Lab, task: Task) -> tuple | dict:
-    """Return the far-apart ideas of a task by the profile's selection: a tuple for v1, by axis for v2."""
+    """Return the far-apart ideas of a task by the profile's selection: a tuple for v1, by axis for v2.
+
+    Ideas that all stand on one axis, as in a list that names none, are chosen by v1.
+    """
     settings = lab.profile.collect
     ideas = candidate_ideas(task, minimum=settings.ideas_per_task)
     vectors = embed([idea.text for idea in ideas], "tfidf").vectors
-    if settings.selection == "v1":
+    if settings.selection == "v1" or len({idea.axis for idea in ideas}) == 1:
         return select_v1(ideas, vectors, settings.ideas_kept)
     return select_v2(ideas, vectors, rng(lab.seed, "ideas", task.name), settings.ideas_k)
 
@@ -299,7 +347,7 @@ def collect(
     policy = expert_policy(
         expert, lab.profile.reply_format, path.with_name("replies.jsonl"), cache=known, seed=lab.seed
     )
-    tools = lab.tools(None if expert == "scripted" else make_coder(lab))
+    tools = lab.tools(idea_coder(lab) if expert == "scripted" else make_coder(lab))
     tasks = lab.tasks(settings.tasks)
     done = {row["id"] for row in _rows(path)}
     for number, task in enumerate(tasks):
@@ -318,6 +366,33 @@ def collect(
         if progress:
             progress(number + 1, len(tasks))
     return _rows(path)
+
+
+class RulesFirst(RuleCoder):
+    """The rule coder, and another coder for what the catalogue does not know.
+
+    Args:
+        other: Asked for the edits that are left.
+    """
+
+    def __init__(self, other: Coder):
+        self.other = other
+
+    def edit_many(self, requests: Sequence[EditRequest]) -> list:
+        """Return the edited script for each request, in order, or why there is none."""
+        made = super().edit_many(requests)
+        left = [number for number, found in enumerate(made) if isinstance(found, CoderError)]
+        others = self.other.edit_many([requests[number] for number in left]) if left else []
+        for number, found in zip(left, others, strict=True):
+            made[number] = found
+        return made
+
+
+def idea_coder(lab: Lab) -> Coder:
+    """Return who carries out ideas: the catalogue, and the profile's coder where a task has none."""
+    if lab.profile.coder == "rules" or not lab.without_catalogue():
+        return RuleCoder()
+    return RulesFirst(make_coder(lab))
 
 
 def baseline_policy(name: str) -> Policy:

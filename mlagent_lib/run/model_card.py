@@ -5,7 +5,8 @@ What no record says is said to be missing, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "llama.cpp"}
@@ -150,10 +151,16 @@ def results(origin: Origin) -> list[str]:
     for row in origin.results:
         lines.append(
             f"| {row['policy']} | {row['tasks']} {row['split']} | {row['trajectories']} "
-            f"| {row['gap_closed']:.3f} [{row['gap_low']:.3f}, {row['gap_high']:.3f}] "
-            f"| {_tenths(row['gain_pct'])} % [{_tenths(row['gain_low'])}, {_tenths(row['gain_high'])}] |"
+            f"| {row['gap_closed']:.3f}{_ends(row, 'gap', '{:.3f}'.format)} "
+            f"| {_tenths(row['gain_pct'])} %{_ends(row, 'gain', _tenths)} |"
         )
     return lines
+
+
+def _ends(row: Mapping, name: str, word: Callable[[float], str]) -> str:
+    """Return an interval in brackets, or nothing where one trajectory a task gave none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f" [{word(low)}, {word(high)}]" if math.isfinite(low) else ""
 
 
 def _tenths(value: float) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 import mlagent_lib
 from mlagent_lib.core.artifacts import NOTEBOOKS, OWN_TASKS, RUN_RECORD, stage_problem
-from mlagent_lib.core.errors import ProfileError, RunError
+from mlagent_lib.core.errors import ProfileError, RunError, TaskError
 from mlagent_lib.core.files import (
     FolderLock,
     append_jsonl,
@@ -162,12 +162,17 @@ def run_all(
     extra = dict(parameters or {})
     base = {"profile": profile, "seed": seed, "runs_dir": str(runs_dir), "run_id": run_id}
     _refuse_secrets(extra)
+    if isinstance(extra.get("ideas"), str) and extra["ideas"]:
+        if not tasks:
+            raise ProfileError("a list of ideas is for tasks of your own", cure="name them with --tasks")
+        extra["ideas"] = str(Path(extra["ideas"]).expanduser().resolve())
     values = _values_per_notebook(folder, [name for name, _ in notebooks], base, extra)
+    places = _places(tasks, chosen, extra, say) if tasks else {}
     run_dir = runs_dir / run_id
     check_free_space(runs_dir)
     with sigterm_unwinds(), FolderLock(run_dir), _kernel_environment(chosen, run_dir):
         sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
-        own = {"tasks": _places(tasks)} if tasks else {}
+        own = {"tasks": places} if places else {}
         _claim(run_dir, {"profile": profile, "seed": seed, "parameters": extra, **own})
         if own:
             write_json(run_dir / OWN_TASKS, own["tasks"])
@@ -188,24 +193,53 @@ def run_all(
     return run_dir
 
 
-def _places(tasks: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _places(
+    tasks: Mapping[str, Sequence[str]], profile: Profile, extra: Mapping[str, Any], say: Callable[[str], None]
+) -> dict[str, list[str]]:
     """Return the tasks with folders as full paths: notebooks work in another folder.
 
     Raises:
         ProfileError: No task is to be trained on.
-        TaskError: A folder or a name is unknown.
+        TaskError: A folder or a name is unknown, or a task has no ideas.
     """
+    from mlagent_lib.agents.ideas import has_catalogue
     from mlagent_lib.tasks.task import load_task
 
     if not tasks.get("train"):
         raise ProfileError("no task is given to train on", cure="give at least one with --tasks")
-    found = {}
+    found, bare = {}, []
     for role in ("train", "test"):
         names = [str(name) for name in tasks.get(role, ())]
-        for name in names:
-            load_task(name)
+        bare += [task.name for task in map(load_task, names) if not has_catalogue(task)]
         found[role] = [str(Path(name).resolve()) if Path(name).is_dir() else name for name in names]
+    if bare:
+        _check_help(bare, profile, extra, say)
+    elif extra.get("ideas"):
+        say("note: the list of ideas is not used, since the catalogue fits every task")
     return found
+
+
+def _check_help(
+    bare: Sequence[str], profile: Profile, extra: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Check that tasks without a catalogue get their ideas from somewhere, and say where no coder can edit.
+
+    Raises:
+        TaskError: There is neither a list of ideas nor a model that writes them.
+    """
+    from mlagent_lib.agents.ideas import IDEAS_CURE, read_ideas
+
+    names = ", ".join(bare)
+    if extra.get("ideas"):
+        read_ideas(Path(extra["ideas"]))
+    elif extra.get("expert", "scripted") == "scripted":
+        raise TaskError(f"no catalogue of ideas fits the tasks {names}", cure=IDEAS_CURE)
+    coder, model = extra.get("coder") or profile.coder, extra.get("model") or profile.model
+    if coder == "rules" or (coder, model) == ("base", "pocket"):
+        say(
+            f"note: the coder of this run knows pocket scripts only, so edits of {names} will fail and "
+            "count as the coder's failures; name another one with -p coder=openai:<model>@<url>"
+        )
 
 
 class _Clock:

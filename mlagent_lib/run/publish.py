@@ -233,7 +233,7 @@ def short_result_lines(figures: Path | str) -> str:
         name: f"{best[name, 'held-in']:.2f} and {best[name, 'held-out']:.2f}"
         for name in ("random-ideas", "rl")
     }
-    tried = f"Of what they tried, the best by feedback: random ideas {told['random-ideas']}, after RL {told['rl']}."
+    tried = f"The best by feedback of what they tried: random {told['random-ideas']}, after RL {told['rl']}."
     return "\n".join([*lines, "", tried, "", _diversity_line(Path(figures))])
 
 

@@ -19,6 +19,7 @@ from mlagent_lib.agents.export import (
     write_conversational,
     write_parquet,
 )
+from mlagent_lib.agents.ideas import has_catalogue
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import edited_state
 from mlagent_lib.agents.server.accounting import CALLS, COSTS, cost_rows, read_calls, write_costs
@@ -48,6 +49,7 @@ from mlagent_lib.run.lab import (
     baseline_policy,
     collect,
     evaluate,
+    idea_coder,
     local_agent,
     make_coder,
 )
@@ -118,7 +120,10 @@ def split_states(lab: Lab, rows: Sequence[dict]) -> Parts:
         states[part] = tuple(state for state in pool if part_of[state.id] == part)
         doubles += len(pool) - len(states[part])
         if not states[part]:
-            raise RunError(f"no state is left for the part {part!r}", cure="collect more trajectories a task")
+            raise RunError(
+                f"no state is left for the part {part!r}: the trajectories met the same states",
+                cure="give more tasks with --tasks, a larger --profile, or an expert whose replies differ",
+            )
     return Parts(found, states["train"], states["select"], states["test"], doubles)
 
 
@@ -261,6 +266,8 @@ def reward_table(rows: Sequence[dict], tasks: Mapping[str, Task], arm: Arm, seed
 def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataFrame:
     """Return how the model's base weights edit the held-in starters, beside the rule coder, which is exact.
 
+    Tasks without a catalogue are left out: nobody knows what an exact edit of theirs is.
+
     Args:
         lab: The run.
         agent: Whose base weights play the coder, whichever coder the profile takes.
@@ -270,8 +277,8 @@ def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataF
         One row for each edit: task, axis, instruction, result (``exact``, ``other`` or ``refused``).
     """
     requests, table = [], []
-    for task in lab.tasks(lab.profile.collect.tasks):
-        pool, script = edits(task.modality, task.kind), task.env_files()["train.py"].decode()
+    for task in filter(has_catalogue, lab.tasks(lab.profile.collect.tasks)):
+        pool, script = edits(task.modality, task.kind), task.env_files()[task.starter].decode()
         for index in rng(lab.seed, "coder-check", task.name).permutation(len(pool))[:per_task]:
             requests.append(EditRequest(task, script, pool[index].instruction))
             table.append(
@@ -283,7 +290,7 @@ def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataF
     wanted, got = RuleCoder().edit_many(requests), coder.edit_many(requests)
     for row, right, made in zip(table, wanted, got, strict=True):
         row["result"] = "exact" if made == right else "other" if isinstance(made, str) else "refused"
-    return pd.DataFrame(table)
+    return pd.DataFrame(table, columns=["task", "axis", "instruction", "result"])
 
 
 def adapter_of(stage: Stage, name: str = "02_sft") -> Path:
@@ -384,6 +391,9 @@ def train_rl(
     select = StatePool(tuple(state for state in parts.select if not arm.tasks or state.task in arm.tasks))
     select = select.sample(profile.grpo.eval_states, lab.seed, "select")
     pool = pool_of(lab, parts, arm.tasks)
+    if len(pool) < settings.states_per_step:
+        print(f"the pool holds {len(pool)} states: a step takes these, not {settings.states_per_step}")
+        settings = replace(settings, states_per_step=len(pool))
     found = train_grpo(
         pool, select, settings,
         make_tools=lambda coder: lab.tools(coder or make_coder(lab)),
@@ -467,7 +477,7 @@ def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.Da
             if gains and max(gains) > 0:
                 start, step = ends[gains.index(max(gains))]
                 found.append({"policy": name, "task": task.name, "split": task.split})
-                pairs.append((State.from_json(start), edited_state(step)))
+                pairs.append((State.from_json(start), edited_state(step, task)))
     lucks = luck_of(pairs, lab.tools(), seeds=lab.profile.evaluate.luck_seeds)
     for row, luck in zip(found, lucks, strict=True):
         seeds = len(luck.gains)
@@ -482,7 +492,7 @@ def _actor(lab: Lab, stage: Stage, name: str) -> tuple:
         adapter = {"base": None, "sft": "02_sft", "rl": "03_grpo"}[name]
         agent = local_agent(lab, name, adapter_of(stage, adapter) if adapter else None)
         return agent.policy, agent.tools
-    return baseline_policy(name), lab.tools()
+    return baseline_policy(name), lab.tools(idea_coder(lab))
 
 
 def same_state(lab: Lab, stage: Stage, *, task: str) -> None:

@@ -28,7 +28,7 @@ from mlagent_lib.results.steps import learning_curve_table
 from mlagent_lib.results.style import footer, look, new_figure, number, save_figure, styled, with_run
 from mlagent_lib.reward import reward_of, step_reward
 from mlagent_lib.run.lab import Lab
-from mlagent_lib.tasks.task import Task
+from mlagent_lib.tasks.task import Task, size_of
 from mlagent_lib.training.pool import PARTS
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm asks for widgets; our bars need none
@@ -119,7 +119,7 @@ def task_facts(task: Task) -> pd.DataFrame:
     facts = {
         "stands in for": task.paper_task,
         "split": task.split,
-        "data": f"{task.modality}, {task.rows} visible rows, {task.columns} columns",
+        "data": ", ".join(filter(None, (task.modality, size_of(task, "visible rows")))),
         "metric": f"{task.metric}, {direction} is better",
         "starter's score (feedback labels)": number(task.baseline["feedback"], 3),
         "best known score (feedback labels)": number(task.best["feedback"], 3),
@@ -343,6 +343,18 @@ def coder_table(table: pd.DataFrame) -> pd.DataFrame:
         }
         for name, part in parts
     )
+
+
+def coder_sentence(table: pd.DataFrame) -> str:
+    """Return how many edits the coder made exactly as asked, or why that is not known.
+
+    Args:
+        table: Of `coder_table`.
+    """
+    made, edits = table["share exact"].iloc[0], table["edits"].iloc[0]
+    if not edits:
+        return "How well the coder edits is not known: no task has a catalogue of exact edits."
+    return f"The coder made {made:.1%} of {edits} edits exactly as asked."
 
 
 def reward_difference(steps: pd.DataFrame, after: str, before: str) -> Interval:

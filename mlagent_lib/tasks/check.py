@@ -70,13 +70,19 @@ def check_task(
     elif task.labels_dir.is_dir():
         findings += _check_labels(task)
         findings += _check_disjoint(task)
-    if execute is not None:
+    else:
+        read = read_grader(task.folder / "scripts" / "eval.py")
+        findings.append(Finding("the grader can grade", False, "scripts/eval.py", read.problem, read.cure))
+    if execute is not None and all(found.ok for found in findings if found.rule == "the grader can grade"):
         findings += _check_starter(task, execute)
     return findings
 
 
 def _check_card(task: Task) -> Iterator[RuleFinding]:
-    yield finding("env/train.py exists", "train.py" in task.env_files(), "the starter")
+    where, cure = f"env/{task.starter}", ""
+    if task.starter != "train.py":
+        cure = "put a starter script that runs there, or name one with --starter"
+    yield finding("the starter is there", task.starter in task.env_files(), "the starter", where, cure)
     asked = task.research_problem
     yield finding("the request is not empty", asked, f"{len(asked)} characters")
     card = task.folder / "task.yaml"
@@ -145,13 +151,13 @@ def _check_disjoint(task: Task) -> Iterator[RuleFinding]:
 
 
 def _check_starter(task: Task, execute: Callable[[Task, dict[str, bytes]], object]) -> Iterator[RuleFinding]:
-    files = task.env_files()
-    if "train.py" not in files:
+    where, files = f"env/{task.starter}", task.env_files()
+    if task.starter not in files:
         return  # said already
     ran = execute(task, files)
     if ran.status != "ok":
-        found = diagnose(files, "train.py", ran.status, ran.output)
-        yield finding("the starter runs", False, str(found), cure=found.cure)
+        found = diagnose(files, task.starter, ran.status, ran.output, home=task.folder)
+        yield finding("the starter runs", False, str(found), where, found.cure)
         return
     yield finding("the starter runs", True, f"{ran.seconds:.2f} s")
     fits = ran.seconds / task.limits.seconds <= SHARE_OF_LIMITS

@@ -54,6 +54,8 @@ class Task:
         answer_columns: Columns of a submission besides ``id``.
         classes: The classes or ratings that an answer may name; empty for free numbers.
         grader: A foreign file that grades; None where our own metrics and label files do.
+        starter: The entry script below ``env/``: what is run, also after another file was edited.
+        ideas: Pairs of axis and text that stand in for a catalogue of ideas; empty where there is one.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Task:
     answer_columns: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
     grader: ForeignGrader | None = None
+    starter: str = "train.py"
+    ideas: tuple[tuple[str, str], ...] = ()
 
     @property
     def one_label_set(self) -> bool:
@@ -115,6 +119,18 @@ class Task:
 
     def __hash__(self) -> int:
         return hash((self.name, str(self.folder)))
+
+
+def size_of(task: Task, rows: str = "rows") -> str:
+    """Return how large the data are, as far as the card states it: "" where it does not.
+
+    Example:
+        >>> card = {"modality": "text", "kind": "other", "metric": "auc", "greater_is_better": True}
+        >>> size_of(Task("a", Path(), **card)), size_of(Task("a", Path(), **card, rows=12), "visible rows")
+        ('', '12 visible rows')
+    """
+    counts = ((task.rows, rows), (task.columns, "columns"))
+    return ", ".join(f"{count} {what}" for count, what in counts if count)
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -233,12 +249,14 @@ def _foreign(folder: Path, greater_is_better: bool | None, limits: Limits | None
         greater_is_better = known.greater_is_better
     if greater_is_better is None or limits is None:
         missing = ["direction"] * (greater_is_better is None) + ["limits"] * (limits is None)
-        raise TaskError(
+        error = TaskError(
             f"{folder} has no task.yaml, so that its {' and '.join(missing)} "
             f"{'are' if len(missing) > 1 or limits is None else 'is'} not known",
-            cure="call load_task(folder, greater_is_better=True or False, limits=Limits(...)), or write the "
-            "card once with 'mlagent tasks adopt FOLDER --better higher or lower --best SCORE --seconds N'",
+            cure="write its card once with 'mlagent tasks adopt FOLDER --better higher or lower --best SCORE "
+            "--seconds N', which 'mlagent tasks check' takes too",
         )
+        error.add_note("load_task(folder, greater_is_better=True or False, limits=Limits(...)) states them")
+        raise error
     told = {"modality": "other", "kind": "other", "metric": "score"}
     if known is not None and greater_is_better == known.greater_is_better:
         told |= {"metric": known.metric, "modality": known.modality, "best_provenance": known.source}
@@ -348,5 +366,6 @@ def _from_card(folder: Path, card: dict) -> Task:
         answer_columns=tuple(answer.get("columns", ())),
         classes=tuple(answer.get("classes", ())),
         grader=grader,
+        starter=card.get("starter", "train.py"),
         **_texts(folder),
     )

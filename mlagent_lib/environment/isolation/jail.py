@@ -87,6 +87,7 @@ def clean_environment(home: str) -> dict[str, str]:
         "MPLBACKEND": "Agg",
         "MPLCONFIGDIR": home,
         "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1",  # a run has no network: else each call of the hub is tried for half a minute
         # arrow: no background thread in the server, no arena of a gigabyte in a limited address space
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "JE_ARROW_MALLOC_CONF": "background_thread:false",

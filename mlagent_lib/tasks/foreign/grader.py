@@ -250,13 +250,13 @@ class Grading:
         """Return whether there is a finite score."""
         return self.stage == "done" and self.score is not None and math.isfinite(self.score)
 
-    def explain(self, place: str) -> tuple[str, str]:
+    def explain(self, place: str, home: Path) -> tuple[str, str]:
         """Return what happened to the grader there, with line and cause, and what to do about it."""
         if self.stage in _ENDINGS:
             ending, cure = _ENDINGS[self.stage]
             return f"{place} {ending.format(**vars(self))}", cure
         line = f", line {self.line} ({self.source})" if self.line else ""
-        cause, cure = advice(self.error, self.text, self.source)
+        cause, cure = advice(self.error, self.text, self.source, home)
         told = f"{place}{line}: {self.error}: {self.text}{f' ({cause})' if cause else ''}"
         return told, cure or "run it by hand on a good submission and correct it"
 
@@ -293,7 +293,7 @@ def _judge(
 
 
 def _ours(grader: ForeignGrader, verdict: Grading, why: str) -> Unscored:
-    told, cure = verdict.explain(grader.place)
+    told, cure = verdict.explain(grader.place, grader.script.parent.parent)
     printed = f"; it printed: {verdict.output}" if verdict.output and verdict.stage != "done" else ""
     return Unscored(f"a submission cannot be scored: {told}{printed}; {why}", cure=cure)
 

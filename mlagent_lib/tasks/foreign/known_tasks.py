@@ -28,6 +28,10 @@ class KnownTask:
     warning: str = ""
 
 
+MODALITY_NAMES = ("tabular", "text", "image", "graph", "other")
+KIND_NAMES = ("label", "probability", "regression", "multioutput", "rank", "other")
+
+
 @cache
 def known_folders() -> dict[str, KnownTask]:
     """Return the known tasks by name of their folder; a caller who states other values is always right."""

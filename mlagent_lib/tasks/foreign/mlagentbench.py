@@ -39,13 +39,14 @@ _LAST_WORDS = 400  # characters of output that a message quotes
 _DOWNLOAD_FAILURES = (
     (r"No such file or directory: 'kaggle'|kaggle: (?:command )?not found",
      "the program kaggle is missing", "pip install kaggle"),
-    (r"Could not find kaggle\.json|401 (?:-|Client Error)|Unauthorized|You must authenticate",
+    (r"Could not find kaggle\.json|401\W+(?:Client Error|Unauthorized)|error: 401|Reason: Unauthorized|"
+     r"You must authenticate",
      "Kaggle does not know you",
      "make an API token in your Kaggle settings and save it as ~/.kaggle/kaggle.json"),
-    (r"403 (?:-|Client Error)|Forbidden",
+    (r"403\W+(?:Client Error|Forbidden)|error: 403|Reason: Forbidden",
      "the rules of the competition are not accepted",
      "open the competition's page, accept its rules (a phone number may be asked for), then try again"),
-    (r"404 (?:-|Client Error)|Not Found", "the address is gone",
+    (r"404\W+(?:Client Error|Not Found)|error: 404|Reason: Not Found", "the address is gone",
      "look for its new address and change prepare.py"),
     (r"No such file or directory: '(?:unzip|wget|git|tar)'|(?:unzip|wget|git|tar): (?:command )?not found",
      "one of the programs unzip, wget, git and tar is missing", "install it with the system's packages"),
@@ -53,7 +54,17 @@ _DOWNLOAD_FAILURES = (
     (r"No such file or directory: '(?:\./)?(?:MLAgentBench/)?benchmarks/[^']*'",
      "the path is written for another folder to start from",
      "write ../env in its place: prepare.py runs in scripts/"),
+    (r"unable to resolve host|[Cc]ould not resolve host|Name or service not known|Temporary failure in name "
+     r"resolution|Max retries exceeded|URLError|urlopen error|curl: \(\d+\)|Giving up",
+     "there is no network, or the server does not answer",
+     "look at network and proxy, or put the files into env/ by hand"),
+    (r"cannot find or open|End-of-central-directory|not in gzip format|does not look like a tar archive|"
+     r"not recoverable", "an archive has not arrived, or is none", "fetch it by hand and put it into env/"),
 )  # fmt: skip
+_CHILD_FAILURES = (
+    (r"\S+: (?:command )?not found", "a program that it starts is missing", "install it"),
+    (r"Traceback \(most recent call last\)", "a program that it starts failed", "read what it printed"),
+)
 
 
 def prepare_folder(
@@ -73,7 +84,8 @@ def prepare_folder(
         say: Told what happens.
 
     Raises:
-        TaskError: There is no such folder, or the program failed: which line, which cause, what to do.
+        TaskError: There is no such folder, or the program failed: which line, which cause, what to do. It
+            has failed with exit code 0, too, if its tools told of a failure or it left no data behind.
     """
     scripts = folder / "scripts"
     if not scripts.is_dir() or not (folder / "env").is_dir():
@@ -88,9 +100,13 @@ def prepare_folder(
         say(f"{folder.name} is prepared already (scripts/{MARKER}); --again does it anew")
         return False
     say(f"{folder.name}: running scripts/prepare.py, the benchmark's own program, with your rights")
+    was_prepared, before = marker.exists(), _data_files(folder)
+    marker.unlink(missing_ok=True)  # until it has ended well, nobody knows what lies there
     code, output = _run_program(program, seconds, confirm)
     if code != 0:
         raise _failed(program, code, output, seconds)
+    made = _data_files(folder) - before
+    _check_ended_well(program, output, made=bool(made) or was_prepared)
     write_text(marker, "success\n")
     say(f"{folder.name} is prepared")
     return True
@@ -150,10 +166,11 @@ def _failed(program: Path, code: int | None, output: str, seconds: float) -> Tas
     name = f"{program.parent.parent.name}/scripts/{program.name}"
     if code is None:
         return TaskError(f"{name} did not end within {seconds:g} s", cure="give it more time with --seconds")
-    found = diagnose({program.name: program.read_bytes()}, program.name, "error", output, "scripts")
+    files, home = {program.name: program.read_bytes()}, program.parent.parent
+    found = diagnose(files, program.name, "error", output, "scripts", home)
     for pattern, cause, cure in _DOWNLOAD_FAILURES:
         if re.search(pattern, output):
-            return TaskError(f"{name} failed at {found}; cause: {cause}", cure=cure)
+            return TaskError(f"{name} failed at {replace(found, cause=cause)}", cure=cure)
     if "EOFError" in found.error:
         return TaskError(
             f"{name} asks for your consent at line {found.line} ({found.source}), and there is no terminal",
@@ -161,6 +178,31 @@ def _failed(program: Path, code: int | None, output: str, seconds: float) -> Tas
         )
     last = "" if found.line else f": {' '.join(output.split())[-_LAST_WORDS:]}"
     return TaskError(f"{name} failed with exit code {code} at {found}{last}", cure=found.cure)
+
+
+def _data_files(folder: Path) -> set[tuple]:
+    """Return name, size and time of each file with content; an empty one is what a failed download leaves."""
+    found = set()
+    for part in ("env", "scripts"):
+        for path in (folder / part).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts and (info := path.stat()).st_size:
+                found.add((path.as_posix(), info.st_size, info.st_mtime_ns))
+    return found
+
+
+def _check_ended_well(program: Path, output: str, *, made: bool) -> None:
+    """Raise `TaskError` where a ``prepare.py`` ended with 0 although what it started had failed."""
+    name = f"{program.parent.parent.name}/scripts/{program.name}"
+    override = f"if the data are there all the same, make an empty file scripts/{MARKER}"
+    for pattern, cause, cure in (*_DOWNLOAD_FAILURES, *_CHILD_FAILURES):
+        if found := re.search(rf"^.*(?:{pattern}).*$", output, re.MULTILINE):
+            line = " ".join(found.group(0).split())[-_LAST_WORDS:]
+            raise TaskError(f"{name} ended with 0, but printed {line!r}: {cause}", cure=f"{cure}; {override}")
+    if not made:
+        raise TaskError(
+            f"{name} ended with 0, but put no data into env/ or scripts/",
+            cure=f"see whether its download works; a run reads nothing outside of the folder; {override}",
+        )
 
 
 # ---- the grader, read and not run ------------------------------------------------------------------
@@ -232,18 +274,22 @@ def starter_scores(
     """Return the starter's score on each label set, and the submission that it wrote.
 
     Args:
-        task: A task whose starter is ``env/train.py``.
+        task: A task with a starter.
         execute: Runs it: from (task, files) to an object with ``status``, ``output`` and ``collected``.
 
     Raises:
         TaskError: The starter fails or is refused: which line, which cause, what to change.
     """
     files = task.env_files()
-    if "train.py" not in files:
-        raise TaskError(f"{task.folder}: env/train.py is missing", cure="put a starter that runs there")
+    if task.starter not in files:
+        others = ", ".join(name for name in files if name.endswith(".py")) or "no script"
+        raise TaskError(
+            f"{task.folder}: env/{task.starter} is missing",
+            cure=f"put a starter that runs there, or name it with --starter; env/ holds {others}",
+        )
     ran = execute(task, files)
     if ran.status != "ok":
-        found = diagnose(files, "train.py", ran.status, ran.output)
+        found = diagnose(files, task.starter, ran.status, ran.output, home=task.folder)
         raise TaskError(f"the starter of {task.name} fails: {found}", cure=found.cure)
     submission = ran.collected.get("submission.csv")
     try:
@@ -251,10 +297,52 @@ def starter_scores(
     except SubmissionError as error:
         raise TaskError(
             f"the starter of {task.name} runs, but its submission.csv is refused: {error.reason}",
-            cure="let env/train.py write submission.csv as scripts/eval.py reads it",
+            cure=f"let env/{task.starter} write submission.csv as scripts/eval.py reads it",
         ) from error
     except Unscored as error:
         raise TaskError(error.message, cure=error.cure) from error
+
+
+def check_adoptable(folder: Path) -> None:
+    """Check what needs no run: that a folder has no card yet, and a grader that can be used.
+
+    Raises:
+        TaskError: It has a card, or its ``scripts/eval.py`` is missing or cannot grade.
+    """
+    if (folder / "task.yaml").exists():
+        raise TaskError(f"{folder / 'task.yaml'} is there already", cure="edit it, or delete it first")
+    script = folder / "scripts" / "eval.py"
+    if (read := read_grader(script)).problem:
+        raise TaskError(f"{script} cannot grade: {read.problem}", cure=read.cure)
+
+
+def place_starter(folder: Path, starter: str) -> str:
+    """Return the name of a starter below ``env/``; a file from elsewhere is copied there under its own name.
+
+    Args:
+        folder: The task's folder.
+        starter: A path below ``env/``, or of a file elsewhere.
+
+    Raises:
+        TaskError: There is no such file, or another one of its name in ``env/``.
+    """
+    env, source = (folder / "env").resolve(), Path(starter)
+    inside = (env / starter).resolve()
+    if inside.is_file() and inside.is_relative_to(env):
+        return inside.relative_to(env).as_posix()
+    if not source.is_file():
+        raise TaskError(
+            f"there is no starter {starter}, neither in {folder / 'env'} nor elsewhere",
+            cure="give --starter the name of a script in env/, or the path of one",
+        )
+    target = env / source.name
+    if target.exists() and target.read_bytes() != source.read_bytes():
+        raise TaskError(
+            f"{folder / 'env' / source.name} is another file than {starter}, and stays as it is",
+            cure="give the starter another name",
+        )
+    write_bytes(target, source.read_bytes())
+    return source.name
 
 
 def adopt_folder(
@@ -273,11 +361,11 @@ def adopt_folder(
         best_provenance: Where it comes from.
 
     Raises:
-        TaskError: There is a card already, the starter fails, or the best known score does not beat it.
+        TaskError: There is a card already, the grader or the starter fails, or the best known score does not
+            beat the starter's.
     """
+    check_adoptable(task.folder)
     card = task.folder / "task.yaml"
-    if card.exists():
-        raise TaskError(f"{card} is there already", cure="edit it, or delete it first")
     if task.grader is None:
         raise TaskError(f"{task.folder} has no scripts/eval.py", cure="write get_score(submission_folder)")
     if best is None and not task.best:
@@ -305,10 +393,13 @@ def adopt_folder(
         "metric": task.metric,
         "direction": "maximize" if task.greater_is_better else "minimize",
         "split": "other",
-        "description": task.description or f"A folder of MLAgentBench, {task.name}.",
+        "description": task.description
+        or (f"A folder of MLAgentBench, {task.name}." if known else f"{task.name}, by its own grader."),
         "facts": ["one label set: feedback and report scores are the same number"]
         + ([known.warning] if known and known.warning else []),
-        "provenance": task.provenance or "MLAgentBench, github.com/snap-stanford/MLAgentBench",
+        "provenance": task.provenance
+        or ("MLAgentBench, github.com/snap-stanford/MLAgentBench" if known else "not stated"),
+        "starter": task.starter,
         "grader": grader.to_card(task.folder),
         "baseline": scores,
         "best": task.best | {"provenance": why},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 _NUMPY_ALIASES = {"float": "float", "int": "int", "bool": "bool", "object": "object", "str": "str",
                   "complex": "complex", "long": "int", "unicode": "str"}  # fmt: skip
@@ -24,7 +25,13 @@ _NUMPY_2 = {
 _INSTALL_AS = {
     "sklearn": "scikit-learn", "cv2": "opencv-python", "PIL": "Pillow", "yaml": "PyYAML", "skimage":
     "scikit-image", "torch_geometric": "torch-geometric", "Levenshtein": "python-Levenshtein",
-    "dotenv": "python-dotenv", "bs4": "beautifulsoup4",
+    "dotenv": "python-dotenv", "bs4": "beautifulsoup4", "absl": "absl-py", "haiku": "dm-haiku",
+    "clrs": "dm-clrs", "tree": "dm-tree", "sonnet": "dm-sonnet", "attr": "attrs", "google": "protobuf",
+    "umap": "umap-learn", "imblearn": "imbalanced-learn", "skopt": "scikit-optimize", "pywt": "PyWavelets",
+    "faiss": "faiss-cpu", "community": "python-louvain", "Bio": "biopython", "docx": "python-docx",
+    "fitz": "PyMuPDF", "dateutil": "python-dateutil", "git": "GitPython", "progressbar": "progressbar2",
+    "pkg_resources": "setuptools", "mpl_toolkits": "matplotlib", "Crypto": "pycryptodome", "magic":
+    "python-magic", "osgeo": "GDAL", "tensorflow_hub": "tensorflow-hub",
 }  # fmt: skip
 
 # (pattern over "Class: text", cause, cure, pattern of the source lines with the same fault); \1 as in re.sub
@@ -107,6 +114,20 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
     (r"Missing parentheses in call to 'print'", "this is Python 2", "write print(...)", r"print "),
     (r"'seaborn[\w-]*' is not a valid", "Matplotlib 3.8 renamed seaborn's styles",
      "write seaborn-v0_8", r"seaborn"),
+    (r"np\.(?:u?int\d*|float\d*|bool_|str_)\(|np\.(?:True|False)_|malformed node or string.*<ast\.(?:Call|"
+     r"Attribute)|\"<string>\".*NameError: name 'np' is not defined",
+     "NumPy 2 writes its numbers as np.int64(3) where a list or repr() becomes text",
+     "write x.item() or x.tolist() before it becomes text", ""),
+    (r"Unable to avoid copy while creating an array", "NumPy 2 takes copy=False at its word",
+     "write np.asarray(...)", r"copy\s*=\s*False"),
+    (r"Cannot interpret '<StringDtype", "pandas 3.0 gives text columns the dtype str, unknown to NumPy",
+     "write pd.api.types.is_numeric_dtype(...) in place of np.issubdtype", r"issubdtype\("),
+    (r"ArrowStringArray|'StringArray' object", "pandas 3.0 keeps texts in arrays of its own",
+     "write to_numpy(dtype=object) in place of values", r"\.values\b"),
+    (r"assignment destination is read-only", "pandas 3.0 lends its arrays read-only",
+     "write to_numpy(copy=True) in place of values", r"\.values\b"),
+    (r"Invalid value '.*' for dtype '", "pandas 3.0 changes no column's type for one value",
+     "write astype(object) or astype(float) before it", ""),
     (r"only (?:0-dimensional|length-1|size-1) arrays can be converted to Python scalars",
      "NumPy 2.4 converts no array with a dimension to a number", "take the element: x[0] or x.item()", ""),
     (r"setting an array element with a sequence.*inhomogeneous", "NumPy 1.24 builds no ragged arrays",
@@ -119,14 +140,34 @@ _ROWS: tuple[tuple[str, str, str, str], ...] = (
      "delete the input()", r"\binput\("),
 )  # fmt: skip
 
+# (pattern over "Class: text", pattern of the line of the file that is the cause, cause, cure)
+_ROWS_BY_LINE: tuple[tuple[str, str, str, str], ...] = (
+    (r"np\.nan is an invalid document|'float' object (?:has no attribute|is not (?:iterable|subscriptable))|"
+     r"object of type 'float' has no len|expected str instance, float found|expected string or bytes-like "
+     r"object, got 'float'|between instances of '(?:float' and 'str|str' and 'float)|(?:'float' and 'str'|"
+     r"'str' and 'float'|\"float\"\) to str)|argument of type 'float'",
+     r"\.astype\(\s*(?:['\"]str\b|str\b)",
+     "pandas 3.0: astype(str) on line {line} leaves missing values missing", "write fillna('').astype(str)"),
+    (r"could not convert string to float", r"dtypes?\s*[!=]=\s*(?:object\b|['\"](?:O|object)['\"])",
+     "pandas 3.0 gives text columns the dtype str, which the test on line {line} misses",
+     "write pd.api.types.is_numeric_dtype(...), or select_dtypes('object')"),
+    (r"NameError|UnboundLocalError|NotImplementedError|'(?:NoneType|ellipsis)' object|SyntaxError|"
+     r"IndentationError",
+     r"\bTODO\b|\bFIXME\b|your code|in this part of the code|\bfill (?:in|out|this|me)\b|NotImplementedError|"
+     r"\b(?:write|implement|complete|add)\b.*\b(?:here|below)\b|_{4,}|^\s*(?:\w+ = )?\.\.\.\s*$|\*{3,}",
+     "the benchmark leaves a gap open on line {line}",
+     "fill it in, or name another script with --starter: a starter must run as it is"),
+)  # fmt: skip
 
-def advice(error: str, text: str, source: str = "") -> tuple[str, str]:
+
+def advice(error: str, text: str, source: str = "", home: Path | None = None) -> tuple[str, str]:
     """Return the likely cause of an exception and what to change; two empty texts where it is not known.
 
     Args:
         error: Class name of the exception.
         text: Its text.
         source: The line of code that raised it.
+        home: The task's folder, whose requirements may name a package; None where there is none.
 
     Example:
         >>> advice("AttributeError", "module 'numpy' has no attribute 'float'")
@@ -134,11 +175,11 @@ def advice(error: str, text: str, source: str = "") -> tuple[str, str]:
         >>> advice("ValueError", "no such thing")
         ('', '')
     """
-    cause, cure, _ = _look_up(error, text, source)
+    cause, cure, _ = _look_up(error, text, source, home)
     return cause, cure
 
 
-def _look_up(error: str, text: str, source: str) -> tuple[str, str, str]:
+def _look_up(error: str, text: str, source: str, home: Path | None = None) -> tuple[str, str, str]:
     """Return cause, cure and the pattern of source lines that will fail in the same way."""
     found = re.search(r"module 'numpy' has no attribute '(\w+)'|`np\.(\w+)` was removed", text)
     if found:
@@ -156,7 +197,7 @@ def _look_up(error: str, text: str, source: str) -> tuple[str, str, str]:
             fill = lambda words, given=groups: words.replace("\\1", given[0] if given else "")  # noqa: E731
             return fill(cause), fill(cure), fill(lines)
     if error in ("ModuleNotFoundError", "ImportError"):
-        return _missing_module(text)
+        return _missing_module(text, home)
     if error == "FileNotFoundError":
         path = re.search(r"['\"]([^'\"]+)['\"]", text)
         return (f"the file {path.group(1)} is missing" if path else "a file is missing",
@@ -164,20 +205,36 @@ def _look_up(error: str, text: str, source: str) -> tuple[str, str, str]:
     if "***" in source:
         return (
             "the line is a gap that the benchmark leaves open",
-            "fill it in: a starter must run as it is",
+            _ROWS_BY_LINE[-1][3],
             r"\*\*\*",
         )
     return "", "", ""
 
 
-def _missing_module(text: str) -> tuple[str, str, str]:
+def _look_through(lines: list[str], error: str, text: str) -> tuple[str, str]:
+    """Return cause and cure of an exception that an earlier line of the file explains."""
+    for pattern, culprit, cause, cure in _ROWS_BY_LINE:
+        if re.search(pattern, f"{error}: {text}"):
+            found = (i for i, code in enumerate(lines, 1) if re.search(culprit, code, re.IGNORECASE))
+            if line := next(found, 0):
+                return cause.format(line=line), cure
+    return "", ""
+
+
+def _missing_module(text: str, home: Path | None) -> tuple[str, str, str]:
     found = re.search(r"No module named '([\w.]+)'", text)
     if not found:
         return "", "", ""
     name = found.group(1).split(".")[0]
-    package = _INSTALL_AS.get(name, name)
-    return (f"the package {package} is not installed here",
-            f"pip install {package}, or delete the import where nothing uses it",
+    listed = next((path for path in sorted(home.glob("*/requirements*.txt"))), None) if home else None
+    if name in _INSTALL_AS:
+        install = f"pip install {_INSTALL_AS[name]}"
+    elif listed:
+        install = f"install what {listed.parent.name}/{listed.name} names for it"
+    else:
+        install = f"pip install {name} if it is called so there, for other packages bear names of modules too"
+    return (f"the package {_INSTALL_AS.get(name, name)} is not installed here",
+            f"{install}, or delete the import where nothing uses it",
             rf"\b(?:import|from)\s+{re.escape(name)}\b")  # fmt: skip
 
 
@@ -211,7 +268,7 @@ class Diagnosis:
 
 _LIMIT_CURES = {
     "timeout": ("it ran longer than limits.seconds", "raise the time limit (--seconds) or use fewer rows"),
-    "memory": ("it needed more than limits.memory_bytes", "raise limits.memory_bytes or use fewer rows"),
+    "memory": ("it needed more than limits.memory_bytes", "raise it (--memory-gb) or use fewer rows"),
     "disk": ("it wrote more than limits.file_bytes or disk_bytes", "raise these limits"),
     "files": ("it wrote more than limits.files", "raise this limit"),
     "processes": ("it started more than limits.processes", "raise this limit or use n_jobs=1, num_workers=0"),
@@ -220,7 +277,12 @@ _LIMIT_CURES = {
 
 
 def diagnose(
-    files: Mapping[str, bytes], script: str, status: str, output: str, folder: str = "env"
+    files: Mapping[str, bytes],
+    script: str,
+    status: str,
+    output: str,
+    folder: str = "env",
+    home: Path | None = None,
 ) -> Diagnosis:
     """Return what a script tripped over, from the output of its run.
 
@@ -230,6 +292,7 @@ def diagnose(
         status: Of the run, as the isolated runner gives it.
         output: What it printed; paths of the workspace begin with ``/workspace/`` or are relative.
         folder: Where the files lie, for the reader.
+        home: The task's folder, see `advice`.
 
     Example:
         >>> trace = 'Traceback (most recent call last):\\n  File "train.py", line 2, in <module>\\n'
@@ -251,9 +314,11 @@ NumPy 1.24 removed np.int
     raised = re.findall(r"^((?:\w+\.)*([A-Za-z_]\w*)(?:: .*)?)$", last, re.MULTILINE)
     first = raised[0 if "Traceback (most recent" in output else -1] if raised else ("", "")
     error, text = first[1], first[0].partition(": ")[2]
-    cause, cure, pattern = _look_up(error, text, source)
+    cause, cure, pattern = _look_up(error, text, source, home)
     if not cause and raised:  # some libraries put the telling words into the lines around
-        cause, cure, pattern = _look_up(error, output[-2000:], source)
+        cause, cure, pattern = _look_up(error, output[-2000:], source, home)
+    if not cause:
+        cause, cure = _look_through(lines, error, text)
     also = tuple(i for i, code in enumerate(lines, 1) if pattern and i != line and re.search(pattern, code))
     shown = f"{error}: {text}".rstrip(": ")[:300] if raised else "it ended with an error"
     cure = cure or "run it by hand and correct it"
