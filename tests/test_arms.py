@@ -31,7 +31,7 @@ from mlagent_lib.arms.schedule import (
     run_of,
 )
 from mlagent_lib.arms.units import Unit, charged_seconds, collected, units_of
-from mlagent_lib.core.arms import ARMS, GROUPS, METHODS, STARTS, get_arm
+from mlagent_lib.core.arms import ARMS, GROUPS, METHODS, STARTS, arm_of, get_arm
 from mlagent_lib.core.artifacts import SCHEMA
 from mlagent_lib.core.errors import MlagentError, ProfileError, RunError
 from mlagent_lib.core.files import FolderLock, append_jsonl, sha256_bytes, write_json
@@ -197,8 +197,8 @@ def test_blame_is_what_the_exact_coder_makes_of_the_same_replies(lab, tmp_path):
     ]
     for reply, outcome, reason, reward in rows:
         row = {"task": NAME, "state_id": start.id, "outcome": outcome, "reason": reason}
-        append_jsonl(stage.path("test_steps.jsonl"), row | {"reward": reward, "reply": reply})
-    table = ablation_units.blame_table(lab, stage, [start])
+        append_jsonl(stage.path("rl_steps.jsonl"), row | {"reward": reward, "reply": reply})
+    table = ablation_units.blame_table(lab, stage, get_arm("full"), [start])
     assert list(table["exact_outcome"]) == ["edited", "edited", "corner"]
     assert table["exact_reward"].round(6).tolist() == [1.0, 0.0, 0.5]
     assert list(table["outcome"]) == ["corner", "edited", "corner"] and set(table["state"]) == {start.id}
@@ -250,7 +250,7 @@ def test_without_seeds_the_close_claims_have_five_and_the_rest_three(tmp_path):
     more = units[3 * 28 :]
     assert {unit.seed for unit in more} == {3, 4} == set(MORE_SEEDS)
     # C4: sft, full, RL from base; C5: the parts of the reward; C6: number of tasks; C7: sft, full
-    wanted = {"full", "sft", *TASK_COUNTS, *REWARD_PARTS, "rl-from-base"}
+    wanted = {*(arm_of(who).name for who in TASK_COUNTS), *REWARD_PARTS, "rl-from-base"}
     assert {unit.name.removeprefix("arm-") for unit in more if unit.kind == "arm"} == wanted == set(CLOSE)
     assert len(more) == 2 * (8 + 3)  # eight arms, one collection, two starts
     for place, unit in enumerate(units):
