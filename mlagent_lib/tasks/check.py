@@ -71,8 +71,10 @@ def check_task(
         findings += _check_labels(task)
         findings += _check_disjoint(task)
     else:
+        from mlagent_lib.tasks.foreign.mlagentbench import read_grader
+
         read = read_grader(task.folder / "scripts" / "eval.py")
-        findings.append(Finding("the grader can grade", False, "scripts/eval.py", read.problem, read.cure))
+        findings.append(finding("the grader can grade", False, read.problem, "scripts/eval.py", read.cure))
     if execute is not None and all(found.ok for found in findings if found.rule == "the grader can grade"):
         findings += _check_starter(task, execute)
     return findings
