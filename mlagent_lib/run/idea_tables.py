@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.agents.embeddings import pairwise_distances, select_farthest_average
-from mlagent_lib.agents.ideas import candidate_ideas, embed, select_v2, selection_report
+from mlagent_lib.agents.embeddings import embed, pairwise_distances, project, select_farthest_average
+from mlagent_lib.agents.ideas import candidate_ideas, select_v2
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.results.steps import spread_table
 from mlagent_lib.run.lab import Lab, chosen_ideas
@@ -38,17 +38,24 @@ def idea_map_table(lab: Lab, task: Task) -> pd.DataFrame:
 
     The rings are the ideas that this run uses. The spread compares selections of one size, that of version 2.
     """
-    ideas, settings = candidate_ideas(task), lab.profile.collect
-    found = embed([idea.text for idea in ideas], "tfidf")
-    points = selection_report(
-        ideas, found, seed=lab.seed, k=settings.ideas_kept, per_axis=settings.ideas_k
-    ).points
+    ideas = candidate_ideas(task)
+    vectors = embed([idea.text for idea in ideas])
     used = {idea.key for idea in _flat(chosen_ideas(lab, task))}
-    places = points[["key", "axis", "x", "y"]].assign(
-        kind="idea", selected=points["key"].isin(used).astype(int)
+    places = pd.DataFrame(
+        [
+            {
+                "key": idea.key,
+                "axis": idea.axis,
+                "x": x,
+                "y": y,
+                "kind": "idea",
+                "selected": int(idea.key in used),
+            }
+            for idea, (x, y) in zip(ideas, project(vectors)[0], strict=True)
+        ]
     )
-    chosen = _equal_choices(lab, task, ideas, found.vectors)
-    spread = spread_table(pairwise_distances(found.vectors), chosen, root=lab.seed).assign(kind="spread")
+    chosen = _equal_choices(lab, task, ideas, vectors)
+    spread = spread_table(pairwise_distances(vectors), chosen, root=lab.seed).assign(kind="spread")
     return pd.concat([places, spread], ignore_index=True)
 
 
@@ -69,7 +76,7 @@ def family_table(lab: Lab, task: Task, draws: int = 200) -> pd.DataFrame:
     Columns: selection, ideas, families (mean over the draws for ``random``).
     """
     ideas = candidate_ideas(task)
-    vectors = embed([idea.text for idea in ideas], "tfidf").vectors
+    vectors = embed([idea.text for idea in ideas])
     families = np.array(["/".join(idea.key.split("/")[:2]) for idea in ideas])
     chosen = _equal_choices(lab, task, ideas, vectors)
     size = len(chosen["v2: per axis"])

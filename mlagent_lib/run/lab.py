@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mlagent_lib.agents.embeddings import embed
 from mlagent_lib.agents.ideas import (
     candidate_ideas,
     draw_ideas,
-    embed,
     has_catalogue,
     read_ideas,
     select_v1,
@@ -295,7 +295,7 @@ def chosen_ideas(lab: Lab, task: Task) -> tuple | dict:
     """
     settings = lab.profile.collect
     ideas = candidate_ideas(task, minimum=settings.ideas_per_task)
-    vectors = embed([idea.text for idea in ideas], "tfidf").vectors
+    vectors = embed([idea.text for idea in ideas])
     if settings.selection == "v1" or len({idea.axis for idea in ideas}) == 1:
         return select_v1(ideas, vectors, settings.ideas_kept)
     return select_v2(ideas, vectors, rng(lab.seed, "ideas", task.name), settings.ideas_k)
