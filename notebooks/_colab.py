@@ -219,8 +219,9 @@ def try_folder(folder: Path) -> None:
             append_jsonl(trial / "lines.jsonl", {})
         shutil.rmtree(trial)
     except (OSError, MlagentError) as error:
+        said = getattr(error, "message", error)  # without a cure of its own
         raise SetupError(
-            f"{folder} cannot hold runs ({error}). What to do: leave `runs_dir` empty, and copy the folder "
+            f"{folder} cannot hold runs ({said}). What to do: leave `runs_dir` empty, and copy the folder "
             "of the run away when you are done"
         ) from error
 

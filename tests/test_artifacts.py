@@ -36,6 +36,7 @@ from mlagent_lib.core.files import (
     write_json,
     write_text,
 )
+from mlagent_lib.tasks.pocket.suite import ensure_suite
 
 PARAMS = {"profile": "smoke", "seed": 3, "runs_dir": "somewhere", "run_id": "x"}
 
@@ -334,6 +335,39 @@ with Stage(sys.argv[1], "02_sft", params={"seed": 0}) as stage:
         stage.append_jsonl("rows.jsonl", {"number": number})
         if number == 3: print("ready", flush=True)
 """
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOLCK, "No locks available"),
+        (errno.EOPNOTSUPP, "Operation not supported"),
+        (errno.ENOSYS, "Function not implemented"),
+    ],
+)
+def test_a_file_system_without_locks_is_one_line_with_the_cure(tmp_path, monkeypatch, number, said):
+    def refuse(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    before = os.listdir("/proc/self/fd")
+    for attempt in (
+        lambda: FolderLock(tmp_path / "run", wait_s=5.0).__enter__(),
+        lambda: append_jsonl(tmp_path / "run" / "rows.jsonl", {"n": 1}),
+        lambda: Stage(tmp_path, "02_sft", params=PARAMS).__enter__(),
+        lambda: ensure_suite(tmp_path / "home"),
+    ):
+        with pytest.raises(RunError, match=f"has no locks: {said}") as caught:
+            attempt()
+        assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+        assert "--runs-dir" in caught.value.cure and "MLAGENT_HOME" in caught.value.cure
+    assert (tmp_path / "run" / "rows.jsonl").read_bytes() == b""
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_lock_that_another_holds_is_no_missing_lock(tmp_path):
+    with FolderLock(tmp_path), pytest.raises(RunError, match=f"in use by another process .id {os.getpid()}"):
+        FolderLock(tmp_path).__enter__()
 
 
 def test_kill_9_leaves_rows_to_go_on_from_and_no_lock(tmp_path, repository):

@@ -14,6 +14,7 @@ import pytest
 from mlagent_lib.core.errors import IsolationError
 from mlagent_lib.environment.isolation import box, jail, landlock, limits_os, paths, probe, seccomp, verdict
 from mlagent_lib.environment.isolation.tiers import BEST_FIRST, TIERS
+from mlagent_lib.tasks.foreign.old_code import diagnose
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 isolated = pytest.mark.skipif(probe._chosen() is None, reason="no isolation tier works on this machine")
@@ -167,6 +168,11 @@ def test_output_is_plain_text_and_says_how_much_is_missing():
     assert verdict.clean_text(b"in /tmp/a/b/x.py", 16, {"/tmp/a": "A", "/tmp/a/b": "B"}) == "in B/x.py"
 
 
+MAIN = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\nKeyError: 1\n'
+INNER = 'Traceback (most recent call last):\n  File "train.py", line 6, in f\nOSError: late\n'
+DURING = "\nDuring handling of the above exception, another exception occurred:\n\n"
+
+
 @pytest.mark.parametrize(
     ("output", "code", "expected"),
     [
@@ -192,10 +198,42 @@ def test_output_is_plain_text_and_says_how_much_is_missing():
             1,
             ("ValueError", 5),
         ),
+        # what Python ignored is not the cause: a destructor at exit, an atexit callback whose name takes lines
+        (f"{MAIN}Exception ignored in: <function A.__del__ at 0x7f>\n{INNER}", 1, ("KeyError", 3)),
+        (f"{MAIN}Exception ignored in atexit callback: <A\n  1 2\n>\n{INNER}", 1, ("KeyError", 3)),
+        (f"Exception ignored in: <function A.__del__ at 0x7f>\n{INNER}no data", 1, ("SystemExit", None)),
+        (f"Exception ignored in: <f>\n{INNER}{DURING}{INNER}no data", 1, ("SystemExit", None)),
+        (f"{MAIN}--- Logging error ---\n{MAIN.replace('3', '8')}", 1, ("KeyError", 3)),
+        (f"{MAIN}Task exception was never retrieved\nfuture: <Task finished>\n{INNER}", 1, ("KeyError", 3)),
+        # nor is what ended a thread, a process or a callback, unless there is nothing else
+        (f"{MAIN}Exception in thread Thread-1 (f):\n{INNER}", 1, ("KeyError", 3)),
+        (f"{MAIN}Process Process-1:\n{INNER}{DURING}{INNER}", 1, ("KeyError", 3)),
+        (f"Exception in thread Thread-1 (f):\n{INNER}", 1, ("OSError", 6)),
+        # a worker's own traceback is quoted above that of the script
+        (f'pool.RemoteTraceback: \n"""\n{INNER}"""\n{DURING}{MAIN}', 1, ("KeyError", 3)),
+        # warnings after it, a group, a class made in a function
+        (f"{MAIN}sys:1: ResourceWarning: unclosed file <_io.TextIOWrapper>\n", 1, ("KeyError", 3)),
+        (
+            '  + Exception Group Traceback (most recent call last):\n  |   File "train.py", line 4, in <module>\n'
+            "  | ExceptionGroup: two (2 sub-exceptions)\n  +-+---------------- 1 ----------------\n"
+            '    | Traceback (most recent call last):\n    |   File "train.py", line 2, in f\n'
+            "    | ValueError: 1\n    +------------------------------------\n",
+            1,
+            ("ExceptionGroup", 4),
+        ),
+        (MAIN.replace("KeyError", "f.<locals>.Bad"), 1, ("Bad", 3)),
     ],
 )
-def test_the_error_is_read_from_the_last_traceback(output, code, expected):
+def test_the_error_is_read_from_the_traceback_that_ended_the_script(output, code, expected):
     assert verdict.error_of(output, "train.py", code)[:2] == expected
+
+
+def test_a_starter_is_diagnosed_by_the_same_traceback():
+    ignored = f"Exception ignored in: <function A.__del__ at 0x7f>\n{INNER}"
+    files = {"train.py": b"\n\nx = {}[1]\n\n\nraise OSError"}
+    found = diagnose(files, "train.py", "error", MAIN + ignored)
+    assert (found.line, found.source, found.error) == (3, "x = {}[1]", "KeyError: 1")
+    assert diagnose(files, "train.py", "error", ignored).line == 0
 
 
 # ---- the kernel's part ---------------------------------------------------------------------------

@@ -507,23 +507,55 @@ def test_a_workspace_that_cannot_be_made_is_a_lost_server_that_leaves_nothing(ti
 # ---- old kernels ---------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def old_kernel(monkeypatch, tmp_path):
+    """Return a function that gives new servers the Landlock of an older kernel."""
+
+    def pretend(version: int) -> None:
+        if landlock.abi() <= version:
+            pytest.skip(f"this kernel's Landlock is {landlock.abi()} itself")
+        copy = tmp_path / "isolation"
+        shutil.copytree(Path(client.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        source = (copy / "landlock.py").read_text()
+        old = source.replace("return max(0, kernel", f"return min({version}, kernel")
+        assert old != source
+        (copy / "landlock.py").write_text(old)
+        monkeypatch.setattr(client, "__file__", str(copy / "client.py"))  # from where the server is started
+
+    return pretend
+
+
 @linux
 @pytest.mark.parametrize("version", [1, 4])
-def test_the_probe_passes_with_the_landlock_of_older_kernels(version, monkeypatch, tmp_path):
-    if landlock.abi() <= version:
-        pytest.skip(f"this kernel's Landlock is {landlock.abi()} itself")
-    copy = tmp_path / "isolation"
-    shutil.copytree(Path(client.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    source = (copy / "landlock.py").read_text()
-    old = source.replace("return max(0, kernel", f"return min({version}, kernel")
-    assert old != source
-    (copy / "landlock.py").write_text(old)
-    monkeypatch.setattr(client, "__file__", str(copy / "client.py"))  # from where the server is started
+def test_the_probe_passes_with_the_landlock_of_older_kernels(version, monkeypatch, old_kernel):
+    old_kernel(version)
     assert probe._try(TIERS["T2"]) == ""
     monkeypatch.setattr(landlock, "abi", lambda: version)
     told = " ".join(explain.gaps(TIERS["T2"]))
     assert ("Landlock 1:" in told) is (version == 1) and ("Landlock below 3" in told) is (version == 1)
     assert "Landlock below 6" in told
+
+
+@linux
+def test_workers_end_by_themselves_where_the_kernel_refuses_their_parents_signals(old_kernel, tmp_path):
+    if "T2" not in probe.probe().available:
+        pytest.skip("T2 does not work here")
+    old_kernel(4)
+    script = """
+        import multiprocessing, os
+        def square(x): return x * x
+        if __name__ == "__main__":
+            for kind in ("fork", "spawn"):
+                with multiprocessing.get_context(kind).Pool(2) as pool:
+                    print(pool.map(square, range(3)))
+            worker = multiprocessing.Process(target=multiprocessing.Event().wait, daemon=True)
+            worker.start()
+            worker.terminate()
+    """
+    with Runner(workers=1, tier="T2") as pool:
+        result = pool.run(request(script, collect=()))
+    assert result.output.startswith("[0, 1, 4]\n[0, 1, 4]\n"), result.output
+    assert (result.status, result.error_type, result.error_line) == ("error", "PermissionError", 10)
 
 
 # ---- a normal user -------------------------------------------------------------------------------
@@ -597,7 +629,11 @@ def test_what_a_tier_does_not_guarantee_is_told():
         assert all(word in text for word in ("same kernel", "GPU", "side channels"))
     for name in BEST_FIRST:
         assert ("list of all processes" in told[name]) is (name in ("T2+uid", "T2"))
-        assert ("multiprocessing.Pool does not work" in told[name]) is (name not in ("T3+uid", "T3"))
+        assert "copies of PyTorch's tensors" in told[name]
+        assert ("cannot send signals" in told[name]) is (
+            name == "BW" or (name == "T2" and landlock.abi() < 6)
+        )
+        assert ("share_memory_()" in told[name]) is (name not in ("T3+uid", "T3"))
         assert ("tasks that its server ran before" in told[name]) is (name == "BW")
     assert "approximate" in told["T2"] and "approximate" not in told["T3+uid"]
 

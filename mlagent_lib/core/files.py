@@ -35,6 +35,8 @@ _CURES = {
     errno.EFBIG: "raise the limit on file sizes (ulimit -f), then start the same command again",
     errno.EIO: "check this disk: it fails; then start the same command again",
 }
+# 524 is what some kernels answer (ENOTSUPP), which has no name here
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, 524)
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -132,7 +134,7 @@ def append_jsonl(path: str | Path, row: dict) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, path)
             _append_line(descriptor, line)
         finally:
             os.close(descriptor)
@@ -220,6 +222,30 @@ def sweep(folder: str | Path, *, older_than_s: float = 0.0) -> int:
     return count
 
 
+def lock(descriptor: int, path: str | Path, *, wait: bool = True) -> None:
+    """Lock an open file for this process alone.
+
+    Args:
+        descriptor: Of the file.
+        path: What is locked, for the message.
+        wait: Until another holder has gone.
+
+    Raises:
+        RunError: The file system has no locks.
+        BlockingIOError: Another process holds it, without ``wait``.
+    """
+    try:
+        with explained(path):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise RunError(
+            f"the file system of {path} has no locks: {os.strerror(error.errno)}",
+            cure="choose a local disk with --runs-dir or MLAGENT_HOME, or mount this one with locks",
+        ) from error
+
+
 class FolderLock:
     """An exclusive lock on a run or stage folder, released by the system when the process ends.
 
@@ -242,8 +268,11 @@ class FolderLock:
         deadline = time.monotonic() + self.wait_s
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor, self.folder, wait=False)
                 break
+            except RunError:
+                os.close(descriptor)
+                raise
             except BlockingIOError:
                 if time.monotonic() < deadline:
                     time.sleep(0.1)

@@ -145,11 +145,87 @@ HONEST = {
         print(used > 0)
     """,
 }  # fmt: skip
-POOL = """
-import multiprocessing
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    print(pool.map(abs, [-1, -2]) == [1, 2])
-"""
+WORKERS = {
+    "pools of all kinds": """
+        import multiprocessing, os
+        from concurrent.futures import ProcessPoolExecutor
+        def square(x): return x * x
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(2) as pool: made = [list(pool.map(square, range(3)))]
+            for kind in ("fork", "spawn", "forkserver"):
+                with multiprocessing.get_context(kind).Pool(2) as pool: made.append(pool.map(square, range(3)))
+            print(made == [[0, 1, 4]] * 4 and multiprocessing.Pool(1).apply(os.getpid) != os.getpid())
+    """,
+    "locks, events and shared values": """
+        import multiprocessing, queue
+        def count(number, numbers, lock, start, done):
+            start.wait()
+            for _ in range(300):
+                with number.get_lock(): number.value += 1
+                with lock, lock: numbers[0] += 0.5
+            done.put(multiprocessing.current_process().name)
+        number, numbers, lock = multiprocessing.Value("i"), multiprocessing.Array("d", 2, lock=False), multiprocessing.RLock()
+        start, done = multiprocessing.Event(), multiprocessing.Queue()
+        workers = [multiprocessing.Process(target=count, args=(number, numbers, lock, start, done)) for _ in range(3)]
+        for worker in workers: worker.start()
+        try: late = done.get(timeout=0.2)
+        except queue.Empty: late = None
+        start.set()
+        names = {done.get() for _ in workers}
+        for worker in workers: worker.join()
+        print((late, len(names), number.value, list(numbers)) == (None, 3, 900, [450.0, 0.0]))
+    """,
+    "a manager and a listener": """
+        import multiprocessing, os
+        from multiprocessing.connection import Client, Listener
+        def fill(table, key): table[key] = key * key
+        def call():
+            with Client("door", authkey=b"secret") as line:
+                line.send(b"x" * 300_000)
+                try: line.recv()
+                except EOFError: os._exit(7)
+        with multiprocessing.Manager() as manager:
+            table = manager.dict()
+            workers = [multiprocessing.Process(target=fill, args=(table, key)) for key in range(3)]
+            for worker in workers: worker.start()
+            for worker in workers: worker.join()
+            made = dict(table)
+        with Listener("door", authkey=b"secret") as listener:
+            caller = multiprocessing.Process(target=call)
+            caller.start()
+            with listener.accept() as line: size = len(line.recv())
+            caller.join()
+        print((made, size, caller.exitcode, os.path.exists("door")) == ({0: 0, 1: 1, 2: 4}, 300_000, 7, False))
+    """,
+    "loaders of PyTorch": """
+        import torch
+        from torch.utils.data import DataLoader, TensorDataset
+        rows = torch.arange(1000.0).reshape(500, 2)
+        total = sum(float(batch.sum()) for batch, in DataLoader(TensorDataset(rows), 32, shuffle=True, num_workers=2))
+        views = DataLoader(TensorDataset(rows), 100, num_workers=2, persistent_workers=True, collate_fn=lambda rows: rows)
+        big = DataLoader(TensorDataset(torch.ones(4, 3, 1500, 1500)), 4, num_workers=1)  # 108 MB: more than /dev/shm has
+        print(total == 499_500 and sum(len(batch) for _ in range(2) for batch in views) == 1000
+              and sum(int(batch.sum()) for batch, in big) == 27_000_000)
+    """,
+    "tensors on their way between processes": """
+        import torch, torch.multiprocessing as mp
+        def double(tensor): return tensor * 2
+        square = torch.arange(9.0).reshape(3, 3)
+        sent = [square[1], square.T, torch.empty(0, 3), torch.tensor(2), square.to(torch.bfloat16), square > 3]
+        with mp.Pool(2) as pool: right = [torch.equal(a * 2, b) for a, b in zip(sent, pool.map(double, sent))]
+        mp.set_sharing_strategy("file_system")
+        line = mp.Queue()
+        line.put([square, square.view(9), torch.nn.Linear(2, 1), square.untyped_storage()])
+        one, same, layer, memory = line.get()
+        one.add_(1)
+        print(all(right) and same[0] == 1 and square[0, 0] == 0 and layer.weight.shape == (1, 2) and memory.nbytes() == 36)
+    """,
+    "a data set mapped by two processes": """
+        from datasets import Dataset
+        table = Dataset.from_dict({"a": list(range(100))})
+        print(sum(table.map(lambda row: {"b": 2 * row["a"]}, num_proc=2)["b"]) == 9900)
+    """,
+}  # fmt: skip
 LIMITS = Limits(seconds=60.0)  # several processes share the memory of a run, so an ordinary budget
 
 
@@ -176,9 +252,61 @@ def test_an_honest_script_works(runner, tmp_path, name):
     assert (result.status, "True" in result.output) == ("ok", True), result.output
 
 
-def test_a_pool_of_processes_works_with_namespaces_and_is_a_clean_error_without(runner):
-    result = run(runner, POOL, None)
+@pytest.mark.parametrize("name", WORKERS)
+def test_workers_of_a_script_work(runner, name):
+    result = run(runner, WORKERS[name], None)
+    assert (result.status, result.output.strip().split("\n")[-1]) == ("ok", "True"), result.output
+
+
+def test_an_error_of_a_loaders_worker_ends_the_run(runner):
+    script = """
+        from torch.utils.data import DataLoader
+        class Rows:
+            def __len__(self): return 4
+            def __getitem__(self, number): raise KeyError("bad row")
+        next(iter(DataLoader(Rows(), num_workers=2)))
+    """
+    result = run(runner, script, None)
+    assert (result.status, result.error_type) == ("error", "KeyError"), result.output
+
+
+def test_a_loader_draws_the_same_numbers_each_time_and_works_where_pytorch_is_warm(runner):
+    script = """
+        import random
+        import numpy as np, torch
+        class Rows:
+            def __len__(self): return 4
+            def __getitem__(self, number):
+                return torch.rand(1).item(), np.random.rand(), random.random(), np.random.default_rng().random()
+        print(torch.rand(2).tolist())
+        print(list(torch.utils.data.DataLoader(Rows(), 2, shuffle=True, num_workers=2)))
+    """
+    results = [run(runner, script, None) for _ in range(2)]
+    with Runner(workers=1, tier=runner.tier, modules=("numpy", "torch")) as warm:
+        elsewhere = run(warm, script, None)
+    assert {result.status for result in (*results, elsewhere)} == {"ok"}, results
+    assert results[0].output == results[1].output
+    # what torch.manual_seed(0) gives
+    first = [float(number) for number in elsewhere.output.split("\n")[0].strip("[]").split(", ")]
+    assert first == pytest.approx([0.49625659, 0.76822180], abs=1e-7)
+    assert results[0].output.split("\n")[0] == elsewhere.output.split("\n")[0]
+
+
+def test_memory_that_pytorch_shares_is_shared_or_refused(runner):
+    script = """
+        import torch, torch.multiprocessing as mp
+        def add(numbers): numbers.add_(1)
+        if __name__ == "__main__":
+            numbers = torch.zeros(2).share_memory_()
+            for kind in ("fork", "spawn"):
+                worker = mp.get_context(kind).Process(target=add, args=(numbers,))
+                worker.start()
+                worker.join()
+            print(numbers.tolist())
+    """
+    result = run(runner, script, None)
     if "T3" in runner.tier:
-        assert (result.status, result.output) == ("ok", "True\n"), result.output
-    else:  # its locks need /dev/shm, which every process of the machine shares
-        assert (result.status, result.error_type) == ("error", "PermissionError"), result.output
+        assert (result.status, result.output) == ("ok", "[2.0, 2.0]\n"), result.output
+    else:  # it would lie in /dev/shm, which every process of the machine shares
+        assert (result.status, result.error_type) == ("error", "RuntimeError"), result.output
+        assert "shared memory" in result.output and "Permission denied" in result.output

@@ -9,6 +9,10 @@ from . import bubblewrap, kernel, landlock
 from .tiers import Tier
 
 OURS = "could not be tried"  # starts the reason for a tier that failed through us, not through the machine
+_NO_SIGNALS = (
+    "a script cannot send signals to processes that it started: workers have to end by themselves, as those "
+    "of pools and loaders do"
+)
 
 
 def is_root() -> bool:
@@ -71,8 +75,9 @@ def gaps(tier: Tier) -> list[str]:
         )
     if not (tier.namespaces or tier.bubblewrap):
         found.append("the list of all processes, with their command lines, is visible to scripts")
+    found.append("workers of a script get copies of PyTorch's tensors, not memory shared through a queue")
     if not tier.namespaces:
-        found.append("multiprocessing.Pool does not work in scripts (threads and subprocesses do)")
+        found.append("share_memory_() of PyTorch and SharedMemory fail in scripts: there is no /dev/shm")
     if tier.bubblewrap:
         found.append(
             "a script can read the data (not the hidden labels) of tasks that its server ran before: run two "
@@ -81,6 +86,7 @@ def gaps(tier: Tier) -> list[str]:
         found.append(
             "a task's data folder that is new to a server costs a start of that server, seconds each"
         )
+        found.append(_NO_SIGNALS)
     if not tier.own_user and (is_root() or not tier.namespaces):
         found.append(
             "the kernel's limit on processes is approximate: it does not bind root, and counts all that the "
@@ -101,7 +107,7 @@ def _old_landlock(version: int, *, signals_guarded: bool) -> list[str]:
     if version < 3:
         found.append("Landlock below 3: a script cannot cut a file short by its path (os.truncate)")
     if version < 6 and not signals_guarded:
-        found.append("Landlock below 6: a script cannot send signals to processes that it started")
+        found.append(f"Landlock below 6: {_NO_SIGNALS}")
     return found
 
 

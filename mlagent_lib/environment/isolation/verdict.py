@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 
+from ...core.tracebacks import HEAD, cause_of
 from . import paths
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_TRACEBACK = "Traceback (most recent call last):"
-_RAISED = re.compile(r"^(?:[\w.]+\.)?([A-Za-z_]\w*)(?::|$)")
+_RAISED = re.compile(r"^(?:[\w.<>]+\.)?([A-Za-z_]\w*)(?::|$)")
 # a limit of the kernel that the script ran into: which one, by the last line of the traceback
 _LIMITS = (
     (re.compile(r"MemoryError\b|Unable to allocate"), "memory"),
@@ -46,6 +47,7 @@ def clean_text(raw: bytes, total: int, replace: dict[str, str]) -> str:
 def machine_paths() -> dict[str, str]:
     """Return the long paths of this machine's libraries and the short names they get in every output."""
     names = {folder: "site-packages" for folder in paths.site_folders()}
+    names[os.path.dirname(__file__)] = "isolation"
     return {**{folder: "python" for folder in paths.standard_folders()}, **names}
 
 
@@ -67,16 +69,11 @@ def error_of(output: str, script: str, exit_code: int) -> tuple[str | None, int 
         except ValueError:
             return f"signal {-exit_code}", None, ""
     place = re.compile(rf'^\s*File "(?:/workspace/)?{re.escape(script)}", line (\d+)')
-    lines = output.split("\n")
-    # a syntax error of the script itself has no header, only the place
-    starts = [i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)]
-    starts = starts or [i for i, line in enumerate(lines) if place.match(line)]
-    if not starts:
-        return "SystemExit", None, ""
-    lines = lines[starts[-1] :]
+    lines = cause_of(output).split("\n")
     found = [int(m.group(1)) for m in map(place.match, lines) if m]
     number = found[-1] if found else None
-    raised = next((line for line in lines[1:] if _RAISED.match(line)), None)
+    told = lines[1:] if found or HEAD.match(lines[0]) else []
+    raised = next((line for line in told if _RAISED.match(line)), None)
     if raised is None:
         return "SystemExit", number, ""
     return _RAISED.match(raised).group(1), number, raised

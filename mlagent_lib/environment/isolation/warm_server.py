@@ -21,7 +21,6 @@ import io
 import json
 import linecache
 import os
-import random
 import select
 import sys
 import threading
@@ -78,7 +77,7 @@ def _warm_up(names: list[str]) -> list[str]:
 def execute(job) -> int:
     """Run the script as ``python script`` would, and return its exit code. Called inside the jail."""
     folder = os.getcwd()
-    jail, reseed = sys.modules[_PACKAGE + ".jail"], sys.modules[_PACKAGE + ".reseed"]
+    jail, reseed, workers = (sys.modules[f"{_PACKAGE}.{name}"] for name in ("jail", "reseed", "workers"))
     os.environ.clear()
     os.environ.update(jail.clean_environment(folder))
     for name in [n for n in sys.modules if n == _PACKAGE or n.startswith(_PACKAGE + ".")]:
@@ -88,10 +87,8 @@ def execute(job) -> int:
     importlib.invalidate_caches()
     _standard_streams()
     reseed.shift(job.reseed)
-    # a default, not a constraint: results of unseeded scripts are repeatable, so they can be cached
-    random.seed(0)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(0)
+    workers.install()
+    reseed.settle(job.reseed)  # results of unseeded scripts can be cached
     gc.enable()
     code = _execute_main(job.script, folder)
     with contextlib.suppress(BaseException):  # what a script leaves behind must not change its exit code
@@ -189,8 +186,8 @@ def main() -> None:
     os.dup2(2, 1)
     os.close(null)
     _load_package()
-    # `execute` and `_warm_up` find reseed and practice among the loaded modules
-    from _mlagent_isolation import box, jail, kernel, landlock, practice, reseed  # noqa: F401
+    # `execute` and `_warm_up` find reseed, workers and practice among the loaded modules
+    from _mlagent_isolation import box, jail, kernel, landlock, practice, reseed, workers  # noqa: F401
 
     lines = _Lines(requests)
     config = json.loads(lines.next())

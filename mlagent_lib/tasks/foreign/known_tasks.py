@@ -1,4 +1,4 @@
-"""What folders of MLAgentBench do not state themselves: metric, direction, best known score and its source."""
+"""What folders of MLAgentBench do not state: metric, direction, best known score and its source."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlagent_lib.core.tracebacks import cause_of
+
 _NUMPY_ALIASES = {"float": "float", "int": "int", "bool": "bool", "object": "object", "str": "str",
                   "complex": "complex", "long": "int", "unicode": "str"}  # fmt: skip
 _NUMPY_2 = {
@@ -305,12 +307,12 @@ NumPy 1.24 removed np.int
         cause, cure = _LIMIT_CURES[status]
         return Diagnosis(f"{folder}/{script}", 0, "", status, cause, cure)
     name, line = script, 0
-    for place, number in re.findall(r'^\s*File "(?:/workspace/)?([^"]+)", line (\d+)', output, re.MULTILINE):
+    last = cause_of(output) or output.split("Exception ignored ")[0]
+    for place, number in re.findall(r'^\s*File "(?:/workspace/)?([^"]+)", line (\d+)', last, re.MULTILINE):
         if place in files:
             name, line = place, int(number)
     lines = files[name].decode("utf-8", "replace").splitlines() if name in files else []
     source = lines[line - 1].strip() if 0 < line <= len(lines) else ""
-    last = output.split("Traceback (most recent")[-1]
     raised = re.findall(r"^((?:\w+\.)*([A-Za-z_]\w*)(?:: .*)?)$", last, re.MULTILINE)
     first = raised[0 if "Traceback (most recent" in output else -1] if raised else ("", "")
     error, text = first[1], first[0].partition(": ")[2]

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -24,6 +23,7 @@ import pandas as pd
 import yaml
 
 from mlagent_lib.core.errors import TaskError
+from mlagent_lib.core.files import lock
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.metrics import get_metric
@@ -311,8 +311,8 @@ def ensure_suite(home: Path) -> Path:
     target = home / f"pocket-{fingerprint()}"
     if target.is_dir():
         return target
-    with open(home / ".pocket.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(home / ".pocket.lock", "w") as handle:
+        lock(handle.fileno(), home)
         if target.is_dir():
             return target
         draft = Path(tempfile.mkdtemp(prefix=".pocket-", dir=home))
