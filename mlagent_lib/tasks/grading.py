@@ -26,26 +26,10 @@ _NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?"
 
 # Every reason a submission can be refused for. Fixed names: a free text could carry a label to the agent.
 REASONS = (
-    "missing",
-    "empty",
-    "too-large",
-    "nul-byte",
-    "not-utf8",
-    "bad-csv",
-    "header",
-    "row-count",
-    "unknown-id",
-    "duplicate-id",
-    "blank",
-    "not-a-number",
-    "out-of-range",
-    "unknown-class",
-    "row-sum",
-    "undefined-score",
-    "evaluator-refused",
-    "evaluator-crash",
-    "evaluator-limit",
-)
+    "missing", "empty", "too-large", "nul-byte", "not-utf8", "bad-csv", "header", "row-count", "unknown-id",
+    "duplicate-id", "blank", "not-a-number", "out-of-range", "unknown-class", "row-sum", "undefined-score",
+    "evaluator-refused", "evaluator-crash", "evaluator-limit",
+)  # fmt: skip
 
 
 def parse_number(field: str) -> float:
@@ -121,9 +105,8 @@ def _read_labels(path: Path, stamp: tuple) -> tuple[tuple[str, ...], np.ndarray]
         header = tuple(path.read_text(encoding="utf-8").split("\n", 1)[0].strip().split(","))
         table = parse_table(path.read_bytes(), header)
     except (OSError, UnicodeDecodeError) as error:
-        raise Unscored(
-            f"labels {path} cannot be read ({error.__class__.__name__})", cure="rebuild the task"
-        ) from error
+        told = f"labels {path} cannot be read ({error.__class__.__name__})"
+        raise Unscored(told, cure="rebuild the task") from error
     except SubmissionError as error:
         raise Unscored(f"labels {path} are damaged ({error.reason})", cure="rebuild the task") from error
     if header[0] != "id" or not table:
@@ -132,14 +115,8 @@ def _read_labels(path: Path, stamp: tuple) -> tuple[tuple[str, ...], np.ndarray]
 
 
 def read_labels(task: Task, labels: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the ids and the true values of one hidden label set.
-
-    Args:
-        task: The task.
-        labels: ``feedback`` or ``report``.
-
-    Returns:
-        n ids, and an array of shape (n,) or, for several outputs, (n, outputs).
+    """Return the n ids and the true values of one hidden label set, shape (n,) or, for several outputs,
+    (n, outputs).
 
     Raises:
         Unscored: The file is missing or damaged: our failure.
@@ -205,12 +182,7 @@ def _check_values(task: Task, metric: Metric, values: np.ndarray) -> None:
 
 
 def gold_answer(task: Task, truth: np.ndarray) -> np.ndarray:
-    """Return the answer that scores best possible, shape (n, columns), given the true values.
-
-    Args:
-        task: The task.
-        truth: As `read_labels` returns them.
-    """
+    """Return the answer that scores best possible, shape (n, columns), for true values of `read_labels`."""
     metric = get_metric(task.metric)
     if metric.answer == "probability" and len(task.answer_columns) > 1:
         return (truth[:, None] == np.asarray(task.classes)[None, :]).astype(float)
@@ -248,7 +220,7 @@ def grade(
     the other set are not read.
 
     Args:
-        task: The task.
+        task: Whose labels and metric, or foreign grader, are used.
         submission: Bytes of ``submission.csv``, read once after the run was over; None where there is none.
         labels: ``feedback`` (scores every step) or ``report`` (the final evaluation only).
         control: A submission of this task that was scored before, if one is known: a foreign grader that no

@@ -59,6 +59,11 @@ _ENDINGS = {
     "crash": ("crashed ({error})", "run it by hand"),
     "start": ("could not be started ({text})", "run it by hand"),
 }  # fmt: skip
+_SET = {
+    "PATH": os.defpath, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "2",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+}  # fmt: skip
 _OUR_STAGES = ("start", "load", "answers", "wall")
 _REASONS = {"read": "bad-csv", "header": "header", "limit": "evaluator-limit", "crash": "evaluator-crash"}
 _FORM = "form "  # stage of a submission of another form than the control; the reason follows
@@ -369,22 +374,22 @@ def run_grader(
     """Return what one grading in a fresh process came to. Never raises for what the grader does.
 
     Args:
-        grader: Who grades.
         submission: Its bytes; they are all that the process gets from a run.
         labels: Which answers it is graded against.
         form: A submission whose form this one must have; None for any.
     """
     names = [name for name in ("all", labels) if name in grader.answers]
-    with tempfile.TemporaryDirectory(prefix="mlagent-grade-") as base:
-        place = _furnish(Path(base), grader)
-        (Path(base) / "submission" / SUBMISSION).write_bytes(submission)
-        control = Path(base) / "control.csv"
+    with tempfile.TemporaryDirectory(prefix="mlagent-grade-") as folder:
+        base = Path(folder)
+        place = _furnish(base, grader)
+        given, control = base / "submission" / SUBMISSION, base / "control.csv"
+        given.write_bytes(submission)
         control.write_bytes(form or b"")
         job = {
             "script": str(grader.script.resolve()),
             "call": grader.call,
             "function": grader.function,
-            "submission": str(Path(base) / "submission" / SUBMISSION),
+            "submission": str(given),
             "answers": [str(grader.answers[name].resolve()) for name in names],
             "id_column": grader.id_column,
             "key": list(grader.key) or [grader.id_column],
@@ -393,7 +398,7 @@ def run_grader(
             "seconds": grader.seconds,
             "memory_bytes": grader.memory_bytes,
         }
-        return _run(job, place, Path(base) / "home")
+        return _run(job, place, base / "home")
 
 
 def _furnish(base: Path, grader: ForeignGrader) -> Path:
@@ -412,34 +417,19 @@ def _furnish(base: Path, grader: ForeignGrader) -> Path:
     return base / "scripts"
 
 
-def _environment(home: Path) -> dict[str, str]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {
-        **{name: os.environ[name] for name in _KEPT if name in os.environ},
-        **threads,
-        "PATH": os.defpath,
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "PYTHONHASHSEED": "0",
-        "PYTHONUTF8": "1",
-        "MPLBACKEND": "Agg",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-        "MALLOC_ARENA_MAX": "2",
-    }
-
-
 def _run(job: dict, folder: Path, home: Path) -> Grading:
     verdict_read, verdict_write = os.pipe()
     lifeline, held = os.pipe()  # its end tells the process that we are gone
     ends = [verdict_read, verdict_write, lifeline, held]
     words = [sys.executable, "-s", "-P", "-B", str(_PROCESS)]
     words.append(json.dumps(job | {"verdict": verdict_write, "lifeline": lifeline}))
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment = {**kept, **_SET, "HOME": str(home), "TMPDIR": str(home)}
     try:
         with tempfile.TemporaryFile() as printed:
             try:
                 process = subprocess.Popen(
-                    words, cwd=folder, env=_environment(home), stdin=subprocess.DEVNULL, stdout=printed,
+                    words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
                     stderr=subprocess.STDOUT, pass_fds=(verdict_write, lifeline), start_new_session=True,
                 )  # fmt: skip
             except OSError as error:
@@ -473,7 +463,8 @@ def _line(descriptor: int, process: subprocess.Popen, seconds: float) -> bytes |
     """Return the line of the verdict, nothing where the process ended without it, None at the limit."""
     deadline, found = time.monotonic() + seconds, b""
     while not found.endswith(b"\n"):
-        ended = _has_ended(process)
+        # asked without collecting it: its group keeps its number until then
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
         ready = select.select([descriptor], [], [], 0 if ended else _LOOK_SECONDS)[0]
         data = os.read(descriptor, 1 << 16) if ready else b""
         found += data
@@ -482,8 +473,3 @@ def _line(descriptor: int, process: subprocess.Popen, seconds: float) -> bytes |
         if not data and time.monotonic() > deadline:
             return None
     return found
-
-
-def _has_ended(process: subprocess.Popen) -> bool:
-    """Return whether the process has ended, without collecting it: its group keeps its number until then."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -36,6 +36,8 @@ from mlagent_lib.tasks.foreign.mlebench_starter import Starter, make_starter, sa
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task, checksums, load_task
 
+# From (task, files) to an object with `status`, `output` and `collected`, as the isolated runner gives.
+Execute = Callable[[Task, dict[str, bytes]], object]
 LIMITS = Limits(seconds=300.0, memory_bytes=4 << 30)
 GIVEN = "given by the user"
 PACKAGE = "mlebench_competition"  # the grader's folder is imported under this name
@@ -61,7 +63,7 @@ def import_competition(
     out: Path,
     source: Competition,
     *,
-    execute: Callable[[Task, dict[str, bytes]], object],
+    execute: Execute,
     seed: int = 0,
     starter: Path | None = None,
     greater_is_better: bool | None = None,
@@ -74,8 +76,7 @@ def import_competition(
         name: Of the task.
         out: The folder to make.
         source: Where the parts of the competition lie.
-        execute: Runs the starter: from (task, files) to an object with ``status``, ``output`` and
-            ``collected``, as the isolated runner gives.
+        execute: Runs the starter.
         seed: Of the split into feedback and report labels.
         starter: A ``train.py`` of your own; None for a generated one.
         greater_is_better: The direction; None to read it from the leaderboard's order.
@@ -239,9 +240,8 @@ class _StarterError(TaskError):
 
 
 def _measure_first(
-    folder: Path, card: dict, tables: Tables, execute: Callable[[Task, dict[str, bytes]], object],
-    made: Starter, *, given: bool,
-) -> dict[str, float | str]:  # fmt: skip
+    folder: Path, card: dict, tables: Tables, execute: Execute, made: Starter, *, given: bool
+) -> dict[str, float | str]:
     """Return the scores of the starter, or of the sample as it is where a generated starter fails."""
     failed = None
     for starter in [made] if given else dict.fromkeys((made, sample_starter(tables.sample_name))):
@@ -258,23 +258,25 @@ def _measure_first(
     raise failed
 
 
-def _measure(
-    folder: Path, card: dict, tables: Tables, execute: Callable[[Task, dict[str, bytes]], object]
-) -> dict[str, float]:
+def _measure(folder: Path, card: dict, tables: Tables, execute: Execute) -> dict[str, float]:
     """Return the starter's score on both label sets; keep its submission as the grader's control."""
     task = load_task(folder)
     ran = execute(task, task.env_files())
     if ran.status != "ok":
-        raise _StarterError(
-            f"the starter does not run ({ran.status}): {ran.output.strip()[-300:]}",
-            cure="give one that runs with --starter, or raise --seconds",
-        )
+        told = f"the starter does not run ({ran.status}): {ran.output.strip()[-300:]}"
+        raise _StarterError(told, cure="give one that runs with --starter, or raise --seconds")
     submission = ran.collected.get("submission.csv")
-    scores = {part: _score(task, submission, part) for part in LABEL_SETS}
     columns = [name for name in tables.sample if name in tables.answers]
     gold = tables.answers[columns].to_csv(index=False).encode()
-    perfect = {}
+    scores, perfect = {}, {}
     for part in LABEL_SETS:
+        try:
+            scores[part] = grade(task, submission, part)
+        except (SubmissionError, Unscored) as error:
+            raise _StarterError(
+                f"the starter's submission cannot be scored on the {part} rows: {error.message}",
+                cure=error.cure or "give a starter whose submission the grader accepts with --starter",
+            ) from error
         with contextlib.suppress(SubmissionError):  # answers may have another form than submissions
             perfect[part] = grade(task, gold, part, control=submission)
     _check_scores(task, card, scores, perfect)
@@ -288,10 +290,8 @@ def _check_scores(task: Task, card: dict, scores: dict[str, float], perfect: dic
     beaten = [part for part in scores if not worse_than(scores[part], best[part], up)]
     has_room = all(part in perfect and worse_than(scores[part], perfect[part], up) for part in scores)
     if beaten and has_room and best["provenance"] != GIVEN:
-        best |= perfect | {
-            "provenance": f"the true answers' score, as the starter beats {best[beaten[0]]:g}, the "
-            + best["provenance"]
-        }
+        known = f"the true answers' score, as the starter beats {best[beaten[0]]:g}, the {best['provenance']}"
+        best |= perfect | {"provenance": known}
     elif beaten:
         raise TaskError(
             f"the starter scores {scores[beaten[0]]:g} on the {beaten[0]} rows, and the best known score is "
@@ -305,13 +305,3 @@ def _check_scores(task: Task, card: dict, scores: dict[str, float], perfect: dic
                 f"{scores[part]:g}: {'higher' if up else 'lower'} cannot be better",
                 cure="check that leaderboard and grader belong to one competition, or state --better",
             )
-
-
-def _score(task: Task, submission: bytes | None, part: str) -> float:
-    try:
-        return grade(task, submission, part)
-    except (SubmissionError, Unscored) as error:
-        raise _StarterError(
-            f"the starter's submission cannot be scored on the {part} rows: {error.message}",
-            cure=error.cure or "give a starter whose submission the grader accepts with --starter",
-        ) from error

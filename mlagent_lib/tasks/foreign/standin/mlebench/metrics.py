@@ -8,12 +8,7 @@ import numpy as np
 def average_precision_at_k(actual: Collection, predicted: Sequence, k: int) -> float:
     """Return AP@k: the mean precision at the places of the first ``k`` guesses that are right.
 
-    A guess that repeats an earlier one counts as wrong.
-
-    Args:
-        actual: The right answers, in any order.
-        predicted: The guesses, the best first.
-        k: How many guesses count.
+    The best guess stands first; one that repeats an earlier one counts as wrong.
 
     Example:
         Right at the first and third place, two right answers: (1/1 + 2/3) / 2.
@@ -45,12 +40,7 @@ def mean_average_precision_at_k(actual: Sequence[Collection], predicted: Sequenc
 def dice_coefficient(
     predicted_mask: np.ndarray, true_mask: np.ndarray, both_empty_value: float = np.nan
 ) -> float:
-    """Return twice the common area of two masks over the sum of their areas.
-
-    Args:
-        predicted_mask: 1 or True where something was found.
-        true_mask: 1 or True where something is; of the same shape.
-        both_empty_value: Returned where both are empty.
+    """Return twice the common area of two masks (1 or True, of one shape) over the sum of their areas.
 
     Example:
         One common pixel, areas 2 and 1:

@@ -8,13 +8,7 @@ import pandas as pd
 
 
 def get_logger(name: str, level: int = logging.INFO, filename: Path | None = None) -> logging.Logger:
-    """Return a logger; a grader's messages go nowhere else than the program's own.
-
-    Args:
-        name: Of the logger.
-        level: Least important level that it passes on.
-        filename: Taken for compatibility; logging to a file is left to the program.
-    """
+    """Return a logger; ``filename`` is taken for compatibility: logging to a file is left to the program."""
     logger = logging.getLogger(name)
     logger.setLevel(level)
     return logger

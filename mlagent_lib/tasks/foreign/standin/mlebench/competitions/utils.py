@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..grade_helpers import InvalidSubmissionError
-from ..utils import (
-    get_logger as get_logger,  # graders import it from here as well
-)
+from ..utils import get_logger as get_logger  # graders import it from here as well
 
 
 def is_one_hot_encoded(xs: np.ndarray) -> bool:
@@ -29,11 +27,7 @@ def one_hot_dfs_to_log_loss_inputs(
 ) -> dict:
     """Return ``y_true`` and ``y_pred`` for a logarithmic loss, in the order of the ids.
 
-    Args:
-        submission_one_hot: A probability for each class; columns that the answers lack are left out.
-        answers_one_hot: 1 for the true class, 0 for the others.
-        id_column: Name of the id.
-        apply_softmax: Turn rows of arbitrary numbers into probabilities.
+    Columns that the answers lack are left out; ``apply_softmax`` turns arbitrary numbers into probabilities.
 
     Raises:
         InvalidSubmissionError: A column is missing.
@@ -102,13 +96,9 @@ def prepare_for_auroc_metric(
 def rle_decode(rle_string: str, height: int, width: int) -> np.ndarray:
     """Return the mask of run lengths, an array of booleans of shape (height, width).
 
-    The text holds pairs "first pixel, number of pixels". Pixels are counted from 1 down the columns, the
-    leftmost column first. What reaches beyond the last pixel is cut off.
-
-    Args:
-        rle_string: The pairs, in the order of their first pixels; blank for an empty mask.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
+    The text holds pairs "first pixel, number of pixels", in the order of their first pixels; blank for an
+    empty mask. Pixels are counted from 1 down the columns, the leftmost column first. What reaches beyond the
+    last pixel is cut off.
 
     Raises:
         AssertionError: It is no text, a number is missing or below 1, or pairs are not in order or overlap.
