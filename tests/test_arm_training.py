@@ -183,13 +183,13 @@ def test_what_is_gathered_is_what_the_units_wrote(made, gathered):
         for row in read_jsonl(run_of(runs, 0) / f"arm-{name}" / "trajectories.jsonl")[0]
     ]
     lines = found["trajectories"]
-    assert lines.groupby("policy").size().to_dict() == {"base": 16, "rl-from-base": 2}  # 8 and 1 of two tasks
+    assert lines.groupby("who").size().to_dict() == {"base": 16, "rl-from-base": 2}  # 8 and 1 of two tasks
     for line, row in zip(lines.to_dict("records"), wanted, strict=True):
         task = load_task(row["task"])
         init, best = task.baseline["report"], task.best["report"]
-        assert line["gap"] == pytest.approx((row["final"]["report_last"] - init) / (best - init))
+        assert line["gap_closed"] == pytest.approx((row["final"]["report_last"] - init) / (best - init))
         assert (line["task"], line["split"], line["steps"]) == (row["task"], row["split"], len(row["steps"]))
-    assert set(found["steps"]["policy"]) == {"base", "rl-from-base"}
+    assert set(found["step_rewards"]["who"]) == {"base", "rl-from-base"}
     charged = next(row["seconds_charged"] for row in metrics(runs) if row["split"] == "train")
     assert found["curves"]["charged"].tolist() == pytest.approx([0.0, charged, charged], abs=0.006)
     assert set(found["units"].query("finished")["unit"]) == set(MADE)
@@ -212,11 +212,11 @@ def test_a_unit_that_the_runs_have_lost_stays_in_the_results_byte_by_byte(made, 
     assert after["kept"] == ["seed0/arm-base"] and after["other_start"] == []
     assert {key: after[key] for key in before} == before
     gather(runs, out, (0,))  # without it, what the runs hold is all there is
-    assert set(load(out)["trajectories"]["policy"]) == {"rl-from-base"}
+    assert set(load(out)["trajectories"]["who"]) == {"rl-from-base"}
 
 
 @pytest.mark.slow
 def test_a_part_of_the_comparison_gives_results_too(gathered):
     changed = build(gathered[0])
-    assert {"arms.csv", "claims.csv", "pipeline.png", "arms_overview.svg", "rl_starts.csv"} <= set(changed)
+    assert {"overall.csv", "claims.csv", "pipeline.png", "arms_overview.svg", "rl_starts.csv"} <= set(changed)
     assert set(pd.read_csv(gathered[0] / "claims.csv")["verdict"]) == {NOT_TESTABLE, TOO_FEW}
