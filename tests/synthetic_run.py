@@ -14,7 +14,6 @@ from mlagent_lib.results.evaluation import (
     TaskScale,
     best_at_k_table,
     overall_table,
-    starter_rows,
     task_table,
     trajectory_table,
 )
@@ -89,9 +88,20 @@ def trajectory(task: str, policy: str, score: float | None, *, seed: int = 0, k:
     return {**row, **changes}
 
 
+def starter_rows(seeds: tuple[int, ...] = (0,)) -> list[dict]:
+    """Return trajectories of no step: the policy ``starter``, whose gap is 0 exactly."""
+    ends = ("report_last", "report_best", "report_start")
+    return [
+        {"id": f"starter-{name}-{seed}", "task": name, "source": "starter", "seed": seed, "steps": []}
+        | {"final": dict.fromkeys(ends, scale.init) | {"stop": "starter"}}
+        for seed in seeds
+        for name, scale in sorted(SCALES.items())
+    ]
+
+
 def rows(seeds: tuple[int, ...] = (0,), k: int = 3, means: dict[str, float] | None = None) -> list[dict]:
     """Return K trajectories of each task, policy and seed, around a mean share of the gap closed."""
-    generator, out = np.random.default_rng(0), starter_rows(SCALES, seeds)
+    generator, out = np.random.default_rng(0), starter_rows(seeds)
     for policy, mean in (means or {"base": 0.0, "sft": 0.3, "rl": 0.6}).items():
         for task, scale in SCALES.items():
             for seed in seeds:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_run import SCALES, rows, step, trajectory
+from synthetic_run import SCALES, rows, starter_rows, step, trajectory
 
 from mlagent_lib.results.evaluation import (
     TaskScale,
@@ -16,7 +16,6 @@ from mlagent_lib.results.evaluation import (
     overall_table,
     relative_gain_pct,
     scales_from_table,
-    starter_rows,
     task_table,
     trajectory_table,
 )
@@ -126,12 +125,12 @@ def test_task_and_overall_tables_by_hand():
 
 
 def test_scales_survive_the_round_trip_through_the_task_table():
-    table = task_table(trajectory_table(starter_rows(SCALES), SCALES))
+    table = task_table(trajectory_table(starter_rows(), SCALES))
     found = scales_from_table(table)
     assert {n: (s.init, s.best, s.greater_is_better) for n, s in found.items()} == {
         n: (s.init, s.best, s.greater_is_better) for n, s in SCALES.items()
     }
-    assert set(trajectory_table(starter_rows(SCALES), SCALES)["gap_closed"]) == {0.0}
+    assert set(trajectory_table(starter_rows(), SCALES)["gap_closed"]) == {0.0}
 
 
 def test_interval_keeps_tasks_fixed():
@@ -140,7 +139,6 @@ def test_interval_keeps_tasks_fixed():
     assert found.value == 0.5
     assert math.isnan(found.low)  # nothing was drawn: no width is claimed
     assert found.verdict == "unknown"
-    assert found.to_json()["low"] is None
 
 
 def test_interval_covers_the_mean_about_as_often_as_it_says():

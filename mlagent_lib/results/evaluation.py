@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from math import isfinite, nan
 
 import numpy as np
@@ -33,26 +34,31 @@ import pandas as pd
 from mlagent_lib.results.intervals import Interval, best_of, bootstrap_mean, paired_difference
 from mlagent_lib.results.judge import judge
 
+Tables = Mapping[str, pd.DataFrame]  # by name: ``trajectories``, ``step_rewards``, ``curves``, ...
+
 FULL = "full"  # the arm that is the method itself
 BOUND = -1.0  # ours: see above
 SPLITS = ("held-in", "held-out", "all")
 MEASURES = ("gap", "reward", "gain")
 SCALE_COLUMNS = ("task", "split", "paper_task", "metric", "greater_is_better", "init", "best")
+TRAJECTORY_COLUMNS = (
+    "arm", "policy", "seed", "task", "split", "trajectory", "paper_task", "metric", "greater_is_better",
+    "init", "best", "score", "score_by_feedback", "gap_closed", "gap_closed_by_feedback",
+    "gap_closed_on_feedback", "gain_pct", "steps", "stop", "unscored",
+)  # fmt: skip
+DIFFERENCES = (
+    "after", "before", "measure", "split", "difference", "low", "high", "n", "tasks", "seeds", "seeds_above",
+    "by_seed", "zero", "verdict",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TaskScale:
     """What turns a score of one task into a gain: both ends of the scale and the direction.
 
-    Attributes:
-        task: Name of the task.
-        split: ``held-in``, ``held-out`` or ``other``.
-        metric: Name of the metric.
-        greater_is_better: Direction of the metric.
-        init: Score of the starter script on the report labels (p_init).
-        best: Best known score on the report labels.
-        paper_task: The paper's task it stands in for.
-        feedback: Both ends on the feedback labels, where they are known.
+    ``init`` is the score of the starter script (p_init) and ``best`` the best known one, both on the report
+    labels; ``feedback`` holds both on the feedback labels, where they are known. ``split`` is ``held-in``,
+    ``held-out`` or ``other``; ``paper_task`` the paper's task it stands in for.
 
     Raises:
         ValueError: If ``best`` is not better than ``init``: there is no gap to close.
@@ -100,11 +106,6 @@ def relative_gain_pct(score: float, init: float, *, greater_is_better: bool) -> 
 
     Source: v1 section 5.1, ``Delta_r = beta * (p_avg@8 - p_init) / p_init``, beta = -1 where lower is better.
 
-    Args:
-        score: p_avg@K, in the unit of the metric.
-        init: Score of the starter, positive.
-        greater_is_better: Direction of the metric.
-
     Raises:
         ValueError: If ``init`` is not positive: the paper's ratio loses its sign or its meaning.
 
@@ -122,14 +123,9 @@ def relative_gain_pct(score: float, init: float, *, greater_is_better: bool) -> 
 def gap_closed(score: float, init: float, best: float) -> float:
     """Return the share of the way from the starter to the best known score: 0 starter, 1 best known.
 
-    The sign of ``best - init`` carries the direction. Not clipped: below 0 is worse than the starter, above 1
-    better than anything known. Not in the paper; it is the performance term of v2's reward, over a
-    trajectory.
-
-    Args:
-        score: Score in the unit of the metric.
-        init: Score of the starter.
-        best: Best known score, different from ``init``.
+    The sign of ``best - init`` carries the direction. Below 0 is worse than the starter, above 1 better than
+    anything known; not clipped here, means are bounded below at `BOUND`. Not in the paper; it is the
+    performance term of v2's reward, over a trajectory.
 
     Raises:
         ValueError: If ``best`` equals ``init``.
@@ -156,11 +152,6 @@ def avg_at_k(scores: Iterable[float]) -> float:
 def best_at_k(scores: Iterable[float], *, greater_is_better: bool, k: int | None = None) -> float:
     """Return best@K: the best of K trajectories (v1 section 5.1), or the expected best of ``k`` out of K.
 
-    Args:
-        scores: Scores of K trajectories, in the unit of the metric.
-        greater_is_better: Direction of the metric.
-        k: Number of trajectories to draw without replacement; all by default.
-
     Example:
         >>> best_at_k([3.0, 1.0, 2.0], greater_is_better=False)
         1.0
@@ -172,7 +163,8 @@ def best_at_k(scores: Iterable[float], *, greater_is_better: bool, k: int | None
     return sign * float(best_of(k or len(values))(sign * values[None, :])[0])
 
 
-def _number(value) -> float:
+def or_nan(value) -> float:
+    """Return a number as it is, and NaN for what is none or not finite."""
     return float(value) if value is not None and isfinite(value) else nan
 
 
@@ -197,11 +189,10 @@ def trajectory_table(
         arm: Of all rows.
 
     Returns:
-        Columns arm, policy, seed, task, split, trajectory, paper_task, metric, greater_is_better, init, best,
-        score, score_by_feedback, gap_closed, gap_closed_by_feedback (of the submission that was best on the
-        feedback labels), gap_closed_on_feedback (of the last one, on these labels), gain_pct (NaN where init
-        is not positive), steps, stop, unscored. Gaps are not bounded here. A trajectory that we failed to
-        score has ``unscored`` true and NaN for its numbers.
+        Columns `TRAJECTORY_COLUMNS`. ``by_feedback`` is of the submission that was best on the feedback
+        labels, ``on_feedback`` of the last one, on these labels; ``gain_pct`` is NaN where init is not
+        positive. Gaps are not bounded here. A trajectory that we failed to score has ``unscored`` true and
+        NaN for its numbers.
 
     Raises:
         ValueError: A row names a task without a scale, or is not graded on the report labels.
@@ -210,61 +201,25 @@ def trajectory_table(
     for row in rows:
         if row["task"] not in scales:
             raise ValueError(f"trajectory {row['id']!r} is of task {row['task']!r}, which has no scale")
-        scale, final = scales[row["task"]], row.get("final") or {}
+        final = row.get("final") or {}
         if "submissions" in final and "report_last" not in final:
             raise ValueError(f"trajectory {row['id']!r} is not graded: call with_report_scores first")
-        last, chosen = _number(final.get("report_last")), _number(final.get("report_best"))
-        if final.get("stop") == "unscored":
-            last = chosen = nan
-        up, paid = scale.greater_is_better, _number(final.get("feedback_last"))
-        table.append(
-            {
-                "arm": arm,
-                "policy": row["source"],
-                "seed": row.get("seed", 0),
-                "task": row["task"],
-                "split": scale.split,
-                "trajectory": row["id"],
-                "paper_task": scale.paper_task,
-                "metric": scale.metric,
-                "greater_is_better": up,
-                "init": scale.init,
-                "best": scale.best,
-                "score": last,
-                "score_by_feedback": chosen,
-                "gap_closed": gap_closed(last, scale.init, scale.best),
-                "gap_closed_by_feedback": gap_closed(chosen, scale.init, scale.best),
-                "gap_closed_on_feedback": gap_closed(paid, *scale.feedback) if scale.feedback else nan,
-                "gain_pct": relative_gain_pct(last, scale.init, greater_is_better=up)
-                if scale.init > 0
-                else nan,
-                "steps": len(row.get("steps", ())),
-                "stop": final.get("stop", ""),
-                "unscored": not isfinite(last),
-            }
-        )
-    return pd.DataFrame(table)
+        table.append((arm, *_trajectory(row, scales[row["task"]])))
+    return pd.DataFrame(table, columns=list(TRAJECTORY_COLUMNS))
 
 
-def starter_rows(scales: Mapping[str, TaskScale], seeds: Iterable[int] = (0,)) -> list[dict]:
-    """Return trajectories of no step: the policy ``starter``, whose gap is 0 exactly."""
-    return [
-        {
-            "id": f"starter-{name}-{seed}",
-            "task": name,
-            "source": "starter",
-            "seed": seed,
-            "steps": [],
-            "final": {
-                "report_last": s.init,
-                "report_best": s.init,
-                "report_start": s.init,
-                "stop": "starter",
-            },
-        }
-        for seed in seeds
-        for name, s in sorted(scales.items())
+def _trajectory(row: Mapping, scale: TaskScale) -> tuple:
+    final, up = row.get("final") or {}, scale.greater_is_better
+    stop, paid = final.get("stop", ""), or_nan(final.get("feedback_last"))
+    scores = [
+        nan if stop == "unscored" else or_nan(final.get(f"report_{which}")) for which in ("last", "best")
     ]
+    gaps = [gap_closed(score, scale.init, scale.best) for score in scores]
+    gaps.append(gap_closed(paid, *scale.feedback) if scale.feedback else nan)
+    gain = relative_gain_pct(scores[0], scale.init, greater_is_better=up) if scale.init > 0 else nan
+    known = (scale.paper_task, scale.metric, up, scale.init, scale.best)
+    own = (row["source"], row.get("seed", 0), row["task"], scale.split, row["id"])
+    return *own, *known, *scores, *gaps, gain, len(row.get("steps", ())), stop, not isfinite(scores[0])
 
 
 def named(df: pd.DataFrame) -> pd.DataFrame:
@@ -284,7 +239,7 @@ def measured(df: pd.DataFrame, measure: str, split: str = "all") -> pd.DataFrame
     Args:
         df: A `trajectory_table`; for ``reward`` rows of single steps (policy, seed, task, state, reward).
         measure: One of `MEASURES`.
-        split: ``held-in``, ``held-out`` or ``all``; single steps are from held-in tasks only.
+        split: One of `SPLITS`; single steps are from held-in tasks only.
 
     Example:
         >>> rows = pd.DataFrame({"policy": "a", "seed": 0, "task": "t", "split": "held-in",
@@ -321,22 +276,14 @@ def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> 
         line = {name: first[name] for name in SCALE_COLUMNS} | {"arm": arm, "policy": policy}
         line |= {"n": len(good), "seeds": good["seed"].nunique(), "unscored": len(part) - len(good)}
         if len(good):
-            found = bootstrap_mean(measured(good, "gap"), "value", draws=draws)
             seeds = [good] if k is None else [own for _, own in good.groupby("seed") if len(own) >= k]
             up = bool(first["greater_is_better"])
             best = [best_at_k(own["score"], greater_is_better=up, k=k) for own in seeds]
-            line |= {
-                "avg_at_k": avg_at_k(good["score"]),
-                "best_at_k": float(np.mean(best)) if best else nan,
-                "avg_by_feedback": float(good["score_by_feedback"].mean())
-                if "score_by_feedback" in good
-                else nan,
-                "gain_pct": float(good["gain_pct"].mean()),
-                "gap_closed": found.value,
-                "gap_low": found.low,
-                "gap_high": found.high,
-                "gap_unbounded": float(good["gap_closed"].mean()),
-            }
+            line |= {"avg_at_k": avg_at_k(good["score"]), "best_at_k": float(np.mean(best)) if best else nan}
+            line["avg_by_feedback"] = good["score_by_feedback"].mean() if "score_by_feedback" in good else nan
+            line["gain_pct"] = good["gain_pct"].mean()
+            line |= _ends("gap", bootstrap_mean(measured(good, "gap"), "value", draws=draws), "gap_closed")
+            line["gap_unbounded"] = good["gap_closed"].mean()
         table.append(line)
     return pd.DataFrame(table).sort_values(["split", "task", "arm", "policy"], ignore_index=True)
 
@@ -344,12 +291,7 @@ def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> 
 def mean_of(df: pd.DataFrame, name: str, measure: str, split: str = "all", **how) -> Interval | None:
     """Return the mean of a measure for one policy with its interval, or None where nothing was scored.
 
-    Args:
-        df: See `measured`.
-        name: See `who`.
-        measure: One of `MEASURES`.
-        split: See `measured`.
-        how: See `bootstrap_mean`.
+    ``name`` is that of `who`, the next three are those of `measured`, the rest goes to `bootstrap_mean`.
     """
     rows = measured(df, measure, split)
     rows = rows[rows["who"] == name]
@@ -365,28 +307,27 @@ def overall_table(df: pd.DataFrame, steps: pd.DataFrame | None = None, *, draws:
         draws: Number of bootstrap samples.
 
     Returns:
-        Columns arm, policy, split (held-in, held-out, all), tasks, trajectories, seeds, unscored, gap_closed
-        (bounded) with gap_low and gap_high, gap_unbounded, gap_by_feedback (bounded), gain_pct, gain_low,
-        gain_high, reward, reward_low, reward_high, states (that the reward is a mean of), level.
+        Columns arm, policy, split, tasks, trajectories, seeds, unscored, gap_closed (bounded) with gap_low
+        and gap_high, gap_unbounded, gap_by_feedback (bounded), gain_pct, gain_low, gain_high, reward,
+        reward_low, reward_high, states (that the reward is a mean of), level.
     """
     everyone, table = named(df).drop_duplicates("who"), []
-    for split in SPLITS:
-        for row in everyone.itertuples():
-            gap = mean_of(df, row.who, "gap", split, draws=draws)
-            if gap is None:
-                continue
-            line = {"arm": getattr(row, "arm", FULL), "policy": row.policy, "split": split}
-            line |= {"tasks": gap.tasks, "trajectories": gap.n, "seeds": gap.seeds, "unscored": gap.excluded}
-            part = measured(df, "gap", split)
-            part = part[(part["who"] == row.who) & part["value"].notna()]
-            part = part.assign(chosen=part["gap_closed_by_feedback"].clip(lower=BOUND)).groupby("task")
-            line |= _ends("gap", gap, "gap_closed") | {"gap_unbounded": part["gap_closed"].mean().mean()}
-            line |= {"gap_by_feedback": part["chosen"].mean().mean()}
-            line |= _ends("gain", mean_of(df, row.who, "gain", split, draws=draws), "gain_pct")
-            if steps is not None and split == "held-in":
-                found = mean_of(steps, row.who, "reward", draws=draws)
-                line |= _ends("reward", found, "reward") | {"states": found.n if found else 0}
-            table.append(line | {"level": gap.level})
+    for split, row in product(SPLITS, everyone.itertuples()):
+        gap = mean_of(df, row.who, "gap", split, draws=draws)
+        if gap is None:
+            continue
+        line = {"arm": getattr(row, "arm", FULL), "policy": row.policy, "split": split}
+        line |= {"tasks": gap.tasks, "trajectories": gap.n, "seeds": gap.seeds, "unscored": gap.excluded}
+        part = measured(df, "gap", split)
+        part = part[(part["who"] == row.who) & part["value"].notna()]
+        part = part.assign(chosen=part["gap_closed_by_feedback"].clip(lower=BOUND)).groupby("task")
+        line |= _ends("gap", gap, "gap_closed") | {"gap_unbounded": part["gap_closed"].mean().mean()}
+        line |= {"gap_by_feedback": part["chosen"].mean().mean()}
+        line |= _ends("gain", mean_of(df, row.who, "gain", split, draws=draws), "gain_pct")
+        if steps is not None and split == "held-in":
+            found = mean_of(steps, row.who, "reward", draws=draws)
+            line |= _ends("reward", found, "reward") | {"states": found.n if found else 0}
+        table.append(line | {"level": gap.level})
     return pd.DataFrame(table)
 
 
@@ -400,18 +341,11 @@ def contrast(
 ) -> tuple[Interval, list[float]] | None:
     """Return the paired difference of two policies with its interval, and that of each seed that both have.
 
-    None where one of them was not scored.
+    None where one of them was not scored. ``df``, ``measure`` and ``split`` are those of `measured`,
+    ``after`` (the plus sign) and ``before`` (the minus sign) are named as in `who`.
 
     Test: hierarchical percentile bootstrap, tasks fixed, seeds drawn for both at once, trajectories within a
-    task drawn for each (rewards: differences on the same states).
-
-    Args:
-        df: See `measured`.
-        after: Policy with the plus sign, named as in `who`.
-        before: Policy with the minus sign.
-        measure: One of `MEASURES`.
-        split: See `measured`.
-        how: See `paired_difference`.
+    task drawn for each (rewards: differences on the same states). See `paired_difference`.
     """
     rows = measured(df, measure, split)
     rows = rows[np.isfinite(rows["value"])].assign(policy=lambda found: found["who"])
@@ -419,20 +353,11 @@ def contrast(
     if not seeds:
         return None
     how = {"unit": "state" if measure == "reward" else None} | how
-    rows = rows[rows["seed"].isin(seeds)]
-    found = paired_difference(rows, after, before, "value", **how)
-    one = how | {"draws": 2}
-    each = [
-        paired_difference(rows[rows["seed"] == seed], after, before, "value", **one).value
-        for seed in sorted(seeds)
+    found = paired_difference(rows[rows["seed"].isin(seeds)], after, before, "value", **how)
+    own = (rows[rows["seed"] == seed] for seed in sorted(seeds))
+    return found, [
+        paired_difference(part, after, before, "value", **how | {"draws": 2}).value for part in own
     ]
-    return found, each
-
-
-DIFFERENCES = (
-    "after", "before", "measure", "split", "difference", "low", "high", "n", "tasks", "seeds", "seeds_above",
-    "by_seed", "zero", "verdict",
-)  # fmt: skip
 
 
 def difference_table(
@@ -457,22 +382,16 @@ def difference_table(
         or ``unknown``), ``verdict`` is that of `judge`.
     """
     lines = []
-    for after, before in pairs:
-        for measure in measures:
-            rows = steps if measure == "reward" else df
-            if rows is None:
-                continue
-            for split in SPLITS if measure != "reward" else ("held-in",):
-                if (found := contrast(rows, after, before, measure, split, draws=draws)) is None:
-                    continue
-                interval, each = found
-                values = (
-                    after, before, measure, split, interval.value, interval.low, interval.high, interval.n,
-                    interval.tasks, len(each), sum(value > 0 for value in each),
-                    " ".join(f"{value:+.3f}" for value in each), interval.verdict,
-                    judge(interval.low, interval.high, each),
-                )  # fmt: skip
-                lines.append(dict(zip(DIFFERENCES, values, strict=True)))
+    cases = [(name, split) for name in measures for split in (("held-in",) if name == "reward" else SPLITS)]
+    for (after, before), (measure, split) in product(pairs, cases):
+        rows = steps if measure == "reward" else df
+        if rows is None or (found := contrast(rows, after, before, measure, split, draws=draws)) is None:
+            continue
+        at, each = found
+        above, by_seed = sum(value > 0 for value in each), " ".join(f"{value:+.3f}" for value in each)
+        said = (above, by_seed, at.verdict, judge(at.low, at.high, each))
+        case = (after, before, measure, split, at.value, at.low, at.high, at.n, at.tasks, len(each))
+        lines.append((*case, *said))
     return pd.DataFrame(lines, columns=list(DIFFERENCES))
 
 
@@ -481,8 +400,8 @@ def best_at_k_table(df: pd.DataFrame, *, draws: int = 1000) -> pd.DataFrame:
 
     K is the smallest number of scored trajectories of any task and seed, so that all k rest on the same
     tasks. The best is picked on the report labels, as the paper's best@K does: an upper bound for an agent,
-    not a score that it could reach without peeking. Columns: arm, policy, split (held-in, held-out, all), k,
-    value, low, high, n, tasks, seeds.
+    not a score that it could reach without peeking. Columns: arm, policy, split, k, value, low, high, n,
+    tasks, seeds.
     """
     table = []
     for split in SPLITS:
@@ -490,8 +409,8 @@ def best_at_k_table(df: pd.DataFrame, *, draws: int = 1000) -> pd.DataFrame:
         for _, part in rows[rows["value"].notna()].groupby("who", sort=True):
             first = part.iloc[0]
             for k in range(1, int(part.groupby(["seed", "task"]).size().min()) + 1):
-                found = bootstrap_mean(part, "value", statistic=best_of(k), centred=True, draws=draws)
-                line = {"arm": first.get("arm", FULL), "policy": first["policy"], "split": split, "k": k}
-                line |= {"value": found.value, "low": found.low, "high": found.high}
-                table.append(line | {"n": found.n, "tasks": found.tasks, "seeds": found.seeds})
-    return pd.DataFrame(table)
+                at = bootstrap_mean(part, "value", statistic=best_of(k), centred=True, draws=draws)
+                line = (first.get("arm", FULL), first["policy"], split, k)
+                table.append((*line, at.value, at.low, at.high, at.n, at.tasks, at.seeds))
+    names = ["arm", "policy", "split", "k", "value", "low", "high", "n", "tasks", "seeds"]
+    return pd.DataFrame(table, columns=names)

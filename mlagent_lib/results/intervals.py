@@ -10,7 +10,7 @@ bootstrap is too narrow, which no resampling can cure.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from math import comb, isfinite, nan
 
 import numpy as np
@@ -22,21 +22,15 @@ __all__ = ["Interval", "best_of", "bootstrap_mean", "paired_difference"]
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 Cells = list[list[np.ndarray]]  # [seed][task] -> values of the trajectories
+LEVEL = 0.95  # nominal coverage of every interval here
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its bootstrap interval.
+    """A mean over tasks of the mean over seeds, with its bootstrap interval.
 
-    Attributes:
-        value: The point estimate: mean over tasks of the mean over seeds.
-        low: Lower end, NaN where nothing could be resampled (one seed and one trajectory per task).
-        high: Upper end, NaN like ``low``.
-        n: Number of values that entered.
-        tasks: Number of tasks (strata) that entered.
-        seeds: Number of seeds of the pipeline.
-        excluded: Number of rows left out because they were never scored.
-        level: Nominal coverage, a fraction.
+    ``low`` and ``high`` are NaN where nothing could be resampled (one seed and one trajectory per task).
+    ``n`` values of ``tasks`` and ``seeds`` entered; ``excluded`` rows were never scored.
 
     Example:
         >>> print(Interval(0.25, 0.1, 0.4, n=36, tasks=9, seeds=1, excluded=0))
@@ -50,16 +44,12 @@ class Interval:
     tasks: int
     seeds: int
     excluded: int
-    level: float = 0.95
+    level: float = LEVEL
 
     def __str__(self) -> str:
         if not isfinite(self.low):
             return f"{self.value:.2f} [no interval: one value per task]"
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-    def to_json(self) -> dict:
-        """Return a dictionary without NaN: an end that is not defined is ``None``."""
-        return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in asdict(self).items()}
 
     @property
     def verdict(self) -> str:
@@ -79,9 +69,6 @@ def best_of(k: int) -> Statistic:
     With ``n`` values the i-th smallest is the best of a random k-subset with probability
     ``C(i-1, k-1) / C(n, k)``: no luck of the draw enters, and ``k = n`` is the plain maximum.
 
-    Args:
-        k: Size of the subset, 1 to the number of values.
-
     Example:
         Best of 2 out of 1, 2, 3: subsets {1,2}, {1,3}, {2,3} have best 2, 3, 3.
 
@@ -100,14 +87,12 @@ def best_of(k: int) -> Statistic:
     return statistic
 
 
-def _cells(df: pd.DataFrame, value: str, stratum: str, strata: list, seeds: list) -> Cells:
-    groups = {key: part[value].to_numpy(float) for key, part in df.groupby(["seed", stratum], sort=True)}
-    return [[groups.get((seed, task), np.empty(0)) for task in strata] for seed in seeds]
+def _cells(df: pd.DataFrame, value: str, tasks: list, seeds: list) -> Cells:
+    groups = {key: part[value].to_numpy(float) for key, part in df.groupby(["seed", "task"], sort=True)}
+    return [[groups.get((seed, task), np.empty(0)) for task in tasks] for seed in seeds]
 
 
-def _draw(
-    cells: Cells, chosen: np.ndarray, statistic: Statistic, generator: np.random.Generator
-) -> np.ndarray:
+def _draw(cells: Cells, chosen: np.ndarray, statistic: Statistic, generator) -> np.ndarray:
     """Return (draws, tasks) means over the resampled seeds of resampled trajectories; NaN where none fell."""
     draws, slots = chosen.shape
     total = np.zeros((draws, len(cells[0])))
@@ -129,12 +114,10 @@ def _point(cells: Cells, statistic: Statistic) -> np.ndarray:
     return np.nanmean(table, axis=0)
 
 
-def _prepare(df: pd.DataFrame, value: str, stratum: str) -> tuple[pd.DataFrame, int]:
-    missing = [name for name in (value, stratum) if name not in df]
+def _prepare(df: pd.DataFrame, value: str) -> tuple[pd.DataFrame, int]:
+    missing = [name for name in (value, "task") if name not in df]
     if missing:
-        raise ValueError(
-            f"an interval needs the columns {value!r} and {stratum!r}; {missing} not in the table"
-        )
+        raise ValueError(f"an interval needs the columns {value!r} and 'task'; {missing} not in the table")
     df = df if "seed" in df else df.assign(seed=0)
     kept = df[np.isfinite(df[value].astype(float))]
     if "unscored" in kept:
@@ -142,56 +125,44 @@ def _prepare(df: pd.DataFrame, value: str, stratum: str) -> tuple[pd.DataFrame, 
     return kept, len(df) - len(kept)
 
 
-def _summary(
-    points: np.ndarray,
-    samples: np.ndarray,
-    cells: Cells,
-    excluded: int,
-    level: float,
-    *,
-    centred: bool = False,
-) -> Interval:
+def _summary(points, samples, cells: Cells, excluded: int, *, centred: bool = False) -> Interval:
     sizes = [v.size for row in cells for v in row]
     varies = len(cells) > 1 or max(sizes) > 1
     means = np.nanmean(samples, axis=1)
     if centred:
         means = means - means.mean() + np.mean(points)
-    ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) if varies else (nan, nan)
-    return Interval(
-        value=float(np.mean(points)),
-        low=float(ends[0]),
-        high=float(ends[1]),
-        n=int(sum(sizes)),
-        tasks=len(points),
-        seeds=len(cells),
-        excluded=excluded,
-        level=level,
-    )
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if varies else (nan, nan)
+    value, n = float(np.mean(points)), int(sum(sizes))
+    return Interval(value, float(low), float(high), n, len(points), len(cells), excluded)
+
+
+def _grids(sides: list[pd.DataFrame], value: str, draws: int, root: int):
+    """Return the cells of each side on one grid of seeds and tasks, its drawn seeds, and the generator."""
+    tasks, seeds = sorted(sides[0]["task"].unique()), sorted(sides[0]["seed"].unique())
+    generator = rng(root, "bootstrap", value)
+    chosen = generator.integers(len(seeds), size=(draws, len(seeds)))
+    return [_cells(side, value, tasks, seeds) for side in sides], chosen, generator
 
 
 def bootstrap_mean(
     df: pd.DataFrame,
     value: str,
     *,
-    stratum: str = "task",
     statistic: Statistic = _mean,
     centred: bool = False,
-    level: float = 0.95,
     draws: int = 2000,
     root: int = 0,
 ) -> Interval:
     """Return the mean over tasks of ``value`` with its hierarchical percentile bootstrap interval.
 
     Args:
-        df: One row per trajectory (or state, or step): ``value``, ``stratum`` and, for several runs of the
-            pipeline, ``seed``. Rows with a value that is not finite, or flagged ``unscored``, are left out
-            and counted.
+        df: One row per trajectory (or state, or step): ``value``, ``task`` (every task weighs the same) and,
+            for several runs of the pipeline, ``seed``. Rows with a value that is not finite, or flagged
+            ``unscored``, are left out and counted.
         value: Column to average.
-        stratum: Column of the fixed groups; every group weighs the same.
-        statistic: What one group yields from its (draws, n) values, the mean by default; see `best_of`.
+        statistic: What one task yields from its (draws, n) values, the mean by default; see `best_of`.
         centred: Shift the bootstrap distribution so that its mean is the estimate. For statistics such as the
             best of k: values drawn twice leave fewer different ones, which pulls every resampled best down.
-        level: Nominal coverage, between 0 and 1.
         draws: Number of bootstrap samples.
         root: Seed of the bootstrap: the same rows give the same interval.
 
@@ -205,15 +176,12 @@ def bootstrap_mean(
         >>> round(bootstrap_mean(rows, "gap").value, 4)
         0.3
     """
-    kept, excluded = _prepare(df, value, stratum)
+    kept, excluded = _prepare(df, value)
     if kept.empty:
         raise ValueError(f"no scored row is left for {value!r}: {excluded} of {len(df)} rows are unscored")
-    strata, seeds = sorted(kept[stratum].unique()), sorted(kept["seed"].unique())
-    cells = _cells(kept, value, stratum, strata, seeds)
-    generator = rng(root, "bootstrap", value)
-    chosen = generator.integers(len(seeds), size=(draws, len(seeds)))
+    (cells,), chosen, generator = _grids([kept], value, draws, root)
     samples = _draw(cells, chosen, statistic, generator)
-    return _summary(_point(cells, statistic), samples, cells, excluded, level, centred=centred)
+    return _summary(_point(cells, statistic), samples, cells, excluded, centred=centred)
 
 
 def paired_difference(
@@ -222,9 +190,7 @@ def paired_difference(
     before: str,
     value: str,
     *,
-    stratum: str = "task",
     unit: str | None = None,
-    level: float = 0.95,
     draws: int = 2000,
     root: int = 0,
 ) -> Interval:
@@ -232,18 +198,8 @@ def paired_difference(
 
     The pairing is by task and seed: both policies of one seed share the expert data and the model, so a seed
     is drawn for both at once. Trajectories of the two are independent and resampled separately, unless
-    ``unit`` names a column (such as ``state``) on which they pair row by row; then differences are resampled.
-
-    Args:
-        df: Rows with ``policy``, ``value``, ``stratum`` and, for several runs, ``seed``.
-        after: Policy with the plus sign.
-        before: Policy with the minus sign.
-        value: Column to compare, higher is better.
-        stratum: Column of the fixed groups.
-        unit: Column of units met by both policies; several rows of one unit are averaged first.
-        level: Nominal coverage.
-        draws: Number of bootstrap samples.
-        root: Seed of the bootstrap.
+    ``unit`` names a column (such as ``state``) on which they pair row by row; then differences are resampled,
+    and several rows of one unit are averaged first. ``df`` is that of `bootstrap_mean` with ``policy``.
 
     Raises:
         ValueError: If the two policies share no task and seed.
@@ -254,24 +210,19 @@ def paired_difference(
         >>> round(paired_difference(rows, "rl", "sft", "gap").value, 4)
         0.3
     """
-    kept, excluded = _prepare(df[df["policy"].isin([after, before])], value, stratum)
-    keys = ["seed", stratum] + ([unit] if unit else [])
+    kept, excluded = _prepare(df[df["policy"].isin([after, before])], value)
+    keys = ["seed", "task"] + ([unit] if unit else [])
     sides = [kept[kept["policy"] == name] for name in (after, before)]
     common = pd.MultiIndex.from_frame(sides[0][keys]).intersection(pd.MultiIndex.from_frame(sides[1][keys]))
     if common.empty:
         raise ValueError(f"{after!r} and {before!r} share no {' and '.join(keys)}: nothing can be paired")
     sides = [side[pd.MultiIndex.from_frame(side[keys]).isin(common)] for side in sides]
     if unit:
-        means = [side.groupby(keys)[value].mean() for side in sides]
-        found = bootstrap_mean(
-            (means[0] - means[1]).reset_index(), value, stratum=stratum, level=level, draws=draws, root=root
-        )
-        return Interval(**{**asdict(found), "excluded": excluded})
-    strata, seeds = sorted(sides[0][stratum].unique()), sorted(sides[0]["seed"].unique())
-    grids = [_cells(side, value, stratum, strata, seeds) for side in sides]
-    generator = rng(root, "bootstrap", value)
-    chosen = generator.integers(len(seeds), size=(draws, len(seeds)))
+        one, other = (side.groupby(keys)[value].mean() for side in sides)
+        found = bootstrap_mean((one - other).reset_index(), value, draws=draws, root=root)
+        return replace(found, excluded=excluded)
+    grids, chosen, generator = _grids(sides, value, draws, root)
     points = _point(grids[0], _mean) - _point(grids[1], _mean)
     samples = _draw(grids[0], chosen, _mean, generator) - _draw(grids[1], chosen, _mean, generator)
     both = [left + right for left, right in zip(*grids, strict=True)]
-    return _summary(points, samples, both, excluded, level)
+    return _summary(points, samples, both, excluded)
