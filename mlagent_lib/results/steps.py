@@ -7,62 +7,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite, nan
+from math import nan
 
 import numpy as np
 import pandas as pd
 
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.results.intervals import bootstrap_mean
-
-__all__ = [
-    "OUTCOMES",
-    "before_after_table",
-    "learning_curve_table",
-    "minutes_table",
-    "outcome_table",
-    "spread_table",
-    "step_summary",
-    "step_table",
-]
+from mlagent_lib.results.evaluation import or_nan
 
 OUTCOMES = ("edited", "neutral", "corner", "error", "invalid")
-
-
-def _number(value) -> float:
-    return float(value) if value is not None and isfinite(value) else nan
+STEP_COLUMNS = (
+    "policy", "task", "split", "seed", "trajectory", "step", "action", "outcome", "valid", "reward",
+    "score_before", "score_after", "seconds", "cache_hit", "unscored",
+)  # fmt: skip
 
 
 def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
-    """Return one line per step: policy, task, split, seed, trajectory, step, action, outcome, valid, reward,
-    score_before, score_after, seconds, cache_hit, unscored. ``valid`` is NaN for a step that we failed to
-    score.
-    """
+    """Return one line per step, `STEP_COLUMNS`: ``valid`` is NaN for a step that we failed to score."""
     table = []
     for row in rows:
+        own = (row["source"], row["task"], row.get("split", ""), row.get("seed", 0), row["id"])
         for step in row.get("steps", ()):
             outcome = str(step["outcome"]).lower()
             lost = outcome == "unscored"
-            table.append(
-                {
-                    "policy": row["source"],
-                    "task": row["task"],
-                    "split": row.get("split", ""),
-                    "seed": row.get("seed", 0),
-                    "trajectory": row["id"],
-                    "step": step["step"],
-                    "action": step.get("action") or "",
-                    "outcome": outcome,
-                    "valid": nan if lost else float(outcome != "invalid"),
-                    "reward": nan if lost else _number(step.get("reward")),
-                    "score_before": _number(step.get("score_before")),
-                    "score_after": _number(step.get("score_after")),
-                    "seconds": _number(step.get("seconds")),
-                    "cache_hit": bool(step.get("cache_hit")),
-                    "unscored": lost,
-                }
-            )
-    return pd.DataFrame(table)
+            valid = nan if lost else float(outcome != "invalid")
+            reward = nan if lost else or_nan(step.get("reward"))
+            numbers = (or_nan(step.get(name)) for name in ("score_before", "score_after", "seconds"))
+            said = (step["step"], step.get("action") or "", outcome, valid, reward)
+            table.append((*own, *said, *numbers, bool(step.get("cache_hit")), lost))
+    return pd.DataFrame(table, columns=list(STEP_COLUMNS))
 
 
 def diversity_table(rows: Iterable[Mapping]) -> pd.DataFrame:
@@ -99,34 +72,8 @@ def outcome_table(steps: pd.DataFrame) -> pd.DataFrame:
         good = part[~part["unscored"]]
         for outcome in OUTCOMES:
             share = float((good["outcome"] == outcome).mean()) if len(good) else nan
-            lost = int(part["unscored"].sum())
-            table.append(
-                {"policy": policy, "outcome": outcome, "share": share, "n": len(good), "unscored": lost}
-            )
-    return pd.DataFrame(table)
-
-
-def step_summary(steps: pd.DataFrame, *, draws: int = 2000) -> pd.DataFrame:
-    """Return validity and mean reward of a step per policy, every task weighing the same, with intervals.
-
-    Columns: policy, steps, unscored, validity, validity_low, validity_high, reward, reward_low, reward_high.
-    Steps of one trajectory depend on each other: the interval resamples trajectories (their means), not
-    steps.
-    """
-    table = []
-    for policy, part in steps.groupby("policy", sort=False):
-        line = {
-            "policy": policy,
-            "steps": int((~part["unscored"]).sum()),
-            "unscored": int(part["unscored"].sum()),
-        }
-        means = part.groupby(["seed", "task", "trajectory"])[["valid", "reward"]].mean().reset_index()
-        for name, column in (("validity", "valid"), ("reward", "reward")):
-            if means[column].notna().any():
-                found = bootstrap_mean(means, column, draws=draws)
-                line |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-        table.append(line)
-    return pd.DataFrame(table)
+            table.append((policy, outcome, share, len(good), int(part["unscored"].sum())))
+    return pd.DataFrame(table, columns=["policy", "outcome", "share", "n", "unscored"])
 
 
 def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFrame:
@@ -144,19 +91,11 @@ def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFra
         0.75
     """
     table = []
-    for seed, rows in metrics.items():
-        for row in rows:
-            invalid = _number(row.get("share_invalid"))
-            table.append(
-                {
-                    "seed": seed,
-                    "split": row.get("split") or "train",
-                    "step": row["step"],
-                    "reward": _number(row.get("reward")),
-                    "validity": _number(row["validity"]) if "validity" in row else 1.0 - invalid,
-                    "kl": _number(row.get("kl")),
-                }
-            )
+    for seed, row in ((seed, row) for seed, rows in metrics.items() for row in rows):
+        known = "validity" in row
+        validity = or_nan(row["validity"]) if known else 1.0 - or_nan(row.get("share_invalid"))
+        reward, kl = (or_nan(row.get(name)) for name in ("reward", "kl"))
+        table.append((seed, row.get("split") or "train", row["step"], reward, validity, kl))
     return pd.DataFrame(table, columns=["seed", "split", "step", "reward", "validity", "kl"])
 
 
@@ -166,23 +105,14 @@ CURVE_COLUMNS = ("reward", "validity", "kl", "steps", "unscored", "coder_failure
 def curve_rows(
     metrics: Iterable[Mapping], seed: int, *, arm: str = "full", policy: str = "rl"
 ) -> pd.DataFrame:
-    """Return the rows of one training, each with the charged seconds spent by then (``curves.csv``).
-
-    Args:
-        metrics: Rows of GRPO's ``metrics.jsonl``.
-        seed: Of the training.
-        arm: That was trained.
-        policy: That came of it.
-    """
+    """Return the rows of one training, each with the charged seconds spent by then (``curves.csv``)."""
     table, charged = [], 0.0
     for row in metrics:
         charged += row.get("seconds_charged", 0.0) if row["split"] == "train" else 0.0
-        line = {"arm": arm, "policy": policy, "seed": seed, "split": row["split"], "update": row["step"]}
-        line |= {"charged": round(charged, 2)}
-        table.append(line | {name: row.get(name) for name in CURVE_COLUMNS})
-    return pd.DataFrame(
-        table, columns=["arm", "policy", "seed", "split", "update", "charged", *CURVE_COLUMNS]
-    )
+        own = (arm, policy, seed, row["split"], row["step"], round(charged, 2))
+        table.append((*own, *(row.get(name) for name in CURVE_COLUMNS)))
+    names = ["arm", "policy", "seed", "split", "update", "charged", *CURVE_COLUMNS]
+    return pd.DataFrame(table, columns=names)
 
 
 def before_after_table(tasks: pd.DataFrame, *, before: str = "sft", after: str = "rl") -> pd.DataFrame:
@@ -191,23 +121,15 @@ def before_after_table(tasks: pd.DataFrame, *, before: str = "sft", after: str =
     Columns: task, split, metric, before_policy, after_policy, before, after, n_before, n_after. Tasks that
     one of the two lacks are left out.
     """
-    sides = [tasks[tasks["policy"] == name].set_index("task") for name in (before, after)]
-    common = [t for t in sides[0].index if t in sides[1].index]
-    left, right = (side.loc[common] for side in sides)
-    table = pd.DataFrame(
-        {
-            "task": common,
-            "split": left["split"].to_numpy(),
-            "metric": left["metric"].to_numpy(),
-            "before_policy": before,
-            "after_policy": after,
-            "before": left["gap_closed"].to_numpy(float),
-            "after": right["gap_closed"].to_numpy(float),
-            "n_before": left["n"].to_numpy(),
-            "n_after": right["n"].to_numpy(),
-        }
-    )
-    return table.dropna(subset=["before", "after"]).reset_index(drop=True)
+    names = {"gap_closed": "", "n": "n_"}
+    sides = [
+        tasks[tasks["policy"] == policy].rename(columns={old: new + at for old, new in names.items()})
+        for policy, at in ((before, "before"), (after, "after"))
+    ]
+    both = sides[0].merge(sides[1][["task", "after", "n_after"]], on="task")
+    both = both.assign(before_policy=before, after_policy=after).dropna(subset=["before", "after"])
+    columns = ["before_policy", "after_policy", "before", "after", "n_before", "n_after"]
+    return both[["task", "split", "metric", *columns]].reset_index(drop=True)
 
 
 def spread_table(
