@@ -15,7 +15,7 @@ from arm_tables import GAPS, METHODS, SEEDS, raw_tables, searches, write_raw
 from mlagent_lib.core.arms import ARMS
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.results import arm_figures, claims
-from mlagent_lib.results.arm_figures import FIGURES, build, draw, figure_tables, main_table
+from mlagent_lib.results.arm_figures import build, figure_tables, main_table
 from mlagent_lib.results.arms import (
     COMMAND,
     RAW,
@@ -33,10 +33,10 @@ from mlagent_lib.results.arms import (
 )
 from mlagent_lib.results.claims import TASK_COUNTS, claim_table, slope
 from mlagent_lib.results.evaluation import contrast, difference_table, mean_of, named, overall_table
+from mlagent_lib.results.figures import ARM_FIGURES, from_csv
 from mlagent_lib.results.judge import NOT_TESTABLE, OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR, judge
 from mlagent_lib.results.open_questions import answers, search_difference
 from mlagent_lib.results.smallest_difference import smallest_differences
-from mlagent_lib.results.style import read_table
 
 DERIVED = ("overall", "differences", "tasks", "claims", "coder_blame")
 
@@ -412,10 +412,9 @@ def built(tmp_path_factory):
     return folder, build(folder)
 
 
-def three_figures(tables, manifest):
+def three_figures(tables):
     """Return the tables of three figures, which are enough to see what a check sees."""
-    found = {"pipeline": arm_figures._pipeline(tables, manifest), "overfit": arm_figures._overfit(tables)}
-    return found | {"search_cost": arm_figures._search(tables)}
+    return {name: arm_figures.frame(tables, name) for name in ("pipeline", "overfit", "search_cost")}
 
 
 @pytest.fixture
@@ -447,19 +446,19 @@ def copy_of(folder, target):
 def test_a_build_writes_every_table_and_every_figure(built):
     folder, changed = built
     wanted = {f"{name}.csv" for name in DERIVED}
-    wanted |= {f"{name}{suffix}" for name in FIGURES for suffix in (".csv", ".png", ".svg")}
-    assert set(changed) == wanted and len(FIGURES) == 15
+    wanted |= {f"{name}{suffix}" for name in ARM_FIGURES for suffix in (".csv", ".png", ".svg")}
+    assert set(changed) == wanted and len(ARM_FIGURES) == 15
     raw = {f"{name}.csv" for name in RAW} | {"manifest.json"}
     assert {path.name for path in folder.iterdir()} == wanted | raw
-    read = {name: read_table(folder / f"{name}.csv") for name in FIGURES}
+    read = {name: pd.read_csv(folder / f"{name}.csv") for name in ARM_FIGURES}
     assert all(set(table["profile"]) == {"ablations"} for table in read.values())
     assert all(set(table["hardware"]) == {"cpu: test"} for table in read.values())
     assert "3 seeds × 20 updates:" in " ".join(read["pipeline"]["text"])
 
 
 def test_a_figure_is_drawn_from_its_table_or_says_why_not(built, tmp_path):
-    assert draw(built[0], "overfit").axes
-    assert draw(tmp_path, "overfit") == "overfit: its arms were not run yet"
+    assert from_csv(built[0], "overfit").axes
+    assert from_csv(tmp_path, "overfit") == "overfit: its arms were not run yet"
 
 
 def test_one_arm_alone_gives_results_too(tmp_path):
@@ -474,7 +473,7 @@ def test_one_arm_alone_gives_results_too(tmp_path):
     tables = load(write_raw(tmp_path, alone))
     assert set(claim_table(tables)["verdict"]) == {NOT_TESTABLE, TOO_FEW}
     means = {"means": overall_table(tables["trajectories"], tables["step_rewards"])}
-    shown = figure_tables(tables | means, manifest_of(tmp_path))
+    shown = figure_tables(tables | means)
     assert set(shown) == {"pipeline", "rl_starts", "arms_overview", "overfit"}
     assert "not run yet" in " ".join(shown["pipeline"]["text"])
     assert "nan" not in " ".join(shown["pipeline"]["text"])
@@ -495,7 +494,7 @@ def test_a_check_finds_what_was_changed_by_hand_and_writes_nothing(small, few, t
     picture = bytearray((folder / "overfit.png").read_bytes())
     picture[-20] ^= 1
     (folder / "overfit.png").write_bytes(picture)
-    table = read_table(folder / "search_cost.csv")
+    table = pd.read_csv(folder / "search_cost.csv")
     table.assign(value=table["value"] + 0.1).to_csv(folder / "search_cost.csv", index=False)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert build(folder, check=True) == ["claims.csv", "overfit.png", "search_cost.csv"]

@@ -13,7 +13,7 @@ from mlagent_lib.core.artifacts import hashes_below
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.core.profiles import GRPOProfile, Loading, SFTProfile
-from mlagent_lib.results.glossary import GRPO_METRICS
+from mlagent_lib.results.glossary import METRICS
 from mlagent_lib.training.backends import load, load_tokenizer
 
 TEXT = "the quick brown fox 12 jumps\n over 3 dogs"
@@ -327,7 +327,7 @@ def test_rows_are_counted_as_the_trainer_takes_them(checkpoint, tmp_path, caplog
     counted = {"rows": 8, "rows_trained": 4, "rows_dropped": 4, "rows_cut": 2}
     assert found.items() >= counted.items() and found["steps"] == 2
     logged = {name for logs in read_jsonl(tmp_path / "metrics.jsonl")[0] for name in logs}
-    assert logged == {"step", "loss", "lr", "token_accuracy"} and logged <= set(GRPO_METRICS)
+    assert logged == {"step", "loss", "lr", "token_accuracy"} and logged <= set(METRICS)
     assert "8 rows, max_length 4: 4 dropped" in caplog.text and "2 lose the end of their reply" in caplog.text
 
 

@@ -10,8 +10,8 @@ import pytest
 from synthetic_run import figure_tables
 
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.results.figures import FIGURES, redraw_all, render, save_figure
-from mlagent_lib.results.style import LOOKS, number, read_table
+from mlagent_lib.results.figures import FIGURES, RUN_FIGURES, redraw_all, render
+from mlagent_lib.results.style import LOOKS, number, save_figure
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def drawn(tables, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", RUN_FIGURES)
 def test_figure_is_written_whole(drawn, name):
     assert (drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     root = ET.fromstring((drawn / f"{name}.svg").read_bytes())
@@ -60,14 +60,14 @@ def test_figures_leave_the_readers_settings_alone(tables):
 
 def test_a_csv_comes_back_exactly(drawn, tables):
     pd.testing.assert_frame_equal(
-        read_table(drawn / "gap_by_policy.csv"), tables["gap_by_policy"], check_exact=True, check_dtype=False
+        pd.read_csv(drawn / "gap_by_policy.csv"), tables["gap_by_policy"], check_exact=True, check_dtype=False
     )
 
 
 def test_check_reports_a_changed_number_and_writes_nothing(drawn, tmp_path):
     for path in drawn.glob("minutes.*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    table = read_table(tmp_path / "minutes.csv")
+    table = pd.read_csv(tmp_path / "minutes.csv")
     table.loc[0, "seconds"] += 60
     table.to_csv(tmp_path / "minutes.csv", index=False)
     old = (tmp_path / "minutes.svg").read_bytes()

@@ -20,7 +20,7 @@ from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, run_steps, start_state
-from mlagent_lib.results.glossary import GRPO_METRICS, describe
+from mlagent_lib.results.glossary import METRICS, describe
 from mlagent_lib.training import grpo
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.grpo import (
@@ -347,7 +347,7 @@ def test_the_spread_of_rewards_is_over_the_batch_as_the_glossary_says(
         within = statistics.fmean(statistics.stdev(batch[start : start + 8]) for start in (0, 8))
         assert row["reward_std"] == pytest.approx(statistics.stdev(batch), rel=1e-5)
         assert row["reward_std"] != pytest.approx(within, rel=1e-3)
-    assert "over the whole batch" in GRPO_METRICS["reward_std"]
+    assert "over the whole batch" in METRICS["reward_std"]
 
 
 def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The tables behind the figures of the comparison, from our arms and from the paper, and redrawing.
+"""The tables behind the figures of the comparison, from our arms and from the paper.
 
 ``build`` computes everything that is derived (tables, claims, figures) from the raw CSV of one folder, so
 that a check can compute it again and compare byte for byte.
@@ -6,21 +6,16 @@ that a check can compute it again and compare byte for byte.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from math import nan
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mlagent_lib.core.arms import ARMS, arm_of
-from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import write_bytes
-from mlagent_lib.results import plots_arms
 from mlagent_lib.results.arms import (
     COMMAND,
-    Tables,
     blame_summary,
     curve_table,
     diversity_by_arm,
@@ -33,6 +28,7 @@ from mlagent_lib.results.arms import (
 )
 from mlagent_lib.results.claims import PAIRS, TASK_COUNTS, claim_table
 from mlagent_lib.results.evaluation import (
+    Tables,
     best_at_k_table,
     difference_table,
     measured,
@@ -40,16 +36,23 @@ from mlagent_lib.results.evaluation import (
     overall_table,
     task_table,
 )
+from mlagent_lib.results.figures import draw_files, put
 from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.results.paper.numbers import gains, paper_table, rl_curve
-from mlagent_lib.results.style import csv_bytes, read_table, save_figure, with_run
+from mlagent_lib.results.plots_arms import COLUMNS
+from mlagent_lib.results.style import csv_bytes, with_run
 
 GAP, GAIN = "gap closed (0 starter, 1 best known)", "relative gain, %"
 PAPER, OURS = "the paper", "ours"
 MAIN = ("rl", "sft", "base")
-FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {
-    name: getattr(plots_arms, name) for name in plots_arms.__all__
+HELD = ("held-in", "held-out")
+# column, stem of its ends and number of values of each measure in an `overall_table`
+MEANS = {
+    "gap": ("gap_closed", "gap", "trajectories"),
+    "gain": ("gain_pct", "gain", "trajectories"),
+    "reward": ("reward", "reward", "states"),
 }
+Rows = Iterator[tuple]  # of the columns `COLUMNS`
 
 
 def build(folder: Path | str, *, check: bool = False) -> list[str]:
@@ -62,9 +65,7 @@ def build(folder: Path | str, *, check: bool = False) -> list[str]:
     Raises:
         RunError: A raw table is missing or not the manifest's.
     """
-    folder = Path(folder)
     tables, manifest = load(folder), manifest_of(folder)
-    changed = []
     derived = {
         "overall": overall_table(tables["trajectories"], tables["step_rewards"]),
         "differences": difference_table(tables["trajectories"], PAIRS, tables["step_rewards"]),
@@ -72,42 +73,33 @@ def build(folder: Path | str, *, check: bool = False) -> list[str]:
         "claims": claim_table(tables),
         "coder_blame": blame_summary(tables),
     }
-    for name, table in derived.items():
-        changed += _put(folder / f"{name}.csv", csv_bytes(table), check)
-    hardware = sorted({unit.get("device", "") for unit in manifest["units"].values()})
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, table in figure_tables(tables | {"means": derived["overall"]}, manifest).items():
-            table = with_run(table, profile=manifest["profile"], hardware=" / ".join(hardware))
-            stem = Path(scratch) / name
-            write_bytes(stem.with_suffix(".csv"), csv_bytes(table))
-            table = read_table(stem.with_suffix(".csv"))  # draw from what a reader will read
-            for new in save_figure(FIGURES[name](table), table, stem):
-                changed += _put(folder / new.name, new.read_bytes(), check)
-    return changed
+    files = {f"{name}.csv": csv_bytes(table) for name, table in derived.items()}
+    hardware = " / ".join(sorted({unit.get("device", "") for unit in manifest["units"].values()}))
+    for name, table in figure_tables(tables | {"means": derived["overall"]}).items():
+        files |= draw_files(name, with_run(table, profile=manifest["profile"], hardware=hardware))[1]
+    return put(folder, files, check=check, command=COMMAND)
 
 
-def draw(folder: Path | str, name: str) -> Figure | str:
-    """Return a figure drawn from its CSV, or words that say that its arms were not run.
+def figure_tables(tables: Tables) -> dict[str, pd.DataFrame]:
+    """Return the table of each figure by name; a figure whose arms were not run is left out.
 
     Args:
-        folder: With the CSV.
-        name: One of `FIGURES`.
+        tables: Of `arms.load`, and ``means``: the `overall_table` of them.
     """
-    path = Path(folder) / f"{name}.csv"
-    return FIGURES[name](read_table(path)) if path.is_file() else f"{name}: its arms were not run yet"
+    found = {name: frame(tables, name) for name in MAKERS}
+    return {
+        name: table for name, table in found.items() if len(table) and (name == "pipeline" or _ours(table))
+    }
 
 
-def _put(path: Path, content: bytes, check: bool) -> list[str]:
-    """Write a file unless it is that already, or only say that it would change."""
-    if path.is_file() and path.read_bytes() == content:
-        return []
-    if check and not path.is_file():
-        raise RunError(
-            f"{path} is missing", cure=f"run 'mlagent figures' to draw it, or '{COMMAND}' to make its results"
-        )
-    if not check:
-        write_bytes(path, content)
-    return [path.name]
+def frame(tables: Tables, name: str) -> pd.DataFrame:
+    """Return the table of one figure."""
+    found = MAKERS[name](tables)
+    return found if isinstance(found, pd.DataFrame) else pd.DataFrame(list(found), columns=list(COLUMNS))
+
+
+def _ours(table: pd.DataFrame) -> bool:
+    return "seeds" not in table or bool((table["seeds"].fillna(0) > 0).any())
 
 
 def of(tables: Tables, names: Iterable[str]) -> pd.DataFrame:
@@ -119,125 +111,54 @@ def of(tables: Tables, names: Iterable[str]) -> pd.DataFrame:
 def main_table(tables: Tables, k: int = 8) -> pd.DataFrame:
     """Return avg@k, best@k and gain of the main policies on every task, in its unit (v1 Table 1).
 
-    Args:
-        tables: Of `arms.load`.
-        k: Trajectories of a seed that best@k picks from.
+    ``k`` is the number of trajectories of a seed that best@k picks from.
     """
     rows = of(tables, MAIN)
     return task_table(rows, k=k) if len(rows) else rows
 
 
-def figure_tables(tables: Tables, manifest: dict) -> dict[str, pd.DataFrame]:
-    """Return the table of each figure by name; a figure whose arms were not run is left out.
-
-    Args:
-        tables: Of `arms.load`, and ``means``: the `overall_table` of them.
-        manifest: Of the same folder.
-    """
-    makers = {
-        "pipeline": lambda: _pipeline(tables, manifest),
-        "main_gains": lambda: _main_gains(tables),
-        "gain_radar": lambda: _radar(tables),
-        "gain_vs_time": lambda: _time(tables),
-        "rl_starts": lambda: _starts(tables),
-        "reward_parts": lambda: _parts(tables),
-        "task_count": lambda: _task_count(tables),
-        "best_at_k_pools": lambda: _best_at_k(tables),
-        "diversity": lambda: _diversity(tables),
-        "no_thought": lambda: _thought(tables),
-        "arms_overview": lambda: _overview(tables),
-        "saturation": lambda: _saturation(tables),
-        "overfit": lambda: _overfit(tables),
-        "search_cost": lambda: _search(tables),
-        "pool_states": lambda: _pool(tables),
-    }
-    found = {name: maker() for name, maker in makers.items()}
-    return {
-        name: table for name, table in found.items() if len(table) and (name == "pipeline" or _ours(table))
-    }
+def _cited(panel: str, series: str, label: str, value: float, unit: str, x: float = nan) -> tuple:
+    """Return a row of the paper's."""
+    return panel, series, label, x, value, nan, nan, nan, 0, unit
 
 
-def _ours(table: pd.DataFrame) -> bool:
-    return "seeds" not in table or bool((table["seeds"].fillna(0) > 0).any())
+def _measured(panel: str, series: str, label: str, found, unit: str, x: float = nan) -> tuple:
+    """Return a row of ours; ``found`` has value, low, high, n and seeds."""
+    return panel, series, label, x, found.value, found.low, found.high, found.n, found.seeds, unit
 
 
-def _frame(rows: Iterable[dict]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=list(plots_arms.COLUMNS))
-
-
-def _row(panel: str, series: str, label: str, value: float, unit: str, **more: object) -> dict:
-    line = {"panel": panel, "series": series, "label": label, "x": np.nan, "value": value}
-    return line | {"low": np.nan, "high": np.nan, "n": np.nan, "seeds": 0, "unit": unit} | more
-
-
-def _mine(
-    tables: Tables, arms: Iterable[str], measure: str, split: str, panel: str, series: str | None, unit: str
-) -> list[dict]:
-    """Return a row for each arm that was run."""
-    rows = []
+def _means(
+    tables: Tables, arms: Iterable[str], measure: str, split: str, panel: str, series: str, unit: str, x=nan
+) -> Rows:
+    """Yield a row for each arm that was run."""
     column, stem, count = MEANS[measure]
     means = named(tables["means"])
-    means = means[(means["split"] == split) & means[column].notna()].set_index("who")
-    for name in arms:
-        if name in means.index:
-            found = means.loc[name]
-            ends = {"low": found[f"{stem}_low"], "high": found[f"{stem}_high"]}
-            ends |= {"n": int(found[count]), "seeds": found["seeds"]}
-            rows.append(_row(panel, series or name, arm_of(name).label, found[column], unit, **ends))
-    return rows
+    means = means[(means["split"] == split) & means[column].notna()].astype({count: int})
+    names = {column: "value", f"{stem}_low": "low", f"{stem}_high": "high", count: "n"}
+    means = means.rename(columns=names).set_index("who")
+    for row in means.loc[[arm for arm in arms if arm in means.index]].itertuples():
+        yield _measured(panel, series, arm_of(row.Index).label, row, unit, x)
 
 
-# column, stem of its ends and number of values of each measure in an `overall_table`
-MEANS = {
-    "gap": ("gap_closed", "gap", "trajectories"),
-    "gain": ("gain_pct", "gain", "trajectories"),
-    "reward": ("reward", "reward", "states"),
-}
+def _gaps(tables: Tables, arms: Iterable[str]) -> Rows:
+    for split in HELD:
+        yield from _means(tables, arms, "gap", split, f"{OURS}: gap closed", split, GAP)
 
 
-def _both_splits(tables: Tables, arms: Iterable[str]) -> list[dict]:
-    arms = list(arms)
-    return [
-        row
-        for split in ("held-in", "held-out")
-        for row in _mine(tables, arms, "gap", split, f"{OURS}: gap closed", split, GAP)
-    ]
-
-
-def _paper_splits(labels: dict[str, str], **filters: object) -> list[dict]:
-    """Return the paper's gains held-in and held-out, for each method under our label."""
-    rows = []
-    for split in ("held-in", "held-out"):
-        found = paper_table("gain", split=split, **filters).set_index("method")["value"]
-        for method, label in labels.items():
-            if method in found.index:
-                value = found[method] if np.isscalar(found[method]) else found[method].iloc[0]
-                rows.append(_row(f"{PAPER}: gain", split, label, value, GAIN))
-    return rows
-
-
-def _pipeline(tables: Tables, manifest: dict) -> pd.DataFrame:
-    units = tables["units"]
+def _pipeline(tables: Tables) -> pd.DataFrame:
+    units, scored = tables["units"], tables["trajectories"]
     done = units[units["finished"].astype(bool)]
     collected = done[done["unit"] == "collect-far-apart"]["trajectories"].sum()
     updates = tables["curves"].query("who == 'rl' and split == 'train'")
-    scored = tables["trajectories"]
     count = f"{updates['seed'].nunique()} seeds × {updates['update'].max():.0f} updates:"
-    count = count if len(updates) else "not run yet:"
-    trained = f"{count}\n1 state → 8 actions → update"
+    trained = f"{count if len(updates) else 'not run yet:'}\n1 state → 8 actions → update"
     tried = f"{len(scored)} trajectories of\n{scored['who'].nunique()} arms on report labels"
     sft, rl = "exploration-enriched SFT", "step-wise RL"
+    collection = f"{collected:.0f} trajectories,\nedits run and scored"
     boxes = [
         (0, 0, "≥ 100 ideas a task", "three axes: data,\nmodel, learning", "far-apart ideas", "data"),
         (0, 1, "far-apart ideas", "farthest-point choice,\n1 to 3 in a trajectory", "expert", "data"),
-        (
-            0,
-            2,
-            "expert",
-            f"{collected:.0f} trajectories,\nedits run and scored",
-            f"{sft};state pool",
-            "expert",
-        ),
+        (0, 2, "expert", collection, f"{sft};state pool", "expert"),
         (0, 3, "state pool", "states of the expert's\nedits", rl, "expert"),
         (1, 2, sft, "LoRA on the expert's turns,\nideas not in the prompt", rl, "sft"),
         (1, 3, rl, trained, "evaluation", "rl"),
@@ -249,23 +170,19 @@ def _pipeline(tables: Tables, manifest: dict) -> pd.DataFrame:
 
 
 def _main_gains(tables: Tables) -> pd.DataFrame:
-    rows = []
-    paper = _paper_gains()
+    rows, paper = [], _paper_gains()
     for method in ("ML-Agent", "Qwen2.5-7B-Instruct"):
         for row in paper[paper["method"] == method].itertuples():
-            rows.append(_row(f"{PAPER}: avg@8, v1 Table 1", method, _short(row.task), row.gain, GAIN))
+            rows.append(_cited(f"{PAPER}: avg@8, v1 Table 1", method, _short(row.task), row.gain, GAIN))
     mine = measured(tables["trajectories"], "gain")
     for series in MAIN:
         own = mine[(mine["who"] == series) & np.isfinite(mine["value"])]
         for task, part in own.groupby("task", sort=True):
             found = bootstrap_mean(part, "value", draws=500)
-            ends = {"low": found.low, "high": found.high, "n": found.n, "seeds": found.seeds}
-            label = task.removeprefix("pocket-")
-            rows.append(_row(f"{OURS}: avg@8, every pocket task", series, label, found.value, GAIN, **ends))
-    table = _frame(rows)
-    for column in ("value", "low", "high"):  # one ruined metric would flatten all others
-        table[column] = table[column].clip(lower=-100.0)
-    return table
+            rows.append(_measured(f"{OURS}: avg@8, every pocket task", series, _short(task), found, GAIN))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    ends = ["value", "low", "high"]
+    return table.assign(**table[ends].clip(lower=-100.0))  # one ruined metric would flatten all others
 
 
 def _paper_gains() -> pd.DataFrame:
@@ -274,188 +191,152 @@ def _paper_gains() -> pd.DataFrame:
 
 
 def _short(task: str) -> str:
-    """Return a short name of a Kaggle task.
+    """Return a short name of a pocket task or of a Kaggle task.
 
     Example:
-        >>> _short("feedback-prize-english-language-learning"), _short("leaf-classification")
-        ('feedback', 'leaf')
+        >>> [_short(task) for task in ("pocket-fruit", "leaf-classification", "us-patent-phrase-matching")]
+        ['fruit', 'leaf', 'us-patent']
     """
-    return task.split("-")[0] if task != "us-patent-phrase-to-phrase-matching" else "us-patent"
+    if task.startswith("pocket-"):
+        return task.removeprefix("pocket-")
+    return "us-patent" if task.startswith("us-patent-") else task.split("-")[0]
 
 
-def _radar(tables: Tables) -> pd.DataFrame:
-    rows = []
-    paper = _paper_gains()
+def _gain_radar(tables: Tables) -> Rows:
+    paper, unit = _paper_gains(), "share of best"
     best = paper.groupby("task")["gain"].max()
-    rows += [
-        _row(PAPER, row.method, _short(row.task), max(row.gain / best[row.task], -1.0), "share of best")
-        for row in paper.itertuples()
-        if best[row.task] > 0
-    ]
-    mine = main_table(tables)
-    for task, part in mine.groupby("task", sort=True):
+    for row in paper.itertuples():
+        if best[row.task] > 0:
+            yield _cited(PAPER, row.method, _short(row.task), max(row.gain / best[row.task], -1.0), unit)
+    for task, part in main_table(tables).groupby("task", sort=True):
         top = part["gain_pct"].max()
         for row in part.itertuples() if top > 0 else ():
             value = max(row.gain_pct / top, -1.0)
-            rows.append(
-                _row(
-                    OURS,
-                    row.policy,
-                    task.removeprefix("pocket-"),
-                    value,
-                    "share of best",
-                    n=row.n,
-                    seeds=row.seeds,
-                )
-            )
-    return _frame(rows)
+            yield OURS, row.policy, _short(task), nan, value, nan, nan, row.n, row.seeds, unit
 
 
-def _time(tables: Tables) -> pd.DataFrame:
-    rows = []
+def _gain_vs_time(tables: Tables) -> Rows:
     for split, column in (("held-in", "held_in"), ("held-out", "held_out")):
         for method, series in (("step-wise RL", "step-wise"), ("episode-wise RL", "episode-wise")):
             for row in rl_curve(method).to_dict("records"):
-                rows.append(_row(f"{PAPER}, {split}", series, method, row[column], GAIN, x=row["hours"]))
-    curves = curve_table(tables, ("rl", "episode-wise", "episode-small"))
-    for name, part in curves.groupby("who", sort=False):
+                yield _cited(f"{PAPER}, {split}", series, method, row[column], GAIN, row["hours"])
+    panel, unit = f"{OURS}: states kept back", "mean step reward"
+    for name, part in curve_table(tables, ("rl", "episode-wise", "episode-small")).groupby("who", sort=False):
+        series, label = "step-wise" if name == "rl" else name, arm_of(name).name
         for _, own in part.groupby("update"):
-            if own["seed"].nunique() < part["seed"].nunique():
+            seeds, reward = own["seed"].nunique(), own["reward"]
+            if seeds < part["seed"].nunique():
                 continue  # a mean over fewer seeds is another curve
-            series = "step-wise" if name == "rl" else name
-            ours, label = f"{OURS}: states kept back", arm_of(name).name
-            rows.append(
-                _row(ours, series, label, own["reward"].mean(), "mean step reward",
-                     x=own["minutes"].mean(), low=own["reward"].min(), high=own["reward"].max(), n=len(own),
-                     seeds=own["seed"].nunique())
-            )  # fmt: skip
-    return _frame(rows)
+            found = (own["minutes"].mean(), reward.mean(), reward.min(), reward.max(), len(own), seeds)
+            yield panel, series, label, *found, unit
 
 
-def _starts(tables: Tables) -> pd.DataFrame:
+def _rl_starts(tables: Tables) -> Rows:
     labels = {
         "RL from ML-Agent-SFT": "full method",
         "RL from Qwen2.5-7B-Instruct": "RL from Instruct",
         "RL from Qwen2.5-7B": "RL from base",
     }
-    rows = _paper_splits(labels, topic="rl-start", version="v2")
-    arms = ("rl", "rl-from-base", "one-idea", "random-start", "sft", "base")
-    return _frame([*rows, *_both_splits(tables, arms)])
+    for split in HELD:
+        found = paper_table("gain", split=split, topic="rl-start", version="v2").set_index("method")["value"]
+        for method, label in labels.items():
+            yield _cited(f"{PAPER}: gain", split, label, found[method], GAIN)
+    yield from _gaps(tables, ("rl", "rl-from-base", "one-idea", "random-start", "sft", "base"))
 
 
-def _parts(tables: Tables) -> pd.DataFrame:
-    rows = []
-    labels = {"full": "full method", "without performance": "without performance",
-              "without format": "without format", "without corner": "without corner"}  # fmt: skip
-    found = paper_table("gain", topic="reward", version="v2")
-    for method, label in labels.items():
-        own = found[found["method"] == method]
-        for split, part in own[own["split"].isin(["held-in", "held-out"])].groupby("split"):
-            title = f"{PAPER}: mean gain, v2 Table 3"
-            rows.append(_row(title, split, label, part["value"].mean(), f"{GAIN} (3 and 5 tasks)"))
-    arms = ("rl", "no-performance", "no-format", "no-corner", "reward-v2")
-    return _frame([*rows, *_both_splits(tables, arms)])
+def _reward_parts(tables: Tables) -> Rows:
+    found = paper_table("gain", topic="reward", version="v2", split=list(HELD))
+    for method in ("full", "without performance", "without format", "without corner"):
+        label = "full method" if method == "full" else method
+        for split, part in found[found["method"] == method].groupby("split"):
+            value, unit = part["value"].mean(), f"{GAIN} (3 and 5 tasks)"
+            yield _cited(f"{PAPER}: mean gain, v2 Table 3", split, label, value, unit)
+    yield from _gaps(tables, ("rl", "no-performance", "no-format", "no-corner", "reward-v2"))
 
 
-def _task_count(tables: Tables) -> pd.DataFrame:
-    rows = []
-    for split in ("held-in", "held-out"):
-        found = paper_table("gain", topic="task-count", split=split)
-        rows += [_row(f"{PAPER}: gain", split, "", row.value, GAIN, x=row.x) for row in found.itertuples()]
-    for split in ("held-in", "held-out"):
+def _task_count(tables: Tables) -> Rows:
+    for split in HELD:
+        for row in paper_table("gain", topic="task-count", split=split).itertuples():
+            yield _cited(f"{PAPER}: gain", split, "", row.value, GAIN, row.x)
+    for split in HELD:
         for arm, count in TASK_COUNTS.items():
-            for row in _mine(tables, (arm,), "gap", split, f"{OURS}: gap closed", split, GAP):
-                rows.append(row | {"x": count})
-    return _frame(rows)
+            yield from _means(tables, (arm,), "gap", split, f"{OURS}: gap closed", split, GAP, count)
 
 
-def _best_at_k(tables: Tables) -> pd.DataFrame:
-    rows = []
+def _best_at_k_pools(tables: Tables) -> Rows:
     for task in ("cifar-10", "us-patent-phrase-to-phrase-matching"):
         for row in paper_table("best@K", topic="data-size", task=task).itertuples():
             series = row.method.replace("RL on ", "").replace(" states", "")
-            panel = f"{PAPER}: {_short(task)}"
-            rows.append(_row(panel, series, "", row.value, f"best@K, {row.metric}", x=row.x))
-    mine = named(best_at_k_table(of(tables, MAIN), draws=500)) if len(of(tables, MAIN)) else ()
+            yield _cited(f"{PAPER}: {_short(task)}", series, "", row.value, f"best@K, {row.metric}", row.x)
+    mine = of(tables, MAIN)
+    mine = named(best_at_k_table(mine, draws=500)).query("split == 'all'") if len(mine) else ()
     for series in MAIN if len(mine) else ():
-        for row in mine[(mine["who"] == series) & (mine["split"] == "all")].itertuples():
-            ends = {"low": row.low, "high": row.high, "n": row.n, "seeds": row.seeds}
-            rows.append(_row(f"{OURS}: all tasks", series, "", row.value, GAP, x=row.k, **ends))
-    return _frame(rows)
+        for row in mine[mine["who"] == series].itertuples():
+            yield _measured(f"{OURS}: all tasks", series, "", row, GAP, row.k)
 
 
-def _diversity(tables: Tables) -> pd.DataFrame:
-    rows = []
-    found = paper_table("order", topic="diversity")
-    for row in found.itertuples():
-        title = f"{PAPER}: different nouns of a verb"
-        rows.append(_row(title, "data", row.item, row.value, "−1 Instruct, +1 after SFT"))
-    mine = diversity_by_arm(tables).set_index("who")
-    for name in ("base", "sft", "rl", "one-idea", "random-start", "mix-50"):
-        if name in mine.index:
-            row = mine.loc[name]
-            ends = {
-                "low": row["low"],
-                "high": row["high"],
-                "n": int(row["edits"]),
-                "seeds": int(row["seeds"]),
-            }
-            title = f"{OURS}: different edits"
-            rows.append(_row(title, "data", arm_of(name).label, row["different"], "share of edits", **ends))
-    return _frame(rows)
+def _diversity(tables: Tables) -> Rows:
+    for row in paper_table("order", topic="diversity").itertuples():
+        unit = "−1 Instruct, +1 after SFT"
+        yield _cited(f"{PAPER}: different nouns of a verb", "data", row.item, row.value, unit)
+    mine = diversity_by_arm(tables).rename(columns={"different": "value", "edits": "n"}).set_index("who")
+    wanted = ("base", "sft", "rl", "one-idea", "random-start", "mix-50")
+    for row in mine.loc[[name for name in wanted if name in mine.index]].itertuples():
+        yield _measured(f"{OURS}: different edits", "data", arm_of(row.Index).label, row, "share of edits")
 
 
-def _thought(tables: Tables) -> pd.DataFrame:
-    rows = []
+def _no_thought(tables: Tables) -> Rows:
     with_thought = paper_table("gain", topic="main", method="ML-Agent", version="v2")
     without = paper_table("gain", topic="thought", version="v2")
     tasks = set(without["task"]) & set(with_thought["task"])
     for label, found in (("with thought", with_thought), ("without thought", without)):
-        found = found[found["task"].isin(tasks)]
-        for split, part in found.groupby("split"):
-            title = f"{PAPER}: mean gain, v2"
-            rows.append(_row(title, split, label, part["value"].mean(), f"{GAIN} ({len(tasks)} tasks)"))
-    return _frame([*rows, *_both_splits(tables, ("rl", "no-thought"))])
+        for split, part in found[found["task"].isin(tasks)].groupby("split"):
+            value, unit = part["value"].mean(), f"{GAIN} ({len(tasks)} tasks)"
+            yield _cited(f"{PAPER}: mean gain, v2", split, label, value, unit)
+    yield from _gaps(tables, ("rl", "no-thought"))
 
 
-def _overview(tables: Tables) -> pd.DataFrame:
-    return _rewards_and_gaps(tables, [arm.who for arm in ARMS])
-
-
-def _rewards_and_gaps(tables: Tables, arms: Iterable[str]) -> pd.DataFrame:
-    """Return the two panels that show arms alone: rewards of single steps, gaps closed by trajectories."""
-    arms, steps, ends = list(arms), "single steps from test states", "trajectories, all tasks"
-    rows = _mine(tables, arms, "reward", "held-in", f"{OURS}: {steps}", "rl", "mean reward (v1)")
-    return _frame([*rows, *_mine(tables, arms, "gap", "all", f"{OURS}: {ends}", "rl", GAP)])
+def _rewards_and_gaps(tables: Tables, arms: Iterable[str]) -> Rows:
+    """Yield the two panels that show arms alone: rewards of single steps, gaps closed by trajectories."""
+    steps, ends = f"{OURS}: single steps from test states", f"{OURS}: trajectories, all tasks"
+    yield from _means(tables, arms, "reward", "held-in", steps, "rl", "mean reward (v1)")
+    yield from _means(tables, arms, "gap", "all", ends, "rl", GAP)
 
 
 def _saturation(tables: Tables) -> pd.DataFrame:
-    found = saturation_table(tables)
-    summary = saturation_summary(tables)
+    found, summary = saturation_table(tables), saturation_summary(tables)
     kept = found[found["who"].isin(["sft", "rl"])][["share", "v1", "v2"]]
     return kept.round(5).assign(saturated=summary["saturated"], pairs_lost=summary["pairs_lost"])
 
 
-def _overfit(tables: Tables) -> pd.DataFrame:
-    rows = []
+def _overfit(tables: Tables) -> Rows:
+    panel, kinds = "gap closed at the end", {"feedback": "feedback labels (paid)", "report": "report labels"}
     for row in overfit_table(tables).itertuples():
-        n = {"n": row.n, "seeds": row.seeds}
-        rows.append(
-            _row("gap closed at the end", "feedback labels (paid)", row.label, row.feedback, GAP, **n)
-        )
-        rows.append(_row("gap closed at the end", "report labels", row.label, row.report, GAP, **n))
-        ends = {"low": row.low, "high": row.high}
-        rows.append(_row("difference", "difference", row.label, row.difference, "paid − report", **n, **ends))
-    return _frame(rows)
+        for column, series in kinds.items():
+            yield panel, series, row.label, nan, getattr(row, column), nan, nan, row.n, row.seeds, GAP
+        ends = (row.difference, row.low, row.high, row.n, row.seeds)
+        yield "difference", "difference", row.label, nan, *ends, "paid − report"
 
 
-def _search(tables: Tables) -> pd.DataFrame:
-    return _frame(
-        _row("held-in and held-out tasks", row.method, row.method, row.value, GAP,
-             x=row.execution, low=row.low, high=row.high, n=row.n, seeds=row.seeds)
-        for row in search_table(tables).itertuples()
-    )  # fmt: skip
+def _search_cost(tables: Tables) -> Rows:
+    for row in search_table(tables).itertuples():
+        yield _measured("held-in and held-out tasks", row.method, row.method, row, GAP, row.execution)
 
 
-def _pool(tables: Tables) -> pd.DataFrame:
-    return _rewards_and_gaps(tables, ("sft", "pool-36", "rl", "mix-25", "mix-50"))
+MAKERS = {
+    "pipeline": _pipeline,
+    "main_gains": _main_gains,
+    "gain_radar": _gain_radar,
+    "gain_vs_time": _gain_vs_time,
+    "rl_starts": _rl_starts,
+    "reward_parts": _reward_parts,
+    "task_count": _task_count,
+    "best_at_k_pools": _best_at_k_pools,
+    "diversity": _diversity,
+    "no_thought": _no_thought,
+    "arms_overview": lambda tables: _rewards_and_gaps(tables, [arm.who for arm in ARMS]),
+    "saturation": _saturation,
+    "overfit": _overfit,
+    "search_cost": _search_cost,
+    "pool_states": lambda tables: _rewards_and_gaps(tables, ("sft", "pool-36", "rl", "mix-25", "mix-50")),
+}

@@ -17,7 +17,7 @@ from mlagent_lib.core.arms import ARMS, PROFILE, arm_of
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.parameters import checked
-from mlagent_lib.results.evaluation import BOUND, SCALE_COLUMNS, named
+from mlagent_lib.results.evaluation import BOUND, SCALE_COLUMNS, Tables, named
 from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.reward import sigmoid
 
@@ -25,32 +25,24 @@ RAW = ("scales", "trajectories", "step_rewards", "curves", "edits", "blame", "lu
 BY_ARM = ("trajectories", "step_rewards", "curves", "edits", "blame", "luck")  # with columns arm and policy
 COMMAND = f"mlagent run --profile {PROFILE}"
 SHOWN = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)  # executions of a search at which intervals are computed
-Tables = Mapping[str, pd.DataFrame]
 
 
 def load(folder: Path | str) -> dict[str, pd.DataFrame]:
-    """Return the raw tables of a folder by name, each checked against the manifest.
-
-    Args:
-        folder: Where they are, e.g. ``figures/ablations``.
+    """Return the raw tables of a folder such as ``figures/ablations`` by name, checked against its manifest.
 
     Raises:
         RunError: A file is missing, or is not the one that the manifest was written for.
     """
-    folder = Path(folder)
+    folder, tables = Path(folder), {}
+    again = f"restore it from git, or make it with '{COMMAND}'"
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        sums = dict(manifest["files"])
+        sums = dict(manifest_of(folder)["files"])
     except (FileNotFoundError, ValueError, LookupError, TypeError) as error:
-        raise RunError(
-            f"{folder / 'manifest.json'} is missing or damaged: {error}",
-            cure=f"restore it from git, or make the results with '{COMMAND}'",
-        ) from error
-    tables = {}
+        raise RunError(f"{folder / 'manifest.json'} is missing or damaged: {error}", cure=again) from error
     for name in RAW:
         path = folder / f"{name}.csv"
         if not path.is_file():
-            raise RunError(f"{path} is missing", cure=f"restore it from git, or make it with '{COMMAND}'")
+            raise RunError(f"{path} is missing", cure=again)
         if sha256_file(path) != sums.get(path.name):
             raise RunError(
                 f"{path} is not the file that manifest.json was written for",
@@ -70,12 +62,7 @@ def manifest_of(folder: Path | str) -> dict:
 
 
 def curve_table(tables: Tables, policies: Sequence[str]) -> pd.DataFrame:
-    """Return the reward on states kept back against charged minutes and updates, for each arm and seed.
-
-    Args:
-        tables: Of `load`.
-        policies: Named as in `evaluation.who`.
-    """
+    """Return the reward on states kept back against charged minutes and updates, for each arm and seed."""
     found = tables["curves"]
     found = found[(found["split"] == "holdout") & found["who"].isin(policies)]
     found = found.assign(minutes=found["charged"] / 60.0)
@@ -92,9 +79,7 @@ def saturation_table(tables: Tables) -> pd.DataFrame:
     found = tables["step_rewards"]
     found = found[(found["outcome"] == "edited") & np.isfinite(found["share"])]
     v1 = [sigmoid(100.0 * share) for share in found["share"]]
-    return pd.DataFrame(
-        {"who": found["who"], "seed": found["seed"], "task": found["task"], "share": found["share"]}
-    ).assign(v1=v1, v2=found["share"].to_numpy())
+    return found[["who", "seed", "task", "share"]].assign(v1=v1, v2=found["share"])
 
 
 def saturation_summary(tables: Tables) -> dict[str, float]:
@@ -124,29 +109,17 @@ def blame_summary(tables: Tables) -> pd.DataFrame:
     The exact coder knows the catalogue's edits only; where it refuses, nothing can be said, and the step
     counts as it was. Columns: who, edits, unknown (to the exact coder), failed, coder_refused, coder_wrong
     (failed with the model as coder, scored with the exact one), reward, exact_reward (the same replies with
-    the exact coder), excused_reward (failures of the coder alone paid 0.5).
+    the exact coder), excused_reward (failures of the coder alone paid 0.5), seeds.
     """
     lines = []
     for name, part in tables["blame"].groupby("who", sort=False):
-        failed = part["outcome"].isin(["error", "corner"])
+        reward, failed = part["reward"], part["outcome"].isin(["error", "corner"])
+        unknown, refused = part["exact_reason"] == "coder", part["reason"] == "coder"
         mended = part["exact_outcome"] == "edited"
-        refused = part["reason"] == "coder"
         fault = failed & mended
-        unknown = part["exact_reason"] == "coder"
-        lines.append(
-            {
-                "who": name,
-                "edits": len(part),
-                "unknown": int(unknown.sum()),
-                "failed": int(failed.sum()),
-                "coder_refused": int((refused & mended).sum()),
-                "coder_wrong": int((fault & ~refused).sum()),
-                "reward": part["reward"].mean(),
-                "exact_reward": part["exact_reward"].mask(unknown, part["reward"]).mean(),
-                "excused_reward": part["reward"].mask(fault, 0.5).mean(),
-                "seeds": part["seed"].nunique(),
-            }
-        )
+        counts = (len(part), *map(int, map(sum, (unknown, failed, refused & mended, fault & ~refused))))
+        rewards = (reward, part["exact_reward"].mask(unknown, reward), reward.mask(fault, 0.5))
+        lines.append((name, *counts, *(values.mean() for values in rewards), part["seed"].nunique()))
     names = ["who", "edits", "unknown", "failed", "coder_refused", "coder_wrong", "reward", "exact_reward"]
     return pd.DataFrame(lines, columns=[*names, "excused_reward", "seeds"])
 
@@ -154,66 +127,44 @@ def blame_summary(tables: Tables) -> pd.DataFrame:
 def overfit_table(tables: Tables) -> pd.DataFrame:
     """Return for each arm the mean gap closed on the feedback labels (which pay) and on the report labels.
 
-    Both of the same last submissions, bounded below at -1, with the interval of their difference.
+    Both of the same last submissions, bounded below, with the interval of their difference. Columns: who,
+    label, feedback, report, difference, low, high, n, seeds.
     """
-    lines = []
-    rows = tables["trajectories"]
+    lines, rows = [], tables["trajectories"]
     for arm in ARMS:
         part = rows[(rows["who"] == arm.who) & ~rows["unscored"].astype(bool)]
         if part.empty:
             continue
-        part = part.assign(
-            paid=part["gap_closed_on_feedback"].clip(lower=BOUND), seen=part["gap_closed"].clip(lower=BOUND)
-        )
-        difference = bootstrap_mean(part.assign(value=part["paid"] - part["seen"]), "value")
-        lines.append(
-            {
-                "who": arm.who,
-                "label": arm.label,
-                "feedback": part.groupby("task")["paid"].mean().mean(),
-                "report": part.groupby("task")["seen"].mean().mean(),
-                "difference": difference.value,
-                "low": difference.low,
-                "high": difference.high,
-                "n": difference.n,
-                "seeds": difference.seeds,
-            }
-        )
-    return pd.DataFrame(lines)
+        paid, seen = (part[f"gap_closed{on}"].clip(lower=BOUND) for on in ("_on_feedback", ""))
+        means = (values.groupby(part["task"]).mean().mean() for values in (paid, seen))
+        at = bootstrap_mean(part.assign(value=paid - seen), "value")
+        lines.append((arm.who, arm.label, *means, at.value, at.low, at.high, at.n, at.seeds))
+    names = ["who", "label", "feedback", "report", "difference", "low", "high", "n", "seeds"]
+    return pd.DataFrame(lines, columns=names)
 
 
 def search_table(tables: Tables) -> pd.DataFrame:
-    """Return the gap closed by each way of spending executions, after some of them, with intervals."""
-    lines = []
-    rows = tables["searches"]
-    if rows.empty:
-        return pd.DataFrame(columns=["method", "execution", "value", "low", "high", "n", "seeds"])
-    rows = rows.assign(value=rows["gap"].clip(lower=BOUND))
-    for method, part in rows.groupby("method", sort=False):
+    """Return the gap closed by each way of spending executions, after some of them, with intervals.
+
+    Columns: method, execution, value, low, high, n, seeds.
+    """
+    lines, rows = [], tables["searches"]
+    for method, part in rows.assign(value=rows["gap"].clip(lower=BOUND)).groupby("method", sort=False):
         wide = part.pivot_table(index=["seed", "task", "repeat"], columns="execution", values="value")
         wide = wide.ffill(axis=1)  # a search that ended early hands in what it had
-        for execution in (column for column in wide.columns if column in SHOWN or column == wide.columns[-1]):
-            own = wide[execution].reset_index(name="value")
-            found = bootstrap_mean(own.dropna(), "value", draws=500)
-            line = {"method": method, "execution": int(execution), "value": found.value}
-            lines.append(line | {"low": found.low, "high": found.high, "n": found.n, "seeds": found.seeds})
-    return pd.DataFrame(lines)
+        for execution in (column for column in wide if column in SHOWN or column == wide.columns[-1]):
+            at = bootstrap_mean(wide[execution].reset_index(name="value").dropna(), "value", draws=500)
+            lines.append((method, int(execution), at.value, at.low, at.high, at.n, at.seeds))
+    return pd.DataFrame(lines, columns=["method", "execution", "value", "low", "high", "n", "seeds"])
 
 
 def diversity_by_arm(tables: Tables) -> pd.DataFrame:
     """Return for each arm which share of its edits is different, and the share of the commonest one."""
     found = tables["edits"].assign(different=lambda rows: rows["distinct"] / rows["edits"])
-    grouped = found.groupby("who", sort=False)
-    return pd.DataFrame(
-        {
-            "different": grouped["different"].mean(),
-            "low": grouped["different"].min(),
-            "high": grouped["different"].max(),
-            "commonest": grouped["share"].mean(),
-            "edits": grouped["edits"].sum(),
-            "seeds": grouped["seed"].nunique(),
-        }
-    ).reset_index()
+    ends = {"different": "mean", "low": "min", "high": "max"}
+    shares = {name: ("different", how) for name, how in ends.items()}
+    counts = {"commonest": ("share", "mean"), "edits": ("edits", "sum"), "seeds": ("seed", "nunique")}
+    return found.groupby("who", sort=False).agg(**shares, **counts).reset_index()
 
 
 def folder_of(results: str = "") -> Path:
@@ -233,9 +184,6 @@ def left_of(folder: Path | str) -> list[str]:
 
 def origin_lines(manifest: Mapping) -> list[str]:
     """Return in words which units stay from earlier results; nothing where none do.
-
-    Args:
-        manifest: Of a folder of tables.
 
     Example:
         >>> again = {"seed0/arm-full": {"before": 0.374, "now": 0.371}}
@@ -257,36 +205,20 @@ def origin_lines(manifest: Mapping) -> list[str]:
 
 
 def status_table(folder: Path | str, tables: Tables) -> pd.DataFrame:
-    """Return one line per arm: name, question, the paper's place, finished seeds, minutes, commit.
-
-    Args:
-        folder: With the manifest.
-        tables: Of `load`.
-    """
+    """Return one line per arm: name, question, the paper's place, finished seeds, minutes, commit."""
     units, manifest = tables["units"], manifest_of(folder)
     lines = []
     for arm in ARMS:
         own = units[(units["unit"] == f"arm-{arm.name}") & units["finished"].astype(bool)]
         made = [manifest["units"][f"seed{seed}/arm-{arm.name}"] for seed in own["seed"]]
-        commits = {(row.get("git") or {}).get("commit", "")[:8] for row in made}
-        lines.append(
-            {
-                "arm": arm.label,
-                "question": arm.question,
-                "paper": arm.paper,
-                "seeds": len(own),
-                "minutes a seed": own["wall_s"].mean() / 60.0,
-                "commit": ", ".join(sorted(commits)),
-            }
-        )
-    return pd.DataFrame(lines)
+        commits = ", ".join(sorted({(row.get("git") or {}).get("commit", "")[:8] for row in made}))
+        minutes = own["wall_s"].mean() / 60.0
+        lines.append((arm.label, arm.question, arm.paper, len(own), minutes, commits))
+    return pd.DataFrame(lines, columns=["arm", "question", "paper", "seeds", "minutes a seed", "commit"])
 
 
 def side_by_side(rows: pd.DataFrame) -> pd.DataFrame:
     """Return avg@8 and best@8 as ``avg | best``, a line for each task and a column for each method.
-
-    Args:
-        rows: Columns task, metric, method, avg, best.
 
     Example:
         >>> rows = {"task": ["leaf"], "metric": ["logloss"], "method": ["sft"], "avg": [0.0784]}

@@ -11,18 +11,16 @@ to agree: two more cannot turn an unclear claim into a reproduced one where the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.results.evaluation import contrast, mean_of, named
+from mlagent_lib.results.evaluation import Tables, contrast, mean_of, named
 from mlagent_lib.results.judge import NOT_TESTABLE, OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR, judge
 from mlagent_lib.results.paper.numbers import paper_value
 from mlagent_lib.results.style import number
-
-Tables = Mapping[str, pd.DataFrame]
 
 BOOTSTRAP = "paired hierarchical bootstrap (95 %), and all seeds on one side"
 TREND = (

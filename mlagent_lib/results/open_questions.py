@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from mlagent_lib.results.arms import (
-    Tables,
     blame_summary,
     overfit_table,
     saturation_summary,
     search_table,
 )
 from mlagent_lib.results.claims import compared
-from mlagent_lib.results.evaluation import BOUND
+from mlagent_lib.results.evaluation import BOUND, Tables
 from mlagent_lib.results.intervals import Interval, paired_difference
 from mlagent_lib.results.style import number
 

@@ -1,136 +1,284 @@
-"""Figures of one run and its method: learning curve, minutes, map of ideas, shape of the reward."""
+"""Figures of runs: learning, policies, tasks, steps, ideas, minutes. A table in, a figure out."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mlagent_lib.results.style import INK, MUTED, footer, look, need, new_figure, ordered, styled
+from mlagent_lib.results.steps import OUTCOMES
+from mlagent_lib.results.style import INK, MUTED, Look, drawn, footer, look, new_figure, note, number, ordered
 
-__all__ = ["learning_curve", "minutes", "idea_map", "reward_shape"]
+SPLIT_TITLES = {"held-in": "held-in tasks", "held-out": "held-out tasks", "other": "other tasks"}
+GAP_LABEL = "share of the gap to the best known score closed"
+WORSE = (0, (2, 1.5))  # line style of a task that lost
 
 
+def _interval_note(df: pd.DataFrame) -> str:
+    level = df["level"].dropna() if "level" in df else pd.Series(dtype=float)
+    percent = f"{100 * level.iloc[0]:.0f} % " if len(level) else ""
+    seeds = int(df["seeds"].max()) if "seeds" in df else 1
+    several = f" and {seeds} seeds" if seeds > 1 else " of one seed"
+    return f"{percent}bootstrap interval over trajectories{several}"
+
+
+def _span(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _split_panels(figure: Figure, df: pd.DataFrame, **share) -> Iterator[tuple]:
+    """Yield an axis with its rows for each split of the table."""
+    splits = [name for name in SPLIT_TITLES if name in set(df["split"])]
+    axes = figure.subplots(1, len(splits), squeeze=False, **share)[0]
+    for axis, split in zip(axes, splits, strict=True):
+        part = df[df["split"] == split]
+        axis.set_title(f"{SPLIT_TITLES[split]} ({_span(part['tasks'])})")
+        yield axis, part
+
+
+def _stack(axis, widths: pd.DataFrame, names: list[str]) -> pd.Series:
+    """Draw a bar for each row, with a piece for each column, and return where the bars end."""
+    left = pd.Series(0.0, index=widths.index)
+    for key in widths:
+        at, size = look(key), widths[key]
+        piece = {"color": at.colour, "hatch": at.hatch, "ec": INK, "label": at.label}
+        axis.barh(range(len(left)), size, 0.68, left=left, **piece)
+        left = left + size
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    return left
+
+
+@drawn("seed", "split", "step", "reward", "validity", "kl")
 def learning_curve(df: pd.DataFrame) -> Figure:
     """Draw mean step reward, validity and KL over GRPO steps: thin per seed, thick mean, diamonds held out.
 
     Columns: seed, split (``train`` or ``holdout``), step, reward, validity (fraction), kl.
     """
-    need(df, "learning_curve", "seed", "split", "step", "reward", "validity", "kl")
     panels = {
         "reward": ("Mean reward of a step", "reward"),
         "validity": ("Valid actions", "share of sampled actions"),
         "kl": ("Drift from the SFT policy", "KL (nats per token)"),
     }
-    with styled():
-        figure = new_figure(9.6, 3.3)
-        axes = figure.subplots(1, 3)
-        for axis, (column, (title, label)) in zip(axes, panels.items(), strict=True):
-            for split, key, marker in (("train", "rl", ""), ("holdout", "sft", "D")):
-                part = df[(df["split"] == split) & df[column].notna()]
-                name, colour = (
-                    {"train": "training states", "holdout": "states not trained on"}[split],
-                    look(key)[1],
-                )
-                if part.empty:
-                    continue
-                if part["seed"].nunique() > 1:
-                    for _, run in part.groupby("seed"):
-                        axis.plot(run["step"], run[column], color=colour, lw=0.7, alpha=0.55)
-                mean = part.groupby("step")[column].mean()
-                style = "-" if split == "train" else (0, (5, 2))
-                axis.plot(mean.index, mean, color=colour, marker=marker, ms=4.5, ls=style, lw=2.2, label=name)
-            axis.set_title(title)
-            axis.xaxis.get_major_locator().set_params(integer=True)
-            axis.set_xlabel("update step")
-            axis.set_ylabel(label)
-        axes[1].set_ylim(-0.02, 1.02)
-        axes[2].set_ylim(bottom=0)
-        axes[0].legend(loc="best")
-        seeds = df["seed"].nunique()
-        lines = f"{seeds} seeds: thin lines each, thick line their mean" if seeds > 1 else "one seed"
-        footer(figure, df, lines)
+    sides = (
+        ("train", look("rl").colour, "", "-", "training states"),
+        ("holdout", look("sft").colour, "D", (0, (5, 2)), "states not trained on"),
+    )
+    figure = new_figure(9.6, 3.3)
+    axes = figure.subplots(1, 3)
+    for axis, (column, (title, label)) in zip(axes, panels.items(), strict=True):
+        for split, colour, marker, line, name in sides:
+            part = df[(df["split"] == split) & df[column].notna()]
+            if part.empty:
+                continue
+            for _, run in part.groupby("seed") if part["seed"].nunique() > 1 else ():
+                axis.plot(run["step"], run[column], color=colour, lw=0.7, alpha=0.55)
+            mean = part.groupby("step")[column].mean()
+            axis.plot(mean.index, mean, color=colour, marker=marker, ms=4.5, ls=line, lw=2.2, label=name)
+        axis.set_title(title)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("update step")
+        axis.set_ylabel(label)
+    axes[1].set_ylim(-0.02, 1.02)
+    axes[2].set_ylim(bottom=0)
+    axes[0].legend(loc="best")
+    seeds = df["seed"].nunique()
+    footer(figure, df, f"{seeds} seeds: thin lines each, thick line their mean" if seeds > 1 else "one seed")
     return figure
 
 
+@drawn("policy", "split", "gap_closed", "gap_low", "gap_high", "tasks", "trajectories")
+def gap_by_policy(df: pd.DataFrame) -> Figure:
+    """Draw the share of the gap closed by each policy, held-in beside held-out.
+
+    Columns (an `overall_table`): policy, split, gap_closed, gap_low, gap_high, tasks, trajectories, seeds,
+    level.
+    """
+    df = df[df["split"].isin(list(SPLIT_TITLES))]
+    policies = ordered(df["policy"])[::-1]
+    figure = new_figure(8.2, 1.5 + 0.36 * len(policies))
+    for axis, part in _split_panels(figure, df, sharex=True, sharey=True):
+        rows = part.set_index("policy")
+        for y, policy in enumerate(policies):
+            if policy in rows.index:
+                _gap(axis, y, rows.loc[policy], look(policy))
+        axis.axvline(0, color=MUTED, lw=1, zorder=0)
+        axis.grid(axis="y", visible=False)
+        axis.margins(x=0.14)
+    first = figure.axes[0]
+    first.set_yticks(range(len(policies)), [look(policy).label for policy in policies])
+    first.set_ylim(-0.6, len(policies) - 0.4)
+    first.set_xlabel(f"{GAP_LABEL} (0 starter, 1 best known)", loc="left")
+    footer(figure, df, f"n = {_span(df['trajectories'])} trajectories per point", _interval_note(df))
+    return figure
+
+
+def _gap(axis, y: int, row: pd.Series, at: Look) -> None:
+    value, high = row["gap_closed"], row["gap_high"]
+    ends = [[value - row["gap_low"]], [high - value]]
+    ends = None if np.isnan(ends).any() else ends
+    edge = 1.6 if at.marker == "|" else 0.6
+    line = at.mark | {"ms": 8, "capsize": 3.5, "mec": INK, "mew": edge, "elinewidth": 1.6}
+    axis.errorbar([value], [y], xerr=ends, **line)
+    note(axis, number(value), (high if ends else value, y), fontsize=8, color=INK)
+
+
+@drawn("task", "split", "before_policy", "after_policy", "before", "after", "n_before", "n_after")
+def before_after(df: pd.DataFrame) -> Figure:
+    """Draw one line per task from the policy before to the policy after, on the share of the gap closed.
+
+    Columns (a `before_after_table`): task, split, before_policy, after_policy, before, after, n_before,
+    n_after. Beyond −1 and 1.3 a point is drawn at the edge and its value written there.
+    """
+    rows = df.sort_values(["split", "after", "task"], ascending=[False, True, True])
+    parts = [part for _, part in rows.groupby("split")][::-1]  # held-in on top: drawn last
+    before, after = (look(df[f"{side}_policy"].iloc[0]) for side in ("before", "after"))
+    hollow = {"marker": before.marker, "mfc": "white", "mec": before.colour, "mew": 1.5, "ls": ""}
+    figure = new_figure(7.6, 1.5 + 0.27 * (len(df) + len(parts)))
+    axis = figure.subplots()
+    y, ticks = 0, {}
+    for part in parts:
+        for row in part.itertuples():
+            _change(axis, y, row, after, hollow)
+            ticks[y] = row.task
+            y += 1
+        title = SPLIT_TITLES[part["split"].iloc[0]]
+        head = {"fontweight": "bold", "fontsize": 9, "va": "center"}
+        axis.text(0.008, y - 0.15, title, transform=axis.get_yaxis_transform(), **head)
+        y += 1
+    axis.set_yticks(list(ticks), ticks.values())
+    axis.set_ylim(-0.7, y - 0.4)
+    axis.axvline(0, color=MUTED, lw=1, zorder=0)
+    axis.axvline(1, color=MUTED, lw=1, ls=(0, (1, 2)), zorder=0)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(f"{GAP_LABEL} (0 starter, 1 best known)")
+    axis.plot([], [], label=before.label, **hollow)
+    axis.plot(
+        [], [], marker=after.marker, color=after.colour, mec=INK, mew=0.5, label=f"{after.label}: better"
+    )
+    axis.plot([], [], color=MUTED, ls=WORSE, label="worse")
+    figure.legend(loc="outside upper right", ncols=3)
+    runs = pd.concat([df["n_before"], df["n_after"]])
+    footer(figure, df, f"mean of n = {_span(runs)} trajectories per task and policy")
+    return figure
+
+
+def _change(axis, y: int, row, after: Look, hollow: dict) -> None:
+    ends = np.clip([row.before, row.after], -1.0, 1.3)
+    colour, line = (after.colour, "-") if row.after >= row.before else (MUTED, WORSE)
+    axis.plot(ends, [y, y], color=colour, lw=2.2, ls=line, zorder=2)
+    axis.plot(ends[0], y, ms=6.5, zorder=3, **hollow)
+    axis.plot(ends[1], y, marker=after.marker, mfc=after.colour, mec=INK, mew=0.5, ms=7.5, ls="", zorder=4)
+    for value, end in zip((row.before, row.after), ends, strict=True):
+        if value != end:
+            shift, side = (8, "left") if end < 0 else (-8, "right")
+            line = {"xytext": (shift, 5), "textcoords": "offset points", "ha": side, "fontsize": 7.5}
+            axis.annotate(number(value, 1), (end, y), **line)
+
+
+@drawn("policy", "outcome", "share", "n", "unscored")
+def outcome_shares(df: pd.DataFrame) -> Figure:
+    """Draw what became of the steps of each policy, as shares of the scored steps.
+
+    Columns (an `outcome_table`): policy, outcome, share, n, unscored.
+    """
+    policies = ordered(df["policy"])
+    table = df.pivot_table(index="policy", columns="outcome", values="share", fill_value=0.0)
+    counts = df.drop_duplicates("policy").set_index("policy")
+    figure = new_figure(7.8, 1.7 + 0.38 * len(policies))
+    axis = figure.subplots()
+    widths = 100 * table.loc[policies, [name for name in OUTCOMES if name in table]]
+    _stack(axis, widths, [f"{look(p).label}\n(n = {int(counts.loc[p, 'n'])})" for p in policies])
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("percent of the scored steps")
+    figure.legend(loc="outside upper center", ncols=3)
+    footer(figure, df, "n: scored steps", f"{int(counts['unscored'].sum())} unscored steps left out")
+    return figure
+
+
+@drawn("policy", "split", "k", "value", "low", "high", "tasks")
+def best_at_k(df: pd.DataFrame) -> Figure:
+    """Draw the expected best of k trajectories over k, per policy, held-in beside held-out.
+
+    Columns (a `best_at_k_table`): policy, split, k, value, low, high, tasks, seeds.
+    """
+    figure = new_figure(4.2 * len(set(df["split"]) & set(SPLIT_TITLES)), 3.6)
+    handles = {}
+    for axis, part in _split_panels(figure, df, sharey=True):
+        for policy in ordered(part["policy"]):
+            run, at = part[part["policy"] == policy].sort_values("k"), look(policy)
+            axis.fill_between(run["k"], run["low"], run["high"], color=at.colour, alpha=0.13, lw=0)
+            line = at.stroke | {"marker": at.marker.strip("|"), "mec": INK, "mew": 0.5}
+            axis.plot(run["k"], run["value"], **line)
+        axis.set_xticks(sorted(part["k"].unique()))
+        axis.set_xlabel("k trajectories, the best one counts")
+        axis.axhline(0, color=MUTED, lw=1, zorder=0)
+        handles |= {name: handle for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.axes[0].set_ylabel("share of the gap closed")
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    footer(figure, df, f"bands: centred {_interval_note(df)}")
+    return figure
+
+
+@drawn("stage", "part", "seconds")
 def minutes(df: pd.DataFrame) -> Figure:
     """Draw where the minutes went: one bar per stage, split into generation, execution, update and the rest.
 
     Columns (a `minutes_table`): stage, part, seconds.
     """
-    need(df, "minutes", "stage", "part", "seconds")
     stages, parts = list(dict.fromkeys(df["stage"])), ordered(df["part"])
-    table = (
-        df.pivot_table(index="stage", columns="part", values="seconds", aggfunc="sum", fill_value=0.0) / 60
-    )
-    with styled():
-        figure = new_figure(7.8, 1.5 + 0.38 * len(stages))
-        axis = figure.subplots()
-        left = pd.Series(0.0, index=stages)
-        for part in parts:
-            label, colour, _, hatch, _ = look(part)
-            width = table[part].reindex(stages)
-            axis.barh(
-                range(len(stages)), width, 0.68, left=left, color=colour, hatch=hatch, ec=INK, label=label
-            )
-            left = left + width
-        for y, total in enumerate(left):
-            text = f"{total:.1f} min" if total >= 1 else f"{60 * total:.0f} s"
-            axis.annotate(
-                text, (total, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8.5
-            )
-        axis.set_yticks(range(len(stages)), stages)
-        axis.invert_yaxis()
-        axis.set_xlim(0, max(float(left.max()), 1e-9) * 1.13)
-        axis.grid(axis="y", visible=False)
-        axis.set_xlabel("minutes of wall time")
-        axis.set_title(f"Where the {left.sum():.1f} minutes went")
-        if len(parts) > 1:
-            figure.legend(loc="outside upper right", ncols=min(5, len(parts)))
-        footer(figure, df, f"{len(stages)} stages")
+    table = df.pivot_table(index="stage", columns="part", values="seconds", aggfunc="sum", fill_value=0.0)
+    figure = new_figure(7.8, 1.5 + 0.38 * len(stages))
+    axis = figure.subplots()
+    totals = _stack(axis, (table / 60).loc[stages, parts], stages)
+    for y, total in enumerate(totals):
+        text = f"{total:.1f} min" if total >= 1 else f"{60 * total:.0f} s"
+        note(axis, text, (total, y), offset=5, fontsize=8.5)
+    axis.set_xlim(0, max(float(totals.max()), 1e-9) * 1.13)
+    axis.set_xlabel("minutes of wall time")
+    axis.set_title(f"Where the {totals.sum():.1f} minutes went")
+    if len(parts) > 1:
+        figure.legend(loc="outside upper right", ncols=min(5, len(parts)))
+    footer(figure, df, f"{len(stages)} stages")
     return figure
 
 
+@drawn("kind", "axis", "x", "y", "selected", "selection", "mean_distance", "coverage")
 def idea_map(df: pd.DataFrame) -> Figure:
     """Draw the candidate ideas in two dimensions, the chosen ones ringed, and how far apart choices are.
 
     Columns: kind (``idea`` or ``spread``). Idea rows: axis (data, model, learning), x, y, selected (0 or 1).
     Spread rows (a `spread_table`): selection, mean_distance, coverage; many rows of ``random``.
     """
-    need(df, "idea_map", "kind", "axis", "x", "y", "selected", "selection", "mean_distance", "coverage")
     ideas, spread = df[df["kind"] == "idea"], df[df["kind"] == "spread"]
-    with styled():
-        figure = new_figure(9.4, 4.2)
-        axes = figure.subplots(1, 3, width_ratios=[1.9, 1, 1])
-        for key in ordered(ideas["axis"]):
-            part, (label, colour, marker, _, _) = ideas[ideas["axis"] == key], look(key)
-            axes[0].scatter(part["x"], part["y"], s=26, c=colour, marker=marker, alpha=0.6, lw=0, label=label)
-            chosen = part[part["selected"].astype(float) == 1]
-            axes[0].scatter(
-                chosen["x"], chosen["y"], s=120, marker=marker, c=colour, ec=INK, lw=1.8, zorder=3
-            )
-        axes[0].scatter([], [], s=120, c="white", ec=INK, lw=1.8, label="chosen")
-        axes[0].set_title("Candidate ideas")
-        axes[0].set_xticks([])
-        axes[0].set_yticks([])
-        for side in ("left", "bottom"):
-            axes[0].spines[side].set_visible(False)
-        axes[0].legend(
-            loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, handletextpad=0.3, columnspacing=1.2
-        )
-        titles = ("Between chosen ideas", "To the nearest chosen")
-        notes = (
-            "mean distance over pairs (more is better)",
-            "mean distance over candidates (less is better)",
-        )
-        for axis, column, title, note in zip(
-            axes[1:], ("mean_distance", "coverage"), titles, notes, strict=True
-        ):
-            _strip(axis, spread, column)
-            axis.set_title(title)
-            axis.set_ylabel(note)
-        count = int((spread["selection"] == "random").sum())
-        footer(figure, df, f"{len(ideas)} candidates", f"{count} random choices of the same size")
+    figure = new_figure(9.4, 4.2)
+    places, between, nearest = figure.subplots(1, 3, width_ratios=[1.9, 1, 1])
+    for key in ordered(ideas["axis"]):
+        part, at = ideas[ideas["axis"] == key], look(key)
+        mark = {"c": at.colour, "marker": at.marker}
+        places.scatter(part["x"], part["y"], s=26, alpha=0.6, lw=0, label=at.label, **mark)
+        chosen = part[part["selected"].astype(float) == 1]
+        places.scatter(chosen["x"], chosen["y"], s=120, ec=INK, lw=1.8, zorder=3, **mark)
+    places.scatter([], [], s=120, c="white", ec=INK, lw=1.8, label="chosen")
+    places.set_title("Candidate ideas")
+    places.set_xticks([])
+    places.set_yticks([])
+    places.spines[["left", "bottom"]].set_visible(False)
+    places.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, handletextpad=0.3, columnspacing=1.2
+    )
+    _strip(between, spread, "mean_distance")
+    between.set_title("Between chosen ideas")
+    between.set_ylabel("mean distance over pairs (more is better)")
+    _strip(nearest, spread, "coverage")
+    nearest.set_title("To the nearest chosen")
+    nearest.set_ylabel("mean distance over candidates (less is better)")
+    count = int((spread["selection"] == "random").sum())
+    footer(figure, df, f"{len(ideas)} candidates", f"{count} random choices of the same size")
     return figure
 
 
@@ -151,35 +299,37 @@ def _strip(axis, spread: pd.DataFrame, column: str) -> None:
     axis.set_xlim(-0.6, len(names) - 0.4)
 
 
+@drawn("form", "case", "delta", "reward")
 def reward_shape(df: pd.DataFrame) -> Figure:
     """Draw the reward of a step over the change of the score it made, for each published form (paper Eq. 6).
 
     Columns: form (``v1``, ``v2``), case (``edited``, ``neutral``, ``error``), delta (change of the score as a
     share of the gap between starter and best; ignored unless edited), reward.
     """
-    need(df, "reward_shape", "form", "case", "delta", "reward")
     titles = {"v1": "v1: σ(100 · Δ)", "v2": "v2: Δ"}
+    levels = {
+        "neutral": {"color": MUTED, "ls": (0, (4, 2)), "label": "neutral or corner", "lw": 1.8},
+        "error": {"color": look("invalid").colour, "ls": ":", "label": "invalid or error", "lw": 1.8},
+    }
     forms = list(dict.fromkeys(df["form"]))
-    with styled():
-        figure = new_figure(4.2 * len(forms), 3.4)
-        axes = figure.subplots(1, len(forms), squeeze=False)[0]
-        for axis, form in zip(axes, forms, strict=True):
-            part = df[df["form"] == form]
-            edited = part[part["case"] == "edited"].sort_values("delta")
-            axis.plot(
-                edited["delta"], edited["reward"], color=look("edited")[1], lw=2.4, label="edited and scored"
-            )
-            for case, label, style in (
-                ("neutral", "neutral or corner", (0, (4, 2))),
-                ("error", "invalid or error", ":"),
-            ):
-                for value in part[part["case"] == case]["reward"].head(1):
-                    colour = MUTED if case == "neutral" else look("invalid")[1]
-                    axis.axhline(value, color=colour, ls=style, lw=1.8, label=label)
-            axis.set_title(titles.get(form, form))
-            axis.set_xlabel("Δ: change of the score, share of the gap")
-            axis.set_ylabel("reward of the step")
-            axis.margins(y=0.08)
-        axes[0].legend(loc="best")
-        footer(figure, df[["form"]], "formula, not a measurement; invalid and error get the same")
+    figure = new_figure(4.2 * len(forms), 3.4)
+    axes = figure.subplots(1, len(forms), squeeze=False)[0]
+    for axis, form in zip(axes, forms, strict=True):
+        part = df[df["form"] == form]
+        edited = part[part["case"] == "edited"].sort_values("delta")
+        colour = look("edited").colour
+        axis.plot(edited["delta"], edited["reward"], color=colour, lw=2.4, label="edited and scored")
+        for case, line in levels.items():
+            for value in part[part["case"] == case]["reward"].head(1):
+                axis.axhline(value, **line)
+        axis.set_title(titles.get(form, form))
+        axis.set_xlabel("Δ: change of the score, share of the gap")
+        axis.set_ylabel("reward of the step")
+        axis.margins(y=0.08)
+    axes[0].legend(loc="best")
+    footer(figure, df[["form"]], "formula, not a measurement; invalid and error get the same")
     return figure
+
+
+DRAWN = (learning_curve, gap_by_policy, before_after, idea_map, minutes, outcome_shares, reward_shape)
+FIGURES = {draw.__name__: draw for draw in (*DRAWN, best_at_k)}

@@ -18,13 +18,13 @@ from mlagent_lib.core.artifacts import NOTEBOOKS
 from mlagent_lib.core.files import write_text
 from mlagent_lib.results import show
 from mlagent_lib.results.evaluation import TaskScale, scales_from_table, trajectory_table
-from mlagent_lib.results.figures import FIGURES, render, with_run
+from mlagent_lib.results.figures import render
 from mlagent_lib.results.first_screen import AFTER, BEFORE, first_screen
-from mlagent_lib.results.glossary import GRPO_METRICS, NUMBERS, describe
+from mlagent_lib.results.glossary import METRICS, NUMBERS, describe
 from mlagent_lib.results.run_folder import RunFolder, read_run_folder
 from mlagent_lib.results.show import escape, table_markup
 from mlagent_lib.results.steps import minutes_table
-from mlagent_lib.results.style import look, number
+from mlagent_lib.results.style import look, number, with_run
 
 __all__ = ["write_report"]
 
@@ -260,7 +260,7 @@ def _notebooks(run: RunFolder) -> str:
 
 
 def _glossary(run: RunFolder) -> str:
-    logged = list(dict.fromkeys(key for row in run.metrics for key in row)) or list(GRPO_METRICS)
+    logged = list(dict.fromkeys(key for row in run.metrics for key in row)) or list(METRICS)
     words = {**NUMBERS, **{f"{name}": describe(name) for name in logged if name not in NUMBERS}}
     pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in words.items())
     return _section("Glossary", f'<dl class="mla-words">{pairs}</dl>')
@@ -326,4 +326,4 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def _figures(run: RunFolder, place: str) -> list[str]:
-    return [_figure(run, name) for name in PLACES[place] if name in FIGURES]
+    return [_figure(run, name) for name in PLACES[place]]

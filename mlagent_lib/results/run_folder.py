@@ -14,7 +14,6 @@ import pandas as pd
 from mlagent_lib.core.artifacts import NOTEBOOKS, read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl
-from mlagent_lib.results.style import read_table
 
 __all__ = ["RunFolder", "read_run_folder"]
 
@@ -115,7 +114,7 @@ def read_run_folder(run_dir: str | Path) -> RunFolder:
         needed = name in ("tasks", "overall")
         if needed and (folder / "agents" / f"{name}.csv").is_file():
             place = f"agents/{name}.csv"  # the same table, with the agents that were evaluated later
-        found = _guarded(folder / place, place, problems, read_table, needed=needed)
+        found = _guarded(folder / place, place, problems, pd.read_csv, needed=needed)
         if found is not None:
             tables[name] = found
     run = _guarded(

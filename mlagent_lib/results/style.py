@@ -7,10 +7,13 @@ no display are touched.
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.style
 import pandas as pd
@@ -19,89 +22,53 @@ from matplotlib.figure import Figure
 
 from mlagent_lib.core.files import write_bytes
 
-__all__ = [
-    "KitFigure",
-    "look",
-    "need",
-    "new_figure",
-    "number",
-    "read_table",
-    "save_figure",
-    "styled",
-    "with_run",
-]
-
 STYLE_FILE = Path(__file__).with_name("mlagent.mplstyle")
-SUFFIXES = (".csv", ".png", ".svg")
 INK, MUTED = "#222222", "#666666"
-
-# key: (label, colour, marker, hatch, line style); also the order in legends and on axes
-LOOKS = {
-    "starter": ("starter script", "#000000", "|", "", (0, (1, 2))),
-    "random-ideas": ("random ideas", "#999999", "v", "..", (0, (1, 1))),
-    "expert": ("scripted expert", "#56B4E9", "P", "xx", (0, (5, 1, 1, 1))),
-    "base": ("base model", "#E69F00", "s", "\\\\\\", (0, (3, 1))),
-    "sft": ("after SFT", "#0072B2", "D", "///", (0, (6, 2))),
-    "rl": ("after RL", "#D55E00", "o", "", "-"),
-    "episode-wise": ("episode-wise RL", "#0072B2", "s", "", (0, (3, 1))),
-    "episode-small": ("episode-wise, equal actions", "#56B4E9", "^", "", (0, (1, 1))),
-    "ML-Agent": ("ML-Agent", "#D55E00", "o", "", "-"),
-    "Qwen2.5-7B-Instruct": ("Qwen2.5-7B-Instruct", "#E69F00", "s", "", (0, (3, 1))),
-    "Qwen2.5-32B-Instruct": ("Qwen2.5-32B-Instruct", "#999999", "v", "", (0, (1, 1))),
-    "GPT-4o-mini": ("GPT-4o-mini", "#56B4E9", "P", "", (0, (5, 1, 1, 1))),
-    "GPT-4o": ("GPT-4o", "#0072B2", "D", "", (0, (6, 2))),
-    "DeepSeek-R1": ("DeepSeek-R1", "#009E73", "^", "", (0, (1, 2))),
-    "step-wise": ("step-wise RL", "#D55E00", "o", "", "-"),
-    "feedback labels (paid)": ("feedback labels (paid)", "#0072B2", "D", "", "-"),
-    "report labels": ("report labels", "#D55E00", "o", "", "-"),
-    "difference": ("difference", "#222222", "s", "", "-"),
-    "0k": ("no RL", "#000000", "|", "", (0, (1, 2))),
-    "3k": ("3k states", "#56B4E9", "^", "", (0, (5, 1, 1, 1))),
-    "10k": ("10k states", "#0072B2", "D", "", (0, (6, 2))),
-    "30k": ("30k states", "#D55E00", "o", "", "-"),
-    "trained policy, trajectories": ("trained policy, trajectories", "#D55E00", "o", "", "-"),
-    "trained policy, tree": ("trained policy, tree", "#E69F00", "s", "", (0, (3, 1))),
-    "SFT, best of N trajectories": ("SFT, best of N trajectories", "#0072B2", "D", "", (0, (6, 2))),
-    "SFT, tree": ("SFT, tree", "#56B4E9", "^", "", (0, (1, 1))),
-    "held-in": ("held-in tasks", "#0072B2", "D", "", "-"),
-    "held-out": ("held-out tasks", "#E69F00", "s", "", (0, (4, 1.5))),
-    "edited": ("edited and scored", "#009E73", "o", "", "-"),
-    "neutral": ("neutral", "#BBBBBB", "s", "..", "-"),
-    "corner": ("corner (out of time or memory)", "#F0E442", "^", "\\\\\\", "-"),
-    "error": ("error in the script or tool", "#E69F00", "v", "xx", "-"),
-    "invalid": ("invalid reply", "#D55E00", "X", "///", "-"),
-    "data": ("data", "#0072B2", "o", "", "-"),
-    "model": ("model", "#E69F00", "s", "", "-"),
-    "learning": ("learning", "#009E73", "^", "", "-"),
-    "generation": ("generation", "#56B4E9", "o", "///", "-"),
-    "coder": ("the coder", "#F0E442", "P", "++", "-"),
-    "execution": ("execution of scripts", "#E69F00", "s", "\\\\\\", "-"),
-    "update": ("update", "#009E73", "^", "xx", "-"),
-    "other": ("other", "#DDDDDD", "v", "..", "-"),
-    "whole stage": ("whole stage", "#0072B2", "D", "", "-"),
-}
 SPARE = ("#CC79A7", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#E69F00")
 
 
-def look(key: str) -> tuple[str, str, str, str, object]:
-    """Return (label, colour, marker, hatch, line style) of a policy, outcome, axis or part.
+class Look(NamedTuple):
+    """How a policy, an outcome, an axis of ideas or a part of the time is drawn in every figure."""
 
-    An unknown key gets its own name as label and a spare look that depends on the name only.
+    label: str
+    colour: str
+    marker: str
+    hatch: str
+    line: object
+
+    @property
+    def mark(self) -> dict:
+        """Return colour and marker, as matplotlib names them."""
+        return {"color": self.colour, "marker": self.marker}
+
+    @property
+    def stroke(self) -> dict:
+        """Return what a labelled line of it looks like."""
+        return self.mark | {"ls": self.line, "label": self.label}
+
+
+def _looks() -> dict[str, Look]:
+    with open(Path(__file__).with_name("looks.csv"), encoding="utf-8", newline="") as handle:
+        rows = [(row.pop("key"), row.pop("dashes"), row) for row in csv.DictReader(handle)]
+    lines = {dashes: (0, tuple(map(float, dashes.split()))) if dashes else "-" for _, dashes, _ in rows}
+    return {key: Look(**row, line=lines[dashes]) for key, dashes, row in rows}
+
+
+LOOKS = _looks()  # in the order of legends and axes
+
+
+def look(key: str) -> Look:
+    """Return the look of a key; an unknown one has its own name as label and a spare look that depends on it.
 
     Example:
-        >>> look("rl")[0]
+        >>> look("rl").label
         'after RL'
     """
     if key in LOOKS:
         return LOOKS[key]
-    index = sum(key.encode())
-    return (
-        key,
-        SPARE[index % len(SPARE)],
-        "<>hp*"[index % 5],
-        ("++", "oo", "--")[index % 3],
-        (0, (4, 1, 1, 1)),
-    )
+    at = sum(key.encode())
+    hatch = ("++", "oo", "--")[at % 3]
+    return Look(key, SPARE[at % len(SPARE)], "<>hp*"[at % 5], hatch, (0, (4, 1, 1, 1)))
 
 
 def ordered(keys) -> list[str]:
@@ -143,12 +110,35 @@ def number(value: float, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
-def need(df: pd.DataFrame, figure: str, *columns: str) -> None:
+def drawn(*columns: str) -> Callable:
+    """Decorate a function from a table to a figure: check the table's columns, draw in the committed style.
+
+    The function raises `ValueError` naming what the table of its figure lacks.
+    """
+
+    def decorate(draw: Callable) -> Callable:
+        @wraps(draw)
+        def checked(df: pd.DataFrame) -> Figure:
+            need(df, draw.__name__, columns)
+            with styled():
+                return draw(df)
+
+        return checked
+
+    return decorate
+
+
+def need(df: pd.DataFrame, figure: str, columns: tuple[str, ...]) -> None:
     """Raise `ValueError` naming what the table of ``figure`` lacks."""
     missing = [name for name in columns if name not in df]
     if missing or df.empty:
         what = f"lacks the columns {missing}" if missing else "has no rows"
         raise ValueError(f"the table of figure {figure!r} {what}: it needs {', '.join(columns)}")
+
+
+def note(axis, text: str, at: tuple[float, float], *, offset: int = 7, **how) -> None:
+    """Write a number to the right of a place."""
+    axis.annotate(text, at, xytext=(offset, 0), textcoords="offset points", va="center", **how)
 
 
 def footer(figure: Figure, df: pd.DataFrame, *facts: str) -> None:
@@ -162,10 +152,9 @@ def footer(figure: Figure, df: pd.DataFrame, *facts: str) -> None:
         if name in df and df[name].notna().any():
             values = [str(value) for value in dict.fromkeys(df[name].dropna())]
             parts.append(f"{name}: {', '.join(values)}")
-    strip = 0.24 / figure.get_figheight()  # inches kept free below the axes
-    figure.text(
-        0.01, 0.06 / figure.get_figheight(), " · ".join(parts), fontsize=7.5, color=MUTED
-    ).set_in_layout(False)
+    inch = 1 / figure.get_figheight()
+    strip = 0.24 * inch  # kept free below the axes
+    figure.text(0.01, 0.06 * inch, " · ".join(parts), fontsize=7.5, color=MUTED).set_in_layout(False)
     figure.get_layout_engine().set(rect=(0, strip, 1, 1 - strip))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -188,29 +177,21 @@ def _bytes(figure: Figure, suffix: str) -> bytes:
 
 
 def csv_bytes(df: pd.DataFrame) -> bytes:
-    """Return the table as CSV bytes that `read_table` gives back exactly."""
+    """Return the table as CSV bytes, from which pandas reads every float back exactly."""
     return df.to_csv(index=False, lineterminator="\n").encode()
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """Return a CSV written by `save_figure`, every float as it was."""
-    return pd.read_csv(path)  # pandas 3 reads every float back exactly
+def figure_files(name: str, figure: Figure, df: pd.DataFrame) -> dict[str, bytes]:
+    """Return ``<name>.csv``, ``.png`` and ``.svg`` of a figure and the table that it was drawn from.
+
+    The same figure gives the same bytes on every call: no dates, no random ids, one style file.
+    """
+    pictures = {f"{name}{suffix}": _bytes(figure, suffix) for suffix in (".png", ".svg")}
+    return {f"{name}.csv": csv_bytes(df)} | pictures
 
 
 def save_figure(figure: Figure, df: pd.DataFrame, path_stem: str | Path) -> list[Path]:
-    """Write ``<stem>.csv``, ``.png`` and ``.svg`` and return their paths.
-
-    The same figure gives the same bytes on every call: no dates, no random ids, one style file.
-
-    Args:
-        figure: What a function of `figures` returned.
-        df: The table it was drawn from.
-        path_stem: Path without suffix; its folder is made if needed.
-    """
+    """Write the `figure_files` beside each other, with ``path_stem`` as path without suffix."""
     stem = Path(path_stem)
-    contents = {".csv": csv_bytes(df), ".png": _bytes(figure, ".png"), ".svg": _bytes(figure, ".svg")}
-    paths = []
-    for suffix, content in contents.items():
-        path = stem.with_name(stem.name + suffix)
-        paths.append(write_bytes(path, content))
-    return paths
+    files = figure_files(stem.name, figure, df)
+    return [write_bytes(stem.with_name(name), content) for name, content in files.items()]

@@ -27,10 +27,10 @@ from mlagent_lib.results.evaluation import (
     task_table,
     trajectory_table,
 )
-from mlagent_lib.results.figures import render, with_run
+from mlagent_lib.results.figures import put, render
 from mlagent_lib.results.open_questions import answers
 from mlagent_lib.results.smallest_difference import smallest_differences
-from mlagent_lib.results.style import csv_bytes, read_table
+from mlagent_lib.results.style import csv_bytes, with_run
 from mlagent_lib.run.stages import PAIRS
 from mlagent_lib.tasks.paper.recipes import paper_task_lines
 from mlagent_lib.tasks.task import list_tasks, load_task
@@ -123,12 +123,9 @@ def derive(figures: Path | str, *, check: bool = False) -> list[str]:
         check: Write nothing, only compare.
     """
     figures = Path(figures)
-    rows = (read_table(figures / f"{name}.csv") for name in ("trajectories", "step_rewards"))
-    found = {figures / f"{name}.csv": csv_bytes(table) for name, table in derived(*rows).items()}
-    changed = {path: new for path, new in found.items() if not path.is_file() or path.read_bytes() != new}
-    for path, new in changed.items() if not check else ():
-        write_bytes(path, new)
-    return [path.name for path in changed]
+    rows = (pd.read_csv(figures / f"{name}.csv") for name in ("trajectories", "step_rewards"))
+    found = {f"{name}.csv": csv_bytes(table) for name, table in derived(*rows).items()}
+    return put(figures, found, check=check)
 
 
 def _figure_tables(
