@@ -24,7 +24,7 @@ import pytest
 
 PUBLISHED = """
 accelerate==1.13.0 click==8.4.1 cloudpickle==3.1.2 datasets==4.0.0 diffusers==0.37.1 dill==0.3.8
-einops==0.8.2 entrypoints==0.4 farama-notifications==0.0.6 filelock==3.29.0 fsspec==2025.3.0
+einops==0.8.2 entrypoints==0.4 fastjsonschema==2.21.2 farama-notifications==0.0.6 filelock==3.29.0 fsspec==2025.3.0
 gymnasium==1.3.0 hf-xet==1.5.0 httpx==0.28.1 huggingface-hub==1.17.0 ipykernel==6.17.1 jinja2==3.1.6
 joblib==1.5.3 matplotlib==3.10.0 multiprocess==0.70.16 nbclient==0.10.4 nbconvert==7.17.1 nbformat==5.10.4
 nest-asyncio==1.6.0 numpy==2.0.2 packaging==26.2 pandas==2.2.2 peft==0.19.1 pillow==11.3.0

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from mlagent_lib.agents.export import (
-    TRAJECTORY_SCHEMA,
     conversational_rows,
-    describe_schema,
     read_parquet,
     read_trajectories,
-    validate_row,
     write_conversational,
     write_parquet,
 )
+from mlagent_lib.agents.schema import SCHEMA_FILE, validate_row
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.environment.outcome import Outcome
+
+TRAJECTORY_SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 from mlagent_lib.core.files import append_jsonl
 
 
@@ -150,10 +151,19 @@ def test_rules_beyond_the_schema(row, words):
 
 def test_schema_is_a_schema_and_every_field_is_described():
     pytest.importorskip("jsonschema").Draft202012Validator.check_schema(TRAJECTORY_SCHEMA)
-    text = describe_schema()
-    for name in ("`id`", "`ideas[].axis`", "`steps[].outcome`", "`steps[].state`", "`final.report_best`"):
-        assert name in text
-    assert all(line.count("|") == 4 for line in text.splitlines() if line.startswith("|"))
+
+    def described(schema, prefix=""):
+        for name, rule in schema["properties"].items():
+            assert rule["description"]
+            yield prefix + name
+            inner = rule.get("items", rule)
+            if "properties" in inner:
+                yield from described(inner, f"{prefix}{name}{'[]' * ('items' in rule)}.")
+
+    names = set(described(TRAJECTORY_SCHEMA))
+    assert {"id", "ideas[].axis", "steps[].outcome", "steps[].state", "final.report_best"} <= names
+    steps = TRAJECTORY_SCHEMA["properties"]["steps"]["items"]["properties"]
+    assert steps["outcome"]["enum"] == [outcome.value for outcome in Outcome]
 
 
 def test_read_trajectories(tmp_path):

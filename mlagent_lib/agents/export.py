@@ -13,24 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlagent_lib.agents.schema import SCHEMA_NAME, TRAJECTORY_SCHEMA, describe_schema, validate_row
+from mlagent_lib.agents.schema import SCHEMA_NAME, validate_row
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, write_bytes, write_text
 
 if TYPE_CHECKING:
     import pyarrow
-
-__all__ = [
-    "SCHEMA_NAME",
-    "TRAJECTORY_SCHEMA",
-    "conversational_rows",
-    "describe_schema",
-    "read_parquet",
-    "read_trajectories",
-    "validate_row",
-    "write_conversational",
-    "write_parquet",
-]
 
 logger = logging.getLogger("mlagent.export")
 

@@ -14,6 +14,7 @@ import csv
 import io
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,57 +26,40 @@ CALLS = "calls.jsonl"
 COSTS = "costs.csv"
 MILLION = 1_000_000
 PRICE_CURE = "write 'models: {NAME: {input: 1.0, output: 2.0, cached: 0.5}}', prices per million tokens"
+_SUMS = (
+    "calls", "hits", "failed", "requests", "retries", "asked_again", "prompt_tokens", "cached_tokens",
+    "completion_tokens", "retry_tokens", "asked_again_tokens", "without_usage",
+)  # fmt: skip
+COLUMNS = ("scope", "trajectory", "role", "model", *_SUMS, "cost", "cost_without_hits", "currency")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens as a server counts them.
-
-    Attributes:
-        prompt: Read, those from the server's own prompt cache included.
-        cached: The part of ``prompt`` that came from that cache.
-        completion: Written.
-    """
+    """Tokens as a server counts them: ``cached`` is the part of ``prompt`` from the server's own cache."""
 
     prompt: int = 0
     cached: int = 0
     completion: int = 0
 
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(
-            self.prompt + other.prompt, self.cached + other.cached, self.completion + other.completion
-        )
+    def __add__(self, o: Tokens) -> Tokens:
+        return Tokens(self.prompt + o.prompt, self.cached + o.cached, self.completion + o.completion)
 
-    def __sub__(self, other: Tokens) -> Tokens:
-        return Tokens(
-            self.prompt - other.prompt, self.cached - other.cached, self.completion - other.completion
-        )
+    def __sub__(self, o: Tokens) -> Tokens:
+        return self + Tokens(-o.prompt, -o.cached, -o.completion)
 
 
 @dataclass
 class Spend:
-    """What one call has taken so far, all its requests together; filled in also where the call fails.
-
-    Attributes:
-        requests: Sent.
-        tokens: Of all replies, usable or not.
-        without_usage: Replies of which the server did not say how many tokens they took.
-    """
+    """What one call has taken so far, all its requests together; filled in also where the call fails."""
 
     requests: int = 0
-    tokens: Tokens = field(default_factory=Tokens)
-    without_usage: int = 0
+    tokens: Tokens = field(default_factory=Tokens)  # of all replies, usable or not
+    without_usage: int = 0  # replies of which the server did not say how many tokens they took
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a million tokens cost, in the user's unit.
-
-    Attributes:
-        input: Of prompt tokens.
-        output: Of completion tokens.
-        cached: Of prompt tokens that the server had in its cache; None where they cost like the others.
-        currency: A label, or "".
+    """What a million tokens cost, in the user's unit; without ``cached``, cached ones cost like the others.
 
     Raises:
         ProfileError: A price is negative or no number.
@@ -110,10 +94,7 @@ class Price:
 
 
 def read_prices(path: str | Path) -> dict[str, Price]:
-    """Return the prices of models from a YAML file of the user.
-
-    The file holds ``models``, a mapping from the server's name of a model to ``input``, ``output`` and, where
-    wanted, ``cached``, each per million tokens; and, where wanted, ``currency``, a label.
+    """Return the prices of models from a YAML file of the user: ``models``, and a ``currency`` where wanted.
 
     Raises:
         ProfileError: The file is missing, is no YAML, or breaks these rules; the message names the place.
@@ -125,8 +106,8 @@ def read_prices(path: str | Path) -> dict[str, Price]:
     except FileNotFoundError:
         raise ProfileError(f"there is no price file {path}", cure="check the name after --prices") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise ProfileError(f"the price file {path} cannot be read: {told}", cure=PRICE_CURE) from None
+        why = " ".join(str(error).split())[:200]
+        raise ProfileError(f"the price file {path} cannot be read: {why}", cure=PRICE_CURE) from None
     models = loaded.get("models") if isinstance(loaded, dict) else None
     if not isinstance(models, dict) or not models or set(loaded) - {"models", "currency"}:
         raise ProfileError(
@@ -134,10 +115,8 @@ def read_prices(path: str | Path) -> dict[str, Price]:
         )
     currency, prices = str(loaded.get("currency") or ""), {}
     for name, given in models.items():
-        where = f"model {name!r} in {path}"
-        if not isinstance(given, dict) or not {"input", "output"} <= set(given) <= {
-            "input", "output", "cached",
-        }:  # fmt: skip
+        where, names = f"model {name!r} in {path}", set(given) if isinstance(given, dict) else set()
+        if not {"input", "output"} <= names <= {"input", "output", "cached"}:
             raise ProfileError(f"{where} must have input and output, and may have cached", cure=PRICE_CURE)
         try:
             prices[str(name)] = Price(**given, currency=currency)
@@ -150,44 +129,27 @@ def read_prices(path: str | Path) -> dict[str, Price]:
 class Call:
     """One call for a reply, as the ledger keeps it.
 
-    Attributes:
-        role: ``policy`` or ``coder``.
-        model: As the server knows it.
-        trajectory: For which it was made; "" for a coder's, which learns only the edit.
-        step: Of the trajectory; None for a coder's.
-        number: 1 for the first reply of a step, more where the ones before broke the format.
-        key: Of the conversation, see `reply_cache.reply_key`.
-        hit: Whether the reply was known and nothing was sent.
-        failed: Whether no reply came.
-        broke: The named reason why the reply is no action, or "".
-        requests: Sent, 0 for a hit.
-        prompt_tokens: Of the reply that was used; for a hit, of the request that had brought it.
-        cached_tokens: Likewise.
-        completion_tokens: Likewise.
-        retry_prompt_tokens: Of replies that were of no use.
-        retry_cached_tokens: Likewise.
-        retry_completion_tokens: Likewise.
-        without_usage: Replies whose tokens the server did not tell.
-        seconds: Wall seconds; for a hit, those of the request that had brought it.
+    Tokens and seconds are those of the reply that was used (for a hit, of the request that had brought it),
+    ``retry_*`` tokens those of replies that were of no use.
     """
 
-    role: str
-    model: str
-    trajectory: str
+    role: str  # policy or coder
+    model: str  # as the server knows it
+    trajectory: str  # "" for a coder's, which learns only the edit
     step: int | None
-    number: int
-    key: str
-    hit: bool
-    failed: bool
-    broke: str
-    requests: int
+    number: int  # 1 for the first reply of a step, more where the ones before broke the format
+    key: str  # of the conversation, see `reply_cache.reply_key`
+    hit: bool  # the reply was known and nothing was sent
+    failed: bool  # no reply came
+    broke: str  # the named reason why the reply is no action, or ""
+    requests: int  # 0 for a hit
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     retry_prompt_tokens: int
     retry_cached_tokens: int
     retry_completion_tokens: int
-    without_usage: int
+    without_usage: int  # replies whose tokens the server did not tell
     seconds: float
 
     @property
@@ -202,14 +164,11 @@ class Call:
 
 
 class Ledger:
-    """All calls of a stage, in the order they ended; threads share one object.
+    """All ``calls`` of a stage, in the order they ended; threads share one object.
 
     Args:
         path: A JSONL file that the calls are appended to; None keeps them in memory only.
         on_call: Told each call.
-
-    Attributes:
-        calls: Those of the file, then those made since.
 
     Raises:
         RunError: The file holds lines that are no calls.
@@ -247,57 +206,6 @@ def read_calls(path: Path) -> list[Call]:
         ) from None
 
 
-_SUMS = (
-    "calls", "hits", "failed", "requests", "retries", "asked_again", "prompt_tokens", "cached_tokens",
-    "completion_tokens", "retry_tokens", "asked_again_tokens", "without_usage",
-)  # fmt: skip
-COLUMNS = ("scope", "trajectory", "role", "model", *_SUMS, "cost", "cost_without_hits", "currency")
-
-
-@dataclass
-class _Line:
-    """A row of the table of costs while it is added up."""
-
-    price: Price | None
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SUMS, 0))
-    paid: Tokens = field(default_factory=Tokens)
-    used: Tokens = field(default_factory=Tokens)
-
-    def add(self, same: Sequence[Call], paid: Sequence[Call]) -> None:
-        counts, tokens = self.counts, Tokens()
-        for call in paid:
-            tokens = tokens + call.used + call.lost
-            counts["requests"] += call.requests
-            counts["retries"] += max(call.requests - 1, 0)
-            counts["retry_tokens"] += call.lost.prompt + call.lost.completion
-            counts["without_usage"] += call.without_usage
-        replies = [call for call in same if not call.failed]
-        counts["calls"] += 1
-        counts["hits"] += bool(replies) and not any(not call.failed for call in paid)
-        counts["failed"] += not replies
-        if same[0].number > 1:
-            counts["asked_again"] += 1
-            counts["asked_again_tokens"] += tokens.prompt + tokens.completion
-        counts["prompt_tokens"] += tokens.prompt
-        counts["cached_tokens"] += tokens.cached
-        counts["completion_tokens"] += tokens.completion
-        self.paid = self.paid + tokens
-        self.used = self.used + (replies[-1].used if replies else Tokens())
-
-    def row(self, scope: str, trajectory: str, role: str, model: str) -> dict:
-        known = self.price if self.price and not self.counts["without_usage"] else None
-        return {
-            "scope": scope,
-            "trajectory": trajectory,
-            "role": role,
-            "model": model,
-            **self.counts,
-            "cost": known.of(self.paid) if known else None,
-            "cost_without_hits": known.of(self.used) if known else None,
-            "currency": self.price.currency if self.price else "",
-        }
-
-
 def cost_rows(
     calls: Iterable[Call], prices: Mapping[str, Price], edits: Mapping[str, Sequence[str]] | None = None
 ) -> list[dict]:
@@ -325,19 +233,47 @@ def cost_rows(
         >>> [(row["scope"], row["cost"]) for row in cost_rows([call], {"m": Price(1.0, 2.0)})]
         [('trajectory', 0.002), ('run', 0.002)]
     """
-    single: dict[tuple, _Line] = {}
-    whole: dict[tuple, _Line] = {}
-    for owner, same, paid in _logical(calls, edits or {}):
-        role, model = same[0].role, same[0].model
-        for lines, key in ((single, (owner, role, model)), (whole, ("", role, model))):
-            lines.setdefault(key, _Line(prices.get(model))).add(same, paid)
+    sums: dict[tuple, Counter] = {}
+    used: dict[tuple, Tokens] = {}
+    for owner, same, paid in _needed(calls, edits or {}):
+        replies = [call for call in same if not call.failed]
+        counts = _counts(same, paid, has_reply=bool(replies))
+        for key in (("trajectory", owner), ("run", "")):
+            place = (*key, same[0].role, same[0].model)
+            sums.setdefault(place, Counter()).update(counts)
+            used[place] = used.get(place, Tokens()) + (replies[-1].used if replies else Tokens())
     rows = []
-    for scope, lines in (("trajectory", single), ("run", whole)):
-        rows += [line.row(scope, *key) for key, line in sorted(lines.items(), key=lambda item: item[0])]
+    for place in sorted(sums, key=lambda place: (place[0] == "run", place)):
+        found, price = {name: sums[place][name] for name in _SUMS}, prices.get(place[-1])
+        paid = Tokens(found["prompt_tokens"], found["cached_tokens"], found["completion_tokens"])
+        is_known = price is not None and not found["without_usage"]
+        costs = (price.of(paid), price.of(used[place])) if is_known else (None, None)
+        values = (*place, *found.values(), *costs, price.currency if price else "")
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 
-def _logical(
+def _counts(same: Sequence[Call], paid: Sequence[Call], *, has_reply: bool) -> Counter:
+    """Return what a needed call adds to the sums."""
+    tokens = sum((call.used + call.lost for call in paid), Tokens())
+    asked_again = int(same[0].number > 1)
+    return Counter(
+        calls=1,
+        hits=int(has_reply and all(call.failed for call in paid)),
+        failed=int(not has_reply),
+        requests=sum(call.requests for call in paid),
+        retries=sum(max(call.requests - 1, 0) for call in paid),
+        asked_again=asked_again,
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.completion,
+        retry_tokens=sum(call.lost.prompt + call.lost.completion for call in paid),
+        asked_again_tokens=asked_again * (tokens.prompt + tokens.completion),
+        without_usage=sum(call.without_usage for call in paid),
+    )
+
+
+def _needed(
     calls: Iterable[Call], edits: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, list[Call], list[Call]]]:
     """Yield for each call that was needed: for which trajectory, its records, and those of them that cost."""
@@ -352,11 +288,7 @@ def _logical(
 
 
 def total_cost(rows: Iterable[Mapping]) -> tuple[float | None, str]:
-    """Return what a run cost and in which unit; None where a part of it is not known.
-
-    Args:
-        rows: Of `cost_rows`.
-    """
+    """Return what a run cost and in which unit, of `cost_rows`; None where a part of it is not known."""
     whole = [row for row in rows if row["scope"] == "run"]
     units = {row["currency"] for row in whole}
     if len(units) != 1 or any(row["cost"] is None for row in whole):
@@ -365,12 +297,7 @@ def total_cost(rows: Iterable[Mapping]) -> tuple[float | None, str]:
 
 
 def write_costs(path: Path, rows: Iterable[Mapping]) -> Path:
-    """Write the table of costs as CSV and return its path; what is not known is an empty cell.
-
-    Args:
-        path: The file.
-        rows: Of `cost_rows`; columns of the caller's own come first.
-    """
+    """Write `cost_rows` as CSV, columns of the caller's own first; what is not known is an empty cell."""
     rows, text = list(rows), io.StringIO()
     more = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]
     writer = csv.DictWriter(text, [*more, *COLUMNS], lineterminator="\n")
@@ -382,10 +309,7 @@ def write_costs(path: Path, rows: Iterable[Mapping]) -> Path:
 
 
 def told(rows: Sequence[Mapping]) -> str:
-    """Return one sentence on what a run took.
-
-    Args:
-        rows: Of `cost_rows`.
+    """Return one sentence on what a run took, of its `cost_rows`.
 
     Example:
         >>> told([])
@@ -403,8 +327,7 @@ def told(rows: Sequence[Mapping]) -> str:
     else:
         money = "cost unknown: no price was given"
     return (
-        f"{sums['calls']:,} calls ({sums['hits']:,} hits, {sums['failed']:,} failed), "
-        f"{sums['requests']:,} requests ({sums['retries']:,} retries), {sums['asked_again']:,} asked again; "
-        f"{sums['prompt_tokens']:,} tokens in ({sums['cached_tokens']:,} cached), "
-        f"{sums['completion_tokens']:,} out; {money}"
-    )
+        "{calls:,} calls ({hits:,} hits, {failed:,} failed), {requests:,} requests ({retries:,} retries), "
+        "{asked_again:,} asked again; {prompt_tokens:,} tokens in ({cached_tokens:,} cached), "
+        "{completion_tokens:,} out; "
+    ).format_map(sums) + money
