@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import types
+from importlib import import_module
 
 import pytest
 
 from mlagent_lib import cli
+from mlagent_lib.core.arms import ARMS
 from mlagent_lib.core.errors import MlagentError, TaskError
 from mlagent_lib.run import notebooks as pipeline
+from mlagent_lib.tasks.foreign.known_tasks import KIND_NAMES, MODALITY_NAMES
 
 COMMANDS = ("run", "tasks", "doctor", "figures", "bench", "pretrain", "profiles")
 
@@ -35,6 +39,22 @@ def test_help_names_every_command_and_each_explains_itself(capsys):
             cli.main([command, "--help"])
         text = capsys.readouterr().out
         assert stop.value.code == 0 and "example" in text and f"mlagent {command}" in text
+
+
+def test_every_command_has_its_module_and_lists_what_there_is():
+    def modules(known, prefix=""):
+        for name, words in known.items():
+            module = prefix + name.replace("-", "_")
+            yield from modules(words["verbs"], f"{module}_") if "verbs" in words else [module]
+
+    known = tomllib.loads(cli.COMMANDS.read_text(encoding="utf-8"))
+    for name in modules(known):
+        assert callable(import_module(f"mlagent_lib.commands.{name}").call)
+    names = ", ".join(arm.name for arm in ARMS)
+    assert known["ablations"]["options"]["--arms"]["help"] == f"all where not given: {names}"
+    adopt = known["tasks"]["verbs"]["adopt"]["options"]
+    assert tuple(adopt["--modality"]["choices"]) == MODALITY_NAMES
+    assert tuple(adopt["--kind"]["choices"]) == KIND_NAMES
 
 
 @pytest.mark.parametrize(

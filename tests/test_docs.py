@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import re
+import subprocess
+import sys
 
 import pytest
+from docstring_rules import PACKAGE, problems
 
 from mlagent_lib import cli
-from mlagent_lib.commands.docstrings import problems, read_modules, write_docs
+from mlagent_lib.commands.docs import write_docs
 
 SOURCE = '''"""A module with `shout` and ``literals`` < here.
 
 * one
 * two
 """
+
+class Base:
+    """Above."""
 
 class Horn(Base):
     """What makes noise.
@@ -52,8 +59,8 @@ def _private(): ...
 '''
 
 
-def write_package(folder, source):
-    package = folder / "noise"
+def write_package(folder, source, name="noise"):
+    package = folder / name
     package.mkdir()
     (package / "__init__.py").write_text('"""A package."""\n')
     (package / "loud.py").write_text(source)
@@ -91,46 +98,75 @@ def test_a_public_name_without_docstring_is_named(tmp_path):
     assert problems(package) == ["noise.loud.bare: no docstring"]
 
 
-def test_pages_hold_what_the_source_says(tmp_path):
-    package = write_package(tmp_path, SOURCE)
-    assert problems(package) == []
-    assert write_docs(tmp_path / "out", package) == 2  # not the private module
-    index = (tmp_path / "out" / "index.html").read_text()
-    assert "<dt><a href='noise.loud.html'>noise.loud</a></dt><dd>A module with" in index
-    page = (tmp_path / "out" / "noise.loud.html").read_text()
-    assert "<a href='noise.loud.html#shout'><code>shout</code></a>" in page
-    assert "<code>literals</code> &lt; here." in page and "<ul><li>one\n</li><li>two</li></ul>" in page
-    assert "<h2>class Horn(Base)</h2>" in page and "<h3>Horn.blow(self) -&gt; str</h3>" in page
-    assert "<dt>size</dt><dd>In centimetres, above 0.</dd>" in page
-    assert "<dt>ValueError</dt><dd><em>We</em> failed.</dd>" in page
-    assert "<dt>text</dt><dd>Any &lt;text&gt;.</dd><dt>*words</dt><dd>More.</dd>" in page
-    assert "<pre>&gt;&gt;&gt; shout(\"a\")\n'A'</pre>" in page and "_private" not in page
+def pages_of(folder) -> dict[str, str]:
+    """Return the pages below a folder by their path in it."""
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.html")}
 
 
-def test_a_docstring_of_another_package_stays_text(tmp_path):
-    bad = "</pre></script><script>alert(1)</script><!-- <script> \u2028\u202e"
-    source = SOURCE.replace("A module with", f"A module with {bad} `<b>`").replace("In centimetres", bad)
-    write_docs(tmp_path / "out", write_package(tmp_path, source))
-    for name in ("index.html", "noise.loud.html"):
-        page = (tmp_path / "out" / name).read_text()
-        assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page and "\\u2028\\u202e" in page
-        assert not {"<script", "<!--", "<b>", "\u2028", "\u202e"} & set(
-            re.findall(r"<script|<!--|<b>|[\u2028\u202e]", page)
-        )
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Return a function that writes the pages of a package of that name and source and gives them."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name, source):
+        write_package(tmp_path, source, name)
+        assert write_docs(tmp_path / "out", name) == 2  # not the private module
+        return pages_of(tmp_path / "out")
+
+    return write
 
 
-def test_the_command_writes_pages_whose_links_all_lead_somewhere(tmp_path, capsys):
-    assert cli.main(["docs", "--out", str(tmp_path / "pages")]) == 0
-    count = len(read_modules())
-    assert capsys.readouterr().out == f"{tmp_path}/pages/index.html: {count} modules\n"
-    pages = {path.name: path.read_text() for path in (tmp_path / "pages").glob("*.html")}
+def test_pages_hold_what_the_source_says(tmp_path, written):
+    pages = written("noise", SOURCE)
+    assert problems(tmp_path / "noise") == []
+    assert sorted(pages) == ["index.html", "noise.html", "noise/loud.html"]
+    assert "url=./noise.html" in pages["index.html"] and 'href="noise/loud.html"' in pages["noise.html"]
+    page = pages["noise/loud.html"]
+    text = " ".join(html.unescape(re.sub("<[^>]+>", "", page)).split())
+    assert '<code><a href="#shout">shout</a></code>' in page
+    assert "<code>literals</code> &lt; here." in page and "<li>one</li>\n<li>two</li>" in page
+    assert "class Horn(Base):" in text and "def blow(self) -> str:" in text
+    assert "size: In centimetres, above 0." in text and "Raises: ValueError: We failed." in text
+    assert "text: Any <text>." in text and "*words: More." in text
+    assert ">>> shout(\"a\") 'A'" in text and "_private" not in page
+
+
+def test_a_docstring_of_another_package_stays_text(written):
+    bad = (
+        "</pre></script><script>alert(1)</script><!-- <script> \u2028\u202e <img src=x onerror=alert(1)> "
+        "[here](javascript:alert(1)) <https://example.org>"
+    )
+    source = SOURCE.replace("A module with", f"A module with {bad} `<b>`").replace("In centim", bad)
+    page = written("clamour", source)["clamour/loud.html"]
+    assert page.count("&lt;/script&gt;&lt;script&gt;alert(1)") == 2
+    assert "\\u2028" in page and "\\u202e" in page
+    assert not re.findall(r"<script|<!--|<b>|<img src=x|href=.javascript|[\u2028\u202e]", page)
+
+
+def test_without_pdoc_the_command_says_how_to_get_it(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "pdoc", None)
+    assert cli.main(["docs", "--out", str(tmp_path / "pages")]) == 2
+    assert "pdoc, which is not installed. What to do: pip install -e '.[docs]'" in capsys.readouterr().err
+
+
+def test_the_command_writes_pages_whose_links_all_lead_somewhere(tmp_path):
+    out = tmp_path / "pages"
+    command = [sys.executable, "-m", "mlagent_lib", "docs", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=PACKAGE.parent)
+    modules = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_")]
+    count = len(modules) + len(list(PACKAGE.rglob("__init__.py")))
+    assert (done.returncode, done.stdout) == (0, f"{out}/index.html: {count} modules\n"), done.stderr
+    pages = {(out / name).resolve(): text for name, text in pages_of(out).items()}
     assert len(pages) == count + 1
-    known = {page: set(re.findall(r"<section id='([^']+)'", text)) for page, text in pages.items()}
-    links = {link for text in pages.values() for link in re.findall(r"href='([^']+)'", text)}
-    for link in links:
-        page, _, place = link.partition("#")
-        assert page in pages and (not place or place in known[page]), link
-    assert len(links) > count + 50  # more than the index alone
+    seen = 0
+    for path, text in pages.items():
+        assert "<script" not in text
+        for link in set(re.findall(r'href="([^"]+)"', text)) - {"https://pdoc.dev"}:
+            page, _, place = link.partition("#")
+            target = (path.parent / page).resolve() if page else path
+            assert target in pages and (not place or f'id="{place}"' in pages[target]), (path, link)
+            seen += 1
+    assert seen > count + 50  # more than one to each page
 
 
 @pytest.mark.parametrize("command", ["docs", "export"])

@@ -23,12 +23,13 @@ def project(repository):
 
 def test_everything_is_pinned_once(project):
     extras = project["project"]["optional-dependencies"]
-    assert extras.keys() == {"test", "unsloth", "cluster"}
+    assert extras.keys() == {"test", "unsloth", "cluster", "docs"}
     lines = [*project["project"]["dependencies"], *extras["test"], *extras["unsloth"]]
     assert all(PIN.fullmatch(line) for line in lines)
     names = [line.split("==")[0].lower() for line in lines]
     assert len(names) == len(set(names))
-    assert extras["cluster"] and set(extras["cluster"]) <= set(extras["test"])
+    for name in ("cluster", "docs"):
+        assert extras[name] and set(extras[name]) <= set(extras["test"])
 
 
 def test_conda_gets_the_same_versions(repository, project):

@@ -509,7 +509,7 @@ def test_both_clients_bring_a_task_to_the_command_line(client, code, login, tmp_
     install(monkeypatch, tmp_path, client, code.replace("SECRET", SECRET))
     monkeypatch.setenv("FAKE_ARCHIVE", str(made.write_archive(found, tmp_path / "server")))
     monkeypatch.setenv("FAKE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("mlagent_lib.commands.paper.prepare_isolated",
+    monkeypatch.setattr("mlagent_lib.commands.tasks_prepare.prepare_isolated",
                         lambda name, **options: prepare_paper_task(name, run_trusted, **options))  # fmt: skip
     assert cli.main(["tasks", "prepare", f"paper/{found.name}"]) == 0
     said = capfd.readouterr()

@@ -24,10 +24,10 @@ from test_show import HOSTILE
 from mlagent_lib.cli import main
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import append_jsonl
+from mlagent_lib.results.browser import page_html, widget, write_page
 from mlagent_lib.results.browser.data import STEP_COLUMNS, changed_blocks, count, payload
 from mlagent_lib.results.browser.rows import Scale, TrajectoryFile, read_files, scales_of
 from mlagent_lib.results.show import reply_fields, reply_pieces
-from mlagent_lib.view import page_html, widget, write_page
 
 NASTY = f"{HOSTILE}</script><script>window.pwned=1</script><!--<script>\u2028\u2029\ud800'\"`"
 COLUMN = {name: i for i, name in enumerate(STEP_COLUMNS)}

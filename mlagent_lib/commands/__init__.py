@@ -1,1 +1,1 @@
-"""The commands of ``mlagent``, one module each: words in, a call of the library, lines out."""
+"""The commands of ``mlagent``: words in, a call, lines out. Their help and options: ``commands.toml``."""

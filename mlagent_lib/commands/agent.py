@@ -9,69 +9,9 @@ from typing import Any
 
 from mlagent_lib.core.errors import ProfileError
 
-HELP = """\
-Lets a policy act: on one task, shown step by step, or on many, evaluated into a run beside its own policies.
 
-policies:
-  starter | random-ideas | scripted      without a model
-  base | sft | rl                        the model of a run (--run), without and with its adapters
-  FOLDER                                 an adapter (runs/<id>/03_grpo/adapter), or a run: its RL adapter
-  openai:<model>@<url>                   any server that speaks the OpenAI chat protocol: vLLM, Ollama, hosted
-
-examples:
-  mlagent agent --policy scripted --task pocket-homes
-  mlagent agent --policy runs/laptop-seed0 --task pocket-forests --seed 3
-  mlagent agent --policy openai:qwen2.5:7b@http://localhost:11434/v1 --task pocket-homes --coder rules
-  mlagent agent --policy openai:NAME@URL#rpm=60,concurrency=8 --tasks held-out --k 8 --out runs/laptop-seed0
-  mlagent agent --costs runs/laptop-seed0 --prices prices.yaml     what a run's calls cost; asks no server
-
-Behind # an endpoint takes options: rpm and tpm (requests and tokens a minute), concurrency, temperature,
-max_tokens, timeout, max_wait (seconds), key_env (the variable that holds the key; default OPENAI_API_KEY).
-The coder writes the edits that the policy asks for: base (the model of the profile), rules (the pocket
-catalogue, which knows its own wordings only), or an endpoint: for free instructions choose an endpoint.
-
-Replies are kept by content in runs/reply-cache: the same command again asks for none of them a second time.
-Prices are yours, per million tokens; a file of them is  models: {NAME: {input: 1, output: 2, cached: 0.5}}
-A reply that breaks the format is asked for again, at most 5 replies a step; then the step is invalid.
-An evaluation that was stopped goes on when the same command is started again. Scores are on the feedback
-labels in the terminal, on the report labels in runs/<id>/agents/*.csv. Exit code 1: not all was scored."""
-
-
-def add(commands: Any, plain: type) -> None:
-    """Add the command to the parser."""
-    agent = commands.add_parser(
-        "agent", help="let any policy act on a task, and watch", formatter_class=plain, description=HELP
-    )
-    agent.add_argument("--policy", metavar="POLICY", help="who acts, see above")
-    what = agent.add_mutually_exclusive_group(required=True)
-    what.add_argument("--task", metavar="NAME", help="one trajectory on this task (a name or a folder), live")
-    what.add_argument("--tasks", metavar="NAME", nargs="+", help="evaluate: held-in, held-out, all, or names")
-    what.add_argument("--costs", metavar="RUN", help="only put prices to the calls of a run")
-    agent.add_argument("--out", metavar="RUN", help="with --tasks: the run that the agent is put into")
-    agent.add_argument("--k", type=_positive, help="with --tasks: trajectories a task, default the profile's")
-    agent.add_argument("--name", default="", help="with --tasks: its row in the tables, default the model's")
-    agent.add_argument("--save", metavar="FILE", help="with --task: append the trajectory to this JSONL file")
-    agent.add_argument("--index", type=int, default=0, help="with --task: its number, default 0")
-    agent.add_argument("--steps", type=_positive, help="most steps of a trajectory, default the profile's")
-    agent.add_argument("--seed", type=int, help="root of every random stream, default 0 or the run's")
-    agent.add_argument("--coder", default="", help="base, rules or openai:...; default the profile's")
-    agent.add_argument("--run", metavar="RUN", help="whose base, sft and rl; default --out or laptop-seed0")
-    agent.add_argument("--profile", help="default the one that made the adapter or the run, else laptop")
-    agent.add_argument("--price-in", type=float, help="of the policy's model, per million prompt tokens")
-    agent.add_argument("--price-out", type=float, help="the same for completion tokens")
-    agent.add_argument("--price-cached", type=float, help="the same for prompt tokens in the server's cache")
-    agent.add_argument("--prices", metavar="FILE", help="prices of models, coder included, as YAML")
-    agent.add_argument("--reply-cache", metavar="DIR", help="default reply-cache/ beside the runs")
-    agent.set_defaults(call=_agent)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
-def _agent(arguments: argparse.Namespace) -> int:
+def call(arguments: argparse.Namespace) -> int:
+    """Do what the arguments of ``mlagent agent`` say."""
     from mlagent_lib.agents.server.accounting import read_prices, told
     from mlagent_lib.run import agent_command as acting
 

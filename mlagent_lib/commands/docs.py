@@ -1,30 +1,55 @@
-"""``mlagent docs``: the docstrings as HTML pages."""
+"""``mlagent docs``: the docstrings as HTML pages, made by pdoc."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import re
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
 
-HELP = """\
-Writes the docstrings of the package as HTML: an index and one page a module, with links between them. The
-pages need no network and no server.
+from mlagent_lib.core.errors import MlagentError
+from mlagent_lib.core.files import write_text
 
-example:
-  mlagent docs --out docs                then open docs/index.html"""
-
-
-def add(commands: Any, plain: type) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser(
-        "docs", help="the docstrings as HTML pages", formatter_class=plain, description=HELP
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the pages")
-    parser.set_defaults(call=_docs)
+EXTRAS = ("code-friendly", "cuddled-lists", "fenced-code-blocks", "pyshell", "toc")  # of markdown2; no links
+_TO_PRIVATE = re.compile(r'<a href="[^"]*#(?:[^"]*\.)?_[^"]*">(.*?)</a>')  # of a base class: not shown
 
 
-def _docs(arguments: argparse.Namespace) -> int:
-    from mlagent_lib.commands.docstrings import write_docs
+def call(arguments: argparse.Namespace) -> None:
+    """Do what the arguments of ``mlagent docs`` say."""
+    print(f"{arguments.out}/index.html: {write_docs(arguments.out)} modules")
 
-    count = write_docs(arguments.out)
-    print(f"{arguments.out}/index.html: {count} modules")
-    return 0
+
+def write_docs(out: str | Path, package: str = "mlagent_lib") -> int:
+    """Write ``index.html`` and one page a module into ``out``; return the number of modules.
+
+    The pages hold no script, and what a docstring says stays text: pdoc itself would take it for HTML.
+
+    Args:
+        out: Folder; made when missing.
+        package: Its name; it is imported, with all its modules.
+
+    Raises:
+        MlagentError: pdoc is not installed.
+    """
+    try:
+        import markdown2
+        import pdoc
+    except ImportError as error:
+        raise MlagentError(
+            "the pages are made by pdoc, which is not installed", cure="pip install -e '.[docs]'"
+        ) from error
+
+    from mlagent_lib.results.show import visible
+
+    pdoc.render.configure(docformat="google", search=False, show_source=False)
+    pdoc.render.env.filters["to_html"] = partial(markdown2.markdown, extras=EXTRAS, safe_mode="escape")
+    inner = walk_packages(import_module(package).__path__, f"{package}.")
+    names = [package, *(found.name for found in inner if "._" not in found.name)]
+    modules = {name: pdoc.doc.Module.from_name(name) for name in names}
+    for name, module in modules.items():
+        page = _TO_PRIVATE.sub(r"\1", pdoc.render.html_module(module, modules))
+        write_text(Path(out) / f"{name.replace('.', '/')}.html", visible(page))
+    write_text(Path(out) / "index.html", pdoc.render.html_index(modules))
+    return len(modules)

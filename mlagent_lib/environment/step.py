@@ -12,8 +12,9 @@ import glob
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -247,6 +248,13 @@ def entry_script(task: Task, files: Mapping[str, bytes], source: str, saved: str
     is_new = saved.endswith(".py") and saved not in own and (source == task.starter or source not in own)
     is_script = name in files[saved] or name not in files.get(task.starter, b"")
     return saved if is_new and is_script else task.starter
+
+
+@contextmanager
+def isolated_runs() -> Iterator[Callable[[Task, Mapping[str, bytes]], RunResult | Unscored]]:
+    """Give a function that runs ``train.py`` of a workspace once: what checks and makers of tasks need."""
+    with Runner(workers=1) as runner:
+        yield lambda task, files: runner.run(task_request(task, files))
 
 
 def start_state(task: Task, tools: Toolbox) -> State:

@@ -85,6 +85,11 @@ class Task:
     ideas: tuple[tuple[str, str], ...] = ()
 
     @property
+    def better(self) -> str:
+        """Return the better direction in a word, ``higher`` or ``lower``."""
+        return "higher" if self.greater_is_better else "lower"
+
+    @property
     def one_label_set(self) -> bool:
         """Return whether feedback and report are the same labels, so that a report is no test on new ones."""
         return self.grader is not None and self.grader.one_label_set

@@ -28,7 +28,7 @@ RARE = 3  # a class with fewer rows cannot be in all three sets
 
 _PREPARE = '''"""Builds this task anew from the downloaded data (deterministic)."""
 
-from mlagent_lib.commands.paper import prepare_isolated
+from mlagent_lib.commands.tasks_prepare import prepare_isolated
 
 if __name__ == "__main__":
     prepare_isolated({name!r}, {options}, again=True)

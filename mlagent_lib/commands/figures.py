@@ -1,0 +1,35 @@
+"""``mlagent figures``: the committed figures drawn again, or made from finished runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Do what the arguments of ``mlagent figures`` say."""
+    from mlagent_lib.results.figures import redraw_all
+    from mlagent_lib.run.notebooks import notebooks_folder
+
+    folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
+    if arguments.runs or arguments.readme:
+        from mlagent_lib.run.publish import publish, refresh_documents
+
+        if arguments.runs:
+            publish(arguments.runs, folder)
+            print(f"{folder}: made from {len(arguments.runs)} runs")
+        for place in refresh_documents(folder.parent, folder):
+            print(f"{folder.parent / place}: tables brought up to date")
+        return 0
+    changed = redraw_all(folder, check=arguments.check)
+    if not arguments.folder:
+        from mlagent_lib.results.arm_figures import build
+        from mlagent_lib.run.publish import derive
+
+        changed += derive(folder, check=arguments.check)
+        changed += [f"ablations/{name}" for name in build(folder / "ablations", check=arguments.check)]
+    for name in changed:
+        print(f"{name}: {'would change' if arguments.check else 'redrawn'}")
+    if not changed:
+        print(f"all figures in {folder} are what their CSV files give")
+    return 1 if changed and arguments.check else 0

@@ -1,0 +1,31 @@
+"""``mlagent run``: all notebooks in order, then a report."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlagent_lib.commands.output import say
+from mlagent_lib.core.errors import ProfileError
+
+
+def call(arguments: argparse.Namespace) -> None:
+    """Do what the arguments of ``mlagent run`` say."""
+    from mlagent_lib.run.notebooks import parse_value, run_all
+
+    parameters = {}
+    for text in arguments.parameters:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ProfileError("a -p has no name or no '='", cure="write -p name=value")  # it may be a key
+        parameters[name.strip()] = parse_value(value)
+    if arguments.test_tasks and not arguments.tasks:
+        raise ProfileError("--test-tasks needs --tasks", cure="name the tasks to train on with --tasks")
+    tasks = {"train": arguments.tasks, "test": arguments.test_tasks} if arguments.tasks else None
+    if arguments.profile == "ablations":
+        from mlagent_lib.commands.ablations import from_run
+
+        return from_run(arguments, parameters)
+    run_all(
+        arguments.profile, arguments.seed, arguments.runs_dir, arguments.run_id, tasks=tasks,
+        parameters=parameters, say=say,
+    )  # fmt: skip
