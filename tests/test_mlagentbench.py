@@ -35,8 +35,10 @@ from mlagent_lib.tasks import contents
 from mlagent_lib.tasks.check import check_task
 from mlagent_lib.tasks.foreign import grader as foreign_grader
 from mlagent_lib.tasks.foreign import known_tasks, mlagentbench, old_code
+from mlagent_lib.tasks.foreign.check_grader import read_grader
 from mlagent_lib.tasks.foreign.grader import ForeignGrader, nonsense_score, run_grader
-from mlagent_lib.tasks.foreign.mlagentbench import adopt_folder, prepare_folder, read_grader
+from mlagent_lib.tasks.foreign.mlagentbench import adopt_folder
+from mlagent_lib.tasks.foreign.prepare import MARKER, prepare_folder
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import load_task
 
@@ -1030,4 +1032,4 @@ def test_a_prompt_says_nothing_of_sizes_that_are_not_known(task):
 
 
 def test_scores_are_numbers_of_the_grader_and_never_of_the_script(task):
-    assert np.isfinite(grade(task, STARTERS)) and mlagentbench.MARKER == "prepared"
+    assert np.isfinite(grade(task, STARTERS)) and MARKER == "prepared"

@@ -18,7 +18,7 @@ def call(arguments: argparse.Namespace) -> None:
     elif arguments.task.startswith("paper/") or not Path(arguments.task).is_dir():
         _paper(arguments)
     else:
-        from mlagent_lib.tasks.foreign.mlagentbench import prepare_folder
+        from mlagent_lib.tasks.foreign.prepare import prepare_folder
 
         prepare_folder(
             Path(arguments.task), seconds=arguments.seconds, confirm=arguments.yes, again=arguments.again,

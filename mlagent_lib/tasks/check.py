@@ -71,7 +71,7 @@ def check_task(
         findings += _check_labels(task)
         findings += _check_disjoint(task)
     else:
-        from mlagent_lib.tasks.foreign.mlagentbench import read_grader
+        from mlagent_lib.tasks.foreign.check_grader import read_grader
 
         read = read_grader(task.folder / "scripts" / "eval.py")
         findings.append(finding("the grader can grade", False, read.problem, "scripts/eval.py", read.cure))

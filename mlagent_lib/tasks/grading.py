@@ -243,10 +243,8 @@ def grade(
             raise ValueError("data/test.csv lacks some of their ids")
         score_answer(task, truth, gold_answer(task, truth))
     except ValueError as error:
-        raise Unscored(
-            f"task {task.name}: its {labels} labels cannot be scored ({error})",
-            cure="run mlagent tasks check on its folder",
-        ) from error
+        told = f"task {task.name}: its {labels} labels cannot be scored ({error})"
+        raise Unscored(told, cure="run mlagent tasks check on its folder") from error
     table = parse_table(submission, header_of(task), len(known))
     if len(table) != len(known):
         raise SubmissionError("row-count")

@@ -6,20 +6,69 @@ than it must may not be paid for it.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from mlagent_lib.core.errors import SubmissionError
 from mlagent_lib.tasks.contents import strays
 from mlagent_lib.tasks.contract import RuleFinding, finding
-from mlagent_lib.tasks.foreign.grader import ForeignGrader, nonsense_score, run_grader
+from mlagent_lib.tasks.foreign.grader import FUNCTIONS, ForeignGrader, nonsense_score, run_grader
 from mlagent_lib.tasks.foreign.leaderboard import worse_than
-from mlagent_lib.tasks.foreign.mlagentbench import MARKER, read_grader
+from mlagent_lib.tasks.foreign.prepare import MARKER
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task
+
+_UNPICKLERS = {
+    ("pickle", "load"), ("pickle", "loads"), ("torch", "load"), ("joblib", "load"), ("dill", "load"),
+    ("cloudpickle", "load"), ("pandas", "read_pickle"), ("pd", "read_pickle"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Why a foreign grader cannot grade, as its text tells, "" for nothing found; and what to do about it."""
+
+    problem: str = ""
+    cure: str = ""
+
+
+def read_grader(script: Path, function: str = FUNCTIONS["folder"]) -> Reading:
+    """Return what stands in the way of a grader, by its text alone.
+
+    A grader that loads a model which a script saved would run code of that script beside the hidden labels,
+    or load what this kit does not hand over: only ``submission.csv`` is archived and graded.
+    """
+    if not script.is_file():
+        cure = f"write a function {function}(submission_folder) that returns a number"
+        return Reading("it is missing", cure)
+    try:
+        tree = ast.parse(script.read_bytes(), str(script))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        return Reading(f"line {line}: {getattr(error, 'msg', error)}", "correct the file")
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    imports = (node.names for node in tree.body if isinstance(node, ast.ImportFrom))
+    names |= {alias.asname or alias.name for some in imports for alias in some}
+    if function not in names:
+        return Reading(f"it has no function {function}", f"name the function that grades {function}")
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else None
+        if not isinstance(called, ast.Attribute):
+            continue
+        owner = called.value.id if isinstance(called.value, ast.Name) else ""
+        if (owner, called.attr) in _UNPICKLERS or called.attr == "from_pretrained":
+            told = f"line {node.lineno} loads a saved model or object ({ast.unparse(called)})"
+            return Reading(
+                f"{told}: what a script saved would run as code beside the labels",
+                "let the script write its answers into submission.csv and grade these",
+            )
+    return Reading()
 
 
 def check_grader(task: Task) -> Iterator[RuleFinding]:

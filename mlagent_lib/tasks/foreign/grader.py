@@ -147,24 +147,8 @@ class ForeignGrader:
 
     def to_card(self, folder: Path) -> dict:
         """Return the grader as ``task.yaml`` holds it, with paths relative to the task's folder."""
-
-        def relative(path: Path) -> str:
-            place = os.path.relpath(path, folder) if path.is_absolute() else path.as_posix()
-            return place.replace(os.sep, "/")
-
-        card = {
-            "call": self.call,
-            "script": relative(self.script),
-            "answers": {name: relative(path) for name, path in self.answers.items()},
-            "id_column": self.id_column,
-            "import_from": [relative(path) for path in self.import_from],
-            "control": relative(self.control) if self.control else "",
-            "key": list(self.key),
-            "seconds": self.seconds,
-            "memory_bytes": self.memory_bytes,
-            "largest_bytes": self.largest_bytes,
-        }
-        return {name: value for name, value in card.items() if value not in ("", [], {})}
+        card = {name: _written(value, folder) for name, value in vars(self).items()}
+        return {name: value for name, value in card.items() if value not in (None, "", [], {})}
 
     @classmethod
     def from_card(cls, folder: Path, card: Mapping) -> ForeignGrader:
@@ -224,6 +208,16 @@ class ForeignGrader:
         if isinstance(found, str):
             raise SubmissionError(found)
         return found
+
+
+def _written(value: object, folder: Path) -> object:
+    """Return a field of a grader as a card holds it."""
+    if isinstance(value, Path):
+        place = os.path.relpath(value, folder) if value.is_absolute() else value.as_posix()
+        return place.replace(os.sep, "/")
+    if isinstance(value, Mapping):
+        return {name: _written(part, folder) for name, part in value.items()}
+    return [_written(part, folder) for part in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

@@ -178,10 +178,8 @@ def read_leaderboard(path: Path, *, greater_is_better: bool | None = None) -> Le
     scores = _scores(Path(path), _text(Path(path)))
     first, last = scores[0], scores[-1]
     if first == last and greater_is_better is None:
-        raise TaskError(
-            f"{path}: all teams have the score {first:g}, so the order tells no direction",
-            cure="state the direction with --better higher or --better lower",
-        )
+        told = f"{path}: all teams have the score {first:g}, so the order tells no direction"
+        raise TaskError(told, cure="state the direction with --better higher or --better lower")
     found = first > last if first != last else bool(greater_is_better)
     if greater_is_better not in (None, found):
         seen, stated = ("higher", "lower") if found else ("lower", "higher")
@@ -192,10 +190,8 @@ def read_leaderboard(path: Path, *, greater_is_better: bool | None = None) -> Le
         )
     for number, (before, after) in enumerate(pairwise(scores), start=3):
         if worse_than(before, after, found):
-            raise TaskError(
-                f"{path}, line {number}: {after:g} is better than {before:g} above it",
-                cure="sort the file by the private score, the best team first",
-            )
+            told = f"{path}, line {number}: {after:g} is better than {before:g} above it"
+            raise TaskError(told, cure="sort the file by the private score, the best team first")
     return Leaderboard(tuple(scores), found)
 
 
@@ -221,10 +217,8 @@ def _scores(path: Path, text: str) -> list[float]:
     lines.fieldnames = columns = [name.strip() for name in lines.fieldnames or ()]
     if "score" not in columns:
         found = f"its columns are {', '.join(columns)}" if columns else "it is empty"
-        raise TaskError(
-            f"{path} has no column 'score': {found}",
-            cure="give a table with one line for each team and its private score in a column 'score'",
-        )
+        cure = "give a table with one line for each team and its private score in a column 'score'"
+        raise TaskError(f"{path} has no column 'score': {found}", cure=cure)
     scores = []
     for row in lines:
         try:

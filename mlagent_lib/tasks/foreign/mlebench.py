@@ -244,7 +244,7 @@ def _measure_first(
 ) -> dict[str, float | str]:
     """Return the scores of the starter, or of the sample as it is where a generated starter fails."""
     failed = None
-    for starter in [made] if given else dict.fromkeys((made, sample_starter(tables.sample_name))):
+    for starter in [made] if given else dict.fromkeys((made, sample_starter(tables))):
         (folder / "env" / "train.py").write_text(starter.script, encoding="utf-8")
         card |= {"modality": starter.modality, "kind": starter.kind}
         _write_card(folder, card)

@@ -89,10 +89,8 @@ def configured(source: Competition, config: Path) -> Competition:
         dataset = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("dataset") or {}
         named = {"answers": dataset.get("answers"), "sample": dataset.get("sample_submission")}
     except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
-        raise TaskError(
-            f"{config} is no table of keys ({type(error).__name__})",
-            cure="take the competition's folder from a clone of MLE-bench",
-        ) from error
+        told = f"{config} is no table of keys ({type(error).__name__})"
+        raise TaskError(told, cure="take the competition's folder from a clone of MLE-bench") from error
     found = {}
     for what, path in named.items():  # <competition>/prepared/<public or private>/<name>
         part, _, name = str(path).rpartition("prepared/")[2].partition("/")
@@ -115,18 +113,14 @@ def read_tables(source: Competition) -> Tables:
     _check_size(sample_path.stat().st_size, sample_path)
     for path in source.public.rglob("*"):
         if path.is_file() and filecmp.cmp(path, answers_path, shallow=False):
-            raise TaskError(
-                f"{path} is a copy of the private answers {answers_path}",
-                cure="remove it from the public data: an agent could read it",
-            )
+            told = f"{path} is a copy of the private answers {answers_path}"
+            raise TaskError(told, cure="remove it from the public data: an agent could read it")
     answers, shown = (read_table(path, texts=True) for path in (answers_path, sample_path))
     id_column = source.id_column or _find_id(answers, shown, answers_path, sample_path)
     for path, table in ((answers_path, answers), (sample_path, shown)):
         if id_column not in table:
-            raise TaskError(
-                f"{path} has no column {id_column!r}: its columns are {', '.join(map(str, table))}",
-                cure="name the column of the row ids with --id",
-            )
+            told = f"{path} has no column {id_column!r}: its columns are {', '.join(map(str, table))}"
+            raise TaskError(told, cure="name the column of the row ids with --id")
     _check_rows(set(answers[id_column]), set(shown[id_column]), answers_path, sample_path)
     targets = _targets(answers, shown, id_column, sample_path)
     largest = sample_path.stat().st_size + sum(_honest_bytes(answers, shown, target) for target in targets)
@@ -179,10 +173,8 @@ def _check_parts(source: Competition) -> None:
             )
     for part, path in (("grader", source.grade), ("description", source.description)):
         if not path.is_file():
-            raise TaskError(
-                f"the {part} {path} is not there",
-                cure="give the file in mlebench/competitions/<competition> of a clone of MLE-bench",
-            )
+            cure = "give the file in mlebench/competitions/<competition> of a clone of MLE-bench"
+            raise TaskError(f"the {part} {path} is not there", cure=cure)
     told, cure = f"the grader {source.grade}", "give MLE-bench's grade.py"
     try:
         tree = ast.parse(source.grade.read_text(encoding="utf-8"))
@@ -200,10 +192,8 @@ def _check_rows(ids: set[str], shown: set[str], answers_path: Path, sample_path:
             cure="name the right files with --sample and --answers, or the right column with --id",
         )
     if len(ids) < FEWEST_ROWS:
-        raise TaskError(
-            f"{answers_path} answers {len(ids)} rows, {FEWEST_ROWS} are needed to divide them",
-            cure="prepare the competition with more test rows",
-        )
+        told = f"{answers_path} answers {len(ids)} rows, {FEWEST_ROWS} are needed to divide them"
+        raise TaskError(told, cure="prepare the competition with more test rows")
 
 
 def _one_file(folders: tuple[Path, ...], named: str, what: str) -> Path:
@@ -271,10 +261,8 @@ def _find_id(answers: pd.DataFrame, shown: pd.DataFrame, answers_path: Path, sam
     for name in shown:
         if name in answers and answers[name].is_unique and set(shown[name]) == set(answers[name]):
             return name
-    raise TaskError(
-        f"no column of {sample_path} names the rows of {answers_path}",
-        cure="name the column of the row ids with --id, or the right files with --sample and --answers",
-    )
+    cure = "name the column of the row ids with --id, or the right files with --sample and --answers"
+    raise TaskError(f"no column of {sample_path} names the rows of {answers_path}", cure=cure)
 
 
 def read_board(source: Competition, greater_is_better: bool | None, best: float | None) -> Leaderboard | None:
@@ -286,8 +274,6 @@ def read_board(source: Competition, greater_is_better: bool | None, best: float 
     if source.leaderboard is not None:
         return read_leaderboard(source.leaderboard, greater_is_better=greater_is_better)
     if greater_is_better is None or best is None:
-        raise TaskError(
-            "without a leaderboard neither the direction nor the best known score is known",
-            cure="give --leaderboard, or both --better and --best",
-        )
+        told = "without a leaderboard neither the direction nor the best known score is known"
+        raise TaskError(told, cure="give --leaderboard, or both --better and --best")
     return None
