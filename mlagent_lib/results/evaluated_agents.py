@@ -27,8 +27,6 @@ from mlagent_lib.results.evaluation import (
     trajectory_table,
 )
 
-__all__ = ["agent_stages", "agents_table", "main_tables", "run_scales", "unequal_conditions", "with_agents"]
-
 logger = logging.getLogger("mlagent.agents")
 
 AGENTS = "agents"
@@ -43,16 +41,12 @@ def agent_stages(run_dir: str | Path) -> list[Path]:
     Those that were moved aside (``<name>.old-1``) and those that are not finished are left out; the latter
     are named in a warning.
     """
-    folders = sorted(path for path in (Path(run_dir) / AGENTS).glob("*") if path.is_dir())
-    found = []
-    for folder in folders:
-        if re.search(r"\.old-\d+$", folder.name):
-            continue
+    found = sorted(path for path in (Path(run_dir) / AGENTS).glob("*") if path.is_dir())
+    found = [path for path in found if not re.search(r"\.old-\d+$", path.name)]
+    for folder in found:
         if read_manifest(folder) is None:
             logger.warning("%s is not finished, and left out: start its command again", folder)
-        else:
-            found.append(folder)
-    return found
+    return [folder for folder in found if read_manifest(folder) is not None]
 
 
 def with_agents(run_dir: str | Path) -> list[dict]:
@@ -60,9 +54,6 @@ def with_agents(run_dir: str | Path) -> list[dict]:
 
     Every row has its agent's name as ``source``, so that `trajectory_table` and what is made from it have a
     line for each. An evaluation or an agent that is not finished is left out.
-
-    Args:
-        run_dir: Folder of a run.
 
     Raises:
         RunError: Nothing is finished, or a file has changed since it was written.
@@ -95,14 +86,13 @@ def agents_table(run_dir: str | Path) -> pd.DataFrame:
     invalid_steps (share of the scored steps), calls, asked_again, cost (None where not known), currency.
     """
     table = []
+    summed = ("trajectories", "unscored", "invalid_steps", "calls", "asked_again", "cost", "currency")
     for stage in agent_stages(run_dir):
         manifest = read_manifest(stage) or {}
         params, summary = manifest["params"], manifest.get("summary", {})
-        line = {"agent": stage.name, "policy": params["policy"]["label"], "coder": params["coder"]["label"]}
+        line = {"agent": stage.name} | {name: params[name]["label"] for name in ("policy", "coder")}
         line |= {"tasks": len(params["tasks"]), "k": params["k"], "steps": params["max_steps"]}
-        line["seed"] = params["seed"]
-        names = ("trajectories", "unscored", "invalid_steps", "calls", "asked_again", "cost", "currency")
-        table.append(line | {name: summary.get(name) for name in names})
+        table.append(line | {"seed": params["seed"]} | {name: summary.get(name) for name in summed})
     return pd.DataFrame(table)
 
 
@@ -136,9 +126,6 @@ def _same(one: TaskScale, other: TaskScale) -> bool:
 def main_tables(run_dir: str | Path) -> dict[str, pd.DataFrame]:
     """Return the tables of the evaluation with all agents in them, by the name of their CSV.
 
-    Args:
-        run_dir: Folder of a run.
-
     Returns:
         ``trajectories.csv``, ``tasks.csv`` and ``overall.csv`` as `trajectory_table`, `task_table` and
         `overall_table` give them, and ``agents.csv`` (see `agents_table`).
@@ -163,14 +150,13 @@ def unequal_conditions(run_dir: str | Path) -> list[str]:
     steps, coder, found = profile["evaluate"]["max_steps"], profile["coder"], []
     every = set(pd.read_csv(Path(run_dir) / EVALUATION / "tasks.csv")["task"])
     for row in agents_table(run_dir).to_dict("records"):
-        parts = []
-        own = (read_manifest(Path(run_dir) / AGENTS / row["agent"]) or {})["params"]["tasks"]
-        if set(own) != every:
-            parts.append(f"{len(every & set(own))} of the run's {len(every)} tasks")
-        if row["steps"] != steps:
-            parts.append(f"{row['steps']} steps a trajectory in place of {steps}")
-        if row["coder"] != coder and row["policy"] != "starter":
-            parts.append(f"coder {row['coder']} in place of {coder}")
-        if parts:
-            found.append(f"{row['agent']}: {', '.join(parts)}, so not at equal terms with the run's policies")
+        own = set((read_manifest(Path(run_dir) / AGENTS / row["agent"]) or {})["params"]["tasks"])
+        differs = {
+            f"{len(every & own)} of the run's {len(every)} tasks": own != every,
+            f"{row['steps']} steps a trajectory in place of {steps}": row["steps"] != steps,
+            f"coder {row['coder']} in place of {coder}": row["coder"] != coder and row["policy"] != "starter",
+        }
+        said = ", ".join(text for text, holds in differs.items() if holds)
+        if said:
+            found.append(f"{row['agent']}: {said}, so not at equal terms with the run's policies")
     return found

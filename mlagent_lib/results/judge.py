@@ -18,12 +18,7 @@ def judge(low: float, high: float, by_seed: Sequence[float]) -> str:
     It is *reproduced at this scale* where the interval lies above zero and every seed agrees; *the opposite*
     where both say so on the other side; else there is *no clear difference*. With few seeds a bootstrap over
     seeds is too narrow, which is why the seeds have to agree too; with fewer than `FEWEST_SEEDS` nothing is
-    decided.
-
-    Args:
-        low: Lower end of its interval.
-        high: Upper end.
-        by_seed: The difference in each seed.
+    decided. ``low`` and ``high`` are the ends of the interval, ``by_seed`` the difference in each seed.
 
     Example:
         >>> judge(0.1, 0.4, [0.2, 0.3, 0.1]), judge(0.1, 0.4, [0.6, 0.3, -0.1])

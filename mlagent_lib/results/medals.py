@@ -19,19 +19,13 @@ from mlagent_lib.tasks.foreign.leaderboard import (
     percentile,
 )
 
-__all__ = ["medal_table", "with_medals"]
-
 
 def with_medals(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd.DataFrame:
-    """Return the trajectories of tasks that have a leaderboard, each with its place.
-
-    Args:
-        df: A `trajectory_table`.
-        leaderboards: By name of the task.
+    """Return the trajectories of tasks that have a leaderboard (by name of the task), each with its place.
 
     Returns:
-        The rows of ``df`` with the columns medal (``gold``, ``silver``, ``bronze`` or empty), above_median
-        and percentile (0 to 100). A trajectory that we failed to score has none of them.
+        The rows of a `trajectory_table` with the columns medal (``gold``, ``silver``, ``bronze`` or empty),
+        above_median and percentile (0 to 100). A trajectory that we failed to score has none of them.
 
     Raises:
         ValueError: Table and leaderboard differ on which direction is better.
@@ -40,32 +34,23 @@ def with_medals(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
     for name, part in rows.groupby("task"):
         if bool(part["greater_is_better"].iloc[0]) != leaderboards[name].greater_is_better:
             raise ValueError(f"task {name!r}: its leaderboard runs the other way than its metric")
-    boards = [None if row.unscored else leaderboards[row.task] for row in rows.itertuples()]
-    pairs = list(zip(rows["score"], boards, strict=True))
-    columns = {"medal": medal, "above_median": above_median, "percentile": percentile}
-    return rows.assign(
-        **{
-            name: pd.Series(
-                [place(score, board) if board else None for score, board in pairs], rows.index, object
-            )
-            for name, place in columns.items()
-        }
-    )
+
+    def places(place) -> pd.Series:
+        at = [None if r.unscored else place(r.score, leaderboards[r.task]) for r in rows.itertuples()]
+        return pd.Series(at, rows.index, object)
+
+    return rows.assign(medal=places(medal), above_median=places(above_median), percentile=places(percentile))
 
 
 def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd.DataFrame:
     """Return one line per task and policy: how its trajectories would stand on Kaggle's private leaderboard.
-
-    Args:
-        df: A `trajectory_table`.
-        leaderboards: By name of the task; tasks without one are left out.
 
     Returns:
         Columns task, policy, teams, n (scored trajectories), unscored (those that we failed to score, left
         out of all else), gold, silver, bronze (trajectories that win it), any_medal_share and
         above_median_share (0 to 1), percentile (mean share of the teams that is beaten, 0 to 100),
         best_percentile, and the thresholds gold_score, silver_score, bronze_score, median_score in the unit
-        of the task.
+        of the task. Tasks without a leaderboard are left out.
 
     Raises:
         ValueError: Table and leaderboard differ on which direction is better.
@@ -87,12 +72,10 @@ def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
         line["unscored"] = len(part) - len(good)
         line |= {name: int((good["medal"] == name).sum()) for name in MEDALS}
         if len(good):
-            line |= {
-                "any_medal_share": float((good["medal"] != "").mean()),
-                "above_median_share": float(good["above_median"].astype(bool).mean()),
-                "percentile": float(good["percentile"].astype(float).mean()),
-                "best_percentile": float(good["percentile"].astype(float).max()),
-            }
+            line["any_medal_share"] = float((good["medal"] != "").mean())
+            line["above_median_share"] = float(good["above_median"].astype(bool).mean())
+            beaten = good["percentile"].astype(float)
+            line |= {"percentile": float(beaten.mean()), "best_percentile": float(beaten.max())}
         line |= {f"{name}_score": score for name, score in medal_thresholds(board).items()}
         table.append(line | {"median_score": board.median})
     return pd.DataFrame(table)

@@ -6,12 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlagent_lib.results.arms import (
-    blame_summary,
-    overfit_table,
-    saturation_summary,
-    search_table,
-)
+from mlagent_lib.results.arms import blame_summary, overfit_table, saturation_summary, search_table
 from mlagent_lib.results.claims import compared
 from mlagent_lib.results.evaluation import BOUND, Tables
 from mlagent_lib.results.intervals import Interval, paired_difference
@@ -22,11 +17,7 @@ ENDS = (1, 24)  # executions of a search: the first, and the whole budget
 
 
 def answers(tables: Tables) -> list[str]:
-    """Return sentences on reward, states, coder, luck, overfitting and search, as far as arms were run.
-
-    Args:
-        tables: Of `arms.load`.
-    """
+    """Return sentences on reward, states, coder, luck, overfitting and search, as far as arms were run."""
     makers = (_saturation, _states, _coder, _luck, _overfitting, _search)
     return [sentence for maker in makers for sentence in maker(tables)]
 
@@ -36,20 +27,13 @@ def search_difference(tables: Tables, after: str, before: str, executions: int) 
 
     Both of a seed start from the same adapters; seeds are drawn, tasks fixed. A search that ended early hands
     in what it had.
-
-    Args:
-        tables: Of `arms.load`.
-        after: Method with the plus sign.
-        before: Method with the minus sign.
-        executions: Executions spent by each.
     """
     rows = tables["searches"]
     rows = rows[(rows["execution"] <= executions) & rows["method"].isin([after, before])]
     if rows["method"].nunique() < 2:
         return None
-    keys = ["method", "seed", "task", "repeat"]
-    last = rows.sort_values("execution").groupby(keys, as_index=False)["gap"].last()
-    last = last.assign(policy=last["method"], value=last["gap"].clip(lower=BOUND))
+    rows = rows.assign(policy=rows["method"], value=rows["gap"].clip(lower=BOUND)).sort_values("execution")
+    last = rows.groupby(["policy", "seed", "task", "repeat"], as_index=False)["value"].last()
     return paired_difference(last, after, before, "value")
 
 

@@ -6,7 +6,6 @@ exact at three seeds; the numbers say of which size a question can be answered h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -16,20 +15,16 @@ from scipy.stats import t
 
 from mlagent_lib.results.style import number
 
-NAMES = {"gap": "gap closed, all tasks", "reward": "reward of a single step"}
-SPLIT = {"gap": "all", "reward": "held-in"}
+# name and split of each measure
+MEASURES = {"gap": ("gap closed, all tasks", "all"), "reward": ("reward of a single step", "held-in")}
 
 
 @dataclass(frozen=True)
 class SmallestDifference:
-    """How finely a measure tells arms apart.
+    """How finely a measure tells arms apart, from so many pairs of arms (``contrasts``).
 
-    Attributes:
-        measure: ``gap`` or ``reward``.
-        contrasts: How many pairs of arms it is computed from.
-        half_width: Median half width of their 95 % intervals.
-        between_seeds: Standard deviation of a pair's difference between seeds, root of the mean square over
-            pairs.
+    ``half_width`` is the median of their 95 % intervals', ``between_seeds`` the standard deviation of a
+    pair's difference between seeds (root of the mean square over pairs).
     """
 
     measure: str
@@ -49,25 +44,21 @@ class SmallestDifference:
     def __str__(self) -> str:
         apart = ", ".join(f"{number(self.told_apart(seeds))} with {seeds} seeds" for seeds in (3, 5, 10))
         return (
-            f"{NAMES[self.measure]}: two arms differ between seeds by a standard deviation of "
+            f"{MEASURES[self.measure][0]}: two arms differ between seeds by a standard deviation of "
             f"{number(self.between_seeds)} ({self.contrasts} pairs of arms; median half width of their "
             f"intervals {number(self.half_width)}); a t interval tells a difference from zero above {apart}"
         )
 
 
-def smallest_differences(
-    contrasts: pd.DataFrame, measures: Sequence[str] = tuple(NAMES)
-) -> list[SmallestDifference]:
-    """Return how finely each measure tells arms apart; measures without two seeds are left out.
+def smallest_differences(contrasts: pd.DataFrame) -> list[SmallestDifference]:
+    """Return how finely each measure tells arms apart, from an `evaluation.difference_table`.
 
-    Args:
-        contrasts: Of `arms.contrast_table`.
-        measures: ``gap``, ``reward``.
+    Measures without two seeds are left out.
     """
     found = []
-    for measure in measures:
-        rows = contrasts[(contrasts["measure"] == measure) & (contrasts["split"] == SPLIT[measure])]
-        each = [[float(word) for word in words.split()] for words in rows["by_seed"]]
+    for measure, (_, split) in MEASURES.items():
+        rows = contrasts[(contrasts["measure"] == measure) & (contrasts["split"] == split)]
+        each = [np.array(words.split(), dtype=float) for words in rows["by_seed"]]
         spread = [np.var(values, ddof=1) for values in each if len(values) > 1]
         if spread:
             half = float(((rows["high"] - rows["low"]) / 2.0).median())
