@@ -1,6 +1,8 @@
 """Strict parsing of submissions, every refusal by its name, and our own faults as Unscored."""
 
 import doctest
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -210,3 +212,9 @@ def test_a_foreign_folder_is_graded_by_its_own_script(tmp_path):
     assert grade(task, b"0.25") == 0.25
     assert refused(task, b"no number") == "evaluator-refused"
     assert refused(task, b"nan") == "undefined-score"
+
+
+def test_formats_of_others_are_loaded_where_a_task_has_one_and_nowhere_else():
+    code = "import sys; import mlagent_lib.tasks.task, mlagent_lib.tasks.grading; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "mlagent_lib.tasks.grading" in done.stdout and "mlagent_lib.tasks.foreign" not in done.stdout

@@ -889,6 +889,17 @@ def test_libraries_that_may_be_missing_here_are_known_by_their_words(error, text
     assert cause in old_code.advice(error.split(".")[-1], text)[0]
 
 
+def test_every_rule_on_old_code_can_be_looked_up():
+    tables = old_code.tables()
+    for kind in ("rules", "by_line", "downloads", "children"):
+        for rule in tables[kind]:
+            assert re.compile(rule["error"]) and rule["cause"] and rule["cure"], rule
+            assert re.compile(rule.get("culprit", "")) and re.compile(
+                rule.get("lines", "").replace("\\1", "x")
+            )
+            assert rule.get("names", "packages") in tables["names"], rule
+
+
 def test_limits_and_helper_files_are_explained_too():
     files = {
         "train.py": b"import util\nutil.go()",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import inspect
 import shutil
 
 import numpy as np
@@ -11,9 +12,10 @@ import yaml
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.limits import Limits
-from mlagent_lib.tasks import check
+from mlagent_lib.tasks import check, contract
 from mlagent_lib.tasks import task as task_module
 from mlagent_lib.tasks.check import check_task
+from mlagent_lib.tasks.foreign import check_grader
 from mlagent_lib.tasks.pocket.measure import Ran, run_trusted
 from mlagent_lib.tasks.pocket.suite import build_suite
 from mlagent_lib.tasks.task import list_tasks, load_task
@@ -212,3 +214,9 @@ def test_every_finding_tells_where_and_what_to_do(built):
     for finding in check_task(load_task(built)):
         assert finding.rule and finding.where and finding.cure
     assert np.all([finding.message for finding in check_task(load_task(built))])
+
+
+def test_the_table_of_rules_is_that_of_the_checks():
+    code = inspect.getsource(check) + inspect.getsource(check_grader)
+    for rule, (where, cure) in contract.rules().items():
+        assert where and cure and f'"{rule}"' in code, rule

@@ -141,9 +141,8 @@ class ForeignGrader:
 
     def identity(self) -> list:
         """Return what a score depends on besides the files of the task folder, for the name of a result."""
-        files = [self.script, *(self.answers[name] for name in sorted(self.answers))]
-        hashes = [sha256_file(path) for path in files if path.is_file()]
-        return [self.call, self.id_column, *hashes]
+        files = (self.script, *(self.answers[name] for name in sorted(self.answers)))
+        return [self.call, self.id_column, *(sha256_file(path) for path in files if path.is_file())]
 
     def to_card(self, folder: Path) -> dict:
         """Return the grader as ``task.yaml`` holds it, with paths relative to the task's folder."""
