@@ -25,8 +25,7 @@ from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.results.evaluated_agents import agent_stages, main_tables, run_scales, with_agents
-from mlagent_lib.run import actors
-from mlagent_lib.run import agent_command as acting
+from mlagent_lib.run import agent as acting
 from mlagent_lib.run import lab as labs
 from mlagent_lib.run.terminal import LiveView, ProgressLine, wants_colour
 
@@ -42,7 +41,7 @@ def place(tmp_path, monkeypatch):
     write_task(tmp_path / "tasks")
     monkeypatch.setattr(acting, "Runner", lambda workers: FakeRunner())
     monkeypatch.setattr(labs, "Runner", lambda workers: FakeRunner())
-    monkeypatch.setattr(actors, "parse_endpoint", partial(parse_endpoint, max_retries=1, backoff_s=0.01))
+    monkeypatch.setattr(acting, "parse_endpoint", partial(parse_endpoint, max_retries=1, backoff_s=0.01))
     return tmp_path
 
 
@@ -205,10 +204,10 @@ def test_counts_are_whole_and_positive(capsys, words):
 def test_adapters_by_name_and_by_folder(tmp_path):
     run = tmp_path / "runs" / "laptop-seed0"
     rl = adapter(run / "03_grpo" / "adapter")
-    assert actors.find_adapter("rl", run) == actors.find_adapter(str(run), None) == rl
-    assert actors.find_adapter(str(rl), None) == rl and actors.find_adapter("base", None) is None
+    assert acting.find_adapter("rl", run) == acting.find_adapter(str(run), None) == rl
+    assert acting.find_adapter(str(rl), None) == rl and acting.find_adapter("base", None) is None
     smoke = get_profile("smoke")
-    chosen = actors.plan(str(rl), smoke)
+    chosen = acting.agent_spec(str(rl), smoke)
     assert (chosen.name, chosen.kind, chosen.label) == (
         "agent-laptop-seed0-03_grpo",
         "local",
@@ -216,27 +215,28 @@ def test_adapters_by_name_and_by_folder(tmp_path):
     )
     assert len(chosen.params()["policy"]["adapter_sha256"]) == 64
     assert str(tmp_path) not in json.dumps(chosen.params())
-    assert actors.plan("rl", smoke, run=run).name == "agent-rl" and actors.plan("base", smoke).adapter is None
+    assert acting.agent_spec("rl", smoke, run=run).name == "agent-rl"
+    assert acting.agent_spec("base", smoke).adapter is None
     other = adapter(tmp_path / "other", base="Qwen2.5-7B")
     with pytest.raises(RunError, match="was trained on 'qwen2.5-7b', and the profile loads 'pocket_model'"):
-        actors.plan(str(other), smoke)
+        acting.agent_spec(str(other), smoke)
 
 
 def test_the_profile_is_the_one_that_made_the_adapter(tmp_path):
     run = tmp_path / "run"
     made = adapter(run / "03_grpo" / "adapter")
-    assert actors.profile_for(str(made), None, None).name == "laptop"
+    assert acting.profile_for(str(made), None, None).name == "laptop"
     (run / "run.json").write_text('{"profile": "smoke", "seed": 3}')
-    assert actors.profile_for("base", run, None).name == "smoke"
-    assert actors.profile_for("openai:m", run, "laptop").name == "laptop"
+    assert acting.profile_for("base", run, None).name == "smoke"
+    assert acting.profile_for("openai:m", run, "laptop").name == "laptop"
     recorded = {**get_profile("smoke").to_json(), "model": "some/model", "reply_format": "no-thought"}
     (run / "03_grpo" / "manifest.json").write_text(json.dumps({"profile": recorded}))
-    found = actors.profile_for(str(run), None, None)
+    found = acting.profile_for(str(run), None, None)
     assert (found.name, found.model, found.reply_format) == ("smoke", "some/model", "no-thought")
 
 
 def test_names_and_what_is_written_down_of_an_endpoint():
-    chosen = actors.plan(
+    chosen = acting.agent_spec(
         "openai:org/qwen2.5:7b@http://h/v1?api-key=topsecret123#temperature=0", get_profile("smoke"),
         coder="openai:coder@http://h/v1",
     )  # fmt: skip
@@ -246,7 +246,7 @@ def test_names_and_what_is_written_down_of_an_endpoint():
     assert params["policy"]["sampling"]["temperature"] == 0.0
     assert params["coder"]["sampling"]["max_tokens"] == 4000
     with pytest.raises(ProfileError, match="cannot be called 'expert'"):
-        actors.plan("starter", get_profile("smoke"), coder="rules", name="expert")
+        acting.agent_spec("starter", get_profile("smoke"), coder="rules", name="expert")
 
 
 # an evaluation

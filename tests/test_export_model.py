@@ -14,10 +14,9 @@ from mlagent_lib.core.artifacts import Stage, hashes_below
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.profiles import get_profile
-from mlagent_lib.run import actors
+from mlagent_lib.run import agent
 from mlagent_lib.run import export_model as module
-from mlagent_lib.run.export_model import export_model, origin_of
-from mlagent_lib.run.model_card import UNKNOWN, Origin, model_card, results
+from mlagent_lib.run.export_model import UNKNOWN, Origin, export_model, model_card, origin_of
 from mlagent_lib.training.backends import POCKET
 
 WARNING = (
@@ -93,7 +92,7 @@ def test_an_exported_adapter_is_the_same_and_can_act(run, tmp_path):
         "README.md", "adapter_config.json", "adapter_model.safetensors", "training_manifest.json",
     ]  # fmt: skip
     assert str(POCKET) not in texts(out) and str(tmp_path) not in texts(out)
-    plan = actors.plan(str(out), get_profile("laptop"))  # `mlagent agent --policy my-adapter`
+    plan = agent.agent_spec(str(out), get_profile("laptop"))  # `mlagent agent --policy my-adapter`
     assert plan.adapter == out
     assert json.loads((out / "training_manifest.json").read_text())["stage"] == "03_grpo"
 
@@ -140,11 +139,13 @@ def test_a_card_shows_no_interval_that_is_not_known():
         "gain_pct": -1.25,
     }
     lost = dict.fromkeys(("gap_low", "gap_high", "gain_low", "gain_high"), float("nan"))
-    assert results(SimpleNamespace(results=[row | lost]))[-1] == "| rl | 2 held-in | 2 | 0.500 | -1.2 % |"
+
+    def lines(row):
+        return model_card(Origin("org/model", 4, 8, "ab", results=[row]), "adapter").splitlines()
+
+    assert "| rl | 2 held-in | 2 | 0.500 | -1.2 % |" in lines(row | lost)
     known = {"gap_low": 0.25, "gap_high": 0.75, "gain_low": -2.0, "gain_high": 0.0}
-    assert results(SimpleNamespace(results=[row | known]))[-1].endswith(
-        "0.500 [0.250, 0.750] | -1.2 % [-2.0, 0.0] |"
-    )
+    assert "| rl | 2 held-in | 2 | 0.500 [0.250, 0.750] | -1.2 % [-2.0, 0.0] |" in lines(row | known)
 
 
 def test_an_adapter_without_records_is_exported_and_its_card_says_so(run, tmp_path):

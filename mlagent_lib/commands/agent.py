@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from mlagent_lib.agents.server.accounting import Price, read_prices, told
+from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
+from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.files import append_jsonl
+from mlagent_lib.results.evaluated_agents import unequal_conditions
+from mlagent_lib.results.style import number
+from mlagent_lib.run import agent as acting
+from mlagent_lib.run.story import ends
 
 
 def call(arguments: argparse.Namespace) -> int:
     """Do what the arguments of ``mlagent agent`` say."""
-    from mlagent_lib.agents.server.accounting import read_prices, told
-    from mlagent_lib.run import agent_command as acting
-
     prices = read_prices(arguments.prices) if arguments.prices else {}
     if arguments.costs:
         if not prices:
@@ -27,10 +33,8 @@ def call(arguments: argparse.Namespace) -> int:
     if arguments.task:
         return _once(arguments, run, prices)
     lab = acting.open_run(arguments.out, arguments.profile, arguments.seed, policy=arguments.policy, run=run)
-    try:
+    with closing(lab):
         return _evaluate(arguments, run, prices, lab)
-    finally:
-        lab.close()
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -57,8 +61,6 @@ def _run_of(arguments: argparse.Namespace) -> Path | None:
 
 def _with_flags(arguments: argparse.Namespace, prices: dict, chosen: Any) -> dict:
     """Return the prices with those of the flags, which are of the policy's model."""
-    from mlagent_lib.agents.server.accounting import Price
-
     given = arguments.price_in, arguments.price_out
     if given == (None, None) and arguments.price_cached is None:
         return prices
@@ -71,18 +73,14 @@ def _with_flags(arguments: argparse.Namespace, prices: dict, chosen: Any) -> dic
 
 
 def _once(arguments: argparse.Namespace, run: Path | None, prices: dict) -> int:
-    from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
-    from mlagent_lib.core.files import append_jsonl
-    from mlagent_lib.run import actors
-    from mlagent_lib.run import agent_command as acting
-
-    profile = actors.profile_for(arguments.policy, run, arguments.profile)
-    chosen = actors.plan(arguments.policy, profile, coder=arguments.coder, run=run)
-    row = acting.act_once(
-        chosen, profile, arguments.task, sys.stdout, seed=arguments.seed or 0, index=arguments.index,
-        steps=arguments.steps, cache=ReplyCache(arguments.reply_cache or f"runs/{FOLDER}"),
-        prices=_with_flags(arguments, prices, chosen),
-    )  # fmt: skip
+    profile = acting.profile_for(arguments.policy, run, arguments.profile)
+    chosen = acting.agent_spec(arguments.policy, profile, coder=arguments.coder, run=run)
+    cache = ReplyCache(arguments.reply_cache or f"runs/{FOLDER}")
+    with acting.passing_lab(profile, arguments.seed or 0) as lab:
+        row = acting.act_once(
+            lab, chosen, arguments.task, sys.stdout, index=arguments.index, steps=arguments.steps,
+            cache=cache, prices=_with_flags(arguments, prices, chosen),
+        )  # fmt: skip
     if arguments.save:
         append_jsonl(arguments.save, row)
         print(f"trajectory appended to {arguments.save}")
@@ -90,17 +88,12 @@ def _once(arguments: argparse.Namespace, run: Path | None, prices: dict) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, run: Path | None, prices: dict, lab: Any) -> int:
-    from mlagent_lib.agents.server.reply_cache import ReplyCache
-    from mlagent_lib.core.artifacts import read_manifest
-    from mlagent_lib.results.evaluated_agents import unequal_conditions
-    from mlagent_lib.results.style import number
-    from mlagent_lib.run import actors
-    from mlagent_lib.run import agent_command as acting
-    from mlagent_lib.run.story import ends
+    from mlagent_lib.run import agent as acting
 
-    chosen = actors.plan(arguments.policy, lab.profile, coder=arguments.coder, run=run, name=arguments.name)
-    words = arguments.tasks
-    tasks = words[0] if len(words) == 1 and words[0] in ("all", "held-in", "held-out") else words
+    words = {"coder": arguments.coder, "run": run, "name": arguments.name}
+    chosen = acting.agent_spec(arguments.policy, lab.profile, **words)
+    named = arguments.tasks
+    tasks = named[0] if len(named) == 1 and named[0] in ("all", "held-in", "held-out") else named
     cache = ReplyCache(arguments.reply_cache) if arguments.reply_cache else None
     folder = acting.evaluate_agent(
         lab, chosen, tasks=tasks, k=arguments.k, steps=arguments.steps, err=sys.stderr, cache=cache,

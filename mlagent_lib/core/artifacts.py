@@ -83,6 +83,15 @@ def read_manifest(stage_dir: str | Path) -> dict | None:
     return manifest if is_whole and all(isinstance(manifest.get(key), dict) for key in _RECORDS) else None
 
 
+def read_record(path: str | Path) -> dict:
+    """Return the JSON object in a file, empty where there is none or it is damaged."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def stage_problem(stage_dir: str | Path, params: dict | None = None) -> str | None:
     """Return why a stage is not finished and intact, or None where it is.
 

@@ -29,7 +29,7 @@ from mlagent_lib.agents.server.accounting import CALLS, Ledger
 from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
 from mlagent_lib.agents.server.endpoint import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
-from mlagent_lib.core.artifacts import OWN_TASKS, RUN_RECORD, Stage
+from mlagent_lib.core.artifacts import OWN_TASKS, RUN_RECORD, Stage, read_record
 from mlagent_lib.core.errors import CoderError, ProfileError
 from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.parameters import checked
@@ -197,11 +197,8 @@ def _run_around(profile: str, seed: int, runs_dir: str, run_id: str) -> Path | N
     """
     here = Path.cwd()
     run = here.parent
-    try:
-        record = json.loads((run / RUN_RECORD).read_text(encoding="utf-8"))
-        is_same = here.name == "notebooks" and (record["profile"], record["seed"]) == (profile, seed)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    record = read_record(run / RUN_RECORD)
+    is_same = here.name == "notebooks" and (record.get("profile"), record.get("seed")) == (profile, seed)
     is_elsewhere = (
         (Path(runs_dir) / run_id / RUN_RECORD).exists() if runs_dir else run_id not in ("", run.name)
     )

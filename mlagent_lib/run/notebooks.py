@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import mlagent_lib
-from mlagent_lib.core.artifacts import NOTEBOOKS, OWN_TASKS, RUN_RECORD, stage_problem
+from mlagent_lib.core.artifacts import NOTEBOOKS, OWN_TASKS, RUN_RECORD, read_record, stage_problem
 from mlagent_lib.core.errors import ProfileError, RunError, TaskError
 from mlagent_lib.core.files import (
     FolderLock,
@@ -439,9 +439,8 @@ def _claim(run_dir: Path, identity: dict[str, Any]) -> None:
     """Write what the run is, or check that the existing run is the same one."""
     path = run_dir / RUN_RECORD
     record = {"schema": RUN_SCHEMA, **identity}
-    try:
-        existing = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # a damaged record is written again: the stages hold the proof
+    existing = read_record(path)
+    if not existing:  # a damaged record is written again: the stages hold the proof
         write_json(path, record)
         return
     for key, value in record.items():

@@ -13,13 +13,14 @@ import logging
 import time
 from itertools import islice
 from pathlib import Path
+from textwrap import fill
 
 from mlagent_lib.core.files import write_json, write_text
 from mlagent_lib.core.profiles import PretrainProfile
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.actions import Action, parse_action
 from mlagent_lib.environment.coder import parse_block_reply
-from mlagent_lib.run.model_card import TOKENIZER
+from mlagent_lib.training.backends.interface import TOKENIZER_NOTE
 from mlagent_lib.training.corpus import examples
 
 log = logging.getLogger("mlagent.pretrain")
@@ -258,7 +259,7 @@ language model**: outside the edit catalogue of the pocket suite it knows nothin
 
 Rebuild: `mlagent pretrain --out DIR` (seed {profile.seed}). The figures above come from `measured.json`.
 {note}
-{TOKENIZER.format(rules="Qwen's")}
+{fill(TOKENIZER_NOTE.format(rules="Qwen's"), 110)}
 """
     write_text(out / "README.md", text)
 

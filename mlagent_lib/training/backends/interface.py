@@ -182,6 +182,12 @@ def device_and_precision(loading: Loading) -> tuple[str, str]:
     return device, resolve_precision(loading.precision, device=device, has_bfloat16=has_bfloat16)
 
 
+TOKENIZER_NOTE = (
+    "Load the tokenizer with `PreTrainedTokenizerFast.from_pretrained`: `AutoTokenizer` of Transformers 5 "
+    "would replace its splitting rules by {rules}."
+)
+
+
 def load_tokenizer(path: str):
     """Return the tokenizer of a model, padding on the left, its end token the one that ends a turn.
 
