@@ -23,7 +23,7 @@ from mlagent_lib.core.errors import MlagentError, TaskError
 from mlagent_lib.environment.coder import Coder
 from mlagent_lib.environment.env import MAX_STEPS, Environment
 from mlagent_lib.reward import FORMS, reward_of
-from mlagent_lib.tasks.task import list_tasks, load_task
+from mlagent_lib.tasks.registry import find_task, list_tasks
 
 NAMESPACE = "mlagent"
 
@@ -65,7 +65,7 @@ class TaskEnvironment(Environment):
             raise MlagentError(
                 f"reward form {reward!r} is unknown", cure=f"choose None or one of {', '.join(FORMS)}"
             )
-        found = load_task(task)
+        found = find_task(task)
         if reward is not None and not ("feedback" in found.baseline and "feedback" in found.best):
             raise TaskError(
                 f"task {found.name!r} states no score of its starter or no best score, so that a step has no "
@@ -105,7 +105,7 @@ def register_folder(folder: str | Path) -> str:
     Raises:
         TaskError: It is no task folder, or its name cannot be part of a Gymnasium name.
     """
-    task = load_task(Path(folder).resolve())
+    task = find_task(Path(folder).resolve())
     try:
         return _register(task.name, str(task.folder))
     except gymnasium.error.Error as error:

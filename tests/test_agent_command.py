@@ -523,7 +523,7 @@ def shown(task, step, out=None, calls=()) -> str:
 
 @pytest.fixture
 def task(place):
-    return labs.load_task(place / TASK)
+    return labs.find_task(place / TASK)
 
 
 def test_colour_on_a_terminal_only_and_not_where_it_is_unwanted(task, monkeypatch):

@@ -22,7 +22,7 @@ from mlagent_lib.results.arm_figures import build
 from mlagent_lib.results.arms import RAW, load, manifest_of
 from mlagent_lib.results.claims import NOT_TESTABLE, TOO_FEW
 from mlagent_lib.tasks import grading
-from mlagent_lib.tasks.task import load_task
+from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.training import grpo, scoring
 from mlagent_lib.training.grpo import _Recorder
 
@@ -185,7 +185,7 @@ def test_what_is_gathered_is_what_the_units_wrote(made, gathered):
     lines = found["trajectories"]
     assert lines.groupby("who").size().to_dict() == {"base": 16, "rl-from-base": 2}  # 8 and 1 of two tasks
     for line, row in zip(lines.to_dict("records"), wanted, strict=True):
-        task = load_task(row["task"])
+        task = find_task(row["task"])
         init, best = task.baseline["report"], task.best["report"]
         assert line["gap_closed"] == pytest.approx((row["final"]["report_last"] - init) / (best - init))
         assert (line["task"], line["split"], line["steps"]) == (row["task"], row["split"], len(row["steps"]))

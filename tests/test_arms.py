@@ -42,7 +42,7 @@ from mlagent_lib.environment.step import start_state
 from mlagent_lib.results.claims import REWARD_PARTS, TASK_COUNTS
 from mlagent_lib.reward import FORMS
 from mlagent_lib.run.lab import Lab, chosen_ideas, ideas_for
-from mlagent_lib.tasks.task import list_tasks, load_task
+from mlagent_lib.tasks.registry import find_task, list_tasks
 
 # Arms as data -----------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ def test_the_subsets_of_tasks_are_nested_and_held_in():
     three, six = (get_arm(name).tasks for name in ("tasks-3", "tasks-6"))
     assert set(three) < set(six) < held_in
     assert (len(set(three)), len(set(six)), len(held_in)) == (3, 6, 9)
-    kinds = [Counter(load_task(name).modality for name in names) for names in (three, six)]
+    kinds = [Counter(find_task(name).modality for name in names) for names in (three, six)]
     assert kinds == [{"image": 1, "tabular": 1, "text": 1}, {"image": 2, "tabular": 3, "text": 1}]
 
 

@@ -65,9 +65,9 @@ def test_hidden_labels_are_part_of_the_data(task):
 
 
 def write_task_again(task):
-    from mlagent_lib.tasks.task import load_task
+    from mlagent_lib.tasks.registry import find_task
 
-    return load_task(task.folder)
+    return find_task(task.folder)
 
 
 def test_history_scores_and_place_are_not_part_of_the_key(task, tmp_path):

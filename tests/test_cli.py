@@ -149,12 +149,12 @@ def test_tasks_list_shows_all_nineteen(capsys):
 
 
 def test_tasks_show_tells_what_the_agent_is_asked(capsys):
-    from mlagent_lib.tasks.task import list_tasks, load_task
+    from mlagent_lib.tasks.registry import find_task, list_tasks
 
     name = list_tasks("held-in")[0]
     assert cli.main(["tasks", "show", name]) == 0
     text = capsys.readouterr().out
-    assert load_task(name).research_problem in text and "limits of a script" in text
+    assert find_task(name).research_problem in text and "limits of a script" in text
 
 
 def test_tasks_check_of_a_broken_folder_fails_with_one_message(tmp_path, capsys):

@@ -12,7 +12,7 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.actions import ACTIONS, Action, parse_action
 from mlagent_lib.environment.coder import parse_block_reply
 from mlagent_lib.tasks.pocket import catalogue
-from mlagent_lib.tasks.task import list_tasks
+from mlagent_lib.tasks.registry import list_tasks
 from mlagent_lib.training import corpus
 
 SUITE = frozenset(list_tasks())

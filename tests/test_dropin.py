@@ -18,7 +18,7 @@ from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.environment.step import run_steps, start_state
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.tasks.task import load_task
+from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.training.dropin import StepRewardFunc, states_dataset, step_reward_func
 
 
@@ -147,7 +147,7 @@ def test_the_script_of_the_readme_trains(repository, tmp_path, monkeypatch):
     trl = pytest.importorskip("trl")
     script = script_of((repository / "mlagent_lib" / "training" / "README.md").read_text(encoding="utf-8"))
     assert script and len([line for line in script.splitlines() if line.strip()]) <= 12
-    task = load_task("pocket-forests")
+    task = find_task("pocket-forests")
     with toolbox() as tools:
         jobs = [Job(task, "expert", index, 0) for index in range(3)]
         rows = run_trajectories(jobs, Says(), tools, max_steps=1)

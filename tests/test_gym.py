@@ -19,7 +19,7 @@ from mlagent_lib.agents import toolbox as toolboxes
 from mlagent_lib.core.errors import EndpointError, IsolationError, MlagentError, TaskError
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.gym import TaskEnvironment, register_folder
-from mlagent_lib.tasks.task import list_tasks
+from mlagent_lib.tasks.registry import list_tasks
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_pay_or_be_named(tmp_path):
 
 def test_a_task_without_scores_has_no_reward(tmp_path, fake, monkeypatch):
     task = replace(write_task(tmp_path / "a"), best={})
-    monkeypatch.setattr(mlagent_lib.gym, "load_task", lambda _: task)
+    monkeypatch.setattr(mlagent_lib.gym, "find_task", lambda _: task)
     with pytest.raises(TaskError, match="no best score, so that a step has no reward.* reward=None"):
         TaskEnvironment("a")
     env = TaskEnvironment("a", reward=None)

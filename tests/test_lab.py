@@ -54,7 +54,7 @@ def test_the_toolbox_shares_runner_cache_tasks_and_the_profiles_format(lab):
 
 
 def test_tasks_by_choice(lab, monkeypatch):
-    monkeypatch.setattr(labs, "load_task", lambda name: name)
+    monkeypatch.setattr(labs, "find_task", lambda name: name)
     assert [len(lab.tasks(choice)) for choice in ("all", "held-in", "held-out")] == [19, 9, 10]
     assert lab.tasks([NAME]) == [lab.task(NAME)]
     (scale,) = lab.scales()

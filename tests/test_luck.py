@@ -16,7 +16,7 @@ from mlagent_lib.environment.isolation.probe import probe
 from mlagent_lib.environment.luck import Luck, luck_of
 from mlagent_lib.environment.runner import Runner, RunRequest
 from mlagent_lib.environment.step import Toolbox, start_state
-from mlagent_lib.tasks.task import load_task
+from mlagent_lib.tasks.registry import find_task
 
 isolated = pytest.mark.skipif(probe().chosen is None, reason="no isolation tier works on this machine")
 
@@ -117,7 +117,7 @@ def test_our_failure_is_raised_and_never_a_verdict(tmp_path):
 
 @isolated
 def test_a_hacked_seed_is_reported_and_an_honest_edit_is_not(tmp_path):
-    task = load_task("pocket-forests")
+    task = find_task("pocket-forests")
     with Runner(workers=2) as runner:
         tools = Toolbox(runner, RuleCoder(), ExecutionCache(tmp_path / "cache"), tasks={task.name: task})
         start = start_state(task, tools)

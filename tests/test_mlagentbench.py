@@ -31,7 +31,7 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import Runner, RunRequest, probe
 from mlagent_lib.environment.step import run_step, run_steps, start_state, task_request
 from mlagent_lib.results.evaluation import TaskScale, task_table, trajectory_table
-from mlagent_lib.tasks import contents
+from mlagent_lib.tasks import env_folder
 from mlagent_lib.tasks.check import check_task
 from mlagent_lib.tasks.foreign import grader as foreign_grader
 from mlagent_lib.tasks.foreign import known_tasks, mlagentbench, old_code
@@ -133,29 +133,30 @@ def make(root: Path, files: dict[str, bytes | str]) -> Path:
 
 
 def test_what_is_copied_and_what_is_linked(tmp_path):
-    big, small = "x" * (contents.LARGEST_READ_ONLY + 1), "x"
+    big, small = "x" * (env_folder.LARGEST_READ_ONLY + 1), "x"
     env = make(tmp_path / "env", {
-        "train.py": "pass", "locked.csv": big, "open.csv": big, "huge.csv": "x" * (contents.LARGEST_TEXT + 1),
+        "train.py": "pass", "locked.csv": big, "open.csv": big, 
+        "huge.csv": "x" * (env_folder.LARGEST_TEXT + 1),
         "weights.bin": b"\0\1", "src/model.py": "pass", "src/table.npy": b"\0", "texts/1.txt": small,
-        "data/train.csv": small, **{f"many/{i}.txt": small for i in range(contents.MOST_IN_FOLDER + 1)},
+        "data/train.csv": small, **{f"many/{i}.txt": small for i in range(env_folder.MOST_IN_FOLDER + 1)},
         "src/__pycache__/model.pyc": b"\0", "submission.csv": big,
     })  # fmt: skip
-    files, links = contents.divide(env, ("./locked.csv",))
+    files, links = env_folder.divide(env, ("./locked.csv",))
     assert sorted(files) == ["open.csv", "src/model.py", "texts/1.txt", "train.py"]
     assert links == ("data", "huge.csv", "locked.csv", "many", "src/table.npy", "weights.bin")
 
 
 def test_a_folder_with_many_texts_stays_small_and_keeps_its_code(tmp_path):
     many = {f"note{i}.txt": "x" * i for i in range(60)}
-    files, links = contents.divide(make(tmp_path, {"train.py": "p" * 99, **many}), ())
-    assert len(files) == contents.MOST_FILES and "train.py" in files and "note59.txt" in links
-    large = {f"t{i}.csv": "x" * contents.LARGEST_TEXT for i in range(6)}
-    files, links = contents.divide(make(tmp_path / "large", {"train.py": "pass", **large}), ())
-    assert sum(map(len, files.values())) <= contents.MOST_BYTES and len(links) == 3
+    files, links = env_folder.divide(make(tmp_path, {"train.py": "p" * 99, **many}), ())
+    assert len(files) == env_folder.MOST_FILES and "train.py" in files and "note59.txt" in links
+    large = {f"t{i}.csv": "x" * env_folder.LARGEST_TEXT for i in range(6)}
+    files, links = env_folder.divide(make(tmp_path / "large", {"train.py": "pass", **large}), ())
+    assert sum(map(len, files.values())) <= env_folder.MOST_BYTES and len(links) == 3
 
 
 def test_pocket_folders_have_no_links_beside_data(tmp_path):
-    files, links = contents.divide(make(tmp_path, {"train.py": "pass", "data/a.csv": "1"}), ("data/*",))
+    files, links = env_folder.divide(make(tmp_path, {"train.py": "pass", "data/a.csv": "1"}), ("data/*",))
     assert list(files) == ["train.py"] and links == ()
 
 

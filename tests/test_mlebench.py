@@ -38,7 +38,7 @@ from mlagent_lib.tasks.foreign.mlebench_starter import make_starter
 from mlagent_lib.tasks.foreign.standin import mlebench as standin
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.pocket.measure import Ran, run_trusted
-from mlagent_lib.tasks.task import load_task
+from mlagent_lib.tasks.registry import find_task
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def imported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def task(imported):
-    return load_task(imported[0])
+    return find_task(imported[0])
 
 
 def unused(task, files):
@@ -143,7 +143,7 @@ def test_check_finds_nothing_to_complain_about(imported, capsys):
 
 
 def broken(folder):
-    return {finding.rule: finding for finding in check_task(load_task(folder)) if not finding.ok}
+    return {finding.rule: finding for finding in check_task(find_task(folder)) if not finding.ok}
 
 
 @pytest.fixture

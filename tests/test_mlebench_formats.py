@@ -21,7 +21,8 @@ from mlagent_lib.tasks.foreign.mlebench_starter import make_starter
 from mlagent_lib.tasks.foreign.standin import mlebench as standin
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.pocket.measure import Ran, run_trusted
-from mlagent_lib.tasks.task import Task, load_task
+from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.tasks.task import Task
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_relative_place_works(source, tmp_path, monkeypatch, out):
     made = import_competition("made", Path(out), source, execute=answering(sample))
     assert made.folder == (tmp_path / out).resolve() and made.grader.script.is_file()
     monkeypatch.chdir("/")
-    assert grade(load_task(made.folder), sample.to_csv(index=False).encode()) == made.baseline["feedback"]
+    assert grade(find_task(made.folder), sample.to_csv(index=False).encode()) == made.baseline["feedback"]
     card = yaml.safe_load((made.folder / "task.yaml").read_text())
     assert card["grader"]["script"] == "scripts/grade.py"
 

@@ -31,14 +31,15 @@ from mlagent_lib.results.paper.numbers import initial_scores, paper_table
 from mlagent_lib.tasks.check import check_task
 from mlagent_lib.tasks.grading import read_labels
 from mlagent_lib.tasks.metrics import get_metric
-from mlagent_lib.tasks.paper import build, fetch, readers, splitting
+from mlagent_lib.tasks.paper import build, fetch, readers, writing
 from mlagent_lib.tasks.paper.archives import DamagedArchive, Files, check_disk, disk_full, unpack
 from mlagent_lib.tasks.paper.build import best_known, prepare_paper_task
 from mlagent_lib.tasks.paper.fetch import Client, Interrupted, choose_client, explain
 from mlagent_lib.tasks.paper.logins import find_login
 from mlagent_lib.tasks.paper.recipes import RECIPES, paper_task_lines, recipe, rough_size
 from mlagent_lib.tasks.pocket.measure import Ran, run_trusted
-from mlagent_lib.tasks.task import load_task
+from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.tasks.splits import deal
 
 NAMES = [found.name for found in RECIPES]
 SECRET = "KGAT_5f2a-secret-value"
@@ -169,7 +170,7 @@ def isolated():
 )
 def test_three_tasks_pass_the_whole_check_in_the_isolated_runner(name, tmp_path, isolated):
     task = prepared(name, tmp_path, execute=isolated)
-    findings = check_task(load_task(task.folder), isolated)
+    findings = check_task(find_task(task.folder), isolated)
     assert [finding for finding in findings if not finding.ok] == []
     assert {"the starter reproduces its stated score", "the starter leaves memory for better scripts"} <= {
         finding.rule for finding in findings
@@ -185,7 +186,7 @@ def test_the_command_prepares_a_task_that_was_downloaded_by_hand(tmp_path, capsy
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     assert "accuracy, higher is better" in said and "given by the user: a leaderboard" in said
-    findings = check_task(load_task("paper/spaceship-titanic"), isolated)
+    findings = check_task(find_task("paper/spaceship-titanic"), isolated)
     assert [finding for finding in findings if not finding.ok] == []
 
 
@@ -357,24 +358,24 @@ def test_a_sample_of_a_long_table_is_uniform_and_keeps_its_order(tmp_path, monke
 def test_dealing_keeps_classes_in_proportion_and_groups_whole():
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 7, 700)
-    part = splitting.deal(classes, None, (6, 2, 2), rng)
+    part = deal(classes, (6, 2, 2), rng)
     for key in range(7):
         share = np.bincount(part[classes == key], minlength=3) / (classes == key).sum()
         assert np.abs(share - [0.6, 0.2, 0.2]).max() < 0.03
     groups = rng.integers(0, 90, 700)
-    part = splitting.deal(classes, groups, (6, 2, 2), rng)
+    part = deal(classes, (6, 2, 2), rng, groups)
     assert all(len(set(part[groups == key])) == 1 for key in range(90))
     assert np.abs(np.bincount(part) / 700 - [0.6, 0.2, 0.2]).max() < 0.03
 
 
 def test_classes_with_one_row_go_to_all_sets():
-    part = splitting.deal(np.arange(100), None, (6, 2, 2), np.random.default_rng(1))
+    part = deal(np.arange(100), (6, 2, 2), np.random.default_rng(1))
     assert np.bincount(part).tolist() == [60, 20, 20]
 
 
 def test_an_empty_set_is_refused():
     with pytest.raises(TaskError, match="the report set would be empty"):
-        splitting.demand(np.array([0, 0, 1]), "x")
+        writing.demand(np.array([0, 0, 1]), "x")
 
 
 # ---------------------------------------------------------------- the best known score
@@ -408,8 +409,8 @@ def test_a_starter_that_is_perfect_leaves_no_task():
 @pytest.mark.parametrize(
     ("ran", "words"),
     [
-        (Ran("timeout", "", 120.0), "timeout, no output"),
-        (Ran("error", "Traceback\nNameError: x", 0.1), "error, NameError: x"),
+        (Ran("timeout", "", 120.0), "timeout: no output"),
+        (Ran("error", "Traceback\nNameError: x", 0.1), "error: NameError: x"),
         (Ran("ok", "", 0.1), "cannot be scored .missing"),
     ],
 )
@@ -514,7 +515,7 @@ def test_both_clients_bring_a_task_to_the_command_line(client, code, login, tmp_
     assert cli.main(["tasks", "prepare", f"paper/{found.name}"]) == 0
     said = capfd.readouterr()
     assert "starter" in said.out and "proxy" in said.out and SECRET not in said.out + said.err
-    task = load_task(f"paper/{found.name}")
+    task = find_task(f"paper/{found.name}")
     assert task.folder == (tmp_path / "home" / "paper" / found.name).resolve()
     for path in (tmp_path / "home").rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
@@ -999,7 +1000,7 @@ def test_a_7z_needs_py7zr_and_is_read_with_it(tmp_path, monkeypatch):
     assert train["inc_angle"].isna().any() and train["inc_angle"].notna().any()
     with pytest.raises(DamagedArchive):
         prepared(name, tmp_path, contents | {"train.json.7z": b"xx"}, execute=without_starter, again=True)
-    assert load_task(task.folder).name == name  # the task that was there stays
+    assert find_task(task.folder).name == name  # the task that was there stays
 
 
 def test_a_folder_that_was_unpacked_by_hand_works_as_well(tmp_path):

@@ -11,15 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlagent_lib.tasks import folder as task_folder
+from mlagent_lib.tasks import frames, splits
 from mlagent_lib.tasks.check import check_task, gold_submission
 from mlagent_lib.tasks.grading import grade, read_labels
-from mlagent_lib.tasks.pocket import cards, frames, sources, suite, writing
-from mlagent_lib.tasks.pocket.cards import CARDS
+from mlagent_lib.tasks.pocket import cards, sources, suite, writing
+from mlagent_lib.tasks.pocket.cards import CARDS, FACTS
 from mlagent_lib.tasks.pocket.catalogue import AXES, edits, read_block, replace_block
-from mlagent_lib.tasks.pocket.facts import FACTS
 from mlagent_lib.tasks.pocket.measure import restate, run_trusted
-from mlagent_lib.tasks.pocket.suite import SCORES, build_suite, ensure_suite, normalised_rows
-from mlagent_lib.tasks.task import checksums, load_task
+from mlagent_lib.tasks.pocket.suite import SCORES, build_suite, ensure_suite
+from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.tasks.splits import normalised_rows
+from mlagent_lib.tasks.task import checksums
 
 NAMES = [spec.name for spec in CARDS]
 PAPER_METRICS = {
@@ -43,11 +46,11 @@ def built(tmp_path_factory):
 
 @pytest.fixture(params=NAMES)
 def task(request, built):
-    return load_task(built / request.param)
+    return find_task(built / request.param)
 
 
 def test_the_doctests_hold():
-    for module in (cards, frames, sources, suite, writing):
+    for module in (cards, frames, sources, splits, suite, writing):
         assert doctest.testmod(module).failed == 0
 
 
@@ -134,7 +137,7 @@ def test_prepare_rebuilds_the_data(built, tmp_path):
 
 
 def test_eval_scores_a_folder_on_the_report_labels(built, tmp_path):
-    task = load_task(built / "pocket-visits")
+    task = find_task(built / "pocket-visits")
     (tmp_path / "submission.csv").write_bytes(gold_submission(task, spoiled=0.3))
     spec = importlib.util.spec_from_file_location("task_eval", task.folder / "scripts" / "eval.py")
     module = importlib.util.module_from_spec(spec)
@@ -155,7 +158,7 @@ def test_eval_scores_a_folder_on_the_report_labels(built, tmp_path):
     ],
 )
 def test_starters_reproduce_their_stated_scores(built, name):
-    findings = check_task(load_task(built / name), run_trusted)
+    findings = check_task(find_task(built / name), run_trusted)
     assert [finding for finding in findings if not finding.ok] == []
 
 
@@ -207,10 +210,10 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_scores_are_measured_again_where_the_files_differ(tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "_request", lambda spec, limits: "Another request.")
+    monkeypatch.setattr(task_folder, "_request", lambda spec: "Another request.")
     assert build_suite(tmp_path, ["pocket-ballots"]) == ["pocket-ballots"]
     restate(tmp_path, ["pocket-ballots"])
-    task = load_task(tmp_path / "pocket-ballots")
+    task = find_task(tmp_path / "pocket-ballots")
     record = json.loads(SCORES.read_text())["tasks"]["pocket-ballots"]
     for name in ("feedback", "report"):
         assert task.baseline[name] == pytest.approx(record["baseline"][name], abs=0.02)

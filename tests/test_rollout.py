@@ -35,7 +35,7 @@ from mlagent_lib.environment.step import run_step, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import TaskScale, trajectory_table
 from mlagent_lib.reward import reward_of
-from mlagent_lib.tasks.task import load_task
+from mlagent_lib.tasks.registry import find_task
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_a_step_records_the_file_that_was_edited(tmp_path):
     folder = Path(write_task(tmp_path / "tasks").folder)
     (folder / "env" / "model.py").write_text(TRAIN.replace("n_neighbors=40", "n_neighbors=7"))
     says = Says(edit("Use 8 nearest neighbours.", "model.py", "model.py"), final())
-    (row,) = run_trajectories([Job(load_task(folder), "x", 0, 0)], says, make_tools(tmp_path), max_steps=5)
+    (row,) = run_trajectories([Job(find_task(folder), "x", 0, 0)], says, make_tools(tmp_path), max_steps=5)
     edited, last = row["steps"]
     assert "n_neighbors=7)" in edited["script_before"] and "n_neighbors=8)" in edited["script_after"]
     assert (edited["outcome"], edited["score_after"]) == ("edited", 5.0)  # train.py does not read it here

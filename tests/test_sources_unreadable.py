@@ -8,7 +8,7 @@ import pytest
 
 from mlagent_lib.environment.runner import Runner, RunRequest, probe
 from mlagent_lib.tasks.pocket.sources import bundled_folders
-from mlagent_lib.tasks.task import list_tasks, load_task
+from mlagent_lib.tasks.registry import find_task, list_tasks
 
 SCRIPT = """
 import json
@@ -57,7 +57,7 @@ def test_no_file_with_real_rows_can_be_opened(tier):
     names = source_files()
     known = {"digits.csv.gz", "china.jpg", "topics.py", "anes96.csv", "randhie.csv"}
     assert len(names) > 50 and known <= {name.rsplit("/", 1)[-1] for name in names}
-    names += [str(path) for task in list_tasks() for path in load_task(task).labels_dir.glob("*.csv")]
+    names += [str(path) for task in list_tasks() for path in find_task(task).labels_dir.glob("*.csv")]
     files = {"look.py": SCRIPT, "load.py": LOADERS, "names.json": json.dumps(names)}
     files = {name: text.encode() for name, text in files.items()}
     with Runner(workers=1, tier=tier) as runner:

@@ -32,7 +32,7 @@ from mlagent_lib.environment.runner import Runner
 from mlagent_lib.environment.step import Toolbox, run_step, run_steps, start_state, visible_metric
 from mlagent_lib.reward import step_reward
 from mlagent_lib.tasks.grading import grade
-from mlagent_lib.tasks.task import load_task
+from mlagent_lib.tasks.registry import find_task
 
 SAVED = "The edited file is saved to train.py.\n"
 
@@ -367,7 +367,7 @@ def wide(tmp_path):
     (folder / "lib" / "model.py").write_text("N = 1  # shift=0\n")
     (folder / "config.yaml").write_text("size: 1  # shift=0\n")
     tools = make_tools(tmp_path, FakeRunner(from_the_module), LastWord())
-    return start_state(load_task(tmp_path / "tasks" / NAME), tools), tools
+    return start_state(find_task(tmp_path / "tasks" / NAME), tools), tools
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_the_tasks_own_starter_is_the_entry_script(tmp_path):
     (folder / "env" / "main.py").write_text(WHOLE)
     (folder / "task.yaml").write_text(CARD + "starter: main.py\n")
     tools = make_tools(tmp_path, FakeRunner(from_the_module), LastWord())
-    start = start_state(load_task(folder), tools)
+    start = start_state(find_task(folder), tools)
     made = run_step(start, edit("shift to -32", "train.py"), tools)
     assert {request.script for request in tools.runner.requests} == {"main.py"}
     assert (start.score, made.score_after) == (5.0, 5.0)
@@ -439,7 +439,7 @@ def test_a_state_of_other_data_is_unscored(start, tools):
 def test_a_task_is_read_once(start, tools, monkeypatch):
     reads = []
     monkeypatch.setattr(
-        stepping, "load_task", lambda name, home: reads.append(name) or load_task(home / name)
+        stepping, "find_task", lambda name, home: reads.append(name) or find_task(home / name)
     )
     fresh = replace(tools, tasks={})
     run_steps([(start, neighbours(n)) for n in range(2, 12)], fresh)
@@ -535,7 +535,7 @@ def test_a_real_edit_of_a_real_pocket_task_is_isolated_scored_and_remembered(tmp
     from mlagent_lib.environment.cache import ExecutionCache
     from mlagent_lib.environment.coder import RuleCoder
 
-    task = load_task("pocket-digits")
+    task = find_task("pocket-digits")
     with Runner(workers=1) as runner:
         tools = Toolbox(runner, RuleCoder(), ExecutionCache(tmp_path))
         start = start_state(task, tools)

@@ -12,13 +12,14 @@ import yaml
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.limits import Limits
-from mlagent_lib.tasks import check, contract
+from mlagent_lib.tasks import check, contract, registry
 from mlagent_lib.tasks import task as task_module
 from mlagent_lib.tasks.check import check_task
 from mlagent_lib.tasks.foreign import check_grader
 from mlagent_lib.tasks.pocket.measure import Ran, run_trusted
 from mlagent_lib.tasks.pocket.suite import build_suite
-from mlagent_lib.tasks.task import list_tasks, load_task
+from mlagent_lib.tasks.registry import find_task, list_tasks
+from mlagent_lib.tasks.task import load_task
 
 NAME = "pocket-ballots"
 
@@ -37,7 +38,7 @@ def folder(built, tmp_path):
 
 
 def broken(folder, execute=None, **changes):
-    task = dataclasses.replace(load_task(folder), **changes)
+    task = dataclasses.replace(find_task(folder), **changes)
     return {finding.rule for finding in check_task(task, execute) if not finding.ok}
 
 
@@ -49,12 +50,12 @@ def edit_card(folder, **changes):
 
 
 def test_the_doctests_hold():
-    assert doctest.testmod(task_module).failed == 0
+    assert doctest.testmod(task_module).failed == doctest.testmod(registry).failed == 0
     assert doctest.testmod(check).failed == 0
 
 
 def test_a_card_becomes_a_task(built):
-    task = load_task(built)
+    task = find_task(built)
     assert (task.name, task.modality, task.kind, task.metric) == (NAME, "tabular", "label", "accuracy")
     assert (
         task.greater_is_better and task.split == "held-in" and task.paper_task.startswith("spaceship-titanic")
@@ -68,13 +69,13 @@ def test_a_card_becomes_a_task(built):
 
 
 def test_names_are_looked_up_in_a_home(built):
-    assert load_task(NAME, home=built.parent).folder == load_task(built).folder
+    assert find_task(NAME, home=built.parent).folder == find_task(built).folder
 
 
 def test_the_digest_follows_data_and_scripts(folder):
-    before = load_task(folder).digest
+    before = find_task(folder).digest
     (folder / "env" / "data" / "train.csv").open("a").write("\n")
-    assert load_task(folder).digest != before
+    assert find_task(folder).digest != before
 
 
 def test_the_lists_cover_the_papers_tasks():
@@ -85,17 +86,17 @@ def test_the_lists_cover_the_papers_tasks():
 
 def test_an_unknown_name_tells_the_known_ones(tmp_path):
     with pytest.raises(TaskError, match="pocket-digits"):
-        load_task("pocket-digit")
+        find_task("pocket-digit")
     with pytest.raises(TaskError, match="no task folder"):
-        load_task(tmp_path / "nowhere")
+        find_task(tmp_path / "nowhere")
     with pytest.raises(TaskError, match="env/ is missing"):
-        load_task(tmp_path)
+        find_task(tmp_path)
 
 
 def test_a_foreign_folder_needs_direction_and_limits(folder):
     (folder / "task.yaml").unlink()
     with pytest.raises(TaskError, match="greater_is_better"):
-        load_task(folder)
+        find_task(folder)
     with pytest.raises(TaskError, match="limits"):
         load_task(folder, greater_is_better=True)
     task = load_task(folder, greater_is_better=False, limits=Limits(seconds=5), metric="loss")
@@ -115,24 +116,24 @@ def test_a_foreign_folder_needs_direction_and_limits(folder):
 def test_a_wrong_card_is_refused_with_its_cure(folder, changes, words):
     edit_card(folder, **changes)
     with pytest.raises(TaskError, match=words) as error:
-        load_task(folder)
+        find_task(folder)
     assert error.value.cure
 
 
 def test_a_card_that_is_no_yaml_is_refused(folder):
     (folder / "task.yaml").write_text("a: [")
     with pytest.raises(TaskError, match="not valid YAML"):
-        load_task(folder)
+        find_task(folder)
 
 
 def test_data_and_binary_files_are_no_workspace_text(folder):
     (folder / "env" / "weights.bin").write_bytes(b"\0\1")
     (folder / "env" / "data" / "more.txt").write_text("x")
-    assert set(load_task(folder).env_files()) == {"train.py", "data_description.txt"}
+    assert set(find_task(folder).env_files()) == {"train.py", "data_description.txt"}
 
 
 def test_a_sound_folder_has_no_broken_rule(built):
-    findings = check_task(load_task(built), run_trusted)
+    findings = check_task(find_task(built), run_trusted)
     assert [finding for finding in findings if not finding.ok] == []
     assert len(findings) >= 18
 
@@ -200,20 +201,20 @@ def test_a_bad_starter_is_found(built, ran, rule):
 
 
 def test_a_wrong_stated_score_is_found(built):
-    task = load_task(built)
+    task = find_task(built)
     stated = {name: value + 0.1 for name, value in task.baseline.items()}
     assert "the starter reproduces its stated score" in broken(built, run_trusted, baseline=stated)
 
 
 def test_a_best_score_that_is_none_is_found(built):
-    task = load_task(built)
+    task = find_task(built)
     assert "the best known score beats the starter's" in broken(built, best=dict(task.baseline))
 
 
 def test_every_finding_tells_where_and_what_to_do(built):
-    for finding in check_task(load_task(built)):
+    for finding in check_task(find_task(built)):
         assert finding.rule and finding.where and finding.cure
-    assert np.all([finding.message for finding in check_task(load_task(built))])
+    assert np.all([finding.message for finding in check_task(find_task(built))])
 
 
 def test_the_table_of_rules_is_that_of_the_checks():

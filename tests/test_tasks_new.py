@@ -21,16 +21,17 @@ from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.runner import Runner, RunRequest
 from mlagent_lib.environment.step import Toolbox
+from mlagent_lib.tasks import splits
 from mlagent_lib.tasks.check import check_task, gold_submission, table_bytes
 from mlagent_lib.tasks.grading import grade, read_labels
-from mlagent_lib.tasks.own import cells, columns, leaks, read, score, split, target, wish
+from mlagent_lib.tasks.own import cells, columns, leaks, read, score, spec, split, target
 from mlagent_lib.tasks.own.make import make_task
-from mlagent_lib.tasks.own.wish import Wish
+from mlagent_lib.tasks.own.spec import OwnSpec
+from mlagent_lib.tasks.pocket.cards import FACTS
 from mlagent_lib.tasks.pocket.catalogue import AXES, edits, read_block
-from mlagent_lib.tasks.pocket.facts import FACTS
 from mlagent_lib.tasks.pocket.measure import Ran
-from mlagent_lib.tasks.pocket.suite import normalised_rows
-from mlagent_lib.tasks.task import load_task
+from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.tasks.splits import normalised_rows
 
 ROWS = 300
 PATIENCE = 120.0  # seconds for a script that needs a tenth of one: a busy machine must not fail a test
@@ -75,18 +76,20 @@ def never(task, files):
     raise AssertionError("a table that is refused runs nothing")
 
 
-def wish_for(folder, table, answer, metric, **changes):
-    """Return a wish for one answer of a table, the other answers dropped."""
+def spec_for(folder, table, answer, metric, **changes):
+    """Return a spec for one answer of a table, the other answers dropped."""
     path = folder / "own.csv"
     table.to_csv(path, index=False)
     others = tuple(name for name in ANSWERS if name in table and name != answer)
-    return dataclasses.replace(Wish("mine", path, answer, metric, drop=others, seconds=PATIENCE), **changes)
+    return dataclasses.replace(
+        OwnSpec("mine", path, answer, metric, drop=others, seconds=PATIENCE), **changes
+    )
 
 
 def refused(folder, table, answer="left", metric="auc", execute=never, **changes):
     """Return the message of the refusal; nothing may be left of the task."""
     with pytest.raises(TaskError) as error:
-        make_task(wish_for(folder, table, answer, metric, **changes), folder / "made" / "mine", execute)
+        make_task(spec_for(folder, table, answer, metric, **changes), folder / "made" / "mine", execute)
     assert error.value.cure
     assert not (folder / "made").exists() or not list((folder / "made").iterdir())
     return str(error.value)
@@ -125,8 +128,8 @@ CASES = {
 def test_a_table_becomes_a_checked_task_that_the_expert_works_on(metric, tmp_path, execute):
     answer, kind, best = CASES[metric]
     table = own_table()
-    made = make_task(wish_for(tmp_path, table, answer, metric, best=best), tmp_path / "mine", execute)
-    task = load_task(tmp_path / "mine")
+    made = make_task(spec_for(tmp_path, table, answer, metric, best=best), tmp_path / "mine", execute)
+    task = find_task(tmp_path / "mine")
     assert made.task == task
     assert [finding for finding in check_task(task, execute) if not finding.ok] == []
     assert (task.name, task.modality, task.kind, task.metric) == ("mine", "tabular", kind, metric)
@@ -146,7 +149,7 @@ def test_a_table_becomes_a_checked_task_that_the_expert_works_on(metric, tmp_pat
 
 
 def test_a_text_becomes_a_task_too(tmp_path, execute):
-    found = wish_for(tmp_path, own_texts(), "tone", "accuracy", text="review", drop=("length",))
+    found = spec_for(tmp_path, own_texts(), "tone", "accuracy", text="review", drop=("length",))
     task = make_task(found, tmp_path / "mine", execute).task
     assert [finding for finding in check_task(task, execute) if not finding.ok] == []
     assert (task.modality, task.kind, task.columns) == ("text", "label", 1)
@@ -167,7 +170,7 @@ def made_quietly(folder, table, answer="left", metric="auc", **changes):
         rows = np.where(np.arange(len(every)) % 4 == 0, 1 - every, every)[:, None]
         return Ran("ok", "", 0.1, {"submission.csv": table_bytes(task, ids[0] + ids[1], rows)})
 
-    found = wish_for(folder, table, answer, metric, **({"best": 1.0} | changes))
+    found = spec_for(folder, table, answer, metric, **({"best": 1.0} | changes))
     return make_task(found, folder / "mine", guess)
 
 
@@ -203,8 +206,26 @@ def test_each_part_has_its_share_of_every_class(tmp_path):
 def test_the_cut_of_the_starter_falls_between_fit_and_validation():
     """Three quarters of 8 rows are 6; the row that moves is of the commonest class, so that none is lost."""
     strata = np.array([0, 0, 0, 0, 1, 0, 0, 1])
-    assert split._exact(np.array([0, 0, 0, 0, 0, 1, 1, 1]), strata, 2).tolist() == [0, 0, 0, 0, 0, 1, 0, 1]
-    assert split._exact(np.array([0, 0, 0, 0, 0, 0, 0, 1]), strata, 2).tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
+    assert splits.with_count(np.array([0, 0, 0, 0, 0, 1, 1, 1]), strata, 2).tolist() == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        1,
+    ]
+    assert splits.with_count(np.array([0, 0, 0, 0, 0, 0, 0, 1]), strata, 2).tolist() == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]
     groups = pd.Series([f"g{i}" for i in np.random.default_rng(0).integers(0, 40, ROWS)])
     keys = pd.Series(np.arange(ROWS).astype(str))
     answers = target.judge_target(pd.Series(np.arange(ROWS) % 10 == 0, name="y"), "auc")
@@ -256,7 +277,7 @@ def test_the_measured_scores_are_reproduced_byte_for_byte(tmp_path, execute):
     cards = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        found = wish_for(tmp_path / name, own_table(), "price", "mae", best=0.001)
+        found = spec_for(tmp_path / name, own_table(), "price", "mae", best=0.001)
         task = make_task(found, tmp_path / name / "mine", execute).task
         cards.append((task.folder / "task.yaml").read_bytes())
     assert cards[0] == cards[1]
@@ -359,15 +380,15 @@ def test_a_nameless_column_that_numbers_the_rows_is_left_out_with_a_note(tmp_pat
 def test_names_and_places_are_checked_first(tmp_path):
     for name in ("", "a/b", "-x", "1a", "a" * 65, ".."):
         with pytest.raises(TaskError, match="cannot be the name of a task"):
-            wish.check_place(name, tmp_path / "new")
+            spec.check_place(name, tmp_path / "new")
     with pytest.raises(TaskError, match="the name of a pocket task"):
-        wish.check_place("pocket-digits", tmp_path / "new")
+        spec.check_place("pocket-digits", tmp_path / "new")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
     with pytest.raises(TaskError, match="full is not empty"):
-        wish.check_place("mine", tmp_path / "full")
+        spec.check_place("mine", tmp_path / "full")
     with pytest.raises(TaskError, match="is no folder"):
-        wish.check_place("mine", tmp_path / "full" / "x")
+        spec.check_place("mine", tmp_path / "full" / "x")
 
 
 def test_an_empty_folder_may_be_used(tmp_path):
@@ -474,7 +495,7 @@ def test_a_column_with_decimal_commas_becomes_numbers_with_a_note(tmp_path):
         price=table["price"].map("{:.3f}".format).str.replace(".", ","),
     )
     made, plain = (
-        make_task(wish_for(tmp_path, each, "price", "mae", best=1e-9), tmp_path / name, guess_numbers)
+        make_task(spec_for(tmp_path, each, "price", "mae", best=1e-9), tmp_path / name, guess_numbers)
         for name, each in (("comma", comma), ("plain", table))
     )
     notes = [note for note in made.notes if "decimal commas" in note]
@@ -571,7 +592,7 @@ def test_a_wide_table_passes_the_check(tmp_path):
         "1500 more columns, named in the first line of data/train.csv: 1500 of numbers, 0 of words." in text
     )
     (task.folder / "env" / "data_description.txt").write_text("long " * 20_000)
-    linked = load_task(task.folder)
+    linked = find_task(task.folder)
     broken = [finding.rule for finding in check_task(linked) if not finding.ok]
     assert linked.links and broken == ["all files match their checksums"]
 
@@ -692,13 +713,13 @@ def test_good_columns_are_no_leaks():
     table = pd.DataFrame(
         {"strong": strong, "pay": draws.permutation(10**6)[:400], "noise": draws.random(400)}
     )
-    assert leaks.check_leaks(table, answers, Wish("m", None, "y", "auc")) == []
+    assert leaks.check_leaks(table, answers, OwnSpec("m", None, "y", "auc")) == []
 
 
 def test_a_rare_class_does_not_hide_a_copy_and_does_not_make_one():
     codes = np.repeat([0, 1], [980, 20])
     answers = target.judge_target(pd.Series(codes, name="y"), "auc")
-    ask = Wish("m", None, "y", "auc")
+    ask = OwnSpec("m", None, "y", "auc")
     assert leaks.check_leaks(pd.DataFrame({"same": np.zeros(1000)}), answers, ask) == []
     with pytest.raises(TaskError, match="alone determines"):
         leaks.check_leaks(pd.DataFrame({"copy": codes}), answers, ask)
@@ -709,7 +730,7 @@ def test_a_sample_holds_each_class_and_judges_honest_columns(monkeypatch):
     draws = np.random.default_rng(0)
     codes = np.repeat([0, 1], [19_988, 12])
     answers = target.judge_target(pd.Series(codes, name="y"), "auc")
-    ask = Wish("m", None, "y", "auc")
+    ask = OwnSpec("m", None, "y", "auc")
     for seed in range(5):
         rows = leaks._sample(answers, np.random.default_rng(seed))
         assert codes[rows].sum() >= 10 and len(set(rows)) == len(rows) <= leaks.MOST_MEASURED + 10
@@ -758,7 +779,7 @@ def test_hidden_answers_that_have_no_score_are_named(tmp_path):
 def test_equal_inputs_with_different_numbers_are_noted_only(tmp_path):
     table = own_table()
     again = table.iloc[:3].assign(price=[1.0, 2.0, 3.0])
-    found = wish_for(tmp_path, pd.concat([table, again]), "price", "mae", best=1e-9)
+    found = spec_for(tmp_path, pd.concat([table, again]), "price", "mae", best=1e-9)
     made = make_task(found, tmp_path / "mine", guess_numbers)
     assert any("6 of them contradict each other" in note for note in made.notes)
 
@@ -802,6 +823,8 @@ def test_a_task_without_headroom_is_refused(tmp_path, execute):
 
 def test_a_perfect_starter_is_a_leak(tmp_path, execute):
     table = own_table()
+    # two incomes only, so that a tree finds the limit from any rows
+    table["income"] = np.where(table["income"] > 2500, 5000.0, 1000.0)
     table["left"] = np.where(table["owner"] & (table["income"] > 2500), "yes", "no")
     message = refused(tmp_path, table, "left", "accuracy", execute)
     assert "the starter already reaches the best possible accuracy" in message
@@ -858,7 +881,7 @@ def test_the_command_makes_the_folder_and_says_what_it_did(tmp_path, capsys, mon
     assert cli.main(words.split()) == 0
     shown = capsys.readouterr().out
     assert "mine: made and checked" in shown and "starter: auc 0." in shown and "given by --best" in shown
-    assert load_task(tmp_path / "mine").best["report"] == 0.99
+    assert find_task(tmp_path / "mine").best["report"] == 0.99
     assert cli.main(words.split()) == 2
     assert "the folder mine is not empty. What to do:" in capsys.readouterr().err
 
@@ -875,11 +898,11 @@ def test_a_foreign_starter_without_the_blocks_has_no_catalogue(tmp_path):
     assert isinstance(candidate_ideas(task)[0], Idea)
     (task.folder / "env" / "train.py").write_text("print('mine')\n")
     with pytest.raises(TaskError, match="nor does its train.py have the suite's blocks"):
-        candidate_ideas(load_task(task.folder))
+        candidate_ideas(find_task(task.folder))
     with pytest.raises(TaskError, match="no catalogue"):
         candidate_ideas(dataclasses.replace(task, kind="other"))
 
 
 def test_the_doctests_hold():
-    for module in (cells, columns, leaks, read, score, split, target, wish):
+    for module in (cells, columns, leaks, read, score, split, target, spec):
         assert doctest.testmod(module).failed == 0

@@ -166,7 +166,7 @@ def test_a_run_inside_bubblewrap_sees_neither_labels_nor_kit_and_changes_nothing
 
 
 def test_what_is_bound_holds_no_label_and_no_scripts_of_a_task():
-    from mlagent_lib.tasks.task import list_tasks, load_task
+    from mlagent_lib.tasks.registry import find_task, list_tasks
 
     words = bubblewrap.arguments("/w", ["/d"], *paths.readable())
     sources = {
@@ -177,7 +177,7 @@ def test_what_is_bound_holds_no_label_and_no_scripts_of_a_task():
     assert inside_kit == [str(ROOT / "mlagent_lib" / "environment" / "isolation")]
     assert all(p.suffix in (".py", ".pyc") for p in Path(inside_kit[0]).rglob("*") if p.is_file())
     for name in list_tasks():
-        labels = str(load_task(name).labels_dir)
+        labels = str(find_task(name).labels_dir)
         assert not [s for s in sources if labels == s or labels.startswith(s + "/")]
 
 

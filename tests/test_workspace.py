@@ -125,9 +125,9 @@ def test_a_state_goes_on_alike_on_another_machine_with_the_same_data(tmp_path):
 @pytest.mark.slow
 def test_a_pocket_task_built_anew_is_bit_equal(tmp_path):
     from mlagent_lib.tasks.pocket.suite import build_suite
-    from mlagent_lib.tasks.task import load_task
+    from mlagent_lib.tasks.registry import find_task
 
     build_suite(tmp_path / "suite", ["pocket-cactus"])
-    here, there = load_task("pocket-cactus"), load_task("pocket-cactus", home=tmp_path / "suite")
+    here, there = find_task("pocket-cactus"), find_task("pocket-cactus", home=tmp_path / "suite")
     assert here.folder != there.folder and here.digest == there.digest
     assert here.env_files() == there.env_files()

@@ -23,7 +23,8 @@ from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.runner import RunRequest, RunResult
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.results.report_scores import with_report_scores
-from mlagent_lib.tasks.task import Task, load_task
+from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.tasks.task import Task
 
 NAME = "tiny-homes"
 TRAIN = """import numpy as np
@@ -76,7 +77,7 @@ def write_task(home: Path, **replaced: str) -> Task:
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
-    return load_task(folder)
+    return find_task(folder)
 
 
 def submission(n: float) -> bytes:

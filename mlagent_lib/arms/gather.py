@@ -22,7 +22,8 @@ from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import sha256_file, write_json, write_text
 from mlagent_lib.results.arms import BY_ARM, RAW, load, manifest_of
 from mlagent_lib.results.evaluation import measured, who
-from mlagent_lib.tasks.task import Task, list_tasks, load_task
+from mlagent_lib.tasks.registry import find_task, list_tasks
+from mlagent_lib.tasks.task import Task
 
 KEPT = ("seed", "git", "package", "versions", "platform", "device", "wall_s", "peak_memory_bytes", "attempts")
 
@@ -46,7 +47,7 @@ def gather(
     if not any(unit.kind == "arm" for unit in done):
         raise RunError(f"{runs_dir} holds no finished arm", cure=f"run 'mlagent run --profile {PROFILE}'")
     tables = {name: _joined(runs_dir, done, name) for name in (*BY_ARM, "searches")}
-    tables["scales"] = scales_table(load_task(name) for name in list_tasks())
+    tables["scales"] = scales_table(find_task(name) for name in list_tasks())
     tables["units"] = _units(runs_dir, at.units, at.done)
     manifest = _manifest(runs_dir, done, at.left)
     if add:

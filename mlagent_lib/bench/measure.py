@@ -33,7 +33,8 @@ from mlagent_lib.environment.runner import Runner
 from mlagent_lib.environment.step import Toolbox, run_step, run_steps
 from mlagent_lib.environment.workspace import State, WorkspaceStore
 from mlagent_lib.tasks.pocket import catalogue
-from mlagent_lib.tasks.task import Task, list_tasks, load_task
+from mlagent_lib.tasks.registry import find_task, list_tasks
+from mlagent_lib.tasks.task import Task
 
 SCHEMA = "mlagent.bench/1"
 EXECUTE = (
@@ -143,7 +144,7 @@ def scripts(names: Sequence[str], seed: int = 0) -> tuple[list[State], dict[str,
         names: Pocket tasks.
         seed: Draws the edits from the catalogue.
     """
-    states, tasks = [], {name: load_task(name) for name in names}
+    states, tasks = [], {name: find_task(name) for name in names}
     for name, task in tasks.items():
         start = State(task=name, task_digest=task.digest, files=task.env_files(), score=0.0)
         states.append(start)
@@ -354,7 +355,7 @@ def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
     metrics = read_jsonl(bench.run / "03_grpo" / "metrics.jsonl")[0]
     updates = [row for row in metrics if row["split"] == "train"]
     trained = sum(row["cache_hits"] for row in updates) / sum(row["executions"] for row in updates)
-    tasks = {name: load_task(name) for name in list(dict.fromkeys(row["task"] for row in rows))[:count]}
+    tasks = {name: find_task(name) for name in list(dict.fromkeys(row["task"] for row in rows))[:count]}
     batches: dict[tuple[str, str], list[State]] = {}
     for row in rows:
         if row["task"] in tasks:

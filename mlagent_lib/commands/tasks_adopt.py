@@ -28,11 +28,12 @@ def call(arguments: argparse.Namespace) -> None:
 def load_stated(name: str, arguments: argparse.Namespace) -> Any:
     """Return a task; a folder without ``task.yaml`` takes from the command line what it does not state."""
     from mlagent_lib.core.limits import Limits
+    from mlagent_lib.tasks.registry import find_task
     from mlagent_lib.tasks.task import load_task
 
     folder = Path(name)
     if not folder.is_dir() or (folder / "task.yaml").exists():
-        return load_task(name)
+        return find_task(name)
     limits = Limits(seconds=arguments.seconds, memory_bytes=int(arguments.memory_gb * 2**30))
     up = None if arguments.better is None else arguments.better == "higher"
     names = ("best", "modality", "kind", "starter")

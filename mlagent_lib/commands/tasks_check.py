@@ -14,7 +14,7 @@ def call(arguments: argparse.Namespace) -> int:
     """Do what the arguments of ``mlagent tasks check`` say."""
     from mlagent_lib.environment.step import isolated_runs
     from mlagent_lib.tasks.check import check_task
-    from mlagent_lib.tasks.task import list_tasks
+    from mlagent_lib.tasks.registry import list_tasks
 
     bad = 0
     with isolated_runs() as execute:

@@ -12,9 +12,9 @@ def call(arguments: argparse.Namespace) -> None:
     """Do what the arguments of ``mlagent tasks new`` say."""
     from mlagent_lib.environment.step import isolated_runs
     from mlagent_lib.tasks.own.make import make_task
-    from mlagent_lib.tasks.own.wish import Wish
+    from mlagent_lib.tasks.own.spec import OwnSpec
 
-    wish = Wish(
+    spec = OwnSpec(
         name=arguments.name, data=Path(arguments.data), target=arguments.target, metric=arguments.metric,
         id_column=arguments.id, text=arguments.text, group=arguments.group, drop=tuple(arguments.drop),
         keep=tuple(arguments.keep), keep_contradictions=arguments.keep_contradictions,
@@ -22,7 +22,7 @@ def call(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     folder = Path(arguments.out or arguments.name)
     with isolated_runs() as execute:
-        made = make_task(wish, folder, execute, say)
+        made = make_task(spec, folder, execute, say)
     task = made.task
     for note in made.notes:
         print(f"note: {note}")

@@ -11,7 +11,7 @@ from mlagent_lib.commands.output import say
 
 def call(arguments: argparse.Namespace) -> None:
     """Do what the arguments of ``mlagent tasks prepare`` say."""
-    from mlagent_lib.tasks.task import list_tasks, suite_home
+    from mlagent_lib.tasks.registry import list_tasks, suite_home
 
     if arguments.task is None:
         print(f"{len(list_tasks())} tasks are in {suite_home()}")

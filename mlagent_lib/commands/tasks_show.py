@@ -9,9 +9,10 @@ from mlagent_lib.commands.output import print_table
 
 def call(arguments: argparse.Namespace) -> None:
     """Do what the arguments of ``mlagent tasks show`` say."""
-    from mlagent_lib.tasks.task import load_task, size_of
+    from mlagent_lib.tasks.registry import find_task
+    from mlagent_lib.tasks.task import size_of
 
-    task = load_task(arguments.task)
+    task = find_task(arguments.task)
     print(f"{task.name}: {task.description}\n")
     rows = [
         ("stands in for", task.paper_task),

@@ -42,7 +42,8 @@ from mlagent_lib.environment.runner import Runner, RunRequest, RunResult
 from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import grade, largest_submission
-from mlagent_lib.tasks.task import Task, load_task
+from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.tasks.task import Task
 
 _VISIBLE = re.compile(
     r"^validation [\w@ -]+: ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)$", re.MULTILINE | re.IGNORECASE
@@ -114,7 +115,7 @@ class Toolbox:
         """Return the task of that name; it is read from disk on the first call only."""
         if name not in self.tasks:  # it may be known by its folder
             named = next((task for task in self.tasks.values() if task.name == name), None)
-            self.tasks[name] = named or load_task(name, home=self.home)
+            self.tasks[name] = named or find_task(name, home=self.home)
         return self.tasks[name]
 
     def execute_many(

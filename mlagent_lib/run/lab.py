@@ -40,7 +40,8 @@ from mlagent_lib.environment.coder import ChatCoder, Coder, EditRequest, RuleCod
 from mlagent_lib.environment.runner import Runner
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.results.evaluation import TaskScale
-from mlagent_lib.tasks.task import Task, list_tasks, load_task
+from mlagent_lib.tasks.registry import find_task, list_tasks
+from mlagent_lib.tasks.task import Task
 
 IDEAS = "ideas.jsonl"  # in the folder of a run: the ideas of its tasks that have no catalogue
 
@@ -74,7 +75,7 @@ class Lab:
     def task(self, name: str) -> Task:
         """Return a task by name; each is read once."""
         if name not in self._tasks:
-            self._tasks[name] = load_task(name)
+            self._tasks[name] = find_task(name)
         return self._tasks[name]
 
     def adopt(self, train: Sequence[str], test: Sequence[str]) -> None:
@@ -92,7 +93,7 @@ class Lab:
         ideas = {row["task"]: tuple(map(tuple, row["ideas"])) for row in _rows(self.run_dir / IDEAS)}
         names = []
         for place, split in [*((place, "held-in") for place in train), *((p, "held-out") for p in test)]:
-            found = replace(load_task(place), split=split)
+            found = replace(find_task(place), split=split)
             found = replace(found, ideas=ideas.get(found.name, ()))
             if found.name in names:
                 raise ProfileError(f"two tasks are named {found.name!r}", cure="rename one of the folders")

@@ -203,14 +203,14 @@ def _places(
         TaskError: A folder or a name is unknown, or a task has no ideas.
     """
     from mlagent_lib.agents.ideas import has_catalogue
-    from mlagent_lib.tasks.task import load_task
+    from mlagent_lib.tasks.registry import find_task
 
     if not tasks.get("train"):
         raise ProfileError("no task is given to train on", cure="give at least one with --tasks")
     found, bare = {}, []
     for role in ("train", "test"):
         names = [str(name) for name in tasks.get(role, ())]
-        bare += [task.name for task in map(load_task, names) if not has_catalogue(task)]
+        bare += [task.name for task in map(find_task, names) if not has_catalogue(task)]
         found[role] = [str(Path(name).resolve()) if Path(name).is_dir() else name for name in names]
     if bare:
         _check_help(bare, profile, extra, say)

@@ -33,7 +33,7 @@ from mlagent_lib.results.smallest_difference import smallest_differences
 from mlagent_lib.results.style import csv_bytes, with_run
 from mlagent_lib.run.stages import PAIRS
 from mlagent_lib.tasks.paper.recipes import paper_task_lines
-from mlagent_lib.tasks.task import list_tasks, load_task
+from mlagent_lib.tasks.registry import find_task, list_tasks
 
 BENCH = "bench.json"  # beside the figures; made by `mlagent bench --out figures/bench.json`
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
@@ -82,7 +82,7 @@ def _manifests(run: Path) -> dict[str, dict]:
 
 
 def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFrame]:
-    scales = {name: TaskScale.of(load_task(name)) for name in list_tasks()}
+    scales = {name: TaskScale.of(find_task(name)) for name in list_tasks()}
     rows = [row for run in runs for row in read_jsonl(run / "04_evaluation" / "trajectories.jsonl")[0]]
     trajectories = trajectory_table(rows, scales)
     rewards = pd.concat(
@@ -185,7 +185,7 @@ def task_lines(home: Path | None = None) -> str:
     for split in ("held-in", "held-out"):
         lines.append(f"| **{split}** | | | | | | | | |")
         for name in list_tasks(split):
-            task = load_task(name, home=home)
+            task = find_task(name, home=home)
             source = task.provenance if task.real else "generated from a seed"
             rows = " / ".join(str(count) for count in label_rows(task))
             lines.append(

@@ -13,6 +13,7 @@ from mlagent_lib.tasks.contract import RuleFinding, finding
 from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import LABEL_SETS, gold_answer, grade, header_of, read_labels
 from mlagent_lib.tasks.metrics import METRICS, get_metric
+from mlagent_lib.tasks.splits import normalised_rows
 from mlagent_lib.tasks.task import Task, checksums
 
 # Library versions move a score a little: this share of the gap between baseline and best is forgiven.
@@ -128,8 +129,6 @@ def _check_labels(task: Task) -> Iterator[RuleFinding]:
 
 
 def _check_disjoint(task: Task) -> Iterator[RuleFinding]:
-    from mlagent_lib.tasks.pocket.suite import normalised_rows  # here: it loads the sources of the suite
-
     try:
         data = task.folder / "env" / "data"  # the runs' data_dir is the folder above where more is linked
         train = pd.read_csv(data / "train.csv")

@@ -6,8 +6,7 @@ unchanged when the caller states what ``task.yaml`` would say, or its name is am
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.limits import Limits
-from mlagent_lib.tasks.contents import divide
+from mlagent_lib.tasks.env_folder import divide
 
 if TYPE_CHECKING:
     from mlagent_lib.tasks.foreign.grader import ForeignGrader
@@ -158,89 +157,36 @@ def digest_of(sums: dict[str, str]) -> str:
     return sha256("".join(f"{path}\0{value}\n" for path, value in sorted(sums.items())).encode()).hexdigest()
 
 
-def home_folder() -> Path:
-    """Return where built suites are kept: ``MLAGENT_HOME``, or ``~/.cache/mlagent``."""
-    return Path(os.environ.get("MLAGENT_HOME") or Path.home() / ".cache" / "mlagent")
-
-
-def suite_home() -> Path:
-    """Return the folder with the 19 pocket tasks, building it on the first use (some seconds)."""
-    from mlagent_lib.tasks.pocket.suite import ensure_suite  # here, since it loads pandas and the sources
-
-    return ensure_suite(home_folder())
-
-
-def list_tasks(split: str | None = None) -> list[str]:
-    """Return the names of the pocket tasks, in the order of the paper's table, without building them.
-
-    Args:
-        split: ``held-in`` (9), ``held-out`` (10), or None for all.
-
-    Raises:
-        TaskError: The split is unknown.
-
-    Example:
-        >>> len(list_tasks("held-in")), len(list_tasks("held-out"))
-        (9, 10)
-    """
-    from mlagent_lib.tasks.pocket.cards import CARDS
-
-    if split is not None and split not in SPLITS:
-        raise TaskError(f"split {split!r} is unknown", cure=f"choose one of {', '.join(SPLITS)}")
-    return [card.name for card in CARDS if split in (None, card.split)]
-
-
 def load_task(
-    path_or_name: str | Path,
-    *,
-    home: Path | None = None,
-    greater_is_better: bool | None = None,
-    limits: Limits | None = None,
-    **stated,
+    folder: str | Path, *, greater_is_better: bool | None = None, limits: Limits | None = None, **stated
 ) -> Task:
-    """Return the task in a folder, or the pocket task of this name.
+    """Return the task in a folder.
 
     Args:
-        path_or_name: A folder, or a name of `list_tasks`.
-        home: Folder with tasks to look names up in; the pocket suite by default.
+        folder: With ``env/`` and ``scripts/``.
         greater_is_better: Direction of a foreign folder without ``task.yaml``; never guessed.
         limits: Limits of such a folder; never guessed. For other folders they replace the stated ones.
         stated: Any other attribute of `Task` for such a folder (``metric``, ``modality``, ``baseline`` ...).
 
-    A foreign folder with an ``eval.py`` is graded by it (see `foreign.grader`). ``best`` and ``baseline``
-    may be one number each, since such a folder has one label set for both uses.
+    A foreign folder with an ``eval.py`` is graded by it (see `foreign.grader`). ``best`` and ``baseline`` may
+    be one number each, since such a folder has one label set for both uses.
 
     Raises:
-        TaskError: No such task; a file or a key is missing; direction or limits of a foreign folder not
+        TaskError: No such folder; a file or a key is missing; direction or limits of a foreign folder not
         given.
     """
-    folder = Path(path_or_name)
-    if not folder.is_dir() and str(path_or_name).startswith("paper/"):
-        from mlagent_lib.tasks.paper.build import prepared_folder  # here: it loads pandas and the readers
-
-        folder = prepared_folder(str(path_or_name), home)
-    if not folder.is_dir():
-        if str(path_or_name) != folder.name:
-            raise TaskError(
-                f"there is no task folder {folder}", cure="give an existing folder or a task name"
-            )
-        if home is None and str(path_or_name) not in list_tasks():
-            raise TaskError(
-                f"there is no task named {str(path_or_name)!r}",
-                cure=f"give a folder, or one of {', '.join(list_tasks())}",
-            )
-        folder = (home or suite_home()) / str(path_or_name)
-    folder = folder.resolve()
+    if not Path(folder).is_dir():
+        raise TaskError(f"there is no task folder {folder}", cure="give an existing folder or a task name")
+    folder = Path(folder).resolve()
     for needed in ("env", "scripts"):
         if not (folder / needed).is_dir():
             raise TaskError(
                 f"{folder} is no task folder: {needed}/ is missing",
                 cure="a task folder holds env/ and scripts/",
             )
-    card = folder / "task.yaml"
-    if card.is_file():
-        task = _from_card(folder, _read_yaml(card))
-        return task if limits is None else _replaced(task, limits)
+    if (folder / "task.yaml").is_file():
+        task = _from_card(folder, _read_card(folder / "task.yaml"))
+        return task if limits is None else replace(task, limits=limits)
     return _foreign(folder, greater_is_better, limits, stated)
 
 
@@ -270,26 +216,12 @@ def _foreign(folder: Path, greater_is_better: bool | None, limits: Limits | None
     if script.is_file() and not (folder / "scripts" / "labels").is_dir():
         told["grader"] = ForeignGrader(script)
     told |= stated
-    for name in ("best", "baseline"):
-        if isinstance(told.get(name), (int, float)):
-            told[name] = dict.fromkeys(("feedback", "report"), float(told[name]))
-    return Task(
-        name=folder.name,
-        folder=folder,
-        greater_is_better=greater_is_better,
-        limits=limits,
-        **_texts(folder),
-        **told,
-    )
+    told |= {name: _both_sets(told[name]) for name in ("best", "baseline") if name in told}
+    own = {"name": folder.name, "folder": folder, "greater_is_better": greater_is_better, "limits": limits}
+    return Task(**own, **_texts(folder), **told)
 
 
-def _replaced(task: Task, limits: Limits) -> Task:
-    from dataclasses import replace
-
-    return replace(task, limits=limits)
-
-
-def _read_yaml(path: Path) -> dict:
+def _read_card(path: Path) -> dict:
     try:
         card = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -313,10 +245,14 @@ def _texts(folder: Path) -> dict:
     }
 
 
+def _both_sets(scores: object) -> object:
+    """Return one score of a folder with one label set as the score on either."""
+    one = isinstance(scores, (int, float))
+    return dict.fromkeys(("feedback", "report"), float(scores)) if one else scores
+
+
 def _scores(card: dict, key: str, path: Path) -> dict[str, float]:
-    scores = card[key]
-    if isinstance(scores, (int, float)) and "grader" in card:
-        scores = dict.fromkeys(("feedback", "report"), scores)  # of a folder with one label set
+    scores = _both_sets(card[key]) if "grader" in card else card[key]
     try:
         return {name: float(scores[name]) for name in ("feedback", "report")}
     except (KeyError, TypeError, ValueError) as error:
@@ -343,34 +279,33 @@ def _from_card(folder: Path, card: dict) -> Task:
             f"{path}: limits holds an unknown key ({error})",
             cure=f"known are {', '.join(Limits().to_json())}",
         ) from error
+    as_written = (
+        *needed[:4],
+        "split",
+        "paper_task",
+        "description",
+        "rows",
+        "columns",
+        "provenance",
+        "starter",
+    )
     answer, grader = card.get("answer", {}), None
     if "grader" in card:
         from mlagent_lib.tasks.foreign.grader import ForeignGrader  # here: most tasks have none
 
         grader = ForeignGrader.from_card(folder, card["grader"])
-    best = card["best"] if isinstance(card["best"], dict) else {}
     return Task(
-        name=card["name"],
+        **{name: card[name] for name in as_written if name in card},
         folder=folder,
-        modality=card["modality"],
-        kind=card["kind"],
-        metric=card["metric"],
         greater_is_better=card["direction"] == "maximize",
-        split=card.get("split", "other"),
-        paper_task=card.get("paper_task", ""),
         baseline=_scores(card, "baseline", path),
         best=_scores(card, "best", path),
-        best_provenance=best.get("provenance", ""),
+        best_provenance=card["best"].get("provenance", "") if isinstance(card["best"], dict) else "",
         limits=limits,
-        description=card.get("description", ""),
         facts=tuple(card.get("facts", ())),
-        rows=card.get("rows", 0),
-        columns=card.get("columns", 0),
-        provenance=card.get("provenance", ""),
         real=bool(card.get("real", False)),
         answer_columns=tuple(answer.get("columns", ())),
         classes=tuple(answer.get("classes", ())),
         grader=grader,
-        starter=card.get("starter", "train.py"),
         **_texts(folder),
     )

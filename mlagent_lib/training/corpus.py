@@ -20,7 +20,7 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.coder import block_prompt
 from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.pocket import catalogue
-from mlagent_lib.tasks.pocket.facts import FACTS
+from mlagent_lib.tasks.pocket.cards import FACTS
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -270,7 +270,7 @@ def _share(value: float | None) -> str:
 
 def main(out: Path, profile: PretrainProfile | None = None) -> dict:
     """Build the pocket model under ``out``: what ``mlagent pretrain`` calls. Returns the measured numbers."""
-    from mlagent_lib.tasks.task import list_tasks
+    from mlagent_lib.tasks.registry import list_tasks
 
     profile = profile or PretrainProfile()
     out = Path(out)

@@ -14,7 +14,8 @@ from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.state_rewards import state_reward_rows, write_state_rewards
 from mlagent_lib.core.artifacts import notebook_of, read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.tasks.task import Task, load_task
+from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import part_of_states, split_trajectories
 
 COLLECTION, EVALUATION = "01_collection", "04_evaluation"
@@ -84,7 +85,7 @@ def known_tasks(names: Iterable[str], given: Sequence[Task] = ()) -> dict[str, T
         TaskError: A task is unknown.
     """
     own = {task.name: task for task in given}
-    return {name: own[name] if name in own else load_task(name) for name in set(names)}
+    return {name: own[name] if name in own else find_task(name) for name in set(names)}
 
 
 def export_states(

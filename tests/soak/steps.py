@@ -208,10 +208,10 @@ def soak(options: argparse.Namespace, folder: Path) -> dict:
     from mlagent_lib.environment.runner import Runner
     from mlagent_lib.environment.step import Toolbox, run_steps, start_state
     from mlagent_lib.tasks.pocket import catalogue
-    from mlagent_lib.tasks.task import load_task
+    from mlagent_lib.tasks.registry import find_task
 
     temporary, samples, outcomes = Path(tempfile.gettempdir()), [], collections.Counter()
-    tasks = [load_task(name) for name in TASKS]
+    tasks = [find_task(name) for name in TASKS]
     instructions = {t.name: [e.instruction for e in catalogue.edits(t.modality, t.kind)] for t in tasks}
     executed = 0
     with Runner(workers=options.workers) as runner:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from mlagent_lib.core.errors import SubmissionError
-from mlagent_lib.tasks.contents import strays
 from mlagent_lib.tasks.contract import RuleFinding, finding
+from mlagent_lib.tasks.env_folder import strays
 from mlagent_lib.tasks.foreign.grader import FUNCTIONS, ForeignGrader, nonsense_score, run_grader
 from mlagent_lib.tasks.foreign.leaderboard import worse_than
 from mlagent_lib.tasks.foreign.prepare import MARKER

@@ -21,7 +21,7 @@ from mlagent_lib.tasks.own.cells import (
     too_many,
     words_in,
 )
-from mlagent_lib.tasks.own.wish import Wish, closest, listed, quoted
+from mlagent_lib.tasks.own.spec import OwnSpec, closest, listed, quoted
 
 MISSING = "missing"  # stands in empty cells of words and texts, which most encoders and vectorisers refuse
 WORDS_OF_TEXT = 5  # words a cell, on average, from which a column of different cells is taken for text
@@ -44,22 +44,22 @@ class Roles:
     notes: tuple[str, ...]
 
 
-def find_roles(frame: pd.DataFrame, wish: Wish) -> Roles:
-    """Return the columns of the table by the role that the wish gives them.
+def find_roles(frame: pd.DataFrame, spec: OwnSpec) -> Roles:
+    """Return the columns of the table by the role that the spec gives them.
 
     Raises:
         TaskError: A column is not there or has two roles, the groups or the ids are unusable, no input is
             left, or a number can be read in two ways.
     """
-    named = [("--target", wish.target), ("--id", wish.id_column), ("--text", wish.text)]
-    named += [("--group", wish.group), *(("--drop", name) for name in wish.drop)]
+    named = [("--target", spec.target), ("--id", spec.id_column), ("--text", spec.text)]
+    named += [("--group", spec.group), *(("--drop", name) for name in spec.drop)]
     role_of: dict[str, str] = {}
-    for role, name in [*named, *(("--keep", name) for name in wish.keep)]:
+    for role, name in [*named, *(("--keep", name) for name in spec.keep)]:
         if name is None:
             continue
         if name not in frame.columns:
             raise TaskError(
-                f"{role} names the column {name!r}, which is not in {wish.data.name}",
+                f"{role} names the column {name!r}, which is not in {spec.data.name}",
                 cure=f"{closest(name, frame.columns)}the columns are {listed(frame.columns, most=20)}",
             )
         if role_of.setdefault(name, role) != role and role != "--keep":
@@ -67,18 +67,18 @@ def find_roles(frame: pd.DataFrame, wish: Wish) -> Roles:
                 f"the column {name!r} is given twice, by {role_of[name]} and {role}", cure="give it one role"
             )
     notes = []
-    if wish.id_column is not None:
-        _check_ids(frame[wish.id_column])
-        notes.append(f"the column {wish.id_column!r} names the rows: left out, rows get new random ids")
-    groups = None if wish.group is None else _groups(frame[wish.group])
+    if spec.id_column is not None:
+        _check_ids(frame[spec.id_column])
+        notes.append(f"the column {spec.id_column!r} names the rows: left out, rows get new random ids")
+    groups = None if spec.group is None else _groups(frame[spec.group])
     inputs = frame.drop(columns=[name for role, name in named if name and role != "--text"])
     if inputs.shape[1] == 0:
         raise TaskError(
-            f"no column of {wish.data.name} is left as an input", cure="drop fewer columns or add some"
+            f"no column of {spec.data.name} is left as an input", cure="drop fewer columns or add some"
         )
-    used = frame[[*inputs, wish.target]].copy()
-    told = _make_plain(used, wish.text)
-    return Roles(used[list(inputs)], used[wish.target], groups, (*notes, *told))
+    used = frame[[*inputs, spec.target]].copy()
+    told = _make_plain(used, spec.text)
+    return Roles(used[list(inputs)], used[spec.target], groups, (*notes, *told))
 
 
 def _make_plain(frame: pd.DataFrame, text: str | None) -> list[str]:
@@ -140,23 +140,23 @@ def _groups(groups: pd.Series) -> pd.Series:
     return groups.astype(str)
 
 
-def clean_inputs(inputs: pd.DataFrame, wish: Wish, reserved: Iterable[str]) -> pd.DataFrame:
+def clean_inputs(inputs: pd.DataFrame, spec: OwnSpec, reserved: Iterable[str]) -> pd.DataFrame:
     """Return the inputs as they will be written: true and false as 1 and 0, no empty words.
 
     Args:
         inputs: As `find_roles` returns them.
-        wish: Names the text column, which is called ``text`` from here on.
+        spec: Names the text column, which is called ``text`` from here on.
         reserved: Names that the task's own files use.
 
     Raises:
         TaskError: A column is empty, holds stray words or infinity, or has a name that the task needs.
     """
-    if wish.text is not None and wish.text != "text":
+    if spec.text is not None and spec.text != "text":
         reserved = [*reserved, "text"]
     for name in reserved:
         if name in inputs.columns:
             raise TaskError(
-                f"the task's own files use the name {name!r}, which is an input of {wish.data.name}",
+                f"the task's own files use the name {name!r}, which is an input of {spec.data.name}",
                 cure=f"rename that column in the file, or leave it out by --drop {name}"
                 + (" (or --id id, where it names the rows)" if name == "id" else ""),
             )
@@ -165,10 +165,10 @@ def clean_inputs(inputs: pd.DataFrame, wish: Wish, reserved: Iterable[str]) -> p
         column = inputs[name]
         if column.isna().all():
             raise TaskError(f"the column {name!r} is empty", cure=f"leave it out: --drop {quoted(name)}")
-        if name == wish.text:
-            cleaned["text"] = _words(column, wish)
+        if name == spec.text:
+            cleaned["text"] = _words(column, spec)
         else:
-            cleaned[name] = _cleaned(column, wish.text is None)
+            cleaned[name] = _cleaned(column, spec.text is None)
     return pd.DataFrame(cleaned)
 
 
@@ -211,7 +211,7 @@ def _are_typing_errors(cells: pd.Series, stray: pd.Series) -> bool:
     return (stray.mean() <= STRAY_SHARE or (one_kind and too_many(cells))) and not are_codes(cells, ~stray)
 
 
-def _words(column: pd.Series, wish: Wish) -> pd.Series:
+def _words(column: pd.Series, spec: OwnSpec) -> pd.Series:
     if not pd.api.types.is_string_dtype(column) or pd.api.types.is_numeric_dtype(column):
         raise TaskError(
             f"--text names the column {column.name!r}, which holds no texts", cure="name a column of words"

@@ -10,9 +10,9 @@ import pandas as pd
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.tasks.metrics import auc
+from mlagent_lib.tasks.own.spec import OwnSpec, listed, quoted
 from mlagent_lib.tasks.own.target import FEWEST_OF_CLASS, Target
-from mlagent_lib.tasks.own.wish import Wish, listed, quoted
-from mlagent_lib.tasks.pocket.suite import normalised_rows
+from mlagent_lib.tasks.splits import normalised_rows
 
 FOLDS = 5
 MOST_MEASURED = 5_000  # rows that a column is measured on
@@ -24,31 +24,31 @@ _ID_NAME = re.compile(r"(^|[\W_])(id|ids|uid|uuid|guid|index|idx|no|nr|row|rownu
 _ID_CAMEL = re.compile(r"[a-z](Id|ID|No|Nr|Index|Key)$")
 
 
-def check_leaks(inputs: pd.DataFrame, target: Target, wish: Wish) -> list[str]:
+def check_leaks(inputs: pd.DataFrame, target: Target, spec: OwnSpec) -> list[str]:
     """Return notes on columns that look like ids but say nothing.
 
     Args:
         inputs: One row for each example, as `columns.clean_inputs` returns them.
         target: The answers.
-        wish: Names the columns that are kept although they leak.
+        spec: Names the columns that are kept although they leak.
 
     Raises:
         TaskError: A column that names the rows tells the answer, or one column alone determines it.
     """
     notes = []
-    stream = np.random.default_rng(derive_seed(wish.seed, "leaks"))
+    stream = np.random.default_rng(derive_seed(spec.seed, "leaks"))
     rows = _sample(target, stream)
     if np.ptp(target.values[rows]) == 0:
         return notes  # nothing to tell
     for name in inputs.columns:
-        if name == "text" and wish.text is not None:
+        if name == "text" and spec.text is not None:
             continue  # no two texts are equal, and that alone makes no id
         codes = _codes(inputs[name])
         if looks_like_id(inputs[name]):
             said, how, limit = _says(codes[rows], target, rows)
-            if said > limit and name not in wish.keep:
+            if said > limit and name not in spec.keep:
                 raise TaskError(
-                    f"the column {name!r} names the rows and yet predicts {wish.target!r} ({how}): "
+                    f"the column {name!r} names the rows and yet predicts {spec.target!r} ({how}): "
                     "the rows were sorted by the answer, or named after it was known",
                     cure=f"leave it out by --id {quoted(name)}; or, where it is known before the answer, "
                     f"--keep {quoted(name)}",
@@ -56,9 +56,9 @@ def check_leaks(inputs: pd.DataFrame, target: Target, wish: Wish) -> list[str]:
             notes.append(f"the column {name!r} looks like an id ({how}): --id {quoted(name)} leaves it out")
             continue
         share = _determines(codes[rows], target, rows)
-        if share >= (DETERMINES if target.classes else DETERMINES_NUMBER) and name not in wish.keep:
+        if share >= (DETERMINES if target.classes else DETERMINES_NUMBER) and name not in spec.keep:
             raise TaskError(
-                f"the column {name!r} alone determines {wish.target!r} ({share:.1%} of the error is gone "
+                f"the column {name!r} alone determines {spec.target!r} ({share:.1%} of the error is gone "
                 "without any other column): a copy of the answer, or something that was known after it",
                 cure=f"leave it out by --drop {quoted(name)}; or, where it is known before the answer, "
                 f"--keep {quoted(name)}",
@@ -155,18 +155,18 @@ def _determines(codes: np.ndarray, target: Target, rows: np.ndarray) -> float:
     return float(max(by_tree, by_line, by_rank))
 
 
-def row_keys(inputs: pd.DataFrame, wish: Wish) -> pd.Series:
+def row_keys(inputs: pd.DataFrame, spec: OwnSpec) -> pd.Series:
     """Return one key for each row, equal for rows that differ in spelling only; of a text task the text's."""
-    return normalised_rows(inputs[["text"]] if wish.text is not None else inputs)
+    return normalised_rows(inputs[["text"]] if spec.text is not None else inputs)
 
 
-def check_contradictions(keys: pd.Series, target: Target, wish: Wish) -> list[str]:
+def check_contradictions(keys: pd.Series, target: Target, spec: OwnSpec) -> list[str]:
     """Return notes on rows that stand there more than once.
 
     Args:
         keys: As `row_keys` returns them.
         target: The answers.
-        wish: Says whether contradictions are kept.
+        spec: Says whether contradictions are kept.
 
     Raises:
         TaskError: Rows with equal inputs have different classes, and nobody allowed that. Different numbers
@@ -179,10 +179,10 @@ def check_contradictions(keys: pd.Series, target: Target, wish: Wish) -> list[st
     kinds = answers.groupby(keys[repeated]).nunique()
     contradict = kinds.index[kinds > 1]
     count = int(keys.isin(contradict).sum())
-    if count and target.classes and not wish.keep_contradictions:
+    if count and target.classes and not spec.keep_contradictions:
         rows = (np.flatnonzero(keys == contradict[0])[:4] + 1).tolist()
         raise TaskError(
-            f"{count} rows of {wish.data.name} contradict each other: their inputs are equal, their answers "
+            f"{count} rows of {spec.data.name} contradict each other: their inputs are equal, their answers "
             f"differ, first in rows {listed(map(str, rows))}",
             cure="correct them, add the column that tells them apart, or keep them as visible rows by "
             "--keep-contradictions",

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from mlagent_lib.core.errors import TaskError
-from mlagent_lib.core.files import explained, sha256_file
+from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.tasks.attempt import Execute
 from mlagent_lib.tasks.check import check_task
+from mlagent_lib.tasks.folder import add_to_card, drafted, write_tables, write_texts
+from mlagent_lib.tasks.frames import answer_columns
 from mlagent_lib.tasks.own.cells import words_in
 from mlagent_lib.tasks.own.columns import MISSING, check_categories, clean_inputs, find_roles, same_kinds
 from mlagent_lib.tasks.own.leaks import check_contradictions, check_leaks, row_keys
 from mlagent_lib.tasks.own.read import read_table
-from mlagent_lib.tasks.own.score import STARTER, Execute, find_best, given_best, measure_starter, stated
-from mlagent_lib.tasks.own.split import Split, check_size, split_rows
+from mlagent_lib.tasks.own.score import STARTER, find_best, given_best, measure_starter, stated
+from mlagent_lib.tasks.own.spec import OwnSpec, check_place
+from mlagent_lib.tasks.own.split import check_size, split_rows
 from mlagent_lib.tasks.own.target import Target, check_metric, judge_target
-from mlagent_lib.tasks.own.wish import Wish, check_place
-from mlagent_lib.tasks.pocket.cards import CARDS, Card
+from mlagent_lib.tasks.pocket.cards import CARDS
 from mlagent_lib.tasks.pocket.catalogue import edits
-from mlagent_lib.tasks.pocket.frames import answer_columns
-from mlagent_lib.tasks.pocket.sources import Sample
-from mlagent_lib.tasks.pocket.suite import write_rest, write_tables
+from mlagent_lib.tasks.spec import Sample, TaskSpec
+from mlagent_lib.tasks.splits import Split
 from mlagent_lib.tasks.task import Task, load_task
 
 # Targets that cannot be reached, as in the requests of the suite.
-_GOALS = {spec.metric: spec.goal for spec in CARDS}
+_GOALS = {card.metric: card.goal for card in CARDS}
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 8: "eight", 10: "ten", 12: "twelve",
            20: "twenty", 30: "thirty"}  # fmt: skip
 FEW_ROWS = 400
@@ -55,12 +53,12 @@ class Made:
 
 
 def make_task(
-    wish: Wish, folder: Path, execute: Execute, say: Callable[[str], None] = lambda line: None
+    spec: OwnSpec, folder: Path, execute: Execute, say: Callable[[str], None] = lambda line: None
 ) -> Made:
     """Return the task made of an own table, in a new folder that passes every check.
 
     Args:
-        wish: What is asked for.
+        spec: What is asked for.
         folder: Where the task is to lie; missing or empty.
         execute: Runs a script, as for `check.check_task`; give the isolated runner.
         say: Called with one line before each piece of work that takes time.
@@ -68,50 +66,42 @@ def make_task(
     Raises:
         TaskError: The table, the metric or a column cannot be used; names it and the cure. Nothing is left.
     """
-    check_place(wish.name, folder)
-    check_metric(wish.metric)
-    frame, notes = read_table(wish.data)
+    check_place(spec.name, folder)
+    check_metric(spec.metric)
+    frame, notes = read_table(spec.data)
     check_size(len(frame))
-    roles = find_roles(frame, wish)
-    target = judge_target(roles.target, wish.metric)
-    columns = answer_columns(target.kind, wish.metric, len(target.classes), ("target",))
-    inputs = clean_inputs(roles.inputs, wish, ("id", "target", *columns))
-    say(f"{wish.data.name}: {len(frame)} rows, {inputs.shape[1]} inputs; looking for leaks")
-    found = check_leaks(inputs, target, wish)
-    if wish.text is None:
+    roles = find_roles(frame, spec)
+    target = judge_target(roles.target, spec.metric)
+    columns = answer_columns(target.kind, len(target.classes), ("target",))
+    inputs = clean_inputs(roles.inputs, spec, ("id", "target", *columns))
+    say(f"{spec.data.name}: {len(frame)} rows, {inputs.shape[1]} inputs; looking for leaks")
+    found = check_leaks(inputs, target, spec)
+    if spec.text is None:
         check_categories(inputs)
-    keys = row_keys(inputs, wish)
-    found += check_contradictions(keys, target, wish)
-    split = split_rows(keys, roles.groups, target, len(columns), rng(wish.seed, "split"))
-    with explained(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{wish.name}-", dir=folder.parent))
-    try:
-        draft.chmod(0o755)
-        _write(draft, wish, inputs, target, split)
-        say("running the starter" + ("" if wish.best is not None else " and some standard models"))
-        _measure(draft, wish, execute)
+    keys = row_keys(inputs, spec)
+    found += check_contradictions(keys, target, spec)
+    split = split_rows(keys, roles.groups, target, len(columns), rng(spec.seed, "split"))
+    with drafted(folder) as draft:
+        _write(draft, spec, inputs, target, split)
+        say("running the starter" + ("" if spec.best is not None else " and some standard models"))
+        _measure(draft, spec, execute)
         _check(draft, execute)
-        with explained(folder):
-            os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Made(load_task(folder), (*notes, *roles.notes, *found))
 
 
-def _write(draft: Path, wish: Wish, inputs: pd.DataFrame, target: Target, split: Split) -> None:
+def _write(draft: Path, spec: OwnSpec, inputs: pd.DataFrame, target: Target, split: Split) -> None:
     """Write all files of the task, with scores that are not measured yet."""
     sample = Sample(
         inputs.iloc[split.order].reset_index(drop=True),
         pd.DataFrame({"target": _plain(target.values[split.order])}),
     )
     visible = split.rows[0]
-    spec = _card(wish, sample.inputs[:visible], target, target.values[split.visible], split.rows)
-    write_tables(draft, sample, split.rows, rng(wish.seed, "ids"))
+    card = _card(spec, sample.inputs[:visible], target, target.values[split.visible], split.rows)
+    write_tables(draft, sample, split.rows, rng(spec.seed, "ids"))
     data = draft / "env" / "data"
     same_kinds(pd.read_csv(data / "train.csv"), pd.read_csv(data / "test.csv", index_col="id"))
-    more = _column_lines(sample.inputs[:visible], wish)
-    write_rest(draft, spec, sample, target.classes, limits=Limits(seconds=wish.seconds), more=more)
+    more = _column_lines(sample.inputs[:visible], spec)
+    write_texts(draft, card, sample, target.classes, more=more)
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
@@ -120,41 +110,39 @@ def _plain(values: np.ndarray) -> np.ndarray:
 
 
 def _card(
-    wish: Wish, visible: pd.DataFrame, target: Target, answers: np.ndarray, rows: tuple[int, int, int]
-) -> Card:
+    spec: OwnSpec, visible: pd.DataFrame, target: Target, answers: np.ndarray, rows: tuple[int, int, int]
+) -> TaskSpec:
     """Return what makes the task; facts are taken from the visible rows only."""
-    modality = "tabular" if wish.text is None else "text"
+    modality = "tabular" if spec.text is None else "text"
     blocks = {edit.key: edit.block for edit in edits(modality, target.kind)}
     chosen = STARTER[modality]
-    return Card(
-        name=wish.name,
-        paper_task="",
-        split="other",
+    return TaskSpec(
+        name=spec.name,
         modality=modality,
         kind=target.kind,
-        metric=wish.metric,
-        source="",
+        metric=spec.metric,
         rows=rows,
         data=blocks[chosen["data"]],
         model=blocks[chosen["model"]],
-        goal=_GOALS[wish.metric],
-        description=f"Rows of the table {wish.data.name}. {target.meaning}",
-        facts=_facts(visible, target, answers, is_text=wish.text is not None),
-        provenance=f"own table {wish.data.name}, sha256 {sha256_file(wish.data)[:16]}",
+        goal=_GOALS[spec.metric],
+        description=f"Rows of the table {spec.data.name}. {target.meaning}",
+        facts=_facts(visible, target, answers, is_text=spec.text is not None),
+        provenance=f"own table {spec.data.name}, sha256 {sha256_file(spec.data)[:16]}",
+        limits=Limits(seconds=spec.seconds),
     )
 
 
-def _command(wish: Wish) -> str:
+def _command(spec: OwnSpec) -> str:
     """Return the command that makes the same folder again, without the folders of this machine."""
-    words = ["mlagent", "tasks", "new", wish.name, "--data", wish.data.name, "--target", wish.target]
-    words += ["--metric", wish.metric]
-    for flag, value in (("--id", wish.id_column), ("--text", wish.text), ("--group", wish.group)):
+    words = ["mlagent", "tasks", "new", spec.name, "--data", spec.data.name, "--target", spec.target]
+    words += ["--metric", spec.metric]
+    for flag, value in (("--id", spec.id_column), ("--text", spec.text), ("--group", spec.group)):
         words += [flag, value] if value is not None else []
-    for flag, values in (("--drop", wish.drop), ("--keep", wish.keep)):
+    for flag, values in (("--drop", spec.drop), ("--keep", spec.keep)):
         words += [flag, *values] if values else []
-    words += ["--keep-contradictions"] if wish.keep_contradictions else []
-    words += ["--best", repr(wish.best)] if wish.best is not None else []
-    words += ["--seed", str(wish.seed), "--seconds", f"{wish.seconds:g}"]
+    words += ["--keep-contradictions"] if spec.keep_contradictions else []
+    words += ["--best", repr(spec.best)] if spec.best is not None else []
+    words += ["--seed", str(spec.seed), "--seconds", f"{spec.seconds:g}"]
     return shlex.join(words)
 
 
@@ -198,13 +186,13 @@ def _number_facts(answers: np.ndarray, is_rating: bool) -> list[str]:
     return facts
 
 
-def _column_lines(visible: pd.DataFrame, wish: Wish) -> list[str]:
+def _column_lines(visible: pd.DataFrame, spec: OwnSpec) -> list[str]:
     """Return a line on each input, as the visible rows show it."""
-    lines = [f"target: in {wish.data.name} it is called {wish.target}."]
+    lines = [f"target: in {spec.data.name} it is called {spec.target}."]
     for name in visible.columns[:MOST_LINES]:
         column = visible[name]
-        if name == "text" and wish.text is not None:
-            called = "" if wish.text == "text" else f" (called {wish.text} in {wish.data.name})"
+        if name == "text" and spec.text is not None:
+            called = "" if spec.text == "text" else f" (called {spec.text} in {spec.data.name})"
             lines.append(f"text: texts{called}, {words_in(column):.0f} words on average.")
         elif pd.api.types.is_numeric_dtype(column):
             empty = f", {column.isna().mean():.0%} missing" if column.isna().any() else ""
@@ -220,25 +208,22 @@ def _column_lines(visible: pd.DataFrame, wish: Wish) -> list[str]:
             f"{rest.shape[1]} more columns, named in the first line of data/train.csv: {numbers} of numbers, "
             f"{rest.shape[1] - numbers} of words."
         )
-    if wish.text is not None and visible.shape[1] > 1:
+    if spec.text is not None and visible.shape[1] > 1:
         lines.append("train.py reads the text only; the other columns are there to be used.")
     return lines
 
 
-def _measure(draft: Path, wish: Wish, execute: Execute) -> None:
+def _measure(draft: Path, spec: OwnSpec, execute: Execute) -> None:
     """Run the starter and, where no best score is given, the standard models; write the scores."""
     task = load_task(draft)
     starter = measure_starter(task, execute)
     best = (
-        find_best(task, starter, execute, wish.seed)
-        if wish.best is None
-        else given_best(task, starter, wish.best)
+        find_best(task, starter, execute, spec.seed)
+        if spec.best is None
+        else given_best(task, starter, spec.best)
     )
-    path = draft / "task.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    content |= {"baseline": stated(starter, "the starter, run once, isolated"), "best": best}
-    content["made_by"] = _command(wish)
-    path.write_text(yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")
+    baseline = stated(starter.scores, "the starter, run once, isolated")
+    add_to_card(draft, baseline=baseline, best=best, made_by=_command(spec))
 
 
 def _check(draft: Path, execute: Execute) -> None:

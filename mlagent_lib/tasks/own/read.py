@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from mlagent_lib.core.errors import TaskError
-from mlagent_lib.tasks.own.wish import closest
+from mlagent_lib.tasks.own.spec import closest
 
 MOST_ROWS = 200_000  # ours: a script loads the table within seconds and in 2 GiB, with room for a model
 MOST_BYTES = 256 << 20

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
+from mlagent_lib.core.errors import TaskError, Unscored
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.tasks.grading import LABEL_SETS, grade, header_of, parse_table, read_labels, score_answer
+from mlagent_lib.tasks.attempt import Execute, attempt
+from mlagent_lib.tasks.grading import LABEL_SETS, header_of, parse_table, read_labels, score_answer
 from mlagent_lib.tasks.metrics import get_metric
 from mlagent_lib.tasks.pocket.catalogue import Edit, edits, is_classification, replace_block
 from mlagent_lib.tasks.task import Task
-
-Execute = Callable[[Task, dict[str, bytes]], object]
 
 # The starter's blocks: a pipeline that takes whatever the table holds, and a model that leaves room.
 STARTER = {
@@ -72,32 +70,22 @@ def catalogue_of(task: Task) -> dict[str, Edit]:
 
 
 def answer_of(task: Task, script: bytes, execute: Execute) -> Answered | str:
-    """Return what a script scores, or why it has no score.
-
-    Args:
-        task: The task.
-        script: Text of ``train.py``.
-        execute: From (task, files) to an object with ``status``, ``output`` and ``collected``.
+    """Return what a script (text of ``train.py``) scores, or why it has no score.
 
     Raises:
         TaskError: The metric has no value for the hidden answers.
     """
-    ran = execute(task, task.env_files() | {"train.py": script})
-    if ran.status != "ok":
-        lines = ran.output.strip().splitlines()
-        return f"{ran.status}: {lines[-1][:200] if lines else 'no output'}"
-    content = ran.collected.get("submission.csv")
     try:
-        scores = {name: grade(task, content, name) for name in LABEL_SETS}
-    except SubmissionError as error:
-        return f"its submission is refused: {error.reason}"
+        made = attempt(task, execute, script)
     except Unscored as error:  # hidden answers that are all equal have no pearson
         raise TaskError(
             error.message, cure="add rows with other answers, or choose another metric"
         ) from error
-    table = parse_table(content, header_of(task))
+    if made.scores is None:
+        return made.why
+    table = parse_table(made.submission, header_of(task))
     ids = read_labels(task, "report")[0]
-    return Answered(scores, np.array([table[key] for key in ids], dtype=float))
+    return Answered(made.scores, np.array([table[key] for key in ids], dtype=float))
 
 
 def measure_starter(task: Task, execute: Execute) -> Answered:
@@ -121,11 +109,9 @@ def measure_starter(task: Task, execute: Execute) -> Answered:
     return found
 
 
-def stated(answered: Answered, provenance: str) -> dict:
+def stated(scores: dict[str, float], provenance: str) -> dict:
     """Return scores as the card states them: six significant digits and where they come from."""
-    return {name: float(f"{value:.6g}") for name, value in answered.scores.items()} | {
-        "provenance": provenance
-    }
+    return {name: float(f"{value:.6g}") for name, value in scores.items()} | {"provenance": provenance}
 
 
 def given_best(task: Task, starter: Answered, best: float) -> dict:
@@ -192,7 +178,7 @@ def find_best(task: Task, starter: Answered, execute: Execute, seed: int) -> dic
         )
     words = " ".join(known[key].instruction for key in keys)
     note = f"the best of {tried} standard models, chosen on the feedback labels: {words}"
-    return stated(top, note + (f" ({len(failed)} of them failed)" if failed else ""))
+    return stated(top.scores, note + (f" ({len(failed)} of them failed)" if failed else ""))
 
 
 def candidates_of(task: Task) -> tuple[tuple[str, ...], ...]:

@@ -10,7 +10,7 @@ import pandas as pd
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks.metrics import METRICS, get_metric
 from mlagent_lib.tasks.own.cells import are_words, dates_in, read_numbers
-from mlagent_lib.tasks.own.wish import closest
+from mlagent_lib.tasks.own.spec import closest
 
 MOST_CLASSES = 50
 MOST_RATINGS = 50

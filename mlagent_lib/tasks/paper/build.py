@@ -9,44 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
-from mlagent_lib.core.errors import SubmissionError, TaskError
+from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.files import FolderLock
-from mlagent_lib.tasks.grading import LABEL_SETS, grade
+from mlagent_lib.tasks.attempt import Execute, attempt
+from mlagent_lib.tasks.folder import add_to_card
+from mlagent_lib.tasks.grading import LABEL_SETS
 from mlagent_lib.tasks.metrics import get_metric
 from mlagent_lib.tasks.paper.archives import DamagedArchive
 from mlagent_lib.tasks.paper.fetch import Client, fetch, forget
-from mlagent_lib.tasks.paper.recipes import PREFIX, Recipe, recipe, rough_size
+from mlagent_lib.tasks.paper.recipes import PREFIX, Recipe, paper_folder, recipe, rough_size
 from mlagent_lib.tasks.paper.writing import write_folder
-from mlagent_lib.tasks.task import Task, home_folder, load_task
-
-Execute = Callable[[Task, dict[str, bytes]], object]
-
-
-def paper_folder(name: str, home: Path | None = None) -> Path:
-    """Return where the task folder of a paper task lies, or will lie.
-
-    Args:
-        name: As `recipe` takes it.
-        home: Folder for caches; that of the kit by default.
-
-    Raises:
-        TaskError: The paper has no such task.
-    """
-    return (home or home_folder()) / "paper" / recipe(name).name
-
-
-def prepared_folder(name: str, home: Path | None = None) -> Path:
-    """Return the folder of a paper task that is prepared.
-
-    Raises:
-        TaskError: It is not; the message names the command.
-    """
-    folder = paper_folder(name, home)
-    if not folder.is_dir():
-        raise TaskError(f"{PREFIX}{folder.name} is not prepared yet", cure=recipe(name).command)
-    return folder
+from mlagent_lib.tasks.registry import home_folder
+from mlagent_lib.tasks.task import Task, load_task
 
 
 def prepare_paper_task(
@@ -133,33 +107,20 @@ def _check_options(found: Recipe, rows: int | str | None, side: int | None) -> N
 
 def _state_scores(found: Recipe, folder: Path, execute: Execute, best: float | None, source: str) -> None:
     """Run the starter and write its scores and the best known ones into the card."""
-    path = folder / "task.yaml"
-    card = yaml.safe_load(path.read_text(encoding="utf-8"))
-    perfect = get_metric(found.metric).perfect
-    unknown = {name: perfect for name in LABEL_SETS}
-    path.write_text(yaml.safe_dump(card | {"baseline": unknown, "best": unknown}), encoding="utf-8")
-    task = load_task(folder)
-    ran = execute(task, task.env_files())
-    if ran.status != "ok":
-        last = (ran.output.strip().splitlines() or ["no output"])[-1][:200]
+    made = attempt(load_task(folder), execute)
+    if made.scores is None:
         raise TaskError(
-            f"the starter of {found.name} fails on this machine: {ran.status}, {last}",
-            cure="where it is time or memory, use fewer rows (--rows 2000); mlagent doctor checks isolation",
+            f"the starter of {found.name} fails on this machine: {made.why}",
+            cure="where it is time or memory, use fewer rows (--rows 2000), where a class is missing, more; "
+            "mlagent doctor checks isolation",
         )
-    try:
-        scores = {name: grade(task, ran.collected.get("submission.csv"), name) for name in LABEL_SETS}
-    except SubmissionError as error:
-        raise TaskError(
-            f"the starter of {found.name} wrote a submission that cannot be scored ({error.reason})",
-            cure="use the whole download, or raise --rows",
-        ) from error
-    known, provenance = best_known(found, scores, best, source)
-    card["baseline"] = scores | {
-        "provenance": f"the starter, run once under {getattr(ran, 'tier', 'no')} isolation"
-    }
-    card["best"] = {name: known for name in LABEL_SETS} | {"provenance": provenance}
-    sums = card.pop("checksums")
-    path.write_text(yaml.safe_dump(card | {"checksums": sums}, sort_keys=False, width=110), encoding="utf-8")
+    known, provenance = best_known(found, made.scores, best, source)
+    tier = getattr(made.ran, "tier", "no")
+    add_to_card(
+        folder,
+        baseline=made.scores | {"provenance": f"the starter, run once under {tier} isolation"},
+        best=dict.fromkeys(LABEL_SETS, known) | {"provenance": provenance},
+    )
 
 
 def best_known(

@@ -117,7 +117,7 @@ def _csv(found: Recipe, path: Path, limit: int | None, draws: np.random.Generato
             f"{found.name}: {path.name} cannot be read as a table",
             cure="download it again; it may have been cut off",
         ) from error
-    renamed = tuple(old for old, _ in found.rename)
+    renamed = tuple(found.rename)
     needed = (found.id,) * bool(found.id) + found.targets + found.needs + renamed
     _need(found, path.name, list(table.columns), needed)
     if table[list(found.targets)].isna().any(axis=None):
@@ -148,7 +148,7 @@ def _split_columns(found: Recipe, table: pd.DataFrame) -> Rows:
     targets = table[list(found.targets)]
     inputs = table.drop(columns=[*found.targets, *([found.id] if found.id else [])])
     if found.rename:  # a text: only the named columns are inputs
-        inputs = inputs[[old for old, _ in found.rename]].rename(columns=dict(found.rename))
+        inputs = inputs[list(found.rename)].rename(columns=found.rename)
     if found.kind == "probability" and len(found.targets) > 1:  # one column for each class, exactly one is 1
         if (targets.sum(axis=1) != 1).any() or not targets.isin([0, 1]).all(axis=None):
             raise TaskError(
@@ -332,7 +332,7 @@ def read_pages(found: Recipe, files: Files, limit: int | None, draws: np.random.
                 f"{found.name}: the dirty and the clean page {path.name} differ in size",
                 cure="download the data again",
             )
-    count = max(1, (limit or sum(found.caps)) // len(dirty))
+    count = max(1, (limit or sum(found.rows)) // len(dirty))
     keys = [page.tobytes() + repr(page.shape).encode() for page in clean]
     number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
     tables = []
@@ -361,7 +361,7 @@ def read_pages(found: Recipe, files: Files, limit: int | None, draws: np.random.
 
     return Rows(
         table.drop(columns="target"), table[["target"]], groups,
-        arrays={"dirty.npy": lambda rows, part: padded(dirty, every), "clean.npy": visible_clean},
+        arrays={"dirty": lambda rows, part: padded(dirty, every), "clean": visible_clean},
         notes=[f"{count} pixels of each page are rows"],
     )  # fmt: skip
 
@@ -396,7 +396,7 @@ def read_graph(found: Recipe, files: Files, limit: int | None, draws: np.random.
     edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
     return Rows(
         pd.DataFrame({"node": new[old]}), pd.DataFrame({"target": labels[old, 0].astype(int)}), part=part,
-        arrays={"nodes.npy": lambda rows, part: moved, "edges.npy": lambda rows, part: edges},
+        arrays={"nodes": lambda rows, part: moved, "edges": lambda rows, part: edges},
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from mlagent_lib.tasks.pocket.sources import Sample, pixels, sample_of
+from mlagent_lib.tasks.pocket.sources import pixels, sample_of
+from mlagent_lib.tasks.spec import Sample
 
 SIDE = 10
 

@@ -14,15 +14,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from mlagent_lib.core.errors import SubmissionError
-from mlagent_lib.tasks.grading import LABEL_SETS, grade
-from mlagent_lib.tasks.pocket.cards import CARDS, PLAIN, card
+from mlagent_lib.tasks.attempt import Attempt, Execute, attempt
+from mlagent_lib.tasks.folder import add_to_card
+from mlagent_lib.tasks.grading import LABEL_SETS
+from mlagent_lib.tasks.pocket.cards import CARDS, card_of
 from mlagent_lib.tasks.pocket.catalogue import AXES, edits, replace_block
 from mlagent_lib.tasks.pocket.suite import SCORES, build_suite, recorded_scores
 from mlagent_lib.tasks.task import Task, load_task
@@ -101,22 +99,6 @@ def run_trusted(task: Task, files: dict[str, bytes]) -> Ran:
         return Ran(status, output.read_text(errors="replace") if output.is_file() else "", seconds, collected)
 
 
-Execute = Callable[[Task, dict[str, bytes]], object]
-
-
-def scores_of(task: Task, script: str, execute: Execute) -> tuple[dict[str, float] | None, str, float]:
-    """Return the scores of a script on both label sets (None if it fails), the reason, and the seconds."""
-    ran = execute(task, task.env_files() | {"train.py": script.encode()})
-    if ran.status != "ok":
-        lines = ran.output.strip().splitlines()
-        return None, f"{ran.status}: {lines[-1][:120] if lines else ''}", ran.seconds
-    try:
-        content = ran.collected.get("submission.csv")
-        return {name: grade(task, content, name) for name in LABEL_SETS}, "ok", ran.seconds
-    except SubmissionError as error:
-        return None, f"submission: {error.reason}", ran.seconds
-
-
 class Measurement:
     """All runs of one task, each made once.
 
@@ -127,24 +109,24 @@ class Measurement:
 
     def __init__(self, task: Task, execute: Execute):
         self.task, self.execute = task, execute
-        self.blocks = dict(card(task.name).blocks)
+        self.blocks = dict(card_of(task.name).blocks)
         self.starter = task.env_files()["train.py"].decode()
-        self.seen: dict[tuple, tuple] = {}
+        self.seen: dict[tuple, Attempt] = {}
         self.sign = 1 if task.greater_is_better else -1
 
-    def run(self, blocks: dict[str, str]) -> tuple:
+    def run(self, blocks: dict[str, str]) -> Attempt:
         """Return the result of the starter with these three blocks."""
         key = tuple(blocks[axis] for axis in AXES)
         if key not in self.seen:
             script = self.starter
             for axis in AXES:
                 script = replace_block(script, axis, blocks[axis])
-            self.seen[key] = scores_of(self.task, script, self.execute)
+            self.seen[key] = attempt(self.task, self.execute, script.encode())
         return self.seen[key]
 
     def value(self, blocks: dict[str, str]) -> float:
         """Return the feedback score, larger is better; minus infinity for a failure."""
-        scores = self.run(blocks)[0]
+        scores = self.run(blocks).scores
         return self.sign * scores["feedback"] if scores else float("-inf")
 
     def climb(self, front: dict[str, list[str]]) -> dict[str, str]:
@@ -174,9 +156,9 @@ def measure(task: Task, execute: Execute = run_trusted) -> dict:
         execute: From (task, files) to an object with ``status``, ``output``, ``seconds`` and ``collected``.
     """
     work = Measurement(task, execute)
-    baseline, reason, _ = work.run(work.blocks)
+    baseline = work.run(work.blocks).scores
     if baseline is None:
-        raise RuntimeError(f"the starter of {task.name} fails: {reason}")
+        raise RuntimeError(f"the starter of {task.name} fails: {work.run(work.blocks).why}")
     catalogue = edits(task.modality, task.kind)
     singles = {edit.key: work.blocks | {edit.axis: edit.block} for edit in catalogue}
     order = sorted(catalogue, key=lambda edit: -work.value(singles[edit.key]))
@@ -186,7 +168,7 @@ def measure(task: Task, execute: Execute = run_trusted) -> dict:
         rest = [edit.block for edit in order if edit.axis == axis][FRONT:]
         front[axis] += rest[: len(rest) // 2 : max(1, len(rest) // 12)]
     best = work.climb(front)
-    top = work.run(best)[0]
+    top = work.run(best).scores
     gap = work.sign * (top["feedback"] - baseline["feedback"])
     gains = {edit.key: work.value(singles[edit.key]) - work.sign * baseline["feedback"] for edit in catalogue}
     health = {}
@@ -198,7 +180,8 @@ def measure(task: Task, execute: Execute = run_trusted) -> dict:
             "fail": sum(g == float("-inf") for g in own),
         }
         health[axis]["hurt"] = sum(g < -HELPS * gap for g in own) - health[axis]["fail"]
-    keys = {edit.block: edit.key for edit in catalogue} | {PLAIN: "learning/plain"}
+    keys = {edit.block: edit.key for edit in catalogue}
+    seconds = sorted(made.ran.seconds for made in work.seen.values())
     note = f"coordinate ascent over the catalogue, chosen on feedback, {len(work.seen)} runs"
     return {
         "digest": task.digest,
@@ -211,8 +194,8 @@ def measure(task: Task, execute: Execute = run_trusted) -> dict:
             "key": order[0].key,
             "feedback": round(work.sign * work.value(singles[order[0].key]), 6),
         },
-        "slowest_seconds": round(max(entry[2] for entry in work.seen.values()), 1),
-        "median_seconds": round(sorted(entry[2] for entry in work.seen.values())[len(work.seen) // 2], 2),
+        "slowest_seconds": round(seconds[-1], 1),
+        "median_seconds": round(seconds[len(seconds) // 2], 2),
     }
 
 
@@ -253,7 +236,7 @@ def _store(records: dict) -> None:
 
 def _blocks_of(task: Task, record: dict) -> dict[str, str]:
     """Return the best known blocks of a record; those of the starter where it names none."""
-    blocks = dict(card(task.name).blocks)
+    blocks = dict(card_of(task.name).blocks)
     by_key = {edit.key: edit.block for edit in edits(task.modality, task.kind)}
     for axis, key in record.get("best_blocks", {}).items():
         blocks[axis] = by_key.get(key, blocks[axis])
@@ -278,7 +261,7 @@ def confirm(folder: Path, names: list[str], execute: Execute = run_trusted) -> l
         work = Measurement(task, execute)
         same = record is not None
         for entry, blocks in (("baseline", work.blocks), ("best", _blocks_of(task, record or {}))):
-            scores = work.run(blocks)[0]
+            scores = work.run(blocks).scores
             same = (
                 same
                 and scores is not None
@@ -303,14 +286,11 @@ def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> N
         task = load_task(folder / name)
         work = Measurement(task, execute)
         blocks = _blocks_of(task, records.get(name, {}))
-        path = folder / name / "task.yaml"
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         for entry, chosen in (("baseline", work.blocks), ("best", blocks)):
-            scores, reason, _ = work.run(chosen)
-            if scores is None:
-                raise RuntimeError(f"{name}: the {entry} script fails: {reason}")
-            content[entry] = scores | {"provenance": "measured on this machine"}
-        path.write_text(yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")
+            made = work.run(chosen)
+            if made.scores is None:
+                raise RuntimeError(f"{name}: the {entry} script fails: {made.why}")
+            add_to_card(task.folder, **{entry: made.scores | {"provenance": "measured on this machine"}})
 
 
 def main(arguments: list[str]) -> None:

@@ -8,27 +8,13 @@ knows which rows become visible.
 from __future__ import annotations
 
 import sysconfig
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows of one task.
-
-    Attributes:
-        inputs: One row for each example, columns as the agent will see them.
-        targets: The same rows; one column ``target``, or one for each output.
-        extra: Further tables that belong to the inputs and hold no label, by file name.
-    """
-
-    inputs: pd.DataFrame
-    targets: pd.DataFrame
-    extra: dict[str, pd.DataFrame] = field(default_factory=dict)
+from mlagent_lib.tasks.spec import Sample
 
 
 def sample_of(inputs: pd.DataFrame, target, **extra: pd.DataFrame) -> Sample:

@@ -12,66 +12,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.tasks.pocket.sources import Sample, bundled_folders, sample_of
+from mlagent_lib.core.files import read_yaml
+from mlagent_lib.tasks.pocket.sources import bundled_folders, sample_of
+from mlagent_lib.tasks.spec import Sample
+
+_WORDS = read_yaml(Path(__file__).with_name("words.yaml"))
 
 
-def _words(text: str) -> list[str]:
-    return text.split()
+def _pairs(text: str) -> list[list[str]]:
+    return [pair.split("/") for pair in text.split()]
 
 
-# Plain word / learned word. Learned words share their endings, as in English.
-_ADJECTIVES, _VERBS, _NOUNS = (
-    tuple(pair.split("/") for pair in text.split())
-    for text in (
-        "good/beneficial big/substantial bad/detrimental hard/challenging easy/effortless main/essential "
-        "fast/expeditious old/traditional new/innovative nice/delightful small/negligible strong/influential "
-        "weak/insufficient rich/prosperous sad/unfortunate loud/boisterous clean/immaculate dirty/insanitary "
-        "cheap/inexpensive odd/unconventional wide/extensive right/appropriate wrong/inappropriate "
-        "safe/protective",
-        "help/facilitate show/demonstrate use/utilise get/acquire need/necessitate start/initiate "
-        "buy/purchase "
-        "change/transform make/generate keep/preserve like/appreciate stop/discontinue give/contribute "
-        "break/deteriorate see/contemplate find/determine tell/communicate think/speculate fix/rectify "
-        "lose/relinquish",
-        "people/individuals kids/adolescents teacher/educator problem/complication idea/imagination "
-        "thing/characteristic money/remuneration job/occupation house/accommodation talk/conversation "
-        "fight/confrontation plan/intention look/observation rule/regulation test/examination "
-        "trip/expedition "
-        "fun/satisfaction food/nourishment work/employment group/organisation",
-    )
-)
-_LINKS = ("however", "moreover", "for example", "as a result", "in contrast", "therefore", "finally")
-_LOOSE = ("and", "then", "and then", "so", "but")
-_TOPICS = {
-    "school": _words(
-        "homework lessons uniform canteen library exam classroom science history music break trip "
-        "club locker essay timetable holiday maths sports computer"
-    ),
-    "city": _words(
-        "traffic market bridge tram museum square river station cinema airport bakery park tower "
-        "harbour hospital stadium suburb bicycle pavement theatre"
-    ),
-}
-
-
-# Writers misspell by sound: the same letters go wrong in many words.
-_SOUNDS = (
-    ("ck", "k"),
-    ("c", "k"),
-    ("tion", "shun"),
-    ("ee", "ea"),
-    ("ea", "ee"),
-    ("i", "y"),
-    ("ph", "f"),
-    ("s", "z"),
-    ("th", "d"),
-    ("ou", "u"),
-    ("er", "ur"),
-    ("o", "oa"),
-    ("l", "ll"),
-    ("m", "mm"),
-    ("a", "e"),
-)
+_ADJECTIVES, _VERBS, _NOUNS = (_pairs(_WORDS["pairs"][name]) for name in ("adjectives", "verbs", "nouns"))
+_SOUNDS = _pairs(_WORDS["sounds"])
+_DOMAINS = {name: words.split() for name, words in _WORDS["domains"].items()}
+_CLOSE = dict(_pairs(_WORDS["close"]))
 
 
 def _misspell(rng: np.random.Generator, word: str) -> str:
@@ -83,7 +38,7 @@ def _misspell(rng: np.random.Generator, word: str) -> str:
     return word[0] + word[1:].replace(wrong, written, 1)
 
 
-def _pick(rng: np.random.Generator, group: tuple[list[str], ...], learned: float) -> str:
+def _pick(rng: np.random.Generator, group: list[list[str]], learned: float) -> str:
     return group[rng.integers(len(group))][int(rng.random() < learned)]
 
 
@@ -114,7 +69,7 @@ def _sentence(rng: np.random.Generator, chance: np.ndarray, topic: list[str]) ->
         for word in words.split()
     )
     if rng.random() < 0.75:
-        words = str(rng.choice(_LINKS if rng.random() < cohesion else _LOOSE)) + " " + words
+        words = str(rng.choice(_WORDS["links" if rng.random() < cohesion else "loose"])) + " " + words
     return words[0].upper() + words[1:]
 
 
@@ -131,8 +86,8 @@ def _skills(rng: np.random.Generator, n: int) -> np.ndarray:
 
 def essays(rng: np.random.Generator, n: int = 1600) -> Sample:
     """Return generated essays of learners, each with four marks from 1 to 5."""
-    skill = _skills(rng, n)
-    texts = [_essay(rng, row, _TOPICS["school"], int(rng.integers(8, 12))) for row in skill]
+    skill, topic = _skills(rng, n), _WORDS["topics"]["school"].split()
+    texts = [_essay(rng, row, topic, int(rng.integers(8, 12))) for row in skill]
     marks = np.clip(3 + 0.8 * skill + rng.normal(0, 0.2, skill.shape), 1, 5)
     names = ["vocabulary", "spelling", "grammar", "cohesion"]
     return Sample(pd.DataFrame({"text": texts}), pd.DataFrame(marks.round(1), columns=names))
@@ -140,10 +95,10 @@ def essays(rng: np.random.Generator, n: int = 1600) -> Sample:
 
 def grades(rng: np.random.Generator, n: int = 1600) -> Sample:
     """Return generated essays with one grade from 1 to 6; better writers also write more."""
-    skill = _skills(rng, n)
+    skill, topic = _skills(rng, n), _WORDS["topics"]["city"].split()
     quality = skill @ np.array([0.35, 0.3, 0.25, 0.25])
     counts = np.clip(np.round(7 + 1.2 * quality + rng.normal(0, 1, n)), 3, 11).astype(int)
-    texts = [_essay(rng, row, _TOPICS["city"], k) for row, k in zip(skill, counts, strict=True)]
+    texts = [_essay(rng, row, topic, k) for row, k in zip(skill, counts, strict=True)]
     grade = np.clip(np.round(3.5 + 1.35 * quality + rng.normal(0, 0.25, n)), 1, 6).astype(int)
     return sample_of(pd.DataFrame({"text": texts}), grade)
 
@@ -161,85 +116,17 @@ def _disguise(rng: np.random.Generator, word: str, rate: float) -> str:
     return word + "s" if how == 2 else _misspell(rng, word)
 
 
-_GAME = {
-    "bad": _words("clown fool dunce muppet nitwit donkey numpty coward twit buffoon"),
-    "rude": [
-        "you are a {bad}",
-        "what a {bad} you are",
-        "shut up {bad}",
-        "you {bad}",
-        "you sound like a {bad}",
-        "only a {bad} would write this",
-        "go home you {bad}",
-        "nobody likes you {bad}",
-    ],
-    "mild": [
-        "the {bad} in the story was funny",
-        "do not call people a {bad}",
-        "he played the {bad} on stage",
-        "i felt like a {bad} myself",
-        "my costume is a {bad}",
-        "they said {bad} is just a word",
-    ],
-    "plain": [
-        "you are right",
-        "i like this {thing}",
-        "the {thing} was too long",
-        "you should see the {thing}",
-        "what a {thing}",
-        "go to the {thing} with us",
-        "nobody told me about the {thing}",
-        "shut the door after the {thing}",
-        "you and i agree on the {thing}",
-        "only the {thing} helps",
-    ],
-    "thing": _words("game song recipe match film concert bike garden train story"),
-}
-_TALK = {
-    "bad": _words("garbage rubbish pathetic disgusting stupid worthless moronic filthy hateful ridiculous"),
-    "rude": [
-        "your edit is {bad}",
-        "you {bad} liar",
-        "leave this page you {bad} troll",
-        "your {bad} face",
-        "everyone here thinks you are {bad}",
-        "stop posting your {bad} opinions",
-        "i hate your {bad} rules",
-    ],
-    "mild": [
-        "the word {bad} needs a source",
-        "the critic called the novel {bad}",
-        "the section on {bad} water is new",
-        "sorry my first draft was {bad}",
-        "the quote says {bad} and i kept it",
-    ],
-    "plain": [
-        "your edit is fine",
-        "please add a source for the {thing}",
-        "the {thing} needs a better title",
-        "i moved the {thing} to the talk page",
-        "thanks for the {thing}",
-        "leave the {thing} as it is",
-        "everyone here thinks the {thing} is useful",
-        "stop the merge of the {thing} please",
-        "i wrote your {thing} into the archive",
-    ],
-    "thing": _words("article section template image table citation category summary link map"),
-}
-
-
 def _remarks(rng: np.random.Generator, n: int, lists: dict, rate: float, disguised: float) -> Sample:
     """Return remarks of one to four phrases; one that holds a rude phrase has label 1."""
     label = (rng.random(n) < rate).astype(int)
-    texts = []
+    bad, things, texts = lists["bad"].split(), lists["thing"].split(), []
     for rude in label:
-        kinds = list(rng.choice(["mild", "plain"], int(rng.integers(1, 4)), p=[0.35, 0.65])) + ["rude"] * int(
-            rude
-        )
+        kinds = list(rng.choice(["mild", "plain"], int(rng.integers(1, 4)), p=[0.35, 0.65]))
+        kinds += ["rude"] * int(rude)
         rng.shuffle(kinds)
         phrases = [
             str(rng.choice(lists[kind])).format(
-                bad=_disguise(rng, str(rng.choice(lists["bad"])), disguised), thing=rng.choice(lists["thing"])
+                bad=_disguise(rng, str(rng.choice(bad)), disguised), thing=rng.choice(things)
             )
             for kind in kinds
         ]
@@ -250,46 +137,18 @@ def _remarks(rng: np.random.Generator, n: int, lists: dict, rate: float, disguis
 
 def taunts(rng: np.random.Generator, n: int = 2300) -> Sample:
     """Return generated remarks under videos; the answer is whether the reader is insulted."""
-    return _remarks(rng, n, _GAME, 0.45, 0.5)
+    return _remarks(rng, n, _WORDS["game"], 0.45, 0.5)
 
 
 def talk_pages(rng: np.random.Generator, n: int = 2300) -> Sample:
     """Return generated remarks on talk pages; the answer is whether they are toxic (one in four)."""
-    return _remarks(rng, n, _TALK, 0.25, 0.6)
-
-
-_DOMAINS = {
-    "power": ["motor", "battery", "coil", "turbine", "charger", "rotor", "grid", "voltage"],
-    "fluid": ["pump", "valve", "pipe", "nozzle", "filter", "tank", "pressure", "flow"],
-    "optics": ["lens", "mirror", "laser", "prism", "fibre", "camera", "beam", "sensor"],
-    "cloth": ["fabric", "thread", "weave", "seam", "yarn", "needle", "felt", "lining"],
-}
-_CLOSE = {
-    "motor": "engine",
-    "battery": "cell",
-    "pump": "compressor",
-    "valve": "gate",
-    "pipe": "duct",
-    "lens": "objective",
-    "mirror": "reflector",
-    "laser": "emitter",
-    "fabric": "textile",
-    "thread": "strand",
-    "coil": "winding",
-    "filter": "strainer",
-    "camera": "imager",
-    "seam": "joint",
-    "tank": "vessel",
-    "needle": "pin",
-}
-_BROAD = ["device", "apparatus", "system", "unit", "element", "assembly"]
-_OPPOSITE = ["without", "non", "free", "lacking"]
+    return _remarks(rng, n, _WORDS["talk"], 0.25, 0.6)
 
 
 def phrases(rng: np.random.Generator, n: int = 2000) -> Sample:
     """Return pairs of technical phrases; the answer is how near they are in meaning, 0 to 100."""
     names, texts, scores = list(_DOMAINS), [], []
-    kinds = ("electric", "hollow", "flexible", "optical", "thermal", "small", "double", "sealed")
+    kinds, broad, opposite = (_WORDS[name].split() for name in ("kinds", "broad", "opposite"))
     for _ in range(n):
         domain = str(rng.choice(names))
         noun, adjective = str(rng.choice(_DOMAINS[domain])), str(rng.choice(kinds))
@@ -303,14 +162,14 @@ def phrases(rng: np.random.Generator, n: int = 2000) -> Sample:
             "same": noun,
             "close": _CLOSE.get(noun, noun),
             "domain": str(rng.choice(_DOMAINS[domain])),
-            "broad": str(rng.choice(_BROAD)),
+            "broad": str(rng.choice(broad)),
             "other": str(rng.choice(_DOMAINS[str(rng.choice([k for k in names if k != domain]))])),
         }[str(how)]
         score += {"same": 45, "close": 36, "domain": 8, "broad": 4, "other": -26}[str(how)]
         if rng.random() < 0.2:
-            words, score = [str(rng.choice(_OPPOSITE)), *words], score - 30
+            words, score = [str(rng.choice(opposite)), *words], score - 30
         if rng.random() < 0.3:
-            word, score = word + " " + str(rng.choice(_BROAD)), score - 5
+            word, score = word + " " + str(rng.choice(broad)), score - 5
         text = f"{domain}: {adjective} {noun} / {' '.join([*words, word])}"
         texts.append(text)
         scores.append(float(np.clip(score + rng.normal(0, 5), 0, 100).round(1)))

@@ -9,13 +9,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mlagent_lib.core.errors import TaskError
-from mlagent_lib.tasks.task import list_tasks
+from mlagent_lib.tasks.registry import list_tasks
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Wish:
+class OwnSpec:
     """One task to be made.
 
     Attributes:
