@@ -48,8 +48,7 @@ def tables():
 
 def one_claim(claim: str, tables) -> dict:
     """Return the line of one claim; the whole table takes seven times as long."""
-    makers = {"C2": "_generalises", "C3": "_step_wise", "C4": "_fine_tuning", "C5": "_reward"}
-    return getattr(claims, (makers | {"C6": "_task_count", "C7": "_improves"})[claim])(tables)
+    return dict(zip(claims.COMPUTED, claims.MAKERS[claim](tables), strict=True))
 
 
 # Reading the raw tables -------------------------------------------------------------------------------------

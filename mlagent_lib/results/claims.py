@@ -64,10 +64,8 @@ def claim_table(tables: Tables) -> pd.DataFrame:
     ``tables`` are those of `arms.load`, or ``trajectories``, ``step_rewards`` and ``curves`` of a run.
     """
     texts = pd.read_csv(Path(__file__).with_name("claims.csv"), keep_default_na=False)
-    makers = (_larger, _generalises, _step_wise, _fine_tuning, _reward, _task_count, _improves)
-    found = [maker(tables) for maker in makers]
-    texts = texts.assign(**dict(zip(("paper", "ours", "verdict"), zip(*found, strict=True), strict=True)))
-    return texts[["claim", "statement", "paper", "ours", "test", "verdict", "note"]]
+    found = pd.DataFrame([MAKERS[claim](tables) for claim in texts["claim"]], columns=COMPUTED)
+    return texts.join(found)[["claim", "statement", "paper", "ours", "test", "verdict", "note"]]
 
 
 def _gain(split: str, **filters) -> str:
@@ -165,3 +163,15 @@ def _improves(tables: Tables) -> tuple[str, str, str]:
     verdict = found.verdict if found.verdict != REPRODUCED or rises == len(ends) else UNCLEAR
     ours = f"step reward on test states, {found.text}; on states kept back the curve ends above its start in "
     return f"held-in gain {first} to {last} over 39 updates", f"{ours}{rises} of {len(ends)} seeds", verdict
+
+
+COMPUTED = ["paper", "ours", "verdict"]  # what a maker returns
+MAKERS = {
+    "C1": _larger,
+    "C2": _generalises,
+    "C3": _step_wise,
+    "C4": _fine_tuning,
+    "C5": _reward,
+    "C6": _task_count,
+    "C7": _improves,
+}
