@@ -10,23 +10,7 @@ from __future__ import annotations
 import torch
 from transformers import DynamicCache
 
-
-def distinct_rows(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the distinct rows of a batch of prompts, their masks, and which of them each row is.
-
-    Args:
-        ids: Token ids, shape (rows, length), padded on the left.
-        mask: 1 for tokens, 0 for padding, same shape.
-
-    Example:
-        >>> ids = torch.tensor([[5, 6], [0, 7], [5, 6]])
-        >>> found, _, which = distinct_rows(ids, torch.tensor([[1, 1], [0, 1], [1, 1]]))
-        >>> len(found), bool((found[which] == ids).all())
-        (2, True)
-    """
-    both, which = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
-    length = ids.size(1)
-    return both[:, :length], both[:, length:], which
+from mlagent_lib.training.backends.decode import distinct_rows, generated
 
 
 def repeated(cache: DynamicCache, which: torch.Tensor) -> DynamicCache:
@@ -57,7 +41,9 @@ def completion_logits(model, ids: torch.Tensor, mask: torch.Tensor, completion_l
 
 
 def share_prefixes(model) -> None:
-    """Let ``model.generate`` read equal prompts of a batch once. Called on a model that runs as it is.
+    """Let ``model.generate`` read equal prompts once, by our own loop where that can run the model.
+
+    Called on a model that runs as it is.
 
     Args:
         model: A causal language model, with or without an adapter.
@@ -65,6 +51,11 @@ def share_prefixes(model) -> None:
     plain = model.generate
 
     def generate(*args, input_ids=None, attention_mask=None, **options):
+        config, others = options.get("generation_config"), dict(options)
+        others.pop("generation_config", None)
+        ours = None if args else generated(model, input_ids, attention_mask, config, **others)
+        if ours is not None:
+            return ours
         tokens = (0, 0) if args or input_ids is None or attention_mask is None else input_ids.shape
         if min(tokens) > 1:  # several prompts, and something before their last token
             prompts, prompt_mask, which = distinct_rows(input_ids, attention_mask)

@@ -260,14 +260,14 @@ def make_ready(model, tokenizer) -> None:
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     set_here = {name for name, value in found.to_diff_dict().items() if value not in (None, False)}
     if left_out := sorted(set_here - _GIVEN):
-        _tell(f"{model.name_or_path}: its generation_config sets {', '.join(left_out)}; not used here")
+        tell(f"{model.name_or_path}: its generation_config sets {', '.join(left_out)}; not used here")
     model.generation_config = GenerationConfig(
         bos_token_id=found.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
     )
 
 
 @cache
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
     """Warn once a process: a run loads its model many times."""
     log.warning(message)
 

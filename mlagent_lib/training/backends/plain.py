@@ -17,6 +17,7 @@ from mlagent_lib.training.backends.interface import (
     lora_config,
     make_ready,
     save_tokenizer,
+    tell,
 )
 
 
@@ -35,6 +36,7 @@ class PlainBackend(Backend):
         import torch
         from transformers import AutoModelForCausalLM
 
+        from mlagent_lib.training.backends.decode import reason_against
         from mlagent_lib.training.prefix import share_prefixes
 
         device, precision = device_and_precision(loading)
@@ -50,6 +52,8 @@ class PlainBackend(Backend):
 
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
         share_prefixes(model)
+        if device == "cpu" and (reason := reason_against(model)):
+            tell(f"{path}: Transformers' generate samples the replies, since {reason}")
         return cls(path, model, tokenizer, device, precision, loading)
 
     def attach_lora(self, r: int, alpha: int, *, seed: int) -> None:

@@ -1,0 +1,357 @@
+"""A decode loop of our own for small models on a CPU: the same tokens as Transformers' ``generate``, sooner.
+
+What it leaves out is work done twice: the adapter is added to flat weights once a call; the projections that
+read the same input are one product; the keys and values of a prompt are read once for all replies to it and
+never repeated; rows that have ended are dropped; a token is drawn from the cumulated probabilities.
+
+It runs models of the shapes Qwen2 and Llama in float32 on a CPU (`reason_against` says why not); for all
+others `generate` does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import embedding, linear, silu
+
+from mlagent_lib.core.errors import RunError
+
+KINDS = ("qwen2", "llama")
+DROP_BELOW = 0.75  # ours: share of the rows that still run, below which the others are taken out
+
+
+def reason_against(model) -> str:
+    """Return why this loop cannot run a model, in a few words; "" where it can.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = model.config
+    kind = getattr(config, "model_type", "")
+    if kind not in KINDS:
+        return f"its architecture is {kind or 'unknown'}, not {' or '.join(KINDS)}"
+    weight = model.get_input_embeddings().weight
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return f"it computes in {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
+    if config.hidden_act != "silu" or getattr(config, "use_sliding_window", False):
+        return "its activation or its attention window is another one"
+    if (config.rope_parameters or {}).get("rope_type", "default") != "default":
+        return f"its positions are scaled ({config.rope_parameters['rope_type']})"
+    if getattr(config, "mlp_bias", False):
+        return "its feed-forward layers have biases"
+    return ""
+
+
+def distinct_rows(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the distinct rows of a batch of prompts, their masks, and which of them each row is.
+
+    Args:
+        ids: Token ids, shape (rows, length), padded on the left.
+        mask: 1 for tokens, 0 for padding, same shape.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6], [0, 7], [5, 6]])
+        >>> found, _, which = distinct_rows(ids, torch.tensor([[1, 1], [0, 1], [1, 1]]))
+        >>> len(found), bool((found[which] == ids).all())
+        (2, True)
+    """
+    both, which = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
+    length = ids.size(1)
+    return both[:, :length], both[:, length:], which
+
+
+def flat(layer) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return weight and bias of a linear layer with its adapter added, if one is on.
+
+    Args:
+        layer: A linear layer of Transformers, or the one that PEFT has put around it.
+    """
+    base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+    weight = base.weight
+    if base is not layer and not layer.disable_adapters and not layer.merged:
+        for name in layer.active_adapters:
+            if name in layer.lora_A:
+                weight = weight + layer.get_delta_weight(name)
+    return weight, base.bias
+
+
+def _fused(*layers) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return layers that read the same input as one."""
+    weights, biases = zip(*map(flat, layers), strict=True)
+    bias = None if biases[0] is None else torch.cat(biases)
+    return torch.cat(weights), bias
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The flat weights of one layer."""
+
+    before: torch.Tensor
+    qkv: tuple[torch.Tensor, torch.Tensor | None]
+    out: tuple[torch.Tensor, torch.Tensor | None]
+    after: torch.Tensor
+    gate_up: tuple[torch.Tensor, torch.Tensor | None]
+    down: tuple[torch.Tensor, torch.Tensor | None]
+
+
+class Decoder:
+    """The flat weights of a model as it is now, and the two ways to run them: over prompts, and a token on.
+
+    Args:
+        model: For which `reason_against` has nothing to say.
+    """
+
+    def __init__(self, model):
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        body, config = model.model, model.config
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.eps, self.limit = config.rms_norm_eps, config.max_position_embeddings
+        self.embeddings = body.embed_tokens.weight
+        self.norm, self.head = body.norm.weight, flat(model.lm_head)
+        self.layers = [
+            _Layer(
+                layer.input_layernorm.weight,
+                _fused(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+                flat(layer.self_attn.o_proj),
+                layer.post_attention_layernorm.weight,
+                _fused(layer.mlp.gate_proj, layer.mlp.up_proj),
+                flat(layer.mlp.down_proj),
+            )
+            for layer in body.layers
+        ]
+        angles = torch.outer(torch.arange(self.limit).float(), body.rotary_emb.inv_freq.float())
+        self.cosine, self.sine = (torch.cat([part, part], dim=-1) for part in (angles.cos(), angles.sin()))
+
+    def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps) * weight
+
+    def turn(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what turns queries and keys at these positions: factors of a half and of the other one."""
+        return self.cosine[positions].unsqueeze(-2), self.sine[positions].unsqueeze(-2)
+
+    def _projected(self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]):
+        """Return queries, keys and values of a layer, shape (..., heads, width) each."""
+        parts = linear(self._normed(hidden, layer.before), *layer.qkv)
+        parts = parts.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
+        both, values = parts.split([self.heads + self.kv_heads, self.kv_heads], dim=-2)
+        left, right = both.chunk(2, dim=-1)
+        both = both * turn[0] + torch.cat([-right, left], dim=-1) * turn[1]
+        return *both.split([self.heads, self.kv_heads], dim=-2), values
+
+    def _rest(self, layer: _Layer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        hidden = hidden + linear(attended, *layer.out)
+        gate, up = linear(self._normed(hidden, layer.after), *layer.gate_up).chunk(2, dim=-1)
+        return hidden + linear(silu(gate) * up, *layer.down)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits that follow from the last hidden state."""
+        return linear(self._normed(hidden, self.norm), *self.head)
+
+    def read(self, ids: torch.Tensor, mask: torch.Tensor):
+        """Return the last hidden state of each prompt, and keys and values of all layers.
+
+        Args:
+            ids: Prompts, shape (prompts, length), padded on the left.
+            mask: 1 for tokens, 0 for padding, same shape.
+        """
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        length = ids.size(1)
+        seen = torch.ones(length, length, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
+        seen = seen | torch.eye(length, dtype=torch.bool)  # padding looks at itself, so that nothing is NaN
+        hidden, kept, turn = embedding(ids, self.embeddings), [], self.turn(positions)
+        for layer in self.layers:
+            queries, keys, values = self._projected(layer, hidden, turn)
+            queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
+            attended = torch.nn.functional.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=seen, enable_gqa=self.heads != self.kv_heads
+            )
+            hidden = self._rest(layer, hidden, attended.transpose(1, 2).flatten(-2))
+            kept.append((keys.contiguous(), values.contiguous()))
+        return hidden[:, -1], kept
+
+
+class _Rows:
+    """Replies in the making: which prompt each follows, and the keys and values of its own tokens."""
+
+    def __init__(self, decoder: Decoder, kept, mask: torch.Tensor, which: torch.Tensor, most: int):
+        self.decoder, self.kept, self.which = decoder, kept, which
+        self.blind = mask == 0
+        self.padded = bool(self.blind.any())
+        self.positions = mask.sum(dim=1)[which]
+        shape = (len(which), decoder.kv_heads, most, decoder.width)
+        self.own = [(torch.empty(shape), torch.empty(shape)) for _ in decoder.layers]
+        self.length = 0
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Lay the rows out as a table of prompts and places, so that a prompt is read for all its replies.
+
+        ``slot`` is the place of each row in that table; places that no row takes are computed and not used.
+        """
+        counts = torch.bincount(self.which, minlength=len(self.blind))
+        order = torch.argsort(self.which, stable=True)
+        first = (counts.cumsum(0) - counts)[self.which[order]]
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order)) - first
+        self.places = int(counts.max())
+        slot = self.which * self.places + place
+        in_order = len(slot) == len(self.blind) * self.places and bool((slot.diff() == 1).all())
+        self.slot = None if in_order else slot  # None: the rows are that table as they are
+
+    def keep(self, alive: torch.Tensor) -> None:
+        """Take out the rows that have ended, and the prompts that no row follows any more."""
+        prompts, self.which = torch.unique(self.which[alive], return_inverse=True)
+        if len(prompts) < len(self.blind):
+            self.kept = [(keys[prompts], values[prompts]) for keys, values in self.kept]
+            self.blind = self.blind[prompts]
+        self.positions = self.positions[alive]
+        self.own = [(keys[alive], values[alive]) for keys, values in self.own]
+        self._arrange()
+
+    def advance(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the logits after one more token of each row, shape (rows, vocabulary)."""
+        decoder, rows, groups = self.decoder, len(tokens), self.decoder.heads // self.decoder.kv_heads
+        hidden, turn = embedding(tokens, decoder.embeddings), decoder.turn(self.positions)
+        length = self.length + 1
+        for layer, prompt, own in zip(decoder.layers, self.kept, self.own, strict=True):
+            queries, keys, values = decoder._projected(layer, hidden, turn)
+            own[0][:, :, self.length], own[1][:, :, self.length] = keys, values
+            queries = queries.unflatten(1, (decoder.kv_heads, groups)) * decoder.width**-0.5
+            scores = self._by_prompt(queries) @ prompt[0].transpose(-1, -2)
+            if self.padded:
+                scores = scores.masked_fill(self.blind[:, None, None, :], float("-inf"))
+            scores, wide = self._by_row(scores, groups), scores.size(-1)
+            scores = torch.cat([scores, queries @ own[0][:, :, :length].transpose(-1, -2)], dim=-1)
+            weights = scores.softmax(dim=-1)
+            attended = self._by_row(self._by_prompt(weights[..., :wide]) @ prompt[1], groups)
+            attended = attended + weights[..., wide:] @ own[1][:, :, :length]
+            hidden = decoder._rest(layer, hidden, attended.reshape(rows, -1))
+        self.length, self.positions = length, self.positions + 1
+        return decoder.logits(hidden)
+
+    def _by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows, shape (rows, heads, groups, n), as (prompts, heads, places x groups, n)."""
+        shape = (len(self.blind), self.places, *rows.shape[1:])
+        if self.slot is not None:
+            rows = rows.new_zeros(shape).flatten(0, 1).index_copy_(0, self.slot, rows)
+        return rows.reshape(shape).transpose(1, 2).flatten(2, 3)
+
+    def _by_row(self, table: torch.Tensor, groups: int) -> torch.Tensor:
+        """Return the way back of `_by_prompt`."""
+        table = table.unflatten(2, (self.places, groups)).transpose(1, 2).flatten(0, 1)
+        return table if self.slot is None else table[self.slot]
+
+
+def drawn(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return a token for each row: the likeliest at temperature 0, else one drawn by its probability.
+
+    Args:
+        logits: Shape (rows, vocabulary).
+        temperature: The logits are divided by it.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    sums = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    point = torch.rand(len(logits), 1, dtype=torch.float64) * sums[:, -1:]
+    return torch.searchsorted(sums, point, right=True).squeeze(1).clamp(max=logits.size(1) - 1)
+
+
+@torch.inference_mode()
+def replies(
+    model,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    most: int,
+    temperature: float,
+    ends: Sequence[int],
+    padding: int,
+) -> torch.Tensor:
+    """Return the tokens of one reply to each prompt, shape (rows, longest reply), padded on the right.
+
+    Draws from the global random stream of PyTorch.
+
+    Args:
+        model: For which `reason_against` has nothing to say; an adapter that is off stays off.
+        ids: Prompts, shape (rows, length), padded on the left; equal ones are read once.
+        mask: 1 for tokens, 0 for padding, same shape.
+        most: Longest reply in tokens, at least 1.
+        temperature: 0 for the likeliest token; else samples.
+        ends: Tokens that end a reply.
+        padding: Token behind the end of a reply.
+
+    Raises:
+        RunError: The model has no position left for a token that is wanted.
+    """
+    decoder = Decoder(model)
+    prompts, seen, which = distinct_rows(ids, mask)
+    longest = int(seen.sum(dim=1).max())
+    if longest > decoder.limit:
+        raise _full(longest, decoder.limit)
+    hidden, kept = decoder.read(prompts, seen)
+    rows = _Rows(decoder, kept, seen, which, most)
+    found = torch.full((len(ids), most), padding)
+    running, stops = torch.arange(len(ids)), torch.tensor(list(ends))
+    alive = torch.ones(len(ids), dtype=torch.bool)  # of the rows that still run
+    tokens = drawn(decoder.logits(hidden)[which], temperature)
+    for step in range(most):
+        found[running[alive], step] = tokens[alive]
+        alive = alive & ~torch.isin(tokens, stops)
+        if not alive.any() or step + 1 == most:
+            return found[:, : step + 1]
+        if alive.float().mean() < DROP_BELOW:
+            rows.keep(alive)
+            running, tokens, alive = running[alive], tokens[alive], alive[alive]
+        if int(rows.positions.max()) >= decoder.limit:
+            raise _full(int(rows.positions.max()) + 1, decoder.limit)
+        tokens = drawn(rows.advance(tokens), temperature)
+    raise AssertionError("a reply has at least one token")
+
+
+def _full(wanted: int, limit: int) -> RunError:
+    return RunError(
+        f"a prompt and its reply take {wanted} tokens, and the model has {limit} positions",
+        cure="give the profile fewer prompt_tokens, or shorter replies (grpo.max_new_tokens)",
+    )
+
+
+# What a call of ``generate`` may ask for that this loop does: the rest is left to Transformers.
+_SERVED = {
+    *("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "use_cache"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "disable_compile", "transformers_version"),
+}
+
+
+def generated(model, ids, mask, config=None, **options) -> torch.Tensor | None:
+    """Return what ``model.generate`` would return, or None where this loop does not serve such a call.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        ids: Prompts, shape (rows, length), padded on the left, or None.
+        mask: 1 for tokens, 0 for padding, same shape, or None.
+        config: Of the call; the model's own where it says nothing.
+        options: Of the call; they count more than both.
+    """
+    if ids is None or mask is None or reason_against(model):
+        return None
+    asked = {}
+    for source in (model.generation_config, config):
+        values = source.to_diff_dict() if source is not None else {}
+        asked |= {name: value for name, value in values.items() if value is not None}
+    asked |= {name: value for name, value in options.items() if value is not None}
+    if config is not None:  # its values, also where they are Transformers' own
+        asked |= {"top_k": asked.get("top_k", config.top_k), "top_p": asked.get("top_p", config.top_p)}
+    sampled = bool(asked.get("do_sample"))
+    whole = asked.get("top_k") == 0 and asked.get("top_p") in (None, 1.0) if sampled else True
+    if not whole or set(asked) - _SERVED or asked.get("repetition_penalty", 1.0) != 1.0:
+        return None
+    ends = asked["eos_token_id"] if isinstance(asked["eos_token_id"], list) else [asked["eos_token_id"]]
+    found = replies(
+        model, ids, mask, most=asked["max_new_tokens"], ends=ends, padding=asked["pad_token_id"],
+        temperature=float(asked.get("temperature", 1.0)) if sampled else 0.0,
+    )  # fmt: skip
+    return torch.cat([ids, found], dim=1)
