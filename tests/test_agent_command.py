@@ -19,7 +19,7 @@ from tiny_task import CARD, NAME, FakeRunner, edit, final, neighbours, write_tas
 
 from mlagent_lib import cli
 from mlagent_lib.agents.server.accounting import Call
-from mlagent_lib.agents.server.endpoint import parse_endpoint
+from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.core.artifacts import read_manifest, stage_is_valid
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import read_jsonl

@@ -16,9 +16,10 @@ from tiny_task import edit, final, make_tools, neighbours, reply, write_task
 from mlagent_lib.agents.policies import ChatPolicy, format_fault
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.agents.server import ratelimit
-from mlagent_lib.agents.server.accounting import Ledger, read_calls
+from mlagent_lib.agents.server.accounting import Ledger, Spend, read_calls
 from mlagent_lib.agents.server.chat import Chat
-from mlagent_lib.agents.server.endpoint import ChatEndpoint, RequestRefused, parse_endpoint
+from mlagent_lib.agents.server.endpoint import ChatEndpoint, RequestRefused
+from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.agents.server.ratelimit import RateLimit
 from mlagent_lib.agents.server.reply_cache import ReplyCache, reply_key
 from mlagent_lib.core.errors import EndpointError
@@ -182,7 +183,7 @@ def test_waiting_for_our_own_limit_does_not_use_up_the_patience_of_a_call():
     with FakeOpenAI("fine") as server:
         endpoint = client(server, limit=limit, max_total_seconds=10.0)
         assert [endpoint.reply(HELLO), endpoint.reply(HELLO)] == ["fine", "fine"]
-    assert len(clock.waits) == 1 and 59 < clock.waits[0] <= 60 and endpoint.usage.failed_calls == 0
+    assert len(clock.waits) == 1 and 59 < clock.waits[0] <= 60
 
 
 @pytest.mark.parametrize(
@@ -235,10 +236,10 @@ def test_cached_tokens_are_read_and_never_more_than_the_prompt():
     for told, read in ((64, 64), (900, 100), (-1, None), ("many", None)):
         usage["prompt_tokens_details"] = {"cached_tokens": told}
         with FakeOpenAI("fine", usage=usage) as server:
-            endpoint = client(server)
-            reply = endpoint.complete(HELLO)
+            spend = Spend()
+            reply = client(server).complete(HELLO, spend=spend)
         assert (reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens) == (100, read, 7)
-        assert endpoint.usage.cached_tokens == (read or 0)
+        assert spend.tokens.cached == (read or 0)
 
 
 # threads

@@ -24,9 +24,10 @@ import pytest
 
 PUBLISHED = """
 accelerate==1.13.0 click==8.4.1 cloudpickle==3.1.2 datasets==4.0.0 diffusers==0.37.1 dill==0.3.8
-einops==0.8.2 entrypoints==0.4 fastjsonschema==2.21.2 farama-notifications==0.0.6 filelock==3.29.0 fsspec==2025.3.0
+einops==0.8.2 entrypoints==0.4 farama-notifications==0.0.6 filelock==3.29.0 fsspec==2025.3.0
 gymnasium==1.3.0 hf-xet==1.5.0 httpx==0.28.1 huggingface-hub==1.17.0 ipykernel==6.17.1 jinja2==3.1.6
 joblib==1.5.3 matplotlib==3.10.0 multiprocess==0.70.16 nbclient==0.10.4 nbconvert==7.17.1 nbformat==5.10.4
+fastjsonschema==2.21.2
 nest-asyncio==1.6.0 numpy==2.0.2 packaging==26.2 pandas==2.2.2 peft==0.19.1 pillow==11.3.0
 protobuf==5.29.6 psutil==5.9.5 pyarrow==18.1.0 pydantic==2.12.3 pyyaml==6.0.3 regex==2025.11.3
 requests==2.32.4 rich==13.9.4 safetensors==0.7.0 scikit-learn==1.6.1 scipy==1.16.3 sentencepiece==0.2.1

@@ -21,10 +21,12 @@ from test_pipeline import PARAMETERS, write_notebook
 from tiny_task import NAME, FakeRunner, final, neighbours, write_task
 
 from mlagent_lib.agents.schema import validate_row
+from mlagent_lib.agents.server.accounting import Spend, Tokens
 from mlagent_lib.agents.server.chat import Chat
-from mlagent_lib.agents.server.endpoint import ChatEndpoint, RequestRefused, Usage, parse_endpoint
+from mlagent_lib.agents.server.endpoint import ChatEndpoint, RequestRefused
+from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import ReplyCache
-from mlagent_lib.agents.server.wire import retry_after, secrets_of
+from mlagent_lib.agents.server.transport import retry_after, secrets_of
 from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import EndpointError
 from mlagent_lib.core.files import read_jsonl
@@ -76,8 +78,12 @@ def test_request_and_reply():
             "top_p": 0.9,
         }
         assert endpoint.generate("hi", system="be kind") == endpoint.reply(HELLO) == "two words"
+        assert len(server.requests) == 3
         assert [m["role"] for m in server.requests[1]["body"]["messages"]] == ["system", "user"]
-        assert endpoint.usage.calls == 3 and endpoint.usage.prompt_tokens == 2 + 3 + 2
+        spend = Spend()
+        for messages in (HELLO, server.requests[1]["body"]["messages"], HELLO):
+            endpoint.complete(messages, spend=spend)
+        assert spend.requests == 3 and spend.tokens.prompt == 2 + 3 + 2
 
 
 def test_none_leaves_a_field_to_the_server_and_an_unset_key_sends_no_header(monkeypatch):
@@ -107,10 +113,10 @@ def test_none_leaves_a_field_to_the_server_and_an_unset_key_sends_no_header(monk
 )
 def test_what_may_pass_is_tried_again(bad):
     with FakeOpenAI("fine", script=[bad, bad]) as server:
-        endpoint = client(server)
-        reply = endpoint.complete(HELLO)
+        spend = Spend()
+        reply = client(server).complete(HELLO, spend=spend)
         assert (reply.text, reply.tries, len(server.requests)) == ("fine", 3, 3)
-        assert endpoint.usage.requests == 3 and endpoint.usage.failed_calls == 0
+        assert spend.requests == 3
 
 
 @pytest.mark.parametrize(
@@ -202,7 +208,6 @@ def test_server_that_is_down_and_host_that_is_unknown():
     endpoint = ChatEndpoint("m", f"http://127.0.0.1:{port}/v1", max_retries=1, backoff_s=0.01)
     with pytest.raises(EndpointError, match="connection was refused.*check that the server runs"):
         endpoint.complete(HELLO)
-    assert endpoint.usage.failed_calls == 1 and endpoint.usage.calls == 0
 
 
 def test_wrong_path_is_a_404_that_says_what_to_check():
@@ -292,26 +297,27 @@ def test_bad_message_is_the_callers_mistake():
 
 def test_odd_but_legal_replies():
     with FakeOpenAI("naïve ☃", script=["no-usage", "bad-usage", "parts"]) as server:
-        endpoint = client(server)
-        first, second, third = (endpoint.complete(HELLO) for _ in range(3))
+        endpoint, spend = client(server), Spend()
+        first, second, third = (endpoint.complete(HELLO, spend=spend) for _ in range(3))
         assert first.prompt_tokens is second.completion_tokens is None
         assert third.text == "naïve ☃" and third.prompt_tokens == 2
-        assert endpoint.usage.replies_without_usage == 2
+        assert spend.without_usage == 2
 
 
 def test_usage_counts_refused_replies_and_threads_share_it():
     with FakeOpenAI("a b c", script=["empty"]) as server:
-        endpoint = client(server)
+        endpoint, spent = client(server), [Spend() for _ in range(24)]
         with ThreadPoolExecutor(8) as pool:
-            replies = list(pool.map(lambda i: endpoint.complete(HELLO, seed=i).text, range(24)))
+            replies = list(
+                pool.map(lambda i: endpoint.complete(HELLO, seed=i, spend=spent[i]).text, range(24))
+            )
         assert replies == ["a b c"] * 24
-        usage = endpoint.usage
-        assert (usage.calls, usage.requests, usage.failed_calls) == (24, 25, 0)
-        assert usage.prompt_tokens == 50 and usage.completion_tokens == 25 * 3
+        tokens = sum((spend.tokens for spend in spent), Tokens())
+        assert sum(spend.requests for spend in spent) == 25
+        assert tokens.prompt == 50 and tokens.completion == 25 * 3
         assert sorted(r["body"]["seed"] for r in server.requests[1:]) != []
         copy = pickle.loads(pickle.dumps(endpoint))
-        assert copy == endpoint and copy.usage == usage and copy.complete(HELLO).text == "a b c"
-        assert endpoint.usage == usage
+        assert copy == endpoint and copy.complete(HELLO).text == "a b c"
 
 
 def test_waits_follow_the_seed(monkeypatch):
@@ -323,13 +329,6 @@ def test_waits_follow_the_seed(monkeypatch):
     first, again, other = waits[:3], waits[3:6], waits[6:]
     assert first == again != other
     assert all(0.2 * 2**i <= w <= 0.4 * 2**i for i, w in enumerate(first))
-
-
-def test_replace_makes_a_fresh_meter():
-    with FakeOpenAI() as server:
-        endpoint = client(server)
-        endpoint.complete(HELLO)
-        assert replace(endpoint, max_retries=0).usage == Usage()
 
 
 @pytest.mark.parametrize(
@@ -707,7 +706,7 @@ def test_several_refusals_cost_no_try_and_each_is_asked_about_once():
 
     with FakeOpenAI(refuse=refuse) as server:
         endpoint = client(server, max_retries=0)
-        assert endpoint.complete(HELLO, seed=1).tries == 5 and endpoint.usage.failed_calls == 0
+        assert endpoint.complete(HELLO, seed=1).tries == 5
         assert endpoint.complete(HELLO, seed=1).tries == 1
     with FakeOpenAI(refuse=lambda body: (400, said("'temperature', 'seed' unsupported"))) as server:
         text = failure(server, temperature=1.0)  # it refuses whatever it is asked

@@ -19,7 +19,7 @@ from tiny_task import edit, final, graded
 from mlagent_lib.agents.ideas import candidate_ideas
 from mlagent_lib.agents.policies import ChatPolicy, ScriptedExpert
 from mlagent_lib.agents.rollout import Job, run_trajectories
-from mlagent_lib.agents.server.endpoint import parse_endpoint
+from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.cli import main
 from mlagent_lib.core.errors import SubmissionError, TaskError
 from mlagent_lib.environment.cache import ExecutionCache

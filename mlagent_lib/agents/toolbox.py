@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlagent_lib.agents.server.endpoint import parse_endpoint
+from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import ChatCoder, Coder, RuleCoder
 from mlagent_lib.environment.runner import Runner

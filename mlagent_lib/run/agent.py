@@ -33,9 +33,10 @@ from mlagent_lib.agents.server.accounting import (
     write_costs,
 )
 from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
-from mlagent_lib.agents.server.endpoint import API_KEY_ENV, ChatEndpoint, parse_endpoint
+from mlagent_lib.agents.server.endpoint import API_KEY_ENV, ChatEndpoint
+from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache, reply_key
-from mlagent_lib.agents.server.wire import MIN_SECRET_LENGTH, read_key
+from mlagent_lib.agents.server.transport import MIN_SECRET_LENGTH, read_key
 from mlagent_lib.core.artifacts import RUN_RECORD, Stage, read_manifest, read_record
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import read_jsonl, sha256_file, write_text

@@ -27,7 +27,7 @@ from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.agents.server.accounting import CALLS, Ledger
 from mlagent_lib.agents.server.chat import CODER_MAX_TOKENS, Chat
-from mlagent_lib.agents.server.endpoint import parse_endpoint
+from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache
 from mlagent_lib.core.artifacts import OWN_TASKS, RUN_RECORD, Stage, read_record
 from mlagent_lib.core.errors import CoderError, ProfileError

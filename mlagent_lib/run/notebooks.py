@@ -354,7 +354,7 @@ def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
 def _refuse_secrets(parameters: Mapping[str, Any]) -> None:
     """Raise `ProfileError` where a parameter holds a key: parameters are written into the run's files."""
     from mlagent_lib.agents.server.endpoint import API_KEY_ENV
-    from mlagent_lib.agents.server.wire import MIN_SECRET_LENGTH
+    from mlagent_lib.agents.server.transport import MIN_SECRET_LENGTH
 
     key = os.environ.get(API_KEY_ENV, "").strip()
     for name, value in parameters.items():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 
 from mlagent_lib.agents.server.accounting import Call, Ledger, Spend, Tokens
 from mlagent_lib.agents.server.endpoint import ChatEndpoint
-from mlagent_lib.agents.server.reply_cache import KnownReply, ReplyCache, reply_key
+from mlagent_lib.agents.server.reply_cache import Completion, ReplyCache, reply_key
 from mlagent_lib.environment.actions import storable
 
 CODER_MAX_TOKENS = 4000  # MLAgentBench's --edit-script-llm-max-tokens: a coder answers with a whole file
@@ -80,7 +81,8 @@ class Chat:
         hit = reply is not None
         try:
             if reply is None:
-                reply = self._fetch(messages, spend)
+                made = self.endpoint.complete(messages, spend=spend)
+                reply = replace(made, text=storable(made.text))
                 if self.cache:
                     about = self.about() | {"sample": sample, "refused": self.endpoint.refused}
                     reply = self.cache.put(key, reply, about)
@@ -91,28 +93,13 @@ class Chat:
                 self.ledger.add(self._call(reply, spend, place | {"broke": broke}))
         return reply.text
 
-    def _fetch(self, messages: Sequence[Mapping[str, str]], spend: Spend) -> KnownReply:
-        made = self.endpoint.complete(messages, spend=spend)
-        tokens = made.prompt_tokens, made.cached_tokens, made.completion_tokens
-        return KnownReply(storable(made.text), made.finish_reason, *tokens, made.seconds)
-
-    def _call(self, reply: KnownReply | None, spend: Spend, place: dict) -> Call:
-        used = Tokens()
-        if reply:
-            used = Tokens(reply.prompt_tokens or 0, reply.cached_tokens or 0, reply.completion_tokens or 0)
+    def _call(self, reply: Completion | None, spend: Spend, place: dict) -> Call:
+        used = reply.tokens if reply else Tokens()
         lost = spend.tokens - used if spend.requests else Tokens()
+        counts = {f"{name}_tokens": count for name, count in asdict(used).items()}
+        counts |= {f"retry_{name}_tokens": count for name, count in asdict(lost).items()}
         return Call(
-            role=self.role,
-            model=self.endpoint.model,
-            failed=reply is None,
-            requests=spend.requests,
-            prompt_tokens=used.prompt,
-            cached_tokens=used.cached,
-            completion_tokens=used.completion,
-            retry_prompt_tokens=lost.prompt,
-            retry_cached_tokens=lost.cached,
-            retry_completion_tokens=lost.completion,
-            without_usage=spend.without_usage,
-            seconds=round(reply.seconds, 3) if reply else 0.0,
-            **place,
-        )
+            role=self.role, model=self.endpoint.model, failed=reply is None, requests=spend.requests,
+            without_usage=spend.without_usage, seconds=round(reply.seconds, 3) if reply else 0.0,
+            **counts, **place,
+        )  # fmt: skip

@@ -2,8 +2,7 @@
 
 It asks for one completion at a time, retries what may pass (rate limits, server errors, dropped or broken
 replies) inside a budget of tries and seconds, and ends with one `EndpointError` that names server, cause and
-cure. It does not stream, batch, know replies or prices (`chat`), or keep a conversation. Only the standard
-library is used.
+cure. It does not stream, batch, know replies or prices (`chat`), or keep a conversation.
 
 The API key is read from the environment at each call and is never stored, shown, logged or returned: it is
 cut out of everything the server sends back.
@@ -16,20 +15,17 @@ import json
 import logging
 import math
 import os
-import re
-import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit, urlunsplit
 
-from mlagent_lib.agents.server.accounting import Spend, Tokens
+from mlagent_lib.agents.server.accounting import Spend
 from mlagent_lib.agents.server.dialect import adapted, refused_field, substitute
-from mlagent_lib.agents.server.options import endpoint_fields
 from mlagent_lib.agents.server.ratelimit import RateLimit, guess_tokens
-from mlagent_lib.agents.server.wire import (
+from mlagent_lib.agents.server.reply_cache import Completion
+from mlagent_lib.agents.server.transport import (
     FailedTryError,
     check_url,
     is_loopback,
@@ -57,93 +53,8 @@ class RequestRefused(EndpointError):
 
 
 @dataclass(frozen=True)
-class Completion:
-    """One reply of a model.
-
-    Attributes:
-        text: The assistant's text, never empty.
-        prompt_tokens: As billed by the server; ``None`` where it does not say.
-        completion_tokens: Likewise.
-        seconds: Wall seconds of the whole call, tries and waits included.
-        tries: Requests that it took, 1 or more.
-        finish_reason: ``"stop"``, ``"length"`` (cut at ``max_tokens``), ... or ``None``.
-        cached_tokens: The part of ``prompt_tokens`` that the server had in its own cache; ``None`` where it
-            does not say.
-    """
-
-    text: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    seconds: float
-    tries: int = 1
-    finish_reason: str | None = None
-    cached_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Totals over the calls of one `ChatEndpoint`; tokens of replies that were refused count too."""
-
-    calls: int = 0
-    failed_calls: int = 0
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    replies_without_usage: int = 0
-    seconds: float = 0.0
-    cached_tokens: int = 0
-
-
-class _Meter:
-    """Usage totals behind a lock; survives pickling, so that an endpoint can be sent to a worker."""
-
-    def __init__(self):
-        self._lock, self._usage, self._started = threading.Lock(), Usage(), 0
-
-    def next_call(self) -> int:
-        with self._lock:
-            self._started += 1
-            return self._started
-
-    def add(self, **amounts: float) -> None:
-        with self._lock:
-            self._usage = replace(
-                self._usage, **{name: getattr(self._usage, name) + value for name, value in amounts.items()}
-            )
-
-    def read(self) -> Usage:
-        with self._lock:
-            return self._usage
-
-    def __getstate__(self):
-        return {"usage": self.read()}
-
-    def __setstate__(self, state):
-        self.__init__()
-        self._usage = state["usage"]
-
-
-class _Clock:
-    """Seconds of one call, without those that it waited for its rate limit."""
-
-    def __init__(self, most: float):
-        self._most, self._started = most, time.monotonic()
-
-    def leave_out(self, seconds: float) -> None:
-        self._started += seconds
-
-    @property
-    def spent(self) -> float:
-        return time.monotonic() - self._started
-
-    @property
-    def left(self) -> float:
-        return self._most - self.spent
-
-
-@dataclass(frozen=True)
 class ChatEndpoint:
-    """A chat model behind a URL. Threads may share one object; `usage` sums over all of them.
+    """A chat model behind a URL. Threads may share one object.
 
     Attributes:
         model: Name of the model as the server knows it, e.g. ``"gpt-4o-mini-2024-07-18"``.
@@ -180,19 +91,15 @@ class ChatEndpoint:
     backoff_seed: int = 0
     extra: Mapping[str, object] = field(default_factory=dict, repr=False)
     limit: RateLimit = field(default_factory=RateLimit, repr=False, compare=False)
-    _meter: _Meter = field(init=False, repr=False, compare=False, default_factory=_Meter)
+    _calls: Counter[str] = field(init=False, repr=False, compare=False, default_factory=Counter)
     _refused: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self):
         check_url(self.base_url)
         if not self.model.strip():
             raise EndpointError("the name of an endpoint's model is empty", cure="give the model's name")
-        for name, low in (
-            ("timeout", 1e-3),
-            ("max_total_seconds", 1e-3),
-            ("max_retries", 0),
-            ("backoff_s", 0),
-        ):
+        lowest = {"timeout": 1e-3, "max_total_seconds": 1e-3, "max_retries": 0, "backoff_s": 0}
+        for name, low in lowest.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= low):
                 raise EndpointError(
@@ -215,11 +122,6 @@ class ChatEndpoint:
         """The address that is called, without its query (which may carry a key)."""
         parts = urlsplit(self._full_url())
         return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
-
-    @property
-    def usage(self) -> Usage:
-        """Calls, requests, tokens and seconds so far."""
-        return self._meter.read()
 
     @property
     def refused(self) -> dict[str, str]:
@@ -258,28 +160,28 @@ class ChatEndpoint:
         fields, refused, spend = self._fields(messages, seed), self.refused, spend or Spend()
         key = read_key(self.api_key_env)
         secrets = secrets_of(key, self.base_url)
-        jitter = rng(self.backoff_seed, "endpoint", self.model, self._meter.next_call())
+        self._calls["made"] += 1
+        jitter = rng(self.backoff_seed, "endpoint", self.model, self._calls["made"])
         guess = guess_tokens(sum(len(message["content"]) for message in messages), self.max_tokens)
-        clock = _Clock(self.max_total_seconds)
         causes: Counter[str] = Counter()
-        most = self.max_retries + 1
+        most, began = self.max_retries + 1, time.monotonic()
+
+        def left() -> float:
+            return began + self.max_total_seconds - time.monotonic()
+
         for attempt in itertools.count(1):
             sent = adapted(fields, refused)
             try:
                 with self.limit.slot(guess) as slot:
-                    clock.leave_out(slot.waited_s)
-                    text, tokens, finish = self._one_request(
-                        sent, key, secrets, min(self.timeout, clock.left), spend
-                    )
-                    if tokens[:2] != (None, None):
-                        slot.tokens = (tokens[0] or 0) + (tokens[1] or 0)
+                    began += slot.waited_s  # waiting for our own limit does not count
+                    reply = self._one_request(sent, key, secrets, min(self.timeout, left()), spend)
+                    slot.tokens = reply.billed or slot.tokens
             except FailedTryError as exc:
                 failure = exc
             else:
                 self._refused.update(refused)
-                self._meter.add(calls=1, seconds=clock.spent)
-                return Completion(text, *tokens[:2], clock.spent, attempt, finish, tokens[2])
-            if clock.left > 0 and (how := self._left_out(failure.cause, sent, refused)):
+                return replace(reply, seconds=time.monotonic() - began, tries=attempt)
+            if left() > 0 and (how := self._left_out(failure.cause, sent, refused)):
                 causes[f"{failure.cause}, asked again {how}"] += 1
                 most += 1  # no try is lost: the same request would never pass
                 continue
@@ -287,18 +189,17 @@ class ChatEndpoint:
             if not failure.retry or attempt >= most:
                 break
             wait = self._wait(failure, attempt, jitter)
-            if wait >= clock.left:
+            if wait >= left():
                 causes[f"the next try would be in {wait:.0f} s, past max_total_seconds"] += 1
                 break
             cause = f"{failure.cause}; try {attempt + 1} of {most} in {wait:.1f} s"
             logger.warning("endpoint %s: %s", self.url, cause)
             time.sleep(wait)
-        self._meter.add(failed_calls=1, seconds=clock.spent)
         listed = "; ".join(f"{cause} ({n} times)" if n > 1 else cause for cause, n in causes.items())
         # `from None`, and outside the except block: a cause could show headers, and with them the key.
         raise (RequestRefused if failure.is_request else EndpointError)(
-            f"the endpoint {self.url} gave no usable reply for model {self.model!r} "
-            f"after {attempt} {'try' if attempt == 1 else 'tries'} in {clock.spent:.1f} s: {listed}",
+            f"the endpoint {self.url} gave no usable reply for model {self.model!r} after {attempt} "
+            f"{'try' if attempt == 1 else 'tries'} in {time.monotonic() - began:.1f} s: {listed}",
             cure=failure.cure,
         ) from None
 
@@ -338,102 +239,54 @@ class ChatEndpoint:
 
     def _one_request(
         self, fields: dict, key: str, secrets: Sequence[str], seconds: float, spend: Spend
-    ) -> tuple[str, tuple, str | None]:
+    ) -> Completion:
         body = json.dumps(fields, allow_nan=False).encode()
-        self._meter.add(requests=1)
         spend.requests += 1
-        request = urllib.request.Request(self._full_url(), data=body, method="POST")
-        request.add_header("Content-Type", "application/json")
-        request.add_header("User-Agent", "mlagent-kit")
-        if key:
-            request.add_unredirected_header("Authorization", f"Bearer {key}")
-        status, headers, data = send(request, max(seconds, 1e-3))
+        head = {"Content-Type": "application/json", "User-Agent": "mlagent-kit"}
+        head |= {"Authorization": f"Bearer {key}"} if key else {}
+        status, headers, data = send(self._full_url(), body, head, max(seconds, 1e-3))
         if status != 200:
             raise self._status_failure(status, headers, server_message(data, secrets))
-        text, tokens, finish, problem = parse_reply(data, secrets)
-        if tokens[:2] != (None, None):
-            prompt, completion, cached = (count or 0 for count in tokens)
-            self._meter.add(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached)
-            spend.tokens = spend.tokens + Tokens(prompt, cached, completion)
-        elif not problem:
-            self._meter.add(replies_without_usage=1)
-            spend.without_usage += 1
+        reply, problem = parse_reply(data, secrets)
+        spend.tokens = spend.tokens + reply.tokens
         if problem:
             raise problem
-        return text, tokens, finish
+        spend.without_usage += reply.billed is None
+        return reply
 
-    def _status_failure(self, status: int, headers, message: str) -> FailedTryError:
+    def _status_failure(self, status: int, headers: Mapping, message: str) -> FailedTryError:
         cause = f"HTTP {status} {phrase(status)}" + (f" ({message})" if message else "")
-        if status == 401:
-            state = "holds a key that is refused" if read_key(self.api_key_env) else "is not set"
-            return FailedTryError(
-                f"{cause}: ${self.api_key_env} {state}",
-                retry=False,
-                cure=f"set ${self.api_key_env} to a valid key of this server",
-            )
-        if status == 403:
-            return FailedTryError(
-                cause, retry=False, cure=f"use a key in ${self.api_key_env} that may use model {self.model!r}"
-            )
-        if status == 404:
-            return FailedTryError(
-                cause,
-                retry=False,
-                cure=f"check that base_url ends where /chat/completions follows (mostly in /v1) and that the "
-                f"server knows a model {self.model!r}",
-            )
-        if status == 429 and "quota" in message.lower():
-            return FailedTryError(cause, retry=False, cure="the quota of the key is spent: top it up or wait")
+        key = f"${self.api_key_env}"
         if 300 <= status < 400:
             return FailedTryError(
                 f"{cause}: redirects are not followed, the key could leak",
+                "set base_url to the address that the server redirects to",
                 retry=False,
-                cure="set base_url to the address that the server redirects to",
             )
+        if status == 401:
+            state = "holds a key that is refused" if read_key(self.api_key_env) else "is not set"
+            cause = f"{cause}: {key} {state}"
+        cures = {
+            401: f"set {key} to a valid key of this server",
+            403: f"use a key in {key} that may use model {self.model!r}",
+            404: "check that base_url ends where /chat/completions follows (mostly in /v1) and that the "
+            f"server knows a model {self.model!r}",
+        }
+        if "quota" in message.lower():
+            cures[429] = "the quota of the key is spent: top it up or wait"
+        if status in cures:
+            return FailedTryError(cause, cures[status], retry=False)
         if status in RETRIED_STATUS or status >= 500:
             return FailedTryError(
                 cause,
+                "wait and start again, raise max_retries or max_total_seconds, or send fewer requests "
+                "at once",
                 wait_s=retry_after(headers.get("Retry-After")),
-                cure="wait and start again, raise max_retries or max_total_seconds, or send "
-                "fewer requests at once",
             )
         return FailedTryError(
             cause,
+            "read the server's message; a prompt that is too long or a field that the server does not know "
+            "are the usual reasons",
             retry=False,
-            cure="read the server's message; a prompt that is too long or a field that the "
-            "server does not know are the usual reasons",
             is_request=True,
         )
-
-
-def parse_endpoint(spec: str, **options) -> ChatEndpoint:
-    """Return the endpoint that ``openai:<model>@<url>`` names; without ``@<url>`` it is OpenAI's own.
-
-    Args:
-        spec: E.g. ``"openai:gpt-4o-mini"`` or ``"openai:qwen2.5:7b@http://localhost:11434/v1"``; limits and
-            sampling may follow, e.g. ``#rpm=60,concurrency=8`` (see `options.endpoint_fields`).
-        options: Further fields of `ChatEndpoint`; those in ``spec`` win.
-
-    Raises:
-        EndpointError: When the text has another form.
-
-    Example:
-        >>> endpoint = parse_endpoint("openai:org/qwen@http://localhost:8000/v1#concurrency=8")
-        >>> endpoint.model, endpoint.url, endpoint.limit.concurrency
-        ('org/qwen', 'http://localhost:8000/v1/chat/completions', 8)
-    """
-    name, _, settings = spec.partition("#")
-    kind, _, rest = name.partition(":")
-    model, url = rest, DEFAULT_BASE_URL
-    match = re.fullmatch(r"(.+?)@(https?://.*)", rest, re.S)
-    if match:
-        model, url = match.groups()
-    elif "@" in rest:
-        model = ""
-    if kind != "openai" or not model.strip():
-        shown = re.sub(r"//[^/@]*@", "//***@", name.partition("?")[0])
-        raise EndpointError(
-            f"{shown!r} is not the name of an endpoint",
-            cure="write openai:<model>@<url>, e.g. openai:qwen@http://localhost:8000/v1",
-        )
-    return ChatEndpoint(model.strip(), url, **(options | endpoint_fields(settings)))

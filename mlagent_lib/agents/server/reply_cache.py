@@ -14,30 +14,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mlagent_lib.agents.server.accounting import Tokens
 from mlagent_lib.core.files import write_json
 
 FOLDER = "reply-cache"  # beside the runs, which share it
 
 
 @dataclass(frozen=True)
-class KnownReply:
-    """A reply as it is kept.
-
-    Attributes:
-        text: The assistant's text, secrets cut out.
-        finish_reason: As the server gave it.
-        prompt_tokens: As billed when it was made; None where the server did not say.
-        cached_tokens: Likewise.
-        completion_tokens: Likewise.
-        seconds: That it took.
-    """
+class Completion:
+    """One reply of a model; tokens are as the server bills them, None where it does not say."""
 
     text: str
-    finish_reason: str | None
-    prompt_tokens: int | None
-    cached_tokens: int | None
-    completion_tokens: int | None
-    seconds: float
+    finish_reason: str | None = None  # "stop", "length" (cut at max_tokens), ... or None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None  # of the prompt's, those that the server had in its own cache
+    completion_tokens: int | None = None
+    seconds: float = 0.0  # of the whole call, tries and waits included
+    tries: int = 1  # requests that it took
+
+    @property
+    def tokens(self) -> Tokens:
+        """What the server bills, with 0 where it does not say."""
+        return Tokens(self.prompt_tokens or 0, self.cached_tokens or 0, self.completion_tokens or 0)
+
+    @property
+    def billed(self) -> int | None:
+        """Tokens of prompt and reply together; None where the server said nothing of either."""
+        if self.prompt_tokens is None and self.completion_tokens is None:
+            return None
+        return self.tokens.prompt + self.tokens.completion
 
 
 def reply_key(
@@ -67,16 +72,16 @@ class ReplyCache:
         self.folder = Path(folder)
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> KnownReply | None:
+    def get(self, key: str) -> Completion | None:
         """Return the reply of that name, or None; a damaged file counts as none, so the question is asked."""
         try:
             row = json.loads(self._path(key).read_text(encoding="utf-8"))
             digest = row.pop("sha256")
-            return KnownReply(**row["reply"]) if digest == _digest(row) else None
+            return Completion(**row["reply"]) if digest == _digest(row) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def put(self, key: str, reply: KnownReply, about: Mapping[str, object]) -> KnownReply:
+    def put(self, key: str, reply: Completion, about: Mapping[str, object]) -> Completion:
         """Keep a reply, and return the one that is kept: the first, where two threads asked at once.
 
         Args:

@@ -19,12 +19,14 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 from mlagent_lib.agents.server.dialect import empty_because, text_of
+from mlagent_lib.agents.server.reply_cache import Completion
 from mlagent_lib.core.errors import EndpointError
 
 MAX_REPLY_BYTES = 16 << 20
@@ -35,36 +37,25 @@ PROTOCOL_CURE = "check that the server speaks the OpenAI chat protocol at this U
 LOOPBACK = ("localhost", "::1")
 
 
+@dataclass(eq=False)
 class FailedTryError(Exception):
-    """One request gave no usable reply: why, whether another try may help, and what a person can do.
+    """One request gave no usable reply: why, what a person can do, and whether another try may help."""
 
-    Args:
-        cause: What happened.
-        cure: What a person can do.
-        retry: Whether the same request may pass later.
-        wait_s: Seconds that the server asks to wait.
-        is_request: Whether this one request is to blame, so that others may pass.
+    cause: str
+    cure: str
+    retry: bool = True  # the same request may pass later
+    wait_s: float | None = None  # that the server asks to wait
+    is_request: bool = False  # this one request is to blame, so that others may pass
+
+
+def send(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> tuple[int, Mapping, bytes]:
+    """POST and return status, headers and body. A timer cuts the connection, so that a drip ends too.
+
+    Raises:
+        FailedTryError: The connection failed, was too slow, or the reply is too long.
     """
-
-    def __init__(
-        self,
-        cause: str,
-        *,
-        cure: str,
-        retry: bool = True,
-        wait_s: float | None = None,
-        is_request: bool = False,
-    ):
-        super().__init__(cause)
-        self.cause, self.cure, self.retry, self.wait_s = cause, cure, retry, wait_s
-        self.is_request = is_request
-
-
-def send(request: urllib.request.Request, seconds: float):
-    """Return status, headers and body. A timer cuts the connection, so that a drip of bytes ends too."""
     wire = _Wire()
-    host = request.host.rsplit("@", 1)[-1]
-    proxies = {} if is_loopback(urlsplit(f"//{host}").hostname or "") else None
+    proxies = {} if is_loopback(urlsplit(url).hostname or "") else None
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler(proxies), _NoRedirect(), _PlainHandler(wire), _TlsHandler(wire)
     )
@@ -72,19 +63,21 @@ def send(request: urllib.request.Request, seconds: float):
     timer.daemon = True
     timer.start()
     try:
+        request = urllib.request.Request(url, data=body, headers=dict(headers), method="POST")
         with opener.open(request, timeout=seconds) as response:
             data = response.read(MAX_REPLY_BYTES + 1)
-            if response.length and len(data) <= MAX_REPLY_BYTES:
-                raise http.client.IncompleteRead(b"")  # read(n) does not say that bytes are missing
             if len(data) > MAX_REPLY_BYTES:
-                raise FailedTryError(
-                    f"the reply is longer than {MAX_REPLY_BYTES} bytes",
-                    cure="check that this URL is a chat endpoint",
-                )
+                cure = "check that this URL is a chat endpoint"
+                raise FailedTryError(f"the reply is longer than {MAX_REPLY_BYTES} bytes", cure)
+            if response.length:
+                raise http.client.IncompleteRead(b"")  # read(n) does not say that bytes are missing
             return response.status, response.headers, data
     except urllib.error.HTTPError as exc:
         with exc:
-            return exc.code, exc.headers, _rest(exc)
+            try:
+                return exc.code, exc.headers, exc.read(MAX_REPLY_BYTES)
+            except (OSError, http.client.HTTPException):
+                return exc.code, exc.headers, b""  # the status alone says enough
     except (OSError, http.client.HTTPException) as exc:
         raise _connection_failure(exc, wire.expired, seconds) from None
     finally:
@@ -211,34 +204,22 @@ def phrase(status: int) -> str:
         return "(unknown status)"
 
 
-def _rest(exc: urllib.error.HTTPError) -> bytes:
-    try:
-        return exc.read(MAX_REPLY_BYTES)
-    except (OSError, http.client.HTTPException):
-        return b""  # the status alone says enough
-
-
 def _connection_failure(exc: Exception, expired: bool, seconds: float) -> FailedTryError:
     reason = getattr(exc, "reason", None)
     cause = reason if isinstance(reason, Exception) else exc
     if expired or isinstance(cause, TimeoutError):
-        return FailedTryError(
-            f"no complete reply within {seconds:.3g} s",
-            cure="raise timeout, lower max_tokens, or use a faster server",
-        )
+        cure = "raise timeout, lower max_tokens, or use a faster server"
+        return FailedTryError(f"no complete reply within {seconds:.3g} s", cure)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return FailedTryError(
-            f"the certificate does not verify ({cause.verify_message})",
-            retry=False,
-            cure="fix the certificate, or the clock of this machine",
-        )
+        what = f"the certificate does not verify ({cause.verify_message})"
+        return FailedTryError(what, "fix the certificate, or the clock of this machine", retry=False)
     cure = "check that the server runs, that base_url is right, and that this machine reaches it"
     if isinstance(cause, socket.gaierror):
-        return FailedTryError("the host name does not resolve", cure=cure)
+        return FailedTryError("the host name does not resolve", cure)
     if isinstance(cause, ConnectionRefusedError):
-        return FailedTryError("the connection was refused", cure=cure)
+        return FailedTryError("the connection was refused", cure)
     # Only the class: the text of such an error may quote what the server sent.
-    return FailedTryError(f"the connection broke ({type(cause).__name__})", cure=cure)
+    return FailedTryError(f"the connection broke ({type(cause).__name__})", cure)
 
 
 def retry_after(value: str | None) -> float | None:
@@ -281,12 +262,12 @@ def server_message(data: bytes, secrets: Sequence[str]) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
-def parse_reply(data: bytes, secrets: Sequence[str]):
-    """Return text, (prompt, completion, cached prompt tokens), finish reason, and its failure (or None)."""
+def parse_reply(data: bytes, secrets: Sequence[str]) -> tuple[Completion, FailedTryError | None]:
+    """Return the reply, with its tokens also where it is of no use, and why it is of none (or None)."""
     loaded = _load(data)
     if loaded is None:
-        return "", (None, None, None), None, FailedTryError("the reply is not JSON", cure=PROTOCOL_CURE)
-    tokens = _usage(loaded.get("usage") if isinstance(loaded, dict) else None)
+        return Completion(""), FailedTryError("the reply is not JSON", PROTOCOL_CURE)
+    bare = Completion("", None, *_usage(loaded.get("usage") if isinstance(loaded, dict) else None))
     try:
         choice = loaded["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
@@ -295,29 +276,28 @@ def parse_reply(data: bytes, secrets: Sequence[str]):
     except (KeyError, IndexError, TypeError, AttributeError):
         words = server_message(data, secrets)
         note = f" ({words})" if words else ""
-        wrong = f"the reply has no choices[0].message.content{note}"
-        return "", tokens, None, FailedTryError(wrong, cure=PROTOCOL_CURE)
-    finish = _redact(finish, secrets)[:40] if isinstance(finish, str) else None
+        return bare, FailedTryError(f"the reply has no choices[0].message.content{note}", PROTOCOL_CURE)
     if isinstance(content, list):  # a list of typed parts, as newer servers may send
         content = "".join(
             p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)
         )
     if content is not None and not isinstance(content, str):
-        return "", tokens, finish, FailedTryError("the reply's content is not text", cure=PROTOCOL_CURE)
+        return bare, FailedTryError("the reply's content is not text", PROTOCOL_CURE)
     text = _redact(text_of(content or "", message), secrets)
+    finish = _redact(finish, secrets)[:40] if isinstance(finish, str) else None
     if text.strip():
-        return text, tokens, finish, None
+        return replace(bare, text=text, finish_reason=finish), None
     if finish == "length":
         cure = "raise max_tokens: the model spent all of them before its answer"
     cause = "the reply is empty" + _redact(f": {why}" if why else "", secrets)
-    return "", tokens, finish, FailedTryError(cause, cure=cure or PROTOCOL_CURE, is_request=True)
+    return bare, FailedTryError(cause, cure or PROTOCOL_CURE, is_request=True)
 
 
 def _usage(usage: object) -> tuple[int | None, int | None, int | None]:
-    """Return the tokens that a server has read, written, and had in its cache; None where it is silent."""
+    """Return the tokens that a server has read, had in its cache, and written; None where it is silent."""
     found = usage if isinstance(usage, dict) else {}
     details = found.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     counts = found.get("prompt_tokens"), found.get("completion_tokens"), cached
     prompt, completion, cached = (n if type(n) is int and n >= 0 else None for n in counts)
-    return prompt, completion, None if cached is None or prompt is None else min(cached, prompt)
+    return prompt, None if cached is None or prompt is None else min(cached, prompt), completion

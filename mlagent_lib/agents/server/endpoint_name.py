@@ -1,7 +1,7 @@
-"""Options behind the name of an endpoint: ``openai:<model>@<url>#rpm=60,concurrency=8``.
+"""The name of an endpoint with its options: ``openai:<model>@<url>#rpm=60,concurrency=8``.
 
-They stand behind the name, so that one word says everything wherever a model is named: on the command line,
-as the parameter of a notebook, as a profile's coder. What follows a ``#`` is never sent to a server.
+One word says everything wherever a model is named: on the command line, as the parameter of a notebook, as a
+profile's coder. What follows a ``#`` is never sent to a server.
 """
 
 from __future__ import annotations
@@ -9,12 +9,46 @@ from __future__ import annotations
 import math
 import re
 
+from mlagent_lib.agents.server.endpoint import DEFAULT_BASE_URL, ChatEndpoint
 from mlagent_lib.agents.server.ratelimit import RateLimit
 from mlagent_lib.core.errors import EndpointError
 
 OPTIONS = ("rpm", "tpm", "concurrency", "temperature", "max_tokens", "timeout", "max_wait", "key_env")
 CURE = "write openai:<model>@<url>#rpm=60,concurrency=8; the options are " + ", ".join(OPTIONS)
 _FIELDS = {"max_wait": "max_total_seconds", "key_env": "api_key_env"}
+
+
+def parse_endpoint(spec: str, **options) -> ChatEndpoint:
+    """Return the endpoint that ``openai:<model>@<url>`` names; without ``@<url>`` it is OpenAI's own.
+
+    Args:
+        spec: E.g. ``"openai:gpt-4o-mini"`` or ``"openai:qwen2.5:7b@http://localhost:11434/v1"``; limits and
+            sampling may follow, e.g. ``#rpm=60,concurrency=8`` (see `endpoint_fields`).
+        options: Further fields of `ChatEndpoint`; those in ``spec`` win.
+
+    Raises:
+        EndpointError: When the text has another form.
+
+    Example:
+        >>> endpoint = parse_endpoint("openai:org/qwen@http://localhost:8000/v1#concurrency=8")
+        >>> endpoint.model, endpoint.url, endpoint.limit.concurrency
+        ('org/qwen', 'http://localhost:8000/v1/chat/completions', 8)
+    """
+    name, _, settings = spec.partition("#")
+    kind, _, rest = name.partition(":")
+    model, url = rest, DEFAULT_BASE_URL
+    match = re.fullmatch(r"(.+?)@(https?://.*)", rest, re.S)
+    if match:
+        model, url = match.groups()
+    elif "@" in rest:
+        model = ""
+    if kind != "openai" or not model.strip():
+        shown = re.sub(r"//[^/@]*@", "//***@", name.partition("?")[0])
+        raise EndpointError(
+            f"{shown!r} is not the name of an endpoint",
+            cure="write openai:<model>@<url>, e.g. openai:qwen@http://localhost:8000/v1",
+        )
+    return ChatEndpoint(model.strip(), url, **(options | endpoint_fields(settings)))
 
 
 def endpoint_fields(text: str) -> dict:
