@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from mlagent_lib.core.errors import IsolationError
-from mlagent_lib.environment.isolation import box, jail, landlock, limits_os, paths, probe, seccomp, verdict
+from mlagent_lib.environment.isolation import (
+    box,
+    jail,
+    landlock,
+    limits_os,
+    paths,
+    probe,
+    run_status,
+    seccomp,
+)
 from mlagent_lib.environment.isolation.tiers import BEST_FIRST, TIERS
 from mlagent_lib.tasks.foreign.old_code import diagnose
 
@@ -163,9 +172,9 @@ def test_on_this_machine_no_data_set_of_a_library_is_granted():
 
 def test_output_is_plain_text_and_says_how_much_is_missing():
     raw = b"\xa4\x1b[1mbold\x1b[0m\x00\x07 \x1b]0;title\x07\xff end\r50%\r100%"
-    text = verdict.clean_text(raw, len(raw) + 90, {})
+    text = run_status.clean_text(raw, len(raw) + 90, {})
     assert text == "[... 90 bytes of output cut ...]\nbold \ufffd end\n50%\n100%"
-    assert verdict.clean_text(b"in /tmp/a/b/x.py", 16, {"/tmp/a": "A", "/tmp/a/b": "B"}) == "in B/x.py"
+    assert run_status.clean_text(b"in /tmp/a/b/x.py", 16, {"/tmp/a": "A", "/tmp/a/b": "B"}) == "in B/x.py"
 
 
 MAIN = 'Traceback (most recent call last):\n  File "train.py", line 3, in <module>\nKeyError: 1\n'
@@ -225,7 +234,7 @@ DURING = "\nDuring handling of the above exception, another exception occurred:\
     ],
 )
 def test_the_error_is_read_from_the_traceback_that_ended_the_script(output, code, expected):
-    assert verdict.error_of(output, "train.py", code)[:2] == expected
+    assert run_status.error_of(output, "train.py", code)[:2] == expected
 
 
 def test_a_starter_is_diagnosed_by_the_same_traceback():

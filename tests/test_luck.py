@@ -11,7 +11,7 @@ from tiny_task import FakeRunner, make_tools, write_task
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
-from mlagent_lib.environment.isolation import reseed
+from mlagent_lib.environment.isolation import script_seeds
 from mlagent_lib.environment.isolation.probe import probe
 from mlagent_lib.environment.luck import Luck, luck_of
 from mlagent_lib.environment.runner import Runner, RunRequest
@@ -59,10 +59,10 @@ def test_other_seeds_change_every_draw_and_the_same_number_gives_the_same_draws(
 
 
 def test_a_moved_seed_stays_one_that_numpy_takes():
-    assert reseed.shifted((1 << 32) - 1, 1) == 1_000_002
-    assert reseed.shifted(True, 1) is True and reseed.shifted([1, 2], 1) == [1, 2]
+    assert script_seeds.shifted((1 << 32) - 1, 1) == 1_000_002
+    assert script_seeds.shifted(True, 1) is True and script_seeds.shifted([1, 2], 1) == [1, 2]
     state = random.getstate()
-    reseed.shift(0)
+    script_seeds.shift(0)
     assert random.getstate() == state
 
 

@@ -256,14 +256,14 @@ def test_old_data_folders_are_given_up_when_there_are_too_many(tmp_path):
         mounts.add(str(tmp_path / "missing"))
 
 
-@pytest.mark.parametrize("victim", ["keeper", "bwrap", "server"])
+@pytest.mark.parametrize("victim", ["launcher", "bwrap", "server"])
 def test_whatever_is_killed_around_a_boxed_server_it_is_replaced(bwrap_works, victim):
     with Runner(workers=1, tier="BW", modules=()) as pool:
         pool.warm()
-        keeper = pool._servers[0].process.pid
-        bwrap = int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()[0])
+        launcher = pool._servers[0].process.pid
+        bwrap = int(Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()[0])
         server = int(Path(f"/proc/{bwrap}/task/{bwrap}/children").read_text().split()[0])
-        os.kill({"keeper": keeper, "bwrap": bwrap, "server": server}[victim], signal.SIGKILL)
+        os.kill({"launcher": launcher, "bwrap": bwrap, "server": server}[victim], signal.SIGKILL)
         assert pool.run(request("print(1)")).output == "1\n"
         base = pool._base
     assert settles(lambda: not processes_with(base)) and not os.path.exists(base)
@@ -499,7 +499,7 @@ def test_a_workspace_that_cannot_be_made_is_a_lost_server_that_leaves_nothing(ti
     server = client.WarmServer(str(tmp_path / "base" / "server"), TIERS[tier], modules=())
     monkeypatch.setattr(client.box, "make", refuse)
     with pytest.raises(client.ServerLost, match="Invalid argument"):
-        server.run({"a.py": b""}, None, "a.py", SMALL.to_json(), ())
+        server.run(RunRequest({"a.py": b""}, None, "a.py", SMALL, ()))
     assert server.process is None and not (tmp_path / "base" / "server").exists()
     assert settles(lambda: not processes_with(str(tmp_path)))
 

@@ -1,6 +1,6 @@
 """The other side of `mlagent bench` (b): a loaded interpreter that executes scripts with nothing around them.
 
-Started as a script with the file of the practice and the names of the modules to load. Reads a folder a line,
+Started as a script with the file of the warm-up and the names of the modules to load. Reads a folder a line,
 executes ``train.py`` in it and answers with the seconds that it took.
 """
 
@@ -18,10 +18,10 @@ import traceback
 
 def main() -> None:
     """Serve folders until the input ends."""
-    practice, *modules = sys.argv[1:]
+    warming, *modules = sys.argv[1:]
     for name in modules:
         importlib.import_module(name)
-    runpy.run_path(practice)["practise"]()
+    runpy.run_path(warming)["warm_up"]()
     answer = os.fdopen(os.dup(1), "w")
     print("ready", file=answer, flush=True)
     for line in sys.stdin:

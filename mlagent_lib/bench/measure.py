@@ -26,7 +26,7 @@ from mlagent_lib.core.provenance import device_name, git_state, usable_cpus, ver
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import Execution, ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
-from mlagent_lib.environment.isolation import jail, practice
+from mlagent_lib.environment.isolation import jail, warm_up
 from mlagent_lib.environment.isolation.client import WARM_MODULES
 from mlagent_lib.environment.isolation.probe import choose
 from mlagent_lib.environment.runner import Runner
@@ -197,7 +197,7 @@ class _Loaded:
     def __enter__(self) -> _Loaded:
         environment = {**os.environ, **jail.clean_environment(tempfile.gettempdir())}
         self._process = subprocess.Popen(
-            [sys.executable, str(_BARE), practice.__file__, *WARM_MODULES], text=True, env=environment,
+            [sys.executable, str(_BARE), warm_up.__file__, *WARM_MODULES], text=True, env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self._process.stdout.readline()

@@ -1,8 +1,8 @@
 """Luck: does the gain of a script survive when the same script runs with other seeds?
 
 A policy that is paid for scores may learn to write ``random_state=37``: the number that happens to fit the
-rows that pay. Such a gain vanishes when every seed of the script is moved (`isolation.reseed`), a real one
-stays. The paper does not ask this question; the rule and its constant are ours.
+rows that pay. Such a gain vanishes when every seed of the script is moved (`isolation.script_seeds`), a real
+one stays. The paper does not ask this question; the rule and its constant are ours.
 """
 
 from __future__ import annotations

@@ -19,56 +19,18 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from mlagent_lib.core.errors import Unscored
-from mlagent_lib.core.limits import Limits
-from mlagent_lib.environment.isolation import box, verdict
+from mlagent_lib.environment.isolation import box, run_status
 from mlagent_lib.environment.isolation.client import WARM_MODULES, Finished, ServerLost, WarmServer
-from mlagent_lib.environment.isolation.cold import ColdServer
+from mlagent_lib.environment.isolation.plain_process import ColdServer
 from mlagent_lib.environment.isolation.probe import TierReport, choose, probe
+from mlagent_lib.environment.isolation.request import RunRequest
 
 __all__ = ["Runner", "RunRequest", "RunResult", "TierReport", "probe"]
 
 _ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """One script to run.
-
-    Attributes:
-        files: The workspace: relative path to content.
-        data_dir: A folder that the run reads as ``data``, or None.
-        script: Which of ``files`` to execute.
-        limits: What it may use.
-        collect: Files to bring back.
-        reseed: 0 for the seeds that the script sets; 1, 2, ... for the same script with other luck (see
-            `isolation.reseed`).
-        links: Names in ``data_dir`` that the run finds under these very names; none for ``data_dir`` itself
-            as ``data``.
-
-    Raises:
-        ValueError: If ``script`` is not among ``files``, or a name cannot lie in a workspace.
-    """
-
-    files: dict[str, bytes]
-    data_dir: Path | None
-    script: str
-    limits: Limits = field(default_factory=Limits)
-    collect: tuple[str, ...] = ("submission.csv",)
-    reseed: int = 0
-    links: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        if self.script not in self.files:
-            raise ValueError(f"script {self.script!r} is not among the files {sorted(self.files)}")
-        if self.links and self.data_dir is None:
-            raise ValueError("links need a data folder that they lead to")
-        linked = self.links or (() if self.data_dir is None else ("data",))
-        box.check_names([*self.files], linked)
-        box.check_names([*self.collect, *self.links], ())
 
 
 @dataclass(frozen=True)
@@ -137,10 +99,10 @@ class Runner:
         # made by the first server, so that a runner that was never used leaves nothing, even when killed
         self._base = folder or os.path.join(tempfile.gettempdir(), f"mlagent-run-{secrets.token_hex(8)}")
         folders = [os.path.join(self._base, f"server{number}") for number in range(workers)]
-        make = (
-            ColdServer if self._tier.name == "T0" else lambda folder: WarmServer(folder, self._tier, modules)
-        )
-        self._servers = [make(folder) for folder in folders]
+        is_warm = self._tier.name != "T0"
+        self._servers = [
+            WarmServer(folder, self._tier, modules) if is_warm else ColdServer(folder) for folder in folders
+        ]
         self._free: queue.LifoQueue = queue.LifoQueue()  # the last used is the warmest
         for server in reversed(self._servers):
             self._free.put(server)
@@ -161,34 +123,26 @@ class Runner:
             Unscored: If we failed, three times in a row.
             ValueError: If the data folder does not exist or the runner is closed.
         """
-        data_dir = None if request.data_dir is None else os.path.realpath(request.data_dir)
-        if data_dir is not None and not os.path.isdir(data_dir):
-            raise ValueError(f"the data folder {data_dir} does not exist")
+        request = request.located()
         server = self._free.get()
         try:
             if self._closed.is_set():
                 raise ValueError("this runner is closed")
-            finished = self._attempt(server, request, data_dir)
+            finished = self._attempt(server, request)
             now = time.monotonic()
             self.spans.append((now - finished.report["seconds"], now))
         finally:
             self._free.put(server)
-        return _result(finished, request, data_dir, self.tier)
+        return _result(finished, request, self.tier)
 
-    def _attempt(
-        self, server: WarmServer | ColdServer, request: RunRequest, data_dir: str | None
-    ) -> Finished:
-        limits, reasons = request.limits.to_json(), []
+    def _attempt(self, server: WarmServer | ColdServer, request: RunRequest) -> Finished:
         for _ in range(_ATTEMPTS):
             try:
-                return server.run(
-                    request.files, data_dir, request.script, limits, request.collect, request.reseed,
-                    request.links,
-                )  # fmt: skip
+                return server.run(request)
             except ServerLost as error:
-                reasons.append(str(error))
+                reason = str(error)
         raise Unscored(
-            f"{request.script} could not be run in tier {self.tier}, {_ATTEMPTS} times: {reasons[-1]}",
+            f"{request.script} could not be run in tier {self.tier}, {_ATTEMPTS} times: {reason}",
             cure="free memory and disk on this machine, then resume; `mlagent doctor` checks the isolation",
         )
 
@@ -198,7 +152,6 @@ class Runner:
         """Return the results in the order of ``requests``, computed as many at a time as there are workers.
 
         Args:
-            requests: What to run.
             keep_unscored: Give back a failure of ours in its place, so that it does not spoil the others.
 
         Raises:
@@ -214,9 +167,9 @@ class Runner:
         requests = list(requests)
         with ThreadPoolExecutor(self.workers, "mlagent-run") as pool:
             results = list(pool.map(run, requests))
-        failures = [result for result in results if isinstance(result, Unscored)]
-        if failures and not keep_unscored:
-            raise failures[0]
+        failure = next((result for result in results if isinstance(result, Unscored)), None)
+        if failure and not keep_unscored:
+            raise failure
         return results
 
     def warm(self) -> None:
@@ -229,7 +182,7 @@ class Runner:
             try:
                 with contextlib.suppress(threading.BrokenBarrierError):
                     barrier.wait(timeout=1.0)  # so that no server is taken twice
-                self._attempt(server, nothing, None)
+                self._attempt(server, nothing)
             finally:
                 self._free.put(server)
 
@@ -261,15 +214,15 @@ def _close(servers: list, base: str, owner_pid: int) -> None:
     box.remove(base)
 
 
-def _result(finished: Finished, request: RunRequest, data_dir: str | None, tier: str) -> RunResult:
+def _result(finished: Finished, request: RunRequest, tier: str) -> RunResult:
     report = finished.report
-    short = {finished.workspace: "/workspace", **verdict.machine_paths()}
-    if data_dir is not None:
-        short[data_dir] = "/workspace" if request.links else "/workspace/data"
-    output = verdict.clean_text(finished.output, report["total"], short)
+    short = {finished.workspace: "/workspace", **run_status.machine_paths()}
+    if request.data_dir is not None:
+        short[str(request.data_dir)] = "/workspace" if request.links else "/workspace/data"
+    output = run_status.clean_text(finished.output, report["total"], short)
     code = report["code"] if report["stop"] == "exit" else None
-    error_type, error_line, message = verdict.error_of(output, request.script, code or 0)
-    status = verdict.status_of(report["stop"], report["code"], message)
+    error_type, error_line, message = run_status.error_of(output, request.script, code or 0)
+    status = run_status.status_of(report["stop"], report["code"], message)
     return RunResult(
         status, code, output, report["seconds"], tier, error_type, error_line,
         finished.collected, finished.refused, report["peak"],

@@ -65,39 +65,36 @@ def fill(
     """Write ``files`` (see `check_names`) into an empty workspace, and links to the data.
 
     Args:
-        box: The workspace.
-        files: Relative path to content.
         data_dir: The folder with the data; None for none.
         owner: The user to whom all shall belong; None for us.
         links: Names in ``data_dir`` to link under these names; without any, ``data`` leads to it.
     """
-    made = []
+    made: list[str] = []
     for name, content in files.items():
-        parts = _inside(name).parts
-        folder = box.path
-        for part in parts[:-1]:
-            folder = os.path.join(folder, part)
-            if not os.path.isdir(folder):
-                os.mkdir(folder, 0o700)
-                made.append(folder)
-        target = os.path.join(folder, parts[-1])
+        target = _place(box, name, made)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(content)
         made.append(target)
     for name in links:
-        folder = box.path
-        for part in PurePosixPath(name).parts[:-1]:
-            folder = os.path.join(folder, part)
-            if not os.path.isdir(folder):
-                os.mkdir(folder, 0o700)
-                made.append(folder)
-        os.symlink(os.path.join(data_dir, name), os.path.join(box.path, name))
+        os.symlink(os.path.join(data_dir, name), _place(box, name, made))
     if data_dir is not None and not links:
         os.symlink(data_dir, os.path.join(box.path, "data"), target_is_directory=True)
     if owner is not None:
         for item in made:
             os.chown(item, owner, owner)
+
+
+def _place(box: Box, name: str, made: list[str]) -> str:
+    """Return the path of a file to be, after making the folders on its way, which are added to ``made``."""
+    folder = box.path
+    *parents, last = _inside(name).parts
+    for part in parents:
+        folder = os.path.join(folder, part)
+        if not os.path.isdir(folder):
+            os.mkdir(folder, 0o700)
+            made.append(folder)
+    return os.path.join(folder, last)
 
 
 def collect(box: Box, name: str, max_bytes: int) -> bytes:
@@ -198,6 +195,13 @@ def remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         empty(path)
         os.rmdir(path)
+
+
+def remove_of_server(folder: str) -> None:
+    """Remove the folder of a server, and after the last one what they lie in."""
+    remove(folder)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(folder))
 
 
 def _open_up(folder: str) -> None:

@@ -14,8 +14,8 @@ before, which Landlock would refuse: two tasks that split the same rows would gi
 file that is put into a library folder while a server runs may be readable, because what is denied is looked
 up when the server starts.
 
-Two processes stand around the server: bubblewrap itself, and `keeper`, which starts it. Bubblewrap dies with
-its parent *thread*, and a thread of a pool ends early; and the folder has to be removed from outside.
+Two processes stand around the server: bubblewrap itself, and `launcher`, which starts it. Bubblewrap dies
+with its parent *thread*, and a thread of a pool ends early; and the folder has to be removed from outside.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import box, bubblewrap, jail, limits_os, paths
+from .request import RunRequest
 from .tiers import Tier
 
 START_SECONDS = 240.0
@@ -49,8 +50,19 @@ class Finished:
     report: dict
     output: bytes
     workspace: str
-    collected: dict[str, bytes] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    collected: dict[str, bytes]
+    refused: dict[str, str]
+
+
+def finished(report: dict, output: bytes, workspace: box.Box, request: RunRequest) -> Finished:
+    """Return a run that has ended, with the files that were asked for or why they could not be had."""
+    collected, refused = {}, {}
+    for name in request.collect:
+        try:
+            collected[name] = box.collect(workspace, name, request.limits.file_bytes)
+        except box.Refused as error:
+            refused[name] = str(error)
+    return Finished(report, output, workspace.path, collected, refused)
 
 
 def throwaway_uid(server_pid: int) -> int:
@@ -79,38 +91,35 @@ class WarmServer:
         self.folder, self.tier, self.modules = folder, tier, modules
         self.process: subprocess.Popen | None = None
         self._requests = self._replies = -1
-        self._log = None
-        self._rest = b""
+        self._log, self._rest = None, b""
         self._box: box.Box | None = None
         self._owner: int | None = None
         self._mounts = bubblewrap.Mounts()
 
-    def run(
-        self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple,
-        reseed: int = 0, links: tuple[str, ...] = (),
-    ):  # fmt: skip
-        """Return a `Finished` run.
+    def run(self, request: RunRequest) -> Finished:
+        """Return a finished run.
 
         Raises:
             ServerLost: When we failed; the server is gone and the next call starts a new one.
             ValueError: If a file name does not fit a workspace.
         """
+        data_dir, tier = request.data_dir and str(request.data_dir), self.tier
         try:
-            if self.tier.bubblewrap and self._mounts.add(data_dir):
+            if tier.bubblewrap and self._mounts.add(data_dir):
                 self.close()  # a mount cannot be added to a running server
             self._start()
-            box.fill(self._box, files, data_dir, self._owner, links)
+            box.fill(self._box, request.files, data_dir, self._owner, request.links)
+            hidden_tasks = limits_os.user_tasks(os.getuid()) if tier.bubblewrap else 0
             job = jail.Job(
-                self._box.path, script, limits, [data_dir] if data_dir else [],
-                self.tier.landlock, self.tier.seccomp, self.tier.namespaces, self._owner,
-                reseed, self._hidden_tasks(),
+                self._box.path, request.script, request.limits.to_json(), [data_dir] if data_dir else [],
+                tier.landlock, tier.seccomp, tier.namespaces, self._owner, request.reseed, hidden_tasks,
             )  # fmt: skip
             self._send(vars(job))
-            report = self._receive(limits["seconds"] + _GRACE_SECONDS)
+            report = self._receive(request.limits.seconds + _GRACE_SECONDS)
             self._check(report)
-            finished = self._collect(report, collect, limits["file_bytes"])
+            found = finished(report, base64.b64decode(report["output"]), self._box, request)
             box.empty(self._box.path)
-            return finished
+            return found
         except BaseException as error:
             # whatever happened (also Ctrl-C), the state of the run is unknown: nothing of it may live on
             self.close(kill=True)
@@ -127,16 +136,6 @@ class WarmServer:
             raise ServerLost(f"{report['left']} processes of the run could not be killed")
         if report["stop"] == "exit" and report["code"] is None:
             raise ServerLost("the run ended without an exit status")
-
-    def _collect(self, report: dict, names: tuple, max_bytes: int) -> Finished:
-        collected, refused = {}, {}
-        for name in names:
-            try:
-                collected[name] = box.collect(self._box, name, max_bytes)
-            except box.Refused as error:
-                refused[name] = str(error)
-        output = base64.b64decode(report["output"])
-        return Finished(report, output, self._box.path, collected, refused)
 
     # ---- the process -----------------------------------------------------------------------------
 
@@ -160,12 +159,10 @@ class WarmServer:
             self._owner = throwaway_uid(self.process.pid) if self.tier.own_user else None
             self._box = box.make(workspace, self._owner)
         trees, listings = paths.readable()
+        folder = None if self.tier.bubblewrap else folder  # the launcher removes it, from outside
         self._send(
-            {
-                "modules": self.modules, "import_from": paths.import_path(), "trees": trees,
-                "listings": listings, "workspace": workspace,
-                "folder": None if self.tier.bubblewrap else folder,  # the keeper removes it, from outside
-            }
+            {"modules": self.modules, "import_from": paths.import_path(), "trees": trees,
+             "listings": listings, "workspace": workspace, "folder": folder}
         )  # fmt: skip
         self._receive(START_SECONDS)
 
@@ -189,14 +186,9 @@ class WarmServer:
             handle.seek(0)
             descriptor = handle.fileno()
             server = [sys.executable, "-s", "-B", f"{bubblewrap.HERE}/warm_server.py", self.folder]
-            keeper = [str(Path(__file__).with_name("keeper.py")), os.path.dirname(workspace), str(descriptor)]
-            return self._popen(
-                [*keeper, bwrap, "--args", str(descriptor), "--", *server], pass_fds=(descriptor,)
-            )
-
-    def _hidden_tasks(self) -> int:
-        """Return the threads of this user that the guard cannot see but the kernel may count."""
-        return limits_os.user_tasks(os.getuid()) if self.tier.bubblewrap else 0
+            launcher = str(Path(__file__).with_name("launcher.py"))
+            words = [launcher, os.path.dirname(workspace), str(descriptor), bwrap, "--args", str(descriptor)]
+            return self._popen([*words, "--", *server], pass_fds=(descriptor,))
 
     def _send(self, message: dict) -> None:
         line = json.dumps(message, allow_nan=False).encode() + b"\n"

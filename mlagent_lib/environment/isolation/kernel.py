@@ -7,41 +7,26 @@ import os
 import struct
 import sys
 
-PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
-PR_SET_KEEPCAPS = 8
-PR_SET_SECCOMP = 22
-PR_SET_CHILD_SUBREAPER = 36
-PR_SET_NO_NEW_PRIVS = 38
-PR_CAP_AMBIENT = 47
-
-CAP_DAC_OVERRIDE = 1
-CAP_DAC_READ_SEARCH = 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP = 1, 4, 8, 22
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 
 NEW_MOUNTS, NEW_UTS, NEW_IPC = 0x00020000, 0x04000000, 0x08000000
 NEW_USER, NEW_PIDS, NEW_NET = 0x10000000, 0x20000000, 0x40000000
 NAMESPACE_BITS = 0x7E020000  # every CLONE_NEW* bit that clone(2) takes, cgroups included
 
-_CAP_VERSION_3 = 0x20080522
-_MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
+_CAPABILITY_HEADER = struct.pack("=Ii", 0x20080522, 0)  # version 3, this process
+_MS_NOSUID_NODEV_NOEXEC, _MS_REC_PRIVATE = 2 | 4 | 8, 0x4000 | 0x40000
 _MADV_COLLAPSE = 25
-_MS_REC_PRIVATE = 0x4000 | 0x40000
 
 LINUX = sys.platform == "linux"
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
 
-def syscall(number: int, *args: int) -> int:
-    """Return the result of a raw system call, or minus the errno when it failed."""
-    result = _libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) for a in args])
-    return result if result >= 0 else -ctypes.get_errno()
-
-
-def syscall_with_buffer(number: int, a: int, b: int, buffer: bytes, d: int) -> int:
-    """Return the result of a raw system call whose third argument points at ``buffer``."""
-    result = _libc.syscall(
-        ctypes.c_long(number), ctypes.c_long(a), ctypes.c_long(b), buffer, ctypes.c_long(d)
-    )
+def syscall(number: int, *args: int | bytes) -> int:
+    """Return the result of a raw system call, or minus the errno when it failed; bytes are pointed at."""
+    words = [a if isinstance(a, bytes) else ctypes.c_long(a) for a in args]
+    result = _libc.syscall(ctypes.c_long(number), *words)
     return result if result >= 0 else -ctypes.get_errno()
 
 
@@ -65,9 +50,8 @@ def install_filter(program: bytes) -> None:
 
 
 def _permitted_capabilities() -> int:
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAP_VERSION_3, 0), 8)
     data = ctypes.create_string_buffer(24)
-    check(_libc.capget(header, data), "capget")
+    check(_libc.capget(ctypes.create_string_buffer(_CAPABILITY_HEADER, 8), data), "capget")
     words = struct.unpack("=6I", data.raw)
     return words[1] | words[4] << 32
 
@@ -75,9 +59,8 @@ def _permitted_capabilities() -> int:
 def set_capabilities(mask: int) -> None:
     """Keep exactly the capabilities in ``mask`` (bit i = capability i), also across ``execve``."""
     low, high = mask & 0xFFFFFFFF, mask >> 32
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAP_VERSION_3, 0), 8)
     data = ctypes.create_string_buffer(struct.pack("=6I", low, low, low, high, high, high), 24)
-    check(_libc.capset(header, data), "capset")
+    check(_libc.capset(ctypes.create_string_buffer(_CAPABILITY_HEADER, 8), data), "capset")
     for bit in range(mask.bit_length()):
         if mask >> bit & 1:
             check(prctl(PR_CAP_AMBIENT, 2, bit), "ambient capability")
@@ -94,8 +77,7 @@ def become(uid: int) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     have = _permitted_capabilities()
-    keep = next((1 << c for c in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if have >> c & 1), 0)
-    set_capabilities(keep)
+    set_capabilities(next((1 << c for c in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if have >> c & 1), 0))
 
 
 def unshare(flags: int) -> None:
@@ -110,18 +92,16 @@ def map_own_ids(uid: int, gid: int) -> None:
             handle.write(text)
 
 
-def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -> int:
-    return _libc.mount(
-        source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode()
-    )
+def _mount(kind: str, target: str, flags: int, options: str = "") -> int:
+    words = (kind.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode())
+    return _libc.mount(*words)
 
 
 def private_mounts() -> bool:
     """Mount a ``/proc`` of this process namespace only; return whether ``/dev/shm`` is private too."""
-    check(_mount("none", "/", "none", _MS_REC_PRIVATE), "make mounts private")
-    check(_mount("proc", "/proc", "proc", _MS_NOSUID_NODEV_NOEXEC), "mount /proc")
-    options = "size=64m,nr_inodes=1k,mode=1777"
-    return _mount("tmpfs", "/dev/shm", "tmpfs", _MS_NOSUID_NODEV_NOEXEC, options) == 0
+    check(_mount("none", "/", _MS_REC_PRIVATE), "make mounts private")
+    check(_mount("proc", "/proc", _MS_NOSUID_NODEV_NOEXEC), "mount /proc")
+    return _mount("tmpfs", "/dev/shm", _MS_NOSUID_NODEV_NOEXEC, "size=64m,nr_inodes=1k,mode=1777") == 0
 
 
 def collapse_memory() -> None:

@@ -9,7 +9,6 @@ cannot take a subfolder out again; `paths.allow_tree` works around that.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import stat
@@ -26,10 +25,8 @@ _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
 _FOR_FILES = EXECUTE | WRITE_FILE | READ_FILE | _TRUNCATE | _IOCTL
 
 READ = EXECUTE | READ_FILE | READ_DIR
-LIST = READ_DIR
 # no right to make links, pipes, sockets or devices: a submission can only be a plain file
 WRITE = READ | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE
-DEVICE = READ_FILE | WRITE_FILE
 
 _MOST_KEPT = 64
 _MOST_USES = 300  # with namespaces every run adds rules for its private mounts
@@ -41,17 +38,19 @@ def abi() -> int:
     return max(0, kernel.syscall(_CREATE, 0, 0, 1)) if kernel.LINUX else 0
 
 
+def _unknown() -> int:
+    """Return the rights that this kernel does not know."""
+    return sum(right for since, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL)) if abi() < since)
+
+
 def create() -> int:
     """Return the file descriptor of a fresh rule set that handles every right this kernel knows."""
     version = abi()
-    files = (1 << 13) - 1
-    for since, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL)):
-        files |= right if version >= since else 0
+    files = ((1 << 13) - 1 | _REFER | _TRUNCATE | _IOCTL) & ~_unknown()
     network = 3 if version >= 4 else 0
     scoped = 3 if version >= 6 else 0  # abstract unix sockets and signals stay inside
     size = 8 if version < 4 else 16 if version < 6 else 24
-    attributes = ctypes.create_string_buffer(struct.pack("=QQQ", files, network, scoped)[:size], size)
-    descriptor = kernel.syscall(_CREATE, ctypes.addressof(attributes), size, 0)
+    descriptor = kernel.syscall(_CREATE, struct.pack("=QQQ", files, network, scoped)[:size], size, 0)
     if descriptor < 0:
         raise OSError(-descriptor, f"landlock_create_ruleset: {os.strerror(-descriptor)}")
     os.set_inheritable(descriptor, False)
@@ -60,9 +59,7 @@ def create() -> int:
 
 def allow(ruleset: int, paths: Iterable[str], rights: int) -> None:
     """Add ``rights`` below each of ``paths``. A path that does not exist is passed over."""
-    version = abi()
-    for since, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL)):
-        rights &= ~right if version < since else -1
+    rights &= ~_unknown()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             _allow_one(ruleset, path, rights)
@@ -73,8 +70,7 @@ def _allow_one(ruleset: int, path: str, rights: int) -> None:
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             rights &= _FOR_FILES
-        rule = struct.pack("=Qi", rights, descriptor)
-        result = kernel.syscall_with_buffer(_ADD, ruleset, 1, rule, 0) if rights else 0
+        result = kernel.syscall(_ADD, ruleset, 1, struct.pack("=Qi", rights, descriptor), 0) if rights else 0
         if result < 0:
             raise OSError(-result, f"landlock_add_rule {path}: {os.strerror(-result)}")
     finally:
@@ -107,11 +103,10 @@ class Rulesets:
 
     def _build(self, read: list[str]) -> int:
         ruleset = create()
-        allow(ruleset, self.trees, READ)
-        allow(ruleset, self.listings, LIST)
-        allow(ruleset, read, READ)
+        allow(ruleset, [*self.trees, *read], READ)
+        allow(ruleset, self.listings, READ_DIR)
         allow(ruleset, [self.workspace], WRITE)
-        allow(ruleset, [os.devnull], DEVICE)
+        allow(ruleset, [os.devnull], READ_FILE | WRITE_FILE)
         return ruleset
 
 

@@ -15,11 +15,13 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...core.errors import IsolationError
 from ...core.limits import Limits
 from . import bubblewrap, client, explain, kernel, landlock, seccomp
 from .explain import OURS
+from .request import RunRequest
 from .tiers import BEST_FIRST, TIERS, Tier
 
 _LIMITS = Limits(seconds=20.0, memory_bytes=1 << 30, processes=16)
@@ -102,17 +104,15 @@ def _try(tier: Tier) -> str:
 
 def _attack(server: client.WarmServer, base: str) -> str:
     """Return what goes wrong when a hostile script runs in ``server``, nothing when all is well."""
-    data = os.path.join(base, "data")
-    os.mkdir(data)
-    secret = os.path.join(base, "secret.txt")
-    for path, text in ((secret, "secret"), (os.path.join(data, "given.txt"), "given")):
-        with open(path, "w") as handle:
-            handle.write(text)
-        os.chmod(path, 0o666)  # only the isolation itself may be what refuses
-    plan = {"secret": secret, "outside": os.path.join(base, "planted"), "parent": os.getpid()}
+    data, secret = Path(base, "data"), Path(base, "secret.txt")
+    data.mkdir()
+    for path, text in ((secret, "secret"), (data / "given.txt", "given")):
+        path.write_text(text)
+        path.chmod(0o666)  # only the isolation itself may be what refuses
+    plan = {"secret": str(secret), "outside": os.path.join(base, "planted"), "parent": os.getpid()}
     plan["namespaces"] = server.tier.namespaces or server.tier.bubblewrap
     files = {"attack.py": _ATTACKS.encode(), "plan.json": json.dumps(plan).encode()}
-    run = server.run(files, data, "attack.py", _LIMITS.to_json(), ("report.json",))
+    run = server.run(RunRequest(files, data, "attack.py", _LIMITS, ("report.json",)))
     if "report.json" not in run.collected:
         return f"an honest script fails: {_last_line(run.output.decode('utf-8', 'replace'))}"
     report = json.loads(run.collected["report.json"])
@@ -129,27 +129,26 @@ def _last_line(text: str) -> str:
 
 @functools.cache
 def _verdict(name: str) -> str:
+    """Return why a tier cannot be used here, nothing when it can."""
     tier = TIERS[name]
     if not kernel.LINUX:
         return f"needs Linux, this is {_system()}"
-    if tier.landlock and landlock.abi() == 0:
-        return "this kernel has no Landlock (Linux 5.13 or later with it switched on)"
-    if tier.seccomp and not seccomp.supported():
-        return f"no table of system calls for the processor {platform.machine()}"
+    lacks = (
+        (tier.landlock and landlock.abi() == 0,
+         "this kernel has no Landlock (Linux 5.13 or later with it switched on)"),
+        (tier.seccomp and not seccomp.supported(),
+         f"no table of system calls for the processor {platform.machine()}"),
+        (tier.own_user and not explain.is_root(), "needs root, to become a throw-away user"),
+    )  # fmt: skip
+    why_not = next((reason for lacking, reason in lacks if lacking), "")
     try:
-        why_not = _needs_of_user_and_box(tier)
+        if not why_not and tier.own_user and not client.user_exists(client.throwaway_uid(os.getpid())):
+            why_not = "root of this container has no other user ids to become"
+        if not why_not and tier.bubblewrap:
+            why_not = bubblewrap.why_not()
     except OSError as error:
         return f"{OURS}: {error}"
     return why_not or _try(tier)
-
-
-def _needs_of_user_and_box(tier: Tier) -> str:
-    """Return what a throw-away user or bubblewrap lacks here, nothing when the tier can be tried."""
-    if tier.own_user and not explain.is_root():
-        return "needs root, to become a throw-away user"
-    if tier.own_user and not client.user_exists(client.throwaway_uid(os.getpid())):
-        return "root of this container has no other user ids to become"
-    return bubblewrap.why_not() if tier.bubblewrap else ""
 
 
 def _system() -> str:
@@ -158,18 +157,12 @@ def _system() -> str:
 
 @functools.cache
 def _chosen() -> str | None:
-    missed = []
-    for name in BEST_FIRST:
-        why_not = _verdict(name)
-        if not why_not:
-            if missed:
-                warnings.warn(
-                    f"tier {name} is used, because {'; '.join(missed)}", RuntimeWarning, stacklevel=3
-                )
-            return name
-        if why_not.startswith(OURS):
-            missed.append(f"{name} {why_not}")
-    return None
+    name = next((name for name in BEST_FIRST if not _verdict(name)), None)
+    better = BEST_FIRST[: BEST_FIRST.index(name)] if name else ()
+    missed = [f"{tier} {_verdict(tier)}" for tier in better if _verdict(tier).startswith(OURS)]
+    if missed:
+        warnings.warn(f"tier {name} is used, because {'; '.join(missed)}", RuntimeWarning, stacklevel=3)
+    return name
 
 
 def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
@@ -183,15 +176,12 @@ def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
         if name is None:
             failed = {n: _verdict(n) for n in BEST_FIRST}
             reasons = "; ".join(f"{n}: {why}" for n, why in failed.items())
-            raise IsolationError(
-                f"no isolation tier works on this machine ({reasons})",
-                cure="; ".join(explain.cures(None, failed)),
-            )
+            cure = "; ".join(explain.cures(None, failed))
+            raise IsolationError(f"no isolation tier works on this machine ({reasons})", cure=cure)
         return TIERS[name]
     if tier not in TIERS:
-        raise IsolationError(
-            f"isolation tier {tier!r} is unknown", cure=f"choose auto or one of {', '.join(TIERS)}"
-        )
+        cure = f"choose auto or one of {', '.join(TIERS)}"
+        raise IsolationError(f"isolation tier {tier!r} is unknown", cure=cure)
     wanted = TIERS[tier]
     if wanted.unsafe and not allow_unsafe:
         raise IsolationError(
@@ -201,16 +191,14 @@ def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
     why_not = "" if wanted.unsafe else _verdict(tier)
     if tier == "T1" and not kernel.LINUX:
         why_not = "needs Linux"
+    if why_not.startswith(OURS):
+        raise IsolationError(f"tier {tier} {why_not}", cure="free disk and memory, then start again")
     if why_not:
-        ours = why_not.startswith(OURS)
-        raise IsolationError(
-            f"tier {tier} {'' if ours else 'does not work on this machine: '}{why_not}",
-            cure="free disk and memory, then start again" if ours else "use tier='auto'",
-        )
+        raise IsolationError(f"tier {tier} does not work on this machine: {why_not}", cure="use tier='auto'")
     return wanted
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def probe() -> TierReport:
     """Return which tiers work on this machine and which one is used; tried once per process, about a second.
 
@@ -220,36 +208,30 @@ def probe() -> TierReport:
     """
     failed = {name: _verdict(name) for name in BEST_FIRST if _verdict(name)}
     available = tuple(name for name in BEST_FIRST if name not in failed)
-    chosen = available[0] if available else None
-    why = (
-        f"the strongest tier that passed the probe: {TIERS[chosen].meaning}"
-        if chosen
-        else "no tier passed the probe"
-    )
+    chosen, why = None, "no tier passed the probe"
+    if available:
+        chosen = available[0]
+        why = f"the strongest tier that passed the probe: {TIERS[chosen].meaning}"
     missed = "; ".join(f"{name} {reason}" for name, reason in failed.items() if reason.startswith(OURS))
     why += f" ({missed})" if missed else ""
     return TierReport(available, chosen, why, failed, tuple(_lines(chosen, available, failed)))
 
 
 def _lines(chosen: str | None, available: tuple[str, ...], failed: dict[str, str]) -> list[str]:
-    system = f"{_system()} {platform.release()}, {platform.machine()}, Python {platform.python_version()}"
-    lines = [f"machine: {system}"]
-    if kernel.LINUX:
-        user = "root" if explain.is_root() else "a normal user"
-        lines.append(f"running as {user}; Landlock version {landlock.abi() or 'none'}")
-    else:
-        lines.append("scripts can only be isolated on Linux: macOS needs a Linux VM, Windows needs WSL2")
-    for name in BEST_FIRST:
-        state = "works" if name in available else f"no ({failed[name]})"
-        lines.append(f"{name}: {state} - {TIERS[name].meaning}")
-    if chosen is None:
-        lines.append("scripts of a model are refused here; scripts you trust run with allow_unsafe=True")
-    else:
-        lines.append(f"in use: {chosen}")
     tier = TIERS[chosen] if chosen else None
-    lines.append("layers:")
-    lines += [f"  {name}: {state} - {meaning}" for name, state, meaning in explain.layers(tier)]
-    if tier is not None:
-        lines += ["not guaranteed here:", *(f"  {gap}" for gap in explain.gaps(tier))]
-    lines.append("to get more:" if tier is not None else "what to do:")
-    return lines + [f"  {cure}" for cure in explain.cures(chosen, failed)]
+    system = f"{_system()} {platform.release()}, {platform.machine()}, Python {platform.python_version()}"
+    user = "root" if explain.is_root() else "a normal user"
+    states = {name: "works" if name in available else f"no ({failed[name]})" for name in BEST_FIRST}
+    nothing = "scripts of a model are refused here; scripts you trust run with allow_unsafe=True"
+    return [
+        f"machine: {system}",
+        f"running as {user}; Landlock version {landlock.abi() or 'none'}" if kernel.LINUX
+        else "scripts can only be isolated on Linux: macOS needs a Linux VM, Windows needs WSL2",
+        *(f"{name}: {state} - {TIERS[name].meaning}" for name, state in states.items()),
+        f"in use: {chosen}" if tier else nothing,
+        "layers:",
+        *(f"  {name}: {state} - {meaning}" for name, state, meaning in explain.layers(tier)),
+        *(("not guaranteed here:", *(f"  {gap}" for gap in explain.gaps(tier))) if tier else ()),
+        "to get more:" if tier else "what to do:",
+        *(f"  {cure}" for cure in explain.cures(chosen, failed)),
+    ]  # fmt: skip

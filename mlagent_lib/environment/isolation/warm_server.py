@@ -25,6 +25,7 @@ import select
 import sys
 import threading
 import types
+from collections.abc import Iterator
 
 _PACKAGE = "_mlagent_isolation"
 
@@ -41,24 +42,19 @@ def _load_package() -> None:
     spec.loader.exec_module(module)
 
 
-class _Lines:
-    """Lines of a descriptor, read without buffering ahead of what ``poll`` can see."""
-
-    def __init__(self, descriptor: int):
-        self.descriptor, self.rest = descriptor, b""
-
-    def next(self) -> bytes:
-        """Return the next line, or nothing at the end of the input."""
-        while b"\n" not in self.rest:
-            data = os.read(self.descriptor, 1 << 16)
-            if not data:
-                return b""
-            self.rest += data
-        line, self.rest = self.rest.split(b"\n", 1)
-        return line
+def _part(name: str) -> types.ModuleType:
+    return sys.modules[f"{_PACKAGE}.{name}"]
 
 
-def _warm_up(names: list[str]) -> list[str]:
+def _lines(descriptor: int) -> Iterator[bytes]:
+    """Yield the lines of a descriptor, read without buffering ahead of what ``poll`` can see."""
+    rest = b""
+    while data := os.read(descriptor, 1 << 16):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
+
+
+def _load(names: list[str]) -> list[str]:
     """Import the modules and use them once; return the names that are not installed."""
     missing = []
     for name in names:
@@ -67,7 +63,7 @@ def _warm_up(names: list[str]) -> list[str]:
         except ModuleNotFoundError:
             missing.append(name)
     if names and not missing:
-        sys.modules[_PACKAGE + ".practice"].practise()
+        _part("warm_up").warm_up()
     return missing
 
 
@@ -77,7 +73,7 @@ def _warm_up(names: list[str]) -> list[str]:
 def execute(job) -> int:
     """Run the script as ``python script`` would, and return its exit code. Called inside the jail."""
     folder = os.getcwd()
-    jail, reseed, workers = (sys.modules[f"{_PACKAGE}.{name}"] for name in ("jail", "reseed", "workers"))
+    jail, seeds, workers = map(_part, ("jail", "script_seeds", "script_workers"))
     os.environ.clear()
     os.environ.update(jail.clean_environment(folder))
     for name in [n for n in sys.modules if n == _PACKAGE or n.startswith(_PACKAGE + ".")]:
@@ -86,9 +82,9 @@ def execute(job) -> int:
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     _standard_streams()
-    reseed.shift(job.reseed)
+    seeds.shift(job.reseed)
     workers.install()
-    reseed.settle(job.reseed)  # results of unseeded scripts can be cached
+    seeds.settle(job.reseed)  # results of unseeded scripts can be cached
     gc.enable()
     code = _execute_main(job.script, folder)
     with contextlib.suppress(BaseException):  # what a script leaves behind must not change its exit code
@@ -156,7 +152,7 @@ def _flush_open_files() -> None:
 
 def _serve_one(job, ruleset: int | None, requests: int, reply: int) -> bool:
     """Fork the guard of one run and wait for it; return False when the parent has gone meanwhile."""
-    jail = sys.modules[_PACKAGE + ".jail"]
+    jail = _part("jail")
     lifeline, held = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -173,7 +169,7 @@ def _serve_one(job, ruleset: int | None, requests: int, reply: int) -> bool:
     _, status = os.waitpid(pid, 0)
     os.close(exit_descriptor)
     if status != 0:
-        left = sys.modules[_PACKAGE + ".limits_os"].sweep(os.getpid())
+        left = _part("limits_os").sweep(os.getpid())
         os.write(reply, json.dumps({"stop": "guard-died", "left": left}).encode() + b"\n")
     return parent_there
 
@@ -186,16 +182,16 @@ def main() -> None:
     os.dup2(2, 1)
     os.close(null)
     _load_package()
-    # `execute` and `_warm_up` find reseed, workers and practice among the loaded modules
-    from _mlagent_isolation import box, jail, kernel, landlock, practice, reseed, workers  # noqa: F401
+    # `execute` and `_load` find some of them among the loaded modules
+    from _mlagent_isolation import box, jail, kernel, landlock, script_seeds, script_workers, warm_up  # noqa: F401
 
-    lines = _Lines(requests)
-    config = json.loads(lines.next())
+    lines = _lines(requests)
+    config = json.loads(next(lines))
     try:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no process of the same user may look into this one
         sys.path[:] = config["import_from"]
-        missing = _warm_up(config["modules"])
+        missing = _load(config["modules"])
         rulesets = landlock.Rulesets(config["trees"], config["listings"], config["workspace"])
         gc.collect()
         gc.freeze()
@@ -203,16 +199,14 @@ def main() -> None:
         if config["modules"]:
             kernel.collapse_memory()
         os.write(reply, json.dumps({"ready": True, "missing": missing}).encode() + b"\n")
-        while line := lines.next():
+        for line in lines:
             job = jail.Job(**json.loads(line))
             ruleset = rulesets.get(job.read) if job.landlock else None
             if not _serve_one(job, ruleset, requests, reply):
                 break
     finally:
         if config["folder"] is not None:  # a server inside bubblewrap cannot remove it
-            box.remove(config["folder"])
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.dirname(config["folder"]))  # succeeds for the last server
+            box.remove_of_server(config["folder"])
 
 
 if __name__ == "__main__":

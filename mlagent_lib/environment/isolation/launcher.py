@@ -1,19 +1,18 @@
 """Starts the warm server inside bubblewrap, waits for its end, and removes its folder from outside.
 
-Run as ``python -s -B keeper.py FOLDER ARGUMENTS COMMAND...``: FOLDER is the server's, ARGUMENTS the number of
-the descriptor from which bubblewrap reads its own arguments. Standard input and output belong to the server.
-When this process is killed, the kernel kills bubblewrap and with it everything inside.
+Run as ``python -s -B launcher.py FOLDER ARGUMENTS COMMAND...``: FOLDER is the server's, ARGUMENTS the number
+of the descriptor from which bubblewrap reads its own arguments. Standard input and output belong to the
+server. When this process is killed, the kernel kills bubblewrap and with it everything inside.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
 
 def main() -> None:
-    """Keep one server."""
+    """Launch one server, and stay until it has ended."""
     import box  # run as a script, so this folder is the first place where modules are looked for
 
     folder, arguments, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
@@ -28,9 +27,7 @@ def main() -> None:
     with open(os.devnull) as null:
         os.dup2(null.fileno(), 0)  # the end of the requests must reach nobody but the server
     os.waitpid(pid, 0)
-    box.remove(folder)
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(folder))  # succeeds for the last server
+    box.remove_of_server(folder)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
+from ...core.limits import Limits
 from . import box, jail
-from .client import Finished
+from .client import Finished, finished
+from .request import RunRequest
 
 
 class ColdServer:
@@ -24,29 +25,21 @@ class ColdServer:
     def __init__(self, folder: str):
         self.folder = folder
 
-    def run(
-        self, files: dict[str, bytes], data_dir: str | None, script: str, limits: dict, collect: tuple,
-        reseed: int = 0, links: tuple[str, ...] = (),
-    ):  # fmt: skip
-        """Return a `Finished` run of ``python script``.
+    def run(self, request: RunRequest) -> Finished:
+        """Return a finished run of ``python script``.
 
         Raises:
             ValueError: Other seeds were asked for: a plain subprocess cannot shift them.
         """
-        if reseed:
+        if request.reseed:
             raise ValueError("tier T0 cannot run a script with other seeds; use a warm tier")
         os.makedirs(self.folder, exist_ok=True)
         workspace = box.make(os.path.join(os.path.realpath(self.folder), "work"), None)
         try:
-            box.fill(workspace, files, data_dir, None, links)
-            report, output = _execute(workspace.path, script, limits)
-            collected, refused = {}, {}
-            for name in collect:
-                try:
-                    collected[name] = box.collect(workspace, name, limits["file_bytes"])
-                except box.Refused as error:
-                    refused[name] = str(error)
-            return Finished(report, output, workspace.path, collected, refused)
+            data_dir = request.data_dir and str(request.data_dir)
+            box.fill(workspace, request.files, data_dir, None, request.links)
+            report, output = _execute(workspace.path, request.script, request.limits)
+            return finished(report, output, workspace, request)
         finally:
             box.remove(workspace.path)
 
@@ -55,32 +48,25 @@ class ColdServer:
         box.remove(self.folder)
 
 
-def _execute(folder: str, script: str, limits: dict) -> tuple[dict, bytes]:
+def _execute(folder: str, script: str, limits: Limits) -> tuple[dict, bytes]:
     start = time.monotonic()
     with tempfile.TemporaryFile() as sink:
         process = subprocess.Popen(
             [sys.executable, "-B", script], cwd=folder, env={**os.environ, **jail.clean_environment(folder)},
             stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        late = threading.Event()
-        timer = threading.Timer(limits["seconds"], lambda: (late.set(), _kill_group(process)))
-        timer.start()
+        stop = "exit"
         try:
-            code = process.wait()
+            code = process.wait(timeout=limits.seconds)
+        except subprocess.TimeoutExpired:
+            stop, code = "timeout", None
         finally:
-            timer.cancel()
             _kill_group(process)
+            process.wait()
+        seconds = time.monotonic() - start
         total = sink.seek(0, os.SEEK_END)
-        sink.seek(max(0, total - limits["output_bytes"]))
-        output = sink.read()
-    stop = "timeout" if late.is_set() else "exit"
-    return {
-        "stop": stop,
-        "code": code,
-        "seconds": time.monotonic() - start,
-        "peak": 0,
-        "total": total,
-    }, output
+        sink.seek(max(0, total - limits.output_bytes))
+        return {"stop": stop, "code": code, "seconds": seconds, "peak": 0, "total": total}, sink.read()
 
 
 def _kill_group(process: subprocess.Popen) -> None:

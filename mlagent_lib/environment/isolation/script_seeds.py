@@ -22,7 +22,7 @@ import os
 import random
 import sys
 
-from .workers import after_import
+from .script_workers import after_import
 
 _STRIDE = 1_000_003  # a prime: neighbouring seeds of a script never meet those of its rerun
 _RANGE = 1 << 32  # numpy takes seeds below it

@@ -1,0 +1,60 @@
+"""What is asked of an isolated run: its files, its data, the script, the limits, what to bring back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ...core.limits import Limits
+from . import box
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One script to run.
+
+    Attributes:
+        files: The workspace: relative path to content.
+        data_dir: A folder that the run reads as ``data``, or None.
+        script: Which of ``files`` to execute.
+        limits: What it may use.
+        collect: Files to bring back.
+        reseed: 0 for the seeds that the script sets; 1, 2, ... for the same script with other luck (see
+            `isolation.script_seeds`).
+        links: Names in ``data_dir`` that the run finds under these very names; none for ``data_dir`` itself
+            as ``data``.
+
+    Raises:
+        ValueError: If ``script`` is not among ``files``, or a name cannot lie in a workspace.
+    """
+
+    files: dict[str, bytes]
+    data_dir: Path | None
+    script: str
+    limits: Limits = field(default_factory=Limits)
+    collect: tuple[str, ...] = ("submission.csv",)
+    reseed: int = 0
+    links: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.script not in self.files:
+            raise ValueError(f"script {self.script!r} is not among the files {sorted(self.files)}")
+        if self.links and self.data_dir is None:
+            raise ValueError("links need a data folder that they lead to")
+        linked = self.links or (() if self.data_dir is None else ("data",))
+        box.check_names([*self.files], linked)
+        box.check_names([*self.collect, *self.links], ())
+
+    def located(self) -> RunRequest:
+        """Return the request with the full path of its data folder.
+
+        Raises:
+            ValueError: If that does not exist.
+        """
+        if self.data_dir is None:
+            return self
+        data_dir = Path(os.path.realpath(self.data_dir))
+        if not data_dir.is_dir():
+            raise ValueError(f"the data folder {data_dir} does not exist")
+        return replace(self, data_dir=data_dir)
