@@ -10,38 +10,24 @@ from __future__ import annotations
 import difflib
 import html
 import inspect
-import io
 import json
-import keyword
 import re
 import textwrap
-import tokenize
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
 from pathlib import Path
 
 import pandas as pd
+from pygments.lexers.python import PythonLexer  # comes with IPython and nbconvert
+from pygments.token import Comment, Keyword, Number, String
 
+from mlagent_lib.environment.actions import FIELDS
 from mlagent_lib.results.evaluation import TaskScale
 from mlagent_lib.results.style import number
 
-__all__ = [
-    "Shown",
-    "diff_html",
-    "escape",
-    "lines_of",
-    "reply_fields",
-    "reply_pieces",
-    "show_source",
-    "show_trajectory",
-    "table_html",
-    "visible",
-]
-
 CSS = (Path(__file__).with_name("show.css")).read_text(encoding="utf-8")
-FIELDS = ("Reflection", "Research Plan and Status", "Fact Check", "Thought", "Action", "Action Input")
 MARKS = {"edited": "✓", "neutral": "○", "corner": "◔", "error": "✕", "invalid": "⊘", "unscored": "?"}
 MAX_FIELD_CHARS = 4000
 MAX_LINES = 160
@@ -56,12 +42,7 @@ _FIELD = re.compile(rf"^[ \t]*({'|'.join(re.escape(name) for name in FIELDS)})[ 
 
 @dataclass(frozen=True, repr=False)
 class Shown:
-    """Something to look at: HTML for a notebook, plain text for a terminal.
-
-    Attributes:
-        html: Self-contained markup, with its own style.
-        text: The same as plain text, made `visible`.
-    """
+    """Something to look at: self-contained HTML for a notebook, `visible` plain text for a terminal."""
 
     html: str
     text: str
@@ -107,6 +88,26 @@ def escape(text: object) -> str:
         '&lt;b&gt;\\u202e&amp;'
     """
     return html.escape(visible(text), quote=True)
+
+
+def wrapped(tag: str, markup: str, kind: str = "") -> str:
+    """Return markup in an element of the class ``mla-<kind>``."""
+    return f'<{tag} class="mla-{kind}">{markup}</{tag}>' if kind else f"<{tag}>{markup}</{tag}>"
+
+
+def element(tag: str, text: object, kind: str = "") -> str:
+    """Return text, as text, in an element of the class ``mla-<kind>``."""
+    return wrapped(tag, escape(text), kind)
+
+
+def folded(summary: str, markup: str) -> str:
+    """Return markup that a click on the summary shows."""
+    return f"<details>{element('summary', summary)}{markup}</details>"
+
+
+def terms(pairs: Iterable[tuple[str, str]], kind: str) -> str:
+    """Return a list of names, as text, each with its markup."""
+    return wrapped("dl", "".join(f"<dt>{escape(name)}</dt><dd>{body}</dd>" for name, body in pairs), kind)
 
 
 def _page(body: str) -> str:
@@ -158,8 +159,8 @@ def _pre(lines: Sequence[tuple[str, str]], *, wrap: bool = False) -> str:
     """Return (class, line) pairs as a block, cut with a stated number of lines left out."""
     shown = [f'<span class="mla-l {name}">{escape(line) or " "}</span>' for name, line in lines[:MAX_LINES]]
     if len(lines) > MAX_LINES:
-        shown.append(f'<span class="mla-l mla-hunk">… cut here, {len(lines) - MAX_LINES} lines more</span>')
-    return f'<pre class="mla-pre{" mla-wrap" if wrap else ""}">{"".join(shown)}</pre>'
+        shown.append(element("span", f"… cut here, {len(lines) - MAX_LINES} lines more", "l mla-hunk"))
+    return wrapped("pre", "".join(shown), "pre mla-wrap" if wrap else "pre")
 
 
 def _diff(before: str, after: str) -> list[str]:
@@ -187,10 +188,10 @@ def _change(before: object, after: object, scale: TaskScale | None) -> str:
         return ""
     if before == after:
         return "= same"
+    up = after > before
     if scale is None:
-        return "▲ up" if after > before else "▼ down"
-    arrow = "▲" if after > before else "▼"
-    return f"{arrow} {'better' if (after > before) == scale.greater_is_better else 'worse'}"
+        return "▲ up" if up else "▼ down"
+    return f"{'▲' if up else '▼'} {'better' if up == scale.greater_is_better else 'worse'}"
 
 
 def outcome_of(step: Mapping) -> str:
@@ -198,15 +199,12 @@ def outcome_of(step: Mapping) -> str:
     return str(getattr(step["outcome"], "value", step["outcome"])).lower()
 
 
-def _score_text(step: Mapping, scale: TaskScale | None) -> str:
-    before, after = step.get("score_before"), step.get("score_after")
+def _earned(step: Mapping, scale: TaskScale | None) -> tuple[str, str]:
+    """Return in words how a step moved the score, and its reward."""
+    before, after, reward = (step.get(name) for name in ("score_before", "score_after", "reward"))
     moved = f" → {_score(after)}  {_change(before, after, scale)}" if _is_number(after) else ""
-    return f"score {_score(before)}{moved}"
-
-
-def _reward_text(step: Mapping) -> str:
-    reward = step.get("reward")
-    return f"reward {number(reward, 3)}" if _is_number(reward) else "no reward"
+    paid = f"reward {number(reward, 3)}" if _is_number(reward) else "no reward"
+    return f"score {_score(before)}{moved}", paid
 
 
 def _arguments(text: str) -> str:
@@ -217,8 +215,7 @@ def _arguments(text: str) -> str:
         values = None
     if not isinstance(values, dict):
         return escape(_cut(text))
-    pairs = (f"<dt>{escape(k)}</dt><dd>{escape(_cut(str(v)))}</dd>" for k, v in values.items())
-    return f'<dl class="mla-args">{"".join(pairs)}</dl>'
+    return terms(((name, escape(_cut(str(value)))) for name, value in values.items()), "args")
 
 
 def _step_html(step: Mapping, scale: TaskScale | None) -> str:
@@ -226,58 +223,38 @@ def _step_html(step: Mapping, scale: TaskScale | None) -> str:
     chip = f"{MARKS.get(outcome, '')} {outcome}" + (f": {step['reason']}" if step.get("reason") else "")
     notes = [f"{step['seconds']:.1f} s"] if _is_number(step.get("seconds")) else []
     notes += ["from the cache"] if step.get("cache_hit") else []
-    parts = [
-        f'<section class="mla-step"><div class="mla-head">'
-        f'<span class="mla-title">Step {escape(step["step"])}: '
-        f"{escape(step.get('action') or 'no action')}</span>"
-        f'<span class="mla-chip mla-{escape(outcome)}">{escape(chip)}</span>'
-        f'<span class="mla-score">{escape(_score_text(step, scale))}</span>'
-        f'<span class="mla-score">{escape(_reward_text(step))}</span>'
-        f'<span class="mla-soft">{escape(" · ".join(notes))}</span></div>'
-    ]
+    head = element("span", f"Step {step['step']}: {step.get('action') or 'no action'}", "title")
+    head += element("span", chip, f"chip mla-{escape(outcome)}")
+    head += "".join(element("span", text, "score") for text in _earned(step, scale))
+    parts = [wrapped("div", head + element("span", " · ".join(notes), "soft"), "head")]
     fields = reply_fields(reply)
     if fields:
-        rows = (
-            f"<dt>{escape(name)}</dt><dd>{_arguments(v) if name == 'Action Input' else escape(_cut(v))}</dd>"
-            for name, v in fields.items()
-        )
-        parts.append(f'<dl class="mla-fields">{"".join(rows)}</dl>')
+        shown = {name: escape(_cut(text)) for name, text in fields.items()}
+        if "Action Input" in fields:
+            shown["Action Input"] = _arguments(fields["Action Input"])
+        parts.append(terms(shown.items(), "fields"))
     else:
         parts.append(_pre([("", line) for line in lines_of(_cut(reply)) or ["(empty reply)"]], wrap=True))
     before, after = step.get("script_before") or "", step.get("script_after") or ""
-    if before != after:
-        parts.append(diff_html(before, after))
-    lines = lines_of(str(step.get("observation") or ""))
-    if lines:
-        folded = _pre([("", line) for line in lines], wrap=True)
-        parts.append(f"<details><summary>Feedback, {len(lines)} lines</summary>{folded}</details>")
-    return "".join(parts) + "</section>"
+    parts += [diff_html(before, after)] if before != after else []
+    lines = [("", line) for line in lines_of(str(step.get("observation") or ""))]
+    parts += [folded(f"Feedback, {len(lines)} lines", _pre(lines, wrap=True))] if lines else []
+    return wrapped("section", "".join(parts), "step")
 
 
-def _path(row: Mapping) -> list[str]:
-    """Return the scores along a trajectory: start, then each step's score or its outcome."""
-    steps = row.get("steps", ())
-    found = [_score(steps[0].get("score_before"))] if steps else []
-    return found + [
-        _score(s["score_after"]) if _is_number(s.get("score_after")) else outcome_of(s) for s in steps
-    ]
-
-
-def _facts(row: Mapping, scale: TaskScale | None) -> str:
-    direction = ""
-    if scale:
-        direction = f"{scale.metric}, {'higher' if scale.greater_is_better else 'lower'} is better"
-    parts = [row.get("split"), direction, f"policy: {row['source']}", f"seed {row.get('seed', 0)}"]
-    return " · ".join(str(part) for part in parts if part)
-
-
-def _final(row: Mapping) -> str:
-    final = row.get("final") or {}
-    stop = f"stopped: {final.get('stop') or 'not said'}"
-    if final.get("report_last") is None:  # only the evaluation grades on the report labels
-        return stop
-    ends = f"report score {_score(final.get('report_start'))} → {_score(final['report_last'])}"
-    return f"{ends}, best by feedback {_score(final.get('report_best'))}; {stop}"
+def _head(row: Mapping, scale: TaskScale | None) -> tuple[str, str, str]:
+    """Return what a trajectory is, the scores along it (or outcomes), and how it ended."""
+    steps, final = row.get("steps", ()), row.get("final") or {}
+    better = f"{'higher' if scale.greater_is_better else 'lower'} is better" if scale else ""
+    facts = [row.get("split"), f"{scale.metric}, {better}" if scale else ""]
+    facts += [f"policy: {row['source']}", f"seed {row.get('seed', 0)}"]
+    path = [_score(steps[0].get("score_before"))] if steps else []
+    path += [_score(s["score_after"]) if _is_number(s.get("score_after")) else outcome_of(s) for s in steps]
+    end = f"stopped: {final.get('stop') or 'not said'}"
+    if final.get("report_last") is not None:  # only the evaluation grades on the report labels
+        start, last, best = (_score(final.get(f"report_{name}")) for name in ("start", "last", "best"))
+        end = f"report score {start} → {last}, best by feedback {best}; {end}"
+    return " · ".join(str(fact) for fact in facts if fact), " → ".join(path), end
 
 
 def show_trajectory(row: Mapping, scale: TaskScale | None = None, *, steps: int | None = None) -> Shown:
@@ -292,39 +269,28 @@ def show_trajectory(row: Mapping, scale: TaskScale | None = None, *, steps: int 
     chosen = list(row.get("steps", ()))[:steps]
     left = len(row.get("steps", ())) - len(chosen)
     ideas = [f"{idea.get('axis', '')}: {idea.get('instruction', '')}" for idea in row.get("ideas") or ()]
-    body = [
-        f'<article class="mla-card"><div class="mla-head">'
-        f'<span class="mla-title">{escape(row["task"])}</span>'
-        f'<span class="mla-soft">{escape(_facts(row, scale))}</span></div>',
-        f'<div class="mla-path">scores on the feedback labels: {escape(" → ".join(_path(row)))}</div>',
-        f'<div class="mla-path mla-soft">{escape(_final(row))}</div>',
-    ]
+    facts, path, end = _head(row, scale)
+    body = wrapped("div", element("span", row["task"], "title") + element("span", facts, "soft"), "head")
+    body += element("div", f"scores on the feedback labels: {path}", "path") + element(
+        "div", end, "path mla-soft"
+    )
     if ideas:
-        body.append(
-            "Ideas given:<ul class='mla-ideas'>" + "".join(f"<li>{escape(i)}</li>" for i in ideas) + "</ul>"
-        )
-    body += [_step_html(step, scale) for step in chosen]
-    body.append(f'<p class="mla-soft">{left} more steps not shown</p></article>' if left else "</article>")
-    return Shown(_page("".join(body)), _plain(row, chosen, scale, ideas, left))
-
-
-def _plain(
-    row: Mapping, steps: Sequence[Mapping], scale: TaskScale | None, ideas: list[str], left: int
-) -> str:
-    lines = [f"{row['task']} ({_facts(row, scale)})", f"scores: {' → '.join(_path(row))}", _final(row)]
-    lines += [f"idea: {idea}" for idea in ideas]
-    for step in steps:
-        chip = outcome_of(step) + (f" ({step['reason']})" if step.get("reason") else "")
-        action = step.get("action") or "no action"
-        lines += [
-            "",
-            f"-- step {step['step']}: {action} | {chip} | {_score_text(step, scale)} | {_reward_text(step)}",
-        ]
-        fields = reply_fields(str(step.get("reply") or "")) or {"Reply": str(step.get("reply") or "")}
-        lines += [f"{name}: {_cut(value)}" for name, value in fields.items()]
-        lines += _diff(step.get("script_before") or "", step.get("script_after") or "")[:MAX_LINES]
+        body += "Ideas given:" + wrapped("ul", "".join(element("li", idea) for idea in ideas), "ideas")
+    body += "".join(_step_html(step, scale) for step in chosen)
+    body += element("p", f"{left} more steps not shown", "soft") if left else ""
+    lines = [f"{row['task']} ({facts})", f"scores: {path}", end, *(f"idea: {idea}" for idea in ideas)]
+    lines += [line for step in chosen for line in _step_lines(step, scale)]
     lines += [f"... {left} more steps"] if left else []
-    return "\n".join(lines)
+    return Shown(_page(wrapped("article", body, "card")), "\n".join(lines))
+
+
+def _step_lines(step: Mapping, scale: TaskScale | None) -> list[str]:
+    chip = outcome_of(step) + (f" ({step['reason']})" if step.get("reason") else "")
+    what = f"-- step {step['step']}: {step.get('action') or 'no action'}"
+    reply = str(step.get("reply") or "")
+    fields = [f"{name}: {_cut(text)}" for name, text in (reply_fields(reply) or {"Reply": reply}).items()]
+    changed = _diff(step.get("script_before") or "", step.get("script_after") or "")[:MAX_LINES]
+    return ["", " | ".join((what, chip, *_earned(step, scale))), *fields, *changed]
 
 
 def show_source(*objects: object) -> Shown:
@@ -338,39 +304,22 @@ def show_source(*objects: object) -> Shown:
         lines, start = inspect.getsourcelines(item)
         source = textwrap.dedent("".join(lines)).rstrip("\n")
         place = f"{getattr(item, '__module__', '') or item.__name__}, line {start}"
-        blocks.append(
-            f'<div class="mla-soft">{escape(place)}</div><pre class="mla-pre">{_coloured(source)}</pre>'
-        )
+        blocks += [
+            element("div", place, "soft"),
+            wrapped("pre", wrapped("span", _coloured(source), "l"), "pre"),
+        ]
         texts.append(f"# {place}\n{source}")
     return Shown(_page("".join(blocks)), "\n\n".join(texts))
 
 
 def _coloured(source: str) -> str:
-    """Return Python source as lines of spans; a text that cannot be tokenised stays plain."""
-    marks: dict[int, list[tuple[int, int, str]]] = {}
-    kinds = {tokenize.STRING: "mla-str", tokenize.NUMBER: "mla-num", tokenize.COMMENT: "mla-com"}
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            name = (
-                "mla-kw"
-                if token.type == tokenize.NAME and keyword.iskeyword(token.string)
-                else kinds.get(token.type)
-            )
-            if name:
-                for line in range(token.start[0], token.end[0] + 1):
-                    begin = token.start[1] if line == token.start[0] else 0
-                    end = token.end[1] if line == token.end[0] else 10**6
-                    marks.setdefault(line, []).append((begin, end, name))
-    except (tokenize.TokenError, SyntaxError):
-        marks = {}
-    out = []
-    for index, text in enumerate(source.split("\n"), start=1):
-        shown, at = "", 0
-        for begin, end, name in marks.get(index, ()):
-            shown += f'{escape(text[at:begin])}<span class="{name}">{escape(text[begin:end])}</span>'
-            at = end
-        out.append(f'<span class="mla-l">{shown + escape(text[at:])}</span>')
-    return "".join(out)
+    """Return Python source with its keywords, texts, numbers and comments marked."""
+    kinds = {Keyword: "kw", String: "str", Number: "num", Comment: "com"}
+    shown = ""
+    for token, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens(visible(source)):
+        kind = next((kind for root, kind in kinds.items() if token in root), None)
+        shown += element("span", text, kind) if kind else escape(text)
+    return shown
 
 
 def _cell(value: object, digits: int) -> str:
@@ -385,30 +334,24 @@ def _cell(value: object, digits: int) -> str:
 
 def table_markup(df: pd.DataFrame, *, caption: str = "", digits: int = 3) -> str:
     """Return a table as bare markup (no style), for pages that bring `CSS` themselves."""
-    numeric = {
-        c for c in df if pd.api.types.is_numeric_dtype(df[c]) and not pd.api.types.is_bool_dtype(df[c])
-    }
-    side = {c: ' class="mla-n"' if c in numeric else "" for c in df}
-    head = "".join(f'<th scope="col"{side[c]}>{escape(c)}</th>' for c in df)
-    rows = []
+    kinds = df.dtypes.map(pd.api.types.is_numeric_dtype) & ~df.dtypes.map(pd.api.types.is_bool_dtype)
+    numeric = ["n" if kind else "" for kind in kinds]
+    head = "".join(element("th", name, kind) for name, kind in zip(df, numeric, strict=True))
+    head = head.replace("<th", '<th scope="col"')  # a name's own sign is escaped
+    rows = ""
     for values in df.itertuples(index=False, name=None):
         texts = [_cell(value, digits) for value in values]
-        kinds = [
-            side[c] or (' class="mla-s"' if len(text) < 28 else "") for c, text in zip(df, texts, strict=True)
-        ]
-        cells = (f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, texts, strict=True))
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="mla-scroll" tabindex="0"><table class="mla-table">{title}{body}</table></div>'
+        marked = [kind or ("s" if len(text) < 28 else "") for kind, text in zip(numeric, texts, strict=True)]
+        cells = (element("td", text, kind) for kind, text in zip(marked, texts, strict=True))
+        rows += wrapped("tr", "".join(cells))
+    title = element("caption", caption) if caption else ""
+    body = f"{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
+    return f'<div class="mla-scroll" tabindex="0">{wrapped("table", body, "table")}</div>'
 
 
 def table_html(df: pd.DataFrame, *, caption: str = "", digits: int = 3) -> Shown:
     """Return a small table to look at: numbers right-aligned and rounded, missing values as a dash.
 
-    Args:
-        df: The table; its index is not shown.
-        caption: Line above the table.
-        digits: Decimals of numbers that are not whole.
+    The index is not shown; ``digits`` are the decimals of numbers that are not whole.
     """
     return Shown(_page(table_markup(df, caption=caption, digits=digits)), df.to_string(index=False))
