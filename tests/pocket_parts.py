@@ -33,7 +33,7 @@ def spoken(monkeypatch, module, name: str, replies: Callable[[int], list[str]]) 
 
     Args:
         monkeypatch: Of pytest.
-        module: Which calls ``run_steps`` or ``begin_steps``.
+        module: Which calls ``run_steps`` or ``PendingSteps``.
         name: Which of the two.
         replies: Returns the replies of the n-th call, n from 0.
     """

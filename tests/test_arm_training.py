@@ -51,7 +51,7 @@ def test_an_interrupted_training_goes_on_counting(tmp_path):
 @pytest.mark.slow
 def test_training_ends_with_the_update_that_spends_the_last_charged_second(tools, tmp_path, monkeypatch):
     monkeypatch.setattr(grpo.time, "process_time", lambda: 0.0)  # so that scripts alone are charged
-    spoken(monkeypatch, scoring, "begin_steps", lambda call: [neighbours(8), neighbours(48)])
+    spoken(monkeypatch, scoring, "PendingSteps", lambda call: [neighbours(8), neighbours(48)])
     adapter, out = write_adapter(tmp_path / "start", moved=0.02), tmp_path / "out"
     start = start_state(tools.task(NAME), tools)
     found = train_pocket(

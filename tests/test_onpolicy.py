@@ -153,7 +153,7 @@ def test_two_real_updates_half_of_them_from_states_of_the_policy(tools, start, t
         neighbours(12),
         neighbours(16),
     ]  # all are edits: all are visited
-    seen = spoken(monkeypatch, scoring, "begin_steps", lambda call: replies)
+    seen = spoken(monkeypatch, scoring, "PendingSteps", lambda call: replies)
     out = tmp_path / "out"
     old = out / "checkpoints" / "checkpoint-1"  # what an interrupted attempt has left
     old.mkdir(parents=True)

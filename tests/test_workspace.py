@@ -97,7 +97,7 @@ def test_damage_is_an_error_that_names_the_file(tmp_path):
         with pytest.raises(RunError, match=r"file 'a.txt' of a state of task 'tiny' is missing or damaged"):
             State.from_json(row | {"blobs": blobs})
     with pytest.raises(RunError, match="missing or damaged"):
-        State.from_json(STATE.to_json(embed=False), {})
+        State.from_json(STATE.to_json(embed=False))
     with pytest.raises(RunError, match="schema 'mlagent.state/0'"):
         State.from_json(row | {"schema": "mlagent.state/0"})
     store = WorkspaceStore(tmp_path)

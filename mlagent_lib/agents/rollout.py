@@ -20,7 +20,7 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.actions import Action, ActionError, safe_path, storable
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.step import StepResult, Toolbox, begin_steps, entry_script, start_state
+from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, entry_script, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
 from mlagent_lib.tasks.task import Task
@@ -107,7 +107,7 @@ def run_trajectories(
                 watch(run.job, run.steps[-1], run.stop)
         if active := [run for run in half if not run.stop]:
             rows = [(run.turn.state, run.reply) for run in active]
-            waiting.append((half, active, begin_steps(rows, tools)))
+            waiting.append((half, active, PendingSteps(rows, tools)))
     return [_row(run) for run in running]
 
 

@@ -60,14 +60,11 @@ class StepResult:
 
     Attributes:
         state: The state after the step; the same as before when the step was UNSCORED.
-        outcome: Which case of Eq. 6.
         reason: A fixed class name that says why, e.g. ``bad-json`` or ``timeout``.
         observation: What the agent sees.
-        action: The parsed action, or None.
         score_before: m_t on the feedback labels, in the task's unit.
         score_after: m_{t+1}, only for EDITED.
         seconds: Duration of the execution; a cache hit carries its recorded duration.
-        cache_hit: Whether the execution was already known.
         executed: Whether a script was executed (or found in the cache).
         tier: Isolation tier of the execution, or "".
         failure: For UNSCORED, what failed on our side.
@@ -92,9 +89,7 @@ class Toolbox:
     """What a step needs beside the state: who runs scripts, who edits them, where results are kept.
 
     Attributes:
-        runner: Runs scripts in isolation: a `Runner`, or a `spread.SpreadRunner` over several machines.
-        coder: Applies edit instructions.
-        cache: Results by content, and the archive of submissions.
+        runner: Runs scripts in isolation: a `Runner`, or a `SpreadRunner` over several machines.
         home: Where task folders are; None for the default.
         reply_format: ``six`` or ``no-thought``.
         limits: Overrides the limits of the tasks.
@@ -125,9 +120,7 @@ class Toolbox:
 
         Equal experiments of one batch are made once: the later ones count as hits.
 
-        Args:
-            jobs: What to execute.
-            reseed: 0 for the seeds that the scripts set; 1, 2, ... for other luck (see `RunRequest`).
+        ``reseed`` is 0 for the seeds that the scripts set; 1, 2, ... for other luck (see `RunRequest`).
         """
         keys = [
             execution_key(state, script, self.task(state.task), self._limits(state), reseed)
@@ -145,8 +138,7 @@ class Toolbox:
                 todo.setdefault(key, job)
         requests = [self.request(state, script, reseed) for state, script in todo.values()]
         results = self.runner.run_many(requests, keep_unscored=True) if requests else []
-        ran = [(state, result) for (state, _), result in zip(todo.values(), results, strict=True)]
-        judged = self._judge_many(ran)
+        judged = self._judge_many([state for state, _ in todo.values()], results)
         for key, execution in zip(todo, judged, strict=True):
             known[key] = execution
             if isinstance(execution, Execution):
@@ -167,12 +159,14 @@ class Toolbox:
             return limits
         return replace(limits, seconds=self.script_seconds)
 
-    def _judge_many(self, pairs: Sequence[tuple[State, RunResult | Unscored]]) -> list[Execution | Unscored]:
+    def _judge_many(
+        self, states: Sequence[State], results: Sequence[RunResult | Unscored]
+    ) -> list[Execution | Unscored]:
         """Judge in order; a foreign grader is a process that takes a second, so those run side by side."""
-        if len(pairs) < 2 or not any(self.task(state.task).grader for state, _ in pairs):
-            return [self._judge(*pair) for pair in pairs]
+        if len(states) < 2 or not any(self.task(state.task).grader for state in states):
+            return list(map(self._judge, states, results))
         with ThreadPoolExecutor(self.runner.workers, "mlagent-grade") as pool:
-            return list(pool.map(lambda pair: self._judge(*pair), pairs))
+            return list(pool.map(self._judge, states, results))
 
     def _judge(self, state: State, result: RunResult | Unscored) -> Execution | Unscored:
         """Archive and score what a run left, in this order: a score can be recomputed from the archive."""
@@ -192,16 +186,9 @@ class Toolbox:
                     refusal = error.reason
                 except Unscored as error:
                     return error
+        told = (result.status, result.output, result.seconds, result.tier)
         return Execution(
-            status=result.status,
-            output=result.output,
-            seconds=result.seconds,
-            tier=result.tier,
-            error_type=result.error_type,
-            error_line=result.error_line,
-            score=score,
-            refusal=refusal,
-            submission=digest if score is not None else None,
+            *told, result.error_type, result.error_line, score, refusal, digest if score is not None else None
         )
 
     def _control(self, state: State, task: Task) -> bytes | None:
@@ -220,12 +207,7 @@ def task_request(
 ) -> RunRequest:
     """Return the request to run a script of a task, with all that the task's runs may read.
 
-    Args:
-        task: Its data are read by reference.
-        files: The workspace.
-        script: Which of them to run; None for the starter.
-        limits: What it may use; None for the task's own.
-        reseed: See `RunRequest`.
+    Without a script it is the starter, and without limits they are the task's own.
     """
     folder = task.data_dir if task.data_dir.is_dir() else None
     script, limits = script or task.starter, limits or task.limits
@@ -240,7 +222,6 @@ def entry_script(task: Task, files: Mapping[str, bytes], source: str, saved: str
     configuration) is worth what it changes in a run of the starter.
 
     Args:
-        task: Names the starter and its files.
         files: The workspace after the edit.
         source: The file that was edited, in normal form.
         saved: What the edited text was saved as, likewise.
@@ -270,10 +251,9 @@ def start_state(task: Task, tools: Toolbox) -> State:
     if isinstance(execution, Unscored):
         raise execution
     if execution.score is None:
-        told = execution.refusal
-        if told is None:
-            found = diagnose(state.files, task.starter, execution.status, execution.output, home=task.folder)
-            told = str(found)
+        told = execution.refusal or diagnose(
+            state.files, task.starter, execution.status, execution.output, home=task.folder
+        )
         raise Unscored(
             f"the starter of task {task.name!r} gave no score ({told}): {execution.output[-300:]}",
             cure=f"run 'mlagent tasks check {task.name}'",
@@ -303,54 +283,38 @@ def run_step(state: State, text: str, tools: Toolbox) -> StepResult:
 def run_steps(rows: Sequence[tuple[State, str]], tools: Toolbox) -> list[StepResult]:
     """Return what each reply does to its state: ONE action a row, executed from the restored state.
 
-    Args:
-        rows: Pairs of a state and the policy's reply. States are values: the same one may occur often.
-        tools: Runner, coder and cache.
-
-    Returns:
-        One result a row, in order. A row that we failed to score is UNSCORED and tells why; the others are
-        not touched by it.
+    States are values: the same one may occur often. There is one result a row, in order. A row that we failed
+    to score is UNSCORED and tells why; the others are not touched by it.
     """
     plans, _ = _prepare(rows, tools)
-    return _finish_all(plans, tools.execute_many(_jobs(plans)))
-
-
-def begin_steps(rows: Sequence[tuple[State, str]], tools: Toolbox) -> PendingSteps:
-    """Return the same steps with their scripts still running, so that the caller can do other work meanwhile.
-
-    Replies are parsed and edits written before this returns: the coder may be the very model that the caller
-    goes on to use.
-
-    Args:
-        rows: As for `run_steps`.
-        tools: Runner, coder and cache.
-    """
-    plans, coder_seconds = _prepare(rows, tools)
-    return PendingSteps(plans, tools, coder_seconds)
+    return _finish(plans, tools.execute_many(_jobs(plans)))
 
 
 class PendingSteps:
-    """Steps whose scripts run in a thread of their own; `results` waits for them.
+    """The same steps with their scripts still running, in a thread, so that the caller works meanwhile.
+
+    Replies are parsed and edits written before this is made: the coder may be the very model that the caller
+    goes on to use.
 
     Attributes:
         coder_seconds: Wall seconds that the coder took.
     """
 
-    def __init__(self, plans: list[_Plan], tools: Toolbox, coder_seconds: float):
-        self.coder_seconds, self._plans = coder_seconds, plans
+    def __init__(self, rows: Sequence[tuple[State, str]], tools: Toolbox):
+        self._plans, self.coder_seconds = _prepare(rows, tools)
         pool = ThreadPoolExecutor(1, "mlagent-steps")
-        self._executions = pool.submit(tools.execute_many, _jobs(plans))
+        self._executions = pool.submit(tools.execute_many, _jobs(self._plans))
         pool.shutdown(wait=False)
 
     def results(self) -> list[StepResult]:
-        """Return what `run_steps` returns."""
-        return _finish_all(self._plans, self._executions.result())
+        """Return what `run_steps` returns, once the scripts have ended."""
+        return _finish(self._plans, self._executions.result())
 
 
 def _prepare(rows: Sequence[tuple[State, str]], tools: Toolbox) -> tuple[list[_Plan], float]:
     plans = [_plan(state, text, tools) for state, text in rows]
     began = time.perf_counter()
-    _edit(plans, tools)
+    _edit([plan for plan in plans if plan.edit], tools)
     return plans, time.perf_counter() - began
 
 
@@ -358,11 +322,11 @@ def _jobs(plans: Sequence[_Plan]) -> list[tuple[State, str]]:
     return [(plan.after, plan.script) for plan in plans if plan.script]
 
 
-def _finish_all(
+def _finish(
     plans: Sequence[_Plan], executed: Sequence[tuple[Execution | Unscored, bool]]
 ) -> list[StepResult]:
     executions = iter(executed)
-    return [_finish(plan, *(next(executions) if plan.script else (None, False))) for plan in plans]
+    return [_result(plan, *(next(executions) if plan.script else (None, False))) for plan in plans]
 
 
 @dataclass
@@ -377,10 +341,13 @@ class _Plan:
     edit: EditRequest | None = None
     saved: str = ""
     script: str = ""
-    outcome: Outcome | None = None
-    reason: str = ""
+    outcome: Outcome = Outcome.NEUTRAL
+    reason: str = "valid"
     observation: str = ""
     failure: str = ""
+
+    def comes_to(self, outcome: Outcome, reason: str, observation: str = "", failure: str = "") -> None:
+        self.outcome, self.reason, self.observation, self.failure = outcome, reason, observation, failure
 
 
 def _plan(state: State, text: str, tools: Toolbox) -> _Plan:
@@ -388,47 +355,46 @@ def _plan(state: State, text: str, tools: Toolbox) -> _Plan:
     text = split_thinking(storable(text))[0]  # no thought enters the history
     plan = _Plan(before=state, text=text, task=task, after=state)
     if task.digest != state.task_digest:
-        plan.outcome, plan.reason = Outcome.UNSCORED, "other-data"
-        plan.failure = f"the state was made on other data of task {task.name!r}"
+        failure = f"the state was made on other data of task {task.name!r}"
+        plan.comes_to(Outcome.UNSCORED, "other-data", failure=failure)
         return plan
     parsed = parse_action(text, tools.reply_format)
     if isinstance(parsed, Invalid):
-        plan.outcome, plan.reason, plan.observation = Outcome.INVALID, parsed.reason, parsed.message
+        plan.comes_to(Outcome.INVALID, parsed.reason, parsed.message)
         return plan
     plan.action = parsed
     try:
-        _act(plan, parsed)
+        plan.observation = _act(plan, parsed.name, parsed.arguments)
     except ActionError as error:
-        plan.outcome, plan.reason, plan.observation = Outcome.ERROR, "tool", str(error)
+        plan.comes_to(Outcome.ERROR, "tool", str(error))
     return plan
 
 
-def _act(plan: _Plan, action: Action) -> None:
-    """Perform what needs neither coder nor execution, and note what does."""
-    files, arguments = plan.before.files, action.arguments
-    plan.outcome, plan.reason = Outcome.NEUTRAL, "valid"
-    if action.name == "List Files":
-        plan.observation = list_files(files, _data_names(plan.task), arguments["dir_path"])
-    elif action.name == "Copy File":
+def _act(plan: _Plan, name: str, arguments: Mapping[str, str]) -> str:
+    """Perform what needs neither coder nor execution, and note what does; return the observation so far."""
+    files = plan.before.files
+    if name == "List Files":
+        return list_files(files, _data_names(plan.task), arguments["dir_path"])
+    if name == "Inspect Script Lines":
+        first, last = int(arguments["start_line_number"]), int(arguments["end_line_number"])
+        return inspect_lines(files, arguments["script_name"], first, last)
+    if name == "Understand File":
+        return look_for(files, arguments["file_name"], arguments["things_to_look_for"])
+    if name == "Final Answer":
+        plan.after = replace(plan.before, done=True)
+        return "The answer is noted. The run ends here."
+    if name == "Copy File":
         source, target = safe_path(arguments["source"]), _writable(plan, arguments["destination"])
         read_text(files, source)
         plan.after = plan.before.with_file(target, files[source])
-        plan.observation = f"File {source} copied to {target}"
-    elif action.name == "Inspect Script Lines":
-        first, last = int(arguments["start_line_number"]), int(arguments["end_line_number"])
-        plan.observation = inspect_lines(files, arguments["script_name"], first, last)
-    elif action.name == "Understand File":
-        plan.observation = look_for(files, arguments["file_name"], arguments["things_to_look_for"])
-    elif action.name == "Final Answer":
-        plan.after = replace(plan.before, done=True)
-        plan.observation = "The answer is noted. The run ends here."
-    elif action.name == "Execute Script":
-        read_text(files, arguments["script_name"])
+        return f"File {source} copied to {target}"
+    script = read_text(files, arguments["script_name"])
+    if name == "Execute Script":
         plan.script = safe_path(arguments["script_name"])
     else:
-        script = read_text(files, arguments["script_name"])
         plan.saved = _writable(plan, arguments["save_name"])
         plan.edit = EditRequest(plan.task, script, arguments["edit_instruction"])
+    return ""
 
 
 def _data_names(task: Task) -> tuple[str, ...]:
@@ -460,54 +426,41 @@ def _writable(plan: _Plan, name: str) -> str:
 
 
 def _edit(plans: list[_Plan], tools: Toolbox) -> None:
-    todo = [plan for plan in plans if plan.edit]
-    if not todo:
+    if not plans:
         return
-    for plan, edited in zip(todo, tools.coder.edit_many([plan.edit for plan in todo]), strict=True):
+    for plan, edited in zip(plans, tools.coder.edit_many([plan.edit for plan in plans]), strict=True):
         if isinstance(edited, Unscored):
-            plan.outcome, plan.reason, plan.failure = Outcome.UNSCORED, "coder-server", str(edited)
+            plan.comes_to(Outcome.UNSCORED, "coder-server", failure=str(edited))
         elif isinstance(edited, CoderError):
-            plan.outcome, plan.reason = Outcome.CORNER, "coder"
-            plan.observation = storable(f"LLMError: the edit was not made: {edited.message}")
+            told = storable(f"LLMError: the edit was not made: {edited.message}")
+            plan.comes_to(Outcome.CORNER, "coder", told)
         else:
             plan.after = plan.before.with_file(plan.saved, storable(edited).encode())
             source = safe_path(plan.action.arguments["script_name"])
             plan.script = entry_script(plan.task, plan.after.files, source, plan.saved)
 
 
-def _finish(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> StepResult:
+def _result(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> StepResult:
     if isinstance(execution, Unscored):
-        plan.outcome, plan.reason, plan.failure = Outcome.UNSCORED, "execution", str(execution)
+        plan.comes_to(Outcome.UNSCORED, "execution", failure=str(execution))
     if plan.outcome is Outcome.UNSCORED:
         return StepResult(plan.before, plan.outcome, plan.reason, "", plan.action, failure=plan.failure)
-    after, visible = plan.after, None
+    after, visible, seconds, tier = plan.after, None, 0.0, ""
     if execution is not None:
-        visible = visible_metric(execution.output) if execution.score is not None else None
         _classify(plan, execution)
+        seconds, tier = execution.seconds, execution.tier
         if execution.score is not None:
+            visible = visible_metric(execution.output)
             after = replace(after, score=execution.score, submission=execution.submission, visible=visible)
-    action = plan.action
-    past = HistoryStep(
-        reply=plan.text,
-        action=action.name if action else "",
-        action_input=dict(action.arguments) if action else {},
-        observation=plan.observation,
-        outcome=plan.outcome.value,
-        visible=visible,
-    )
+    action, outcome = plan.action, plan.outcome
+    told = (action.name, dict(action.arguments)) if action else ("", {})
+    past = HistoryStep(plan.text, *told, plan.observation, outcome.value, visible)
+    after = replace(after, history=after.history + (past,), step=after.step + 1)
+    score = execution.score if outcome is Outcome.EDITED else None
     return StepResult(
-        state=replace(after, history=after.history + (past,), step=after.step + 1),
-        outcome=plan.outcome,
-        reason=plan.reason,
-        observation=plan.observation,
-        action=action,
-        score_before=plan.before.score,
-        score_after=execution.score if plan.outcome is Outcome.EDITED else None,
-        seconds=execution.seconds if execution else 0.0,
-        cache_hit=hit,
-        executed=execution is not None,
-        tier=execution.tier if execution else "",
-    )
+        after, outcome, plan.reason, plan.observation, action, plan.before.score, score, seconds, hit,
+        executed=execution is not None, tier=tier,
+    )  # fmt: skip
 
 
 def _classify(plan: _Plan, execution: Execution) -> None:
@@ -515,18 +468,14 @@ def _classify(plan: _Plan, execution: Execution) -> None:
     edited = plan.edit is not None
     saved = f"The edited file is saved to {plan.saved}.\n" if edited else ""
     ran = "The script" if not edited or plan.script == plan.saved else plan.script
-    shown = execution.output[-2000:]
     if execution.status in _CORNER_STATUS:
-        plan.outcome, plan.reason = Outcome.CORNER, execution.status
-        plan.observation = f"{saved}{ran} was stopped: {execution.status} limit reached.\n{shown}"
+        found = Outcome.CORNER, execution.status, f"was stopped: {execution.status} limit reached."
     elif execution.status != "ok":
-        plan.outcome, plan.reason = Outcome.ERROR, execution.error_type or "script"
-        plan.observation = f"{saved}{ran} has failed.\n{shown}"
+        found = Outcome.ERROR, execution.error_type or "script", "has failed."
     elif execution.score is None:
-        plan.outcome, plan.reason = Outcome.ERROR, f"submission-{execution.refusal}"
-        plan.observation = (
-            f"{saved}{ran} ended, but its {SUBMISSION} was refused: {execution.refusal}.\n{shown}"
-        )
+        why = execution.refusal
+        found = Outcome.ERROR, f"submission-{why}", f"ended, but its {SUBMISSION} was refused: {why}."
     else:
-        plan.outcome, plan.reason = (Outcome.EDITED, "scored") if edited else (Outcome.NEUTRAL, "valid")
-        plan.observation = f"{saved}{ran} has been executed. Here is the output:\n{shown}"
+        ends = (Outcome.EDITED, "scored") if edited else (Outcome.NEUTRAL, "valid")
+        found = *ends, "has been executed. Here is the output:"
+    plan.comes_to(found[0], found[1], f"{saved}{ran} {found[2]}\n{execution.output[-2000:]}")

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,11 +27,7 @@ class HistoryStep:
     """One past step as the policy saw it.
 
     Attributes:
-        reply: The policy's text.
         action: Name of the parsed action, or "" when the reply was invalid.
-        action_input: Arguments of the action.
-        observation: What the environment answered.
-        outcome: Value of the `Outcome`.
         visible: The validation metric that the script printed, in the task's unit; None when there was none.
     """
 
@@ -44,14 +40,7 @@ class HistoryStep:
 
     def to_json(self) -> dict:
         """Return the step as JSON-ready values."""
-        return {
-            "reply": self.reply,
-            "action": self.action,
-            "action_input": dict(self.action_input),
-            "observation": self.observation,
-            "outcome": self.outcome,
-            "visible": self.visible,
-        }
+        return vars(self) | {"action_input": dict(self.action_input)}
 
 
 @dataclass(frozen=True)
@@ -59,16 +48,13 @@ class State:
     """What step-wise RL restores: task, workspace, history, score, step (paper section 3, state s_t).
 
     Attributes:
-        task: Name of the task.
         task_digest: sha256 of the task's data and scripts; guards against restoring on other data.
         files: Editable files of the workspace, path to content. Data are not among them.
-        history: The steps so far.
         score: Last valid score on the feedback labels, in the task's unit; None before any run. Never shown
             to the agent.
         visible: Last validation metric that the agent saw, in the task's unit.
         visible_start: The same for the starter.
         submission: sha256 of the last valid submission in the archive, or None.
-        step: Number of steps taken.
         done: Whether the agent has given its Final Answer.
     """
 
@@ -108,30 +94,15 @@ class State:
 
     def to_json(self, *, embed: bool = True) -> dict:
         """Return the state as JSON-ready values; with ``embed`` one JSON line holds the file contents too."""
-        row = {
-            "schema": STATE_SCHEMA,
-            "task": self.task,
-            "task_digest": self.task_digest,
-            "files": dict(self._hashes),
-            "history": [step.to_json() for step in self.history],
-            "score": self.score,
-            "visible": self.visible,
-            "visible_start": self.visible_start,
-            "submission": self.submission,
-            "step": self.step,
-            "done": self.done,
-        }
+        row = {"schema": STATE_SCHEMA} | {name: value for name, value in vars(self).items() if name[0] != "_"}
+        row |= {"files": dict(self._hashes), "history": [step.to_json() for step in self.history]}
         if embed:
             row["blobs"] = {digest: _encode(self.files[path]) for path, digest in self._hashes.items()}
         return row
 
     @classmethod
-    def from_json(cls, row: Mapping, blobs: Mapping[str, bytes] | WorkspaceStore | None = None) -> State:
+    def from_json(cls, row: Mapping) -> State:
         """Return the state that `to_json` wrote, with every file checked against its sha256.
-
-        Args:
-            row: A row of `to_json`.
-            blobs: Where file contents are, by sha256, when the row does not embed them.
 
         Raises:
             RunError: The schema is unknown, or a file is missing or damaged.
@@ -144,7 +115,7 @@ class State:
         embedded = row.get("blobs", {})
         files = {}
         for path, digest in row["files"].items():
-            content = _decode(embedded[digest]) if digest in embedded else _look_up(blobs, digest)
+            content = _decode(embedded.get(digest))
             if content is None or hashlib.sha256(content).hexdigest() != digest:
                 raise RunError(
                     f"file {path!r} of a state of task {row['task']!r} is missing or damaged "
@@ -153,7 +124,7 @@ class State:
                 )
             files[path] = content
         history = tuple(HistoryStep(**step) for step in row["history"])
-        names = ("task", "task_digest", "score", "visible", "visible_start", "submission", "step", "done")
+        names = [item.name for item in fields(cls) if item.init and item.name not in ("files", "history")]
         return cls(files=files, history=history, **{name: row[name] for name in names})
 
 
@@ -165,23 +136,15 @@ def _encode(data: bytes) -> str | dict:
         return {"base64": base64.b64encode(data).decode()}
 
 
-def _decode(value: str | Mapping) -> bytes | None:
+def _decode(value: str | Mapping | None) -> bytes | None:
     try:
         return value.encode() if isinstance(value, str) else base64.b64decode(value["base64"])
     except (ValueError, KeyError, TypeError):  # damaged
         return None
 
 
-def _look_up(blobs: Mapping[str, bytes] | WorkspaceStore | None, digest: str) -> bytes | None:
-    return blobs.get(digest) if isinstance(blobs, Mapping) else None if blobs is None else blobs[digest]
-
-
 class WorkspaceStore:
-    """A folder of file contents, each named by its sha256: snapshots share what they have in common.
-
-    Args:
-        folder: Where the blobs are; made when missing.
-    """
+    """A folder of file contents, each named by its sha256: snapshots share what they have in common."""
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
@@ -231,7 +194,9 @@ class WorkspaceStore:
         Raises:
             RunError: A file is missing or damaged.
         """
-        return State.from_json(row, self)
+        return State.from_json(
+            {**row, "blobs": {name: _encode(self[name]) for name in row["files"].values()}}
+        )
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest

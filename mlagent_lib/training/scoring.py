@@ -15,7 +15,7 @@ from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, begin_steps, run_steps
+from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
 from mlagent_lib.training.backends import Backend
@@ -67,7 +67,7 @@ class StepReward:
                 raise RunError("a group mixes states", cure="make the batch a multiple of the group size")
         texts = [completion[0]["content"] for completion in completions]
         rows = [(self.pool[key], text) for key, text in zip(state_id, texts, strict=True)]
-        self._pending = begin_steps(rows, self.tools)
+        self._pending = PendingSteps(rows, self.tools)
         self.seconds += self._clock.begun(self._pending.coder_seconds)
 
     def __call__(self, prompts, completions, state_id, **kwargs) -> list[float]:
