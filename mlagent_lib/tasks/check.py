@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import yaml
 
 from mlagent_lib.core.errors import MlagentError, SubmissionError, Unscored
+from mlagent_lib.tasks.attempt import Execute
 from mlagent_lib.tasks.contract import RuleFinding, finding
 from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import LABEL_SETS, gold_answer, grade, header_of, read_labels
@@ -53,9 +54,7 @@ def gold_submission(task: Task, spoiled: float = 0.0) -> bytes:
     return table_bytes(task, tuple(ids), np.concatenate(answers))
 
 
-def check_task(
-    task: Task, execute: Callable[[Task, dict[str, bytes]], object] | None = None
-) -> list[RuleFinding]:
+def check_task(task: Task, execute: Execute | None = None) -> list[RuleFinding]:
     """Return one finding for each rule of the task contract that could be checked.
 
     Args:
@@ -151,7 +150,7 @@ def _check_disjoint(task: Task) -> Iterator[RuleFinding]:
     yield finding("test.csv holds no answer", not answers, f"columns {answers}")
 
 
-def _check_starter(task: Task, execute: Callable[[Task, dict[str, bytes]], object]) -> Iterator[RuleFinding]:
+def _check_starter(task: Task, execute: Execute) -> Iterator[RuleFinding]:
     where, files = f"env/{task.starter}", task.env_files()
     if task.starter not in files:
         return  # said already

@@ -7,14 +7,13 @@ and best known score) comes from the caller or from `known_tasks`, and may be wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
-from mlagent_lib.core.files import write_bytes, write_text
+from mlagent_lib.core.files import write_bytes
+from mlagent_lib.tasks.attempt import Execute
+from mlagent_lib.tasks.folder import write_card
 from mlagent_lib.tasks.foreign.check_grader import read_grader
 from mlagent_lib.tasks.foreign.known_tasks import known_folders
 from mlagent_lib.tasks.foreign.leaderboard import worse_than
@@ -23,8 +22,6 @@ from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task, load_task
 
 CONTROL = "control.csv"
-# From (task, files) to an object with `status`, `output` and `collected`, as the isolated runner gives.
-Execute = Callable[[Task, dict[str, bytes]], object]
 
 
 def starter_scores(task: Task, execute: Execute) -> tuple[dict[str, float], bytes]:
@@ -106,7 +103,6 @@ def adopt_folder(
             beat the starter's.
     """
     check_adoptable(task.folder)
-    card = task.folder / "task.yaml"
     if task.grader is None:
         raise TaskError(f"{task.folder} has no scripts/eval.py", cure="write get_score(submission_folder)")
     if best is None and not task.best:
@@ -142,5 +138,5 @@ def adopt_folder(
         "best": task.best | {"provenance": why},
         "limits": task.limits.to_json(),
     }
-    write_text(card, yaml.safe_dump(written, sort_keys=False, width=110, allow_unicode=True))
+    write_card(task.folder, written)
     return load_task(task.folder)

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import yaml
 
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.tasks.attempt import Execute
+from mlagent_lib.tasks.folder import READ_ONLY, drafted, write_card
 from mlagent_lib.tasks.foreign.grader import ForeignGrader
 from mlagent_lib.tasks.foreign.leaderboard import FILE as LEADERBOARD
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, worse_than
@@ -36,12 +33,9 @@ from mlagent_lib.tasks.foreign.mlebench_starter import Starter, make_starter, sa
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task, checksums, load_task
 
-# From (task, files) to an object with `status`, `output` and `collected`, as the isolated runner gives.
-Execute = Callable[[Task, dict[str, bytes]], object]
 LIMITS = Limits(seconds=300.0, memory_bytes=4 << 30)
 GIVEN = "given by the user"
 PACKAGE = "mlebench_competition"  # the grader's folder is imported under this name
-READ_ONLY = ("data/*", "data_description.txt")
 _STANDIN = Path(__file__).with_name("standin") / "mlebench"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WRAPPER = f'''"""Hands on the competition's grader, which imports files beside it as part of a package."""
@@ -98,9 +92,7 @@ def import_competition(
     up = board.greater_is_better if board else bool(greater_is_better)
     made = _starter(source, tables, starter)
     limits = replace(limits, file_bytes=max(limits.file_bytes, tables.largest_bytes))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out.parent))
-    try:
+    with drafted(out) as draft:
         _write_env(draft, source, tables)
         _write_request(draft, tables, up, limits)
         _write_grader(draft, source, board)
@@ -121,11 +113,7 @@ def import_competition(
         card["baseline"] = _measure_first(draft, card, tables, execute, made, given=starter is not None)
         card["grader"] = _grader(draft, tables).to_card(draft)  # now with its control
         card["checksums"] = checksums(draft)
-        _write_card(draft, card)
-        draft.chmod(0o755)
-        os.replace(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        write_card(draft, card)
     return load_task(out)
 
 
@@ -230,11 +218,6 @@ def _card(name: str, source: Competition, tables: Tables, up: bool, limits: Limi
     }
 
 
-def _write_card(folder: Path, card: dict) -> None:
-    text = yaml.safe_dump(card, sort_keys=False, width=110, allow_unicode=True)
-    (folder / "task.yaml").write_text(text, encoding="utf-8")
-
-
 class _StarterError(TaskError):
     """A starter does not run, or is not scored."""
 
@@ -247,7 +230,7 @@ def _measure_first(
     for starter in [made] if given else dict.fromkeys((made, sample_starter(tables))):
         (folder / "env" / "train.py").write_text(starter.script, encoding="utf-8")
         card |= {"modality": starter.modality, "kind": starter.kind}
-        _write_card(folder, card)
+        write_card(folder, card)
         try:
             scores = _measure(folder, card, tables, execute)
         except _StarterError as error:
@@ -302,6 +285,6 @@ def _check_scores(task: Task, card: dict, scores: dict[str, float], perfect: dic
         if worse_than(score, scores[part], up):
             raise TaskError(
                 f"the true answers score {score:g} on the {part} rows, worse than the starter's "
-                f"{scores[part]:g}: {'higher' if up else 'lower'} cannot be better",
+                f"{scores[part]:g}: {task.better} cannot be better",
                 cure="check that leaderboard and grader belong to one competition, or state --better",
             )
