@@ -155,7 +155,7 @@ def test_whatever_is_imported_first_unsloth_comes_before_the_libraries_that_it_c
     code = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
-import mlagent_lib.run.stages, mlagent_lib.run.story, mlagent_lib.run.agent
+import mlagent_lib.run.stages, mlagent_lib.run.notebook_tables, mlagent_lib.run.agent
 from mlagent_lib.run.lab import open_lab
 from mlagent_lib.training import scoring, sft, grpo, memory
 from mlagent_lib.training.backends import choice

@@ -22,9 +22,9 @@ from mlagent_lib.core.errors import CoderError, ProfileError, RunError, TaskErro
 from mlagent_lib.environment.coder import EditRequest, RuleCoder
 from mlagent_lib.run import lab as labs
 from mlagent_lib.run.lab import Agent, RulesFirst, chosen_ideas, collect, evaluate, idea_coder, open_lab
+from mlagent_lib.run.notebook_tables import coder_sentence, coder_table
 from mlagent_lib.run.notebooks import run_all
 from mlagent_lib.run.stages import coder_check
-from mlagent_lib.run.story import coder_sentence, coder_table
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mlagent_lib import cli
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.results import arms
-from mlagent_lib.run import story
+from mlagent_lib.run import notebook_tables as story
 from mlagent_lib.run.notebooks import declared_parameters
 
 

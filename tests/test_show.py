@@ -16,7 +16,7 @@ from mlagent_lib.results.show import (
     show_trajectory,
     table_html,
 )
-from mlagent_lib.run import story
+from mlagent_lib.run import notebook_tables as story
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(1)"></pre></style>&amp;\u202e\x1b[31m'
 

@@ -16,7 +16,7 @@ from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.results.evaluated_agents import unequal_conditions
 from mlagent_lib.results.style import number
 from mlagent_lib.run import agent as acting
-from mlagent_lib.run.story import ends
+from mlagent_lib.run.notebook_tables import ends
 
 
 def call(arguments: argparse.Namespace) -> int:

@@ -14,8 +14,8 @@ from mlagent_lib.results.claims import claim_table
 from mlagent_lib.results.paper.numbers import paper_table
 from mlagent_lib.results.steps import curve_rows
 from mlagent_lib.run.lab import Lab
+from mlagent_lib.run.notebook_tables import RESULTS, ends
 from mlagent_lib.run.stages import write_table
-from mlagent_lib.run.story import RESULTS, ends
 
 _SAME = {"base": "Qwen2.5-7B-Instruct", "sft": "after SFT", "rl": "after step-wise RL"}
 _ABLATED = {  # rows of v2 Table 2, by the name they have beside a run
@@ -24,6 +24,12 @@ _ABLATED = {  # rows of v2 Table 2, by the name they have beside a run
     "without step-wise RL": "after episode-wise RL",
     "without the ML-specific reward": "RL with a binary reward",
 }
+
+
+_HEADLINE = (
+    *("split", "policy", "paper_policy", "paper_gain_pct", "our_gain_pct", "interval", "gap_closed"),
+    *("trajectories", "tasks", "source"),
+)
 
 
 def paper_numbers() -> pd.DataFrame:
@@ -62,12 +68,11 @@ def deviations() -> pd.DataFrame:
     return pd.read_csv(RESULTS / "deviations.csv", dtype=str)
 
 
-def headline(lab: Lab, overall: pd.DataFrame) -> pd.DataFrame:
+def headline(overall: pd.DataFrame) -> pd.DataFrame:
     """Return the average gains of the paper beside those of a run.
 
     Args:
-        lab: The run.
-        overall: Its ``overall.csv``.
+        overall: The ``overall.csv`` of a run.
 
     Returns:
         Columns split, policy, paper_policy, paper_gain_pct, our_gain_pct, interval, gap_closed, trajectories,
@@ -78,29 +83,18 @@ def headline(lab: Lab, overall: pd.DataFrame) -> pd.DataFrame:
     for row in overall[overall["split"] != "all"].itertuples():
         method = _SAME.get(row.policy)
         known = paper.loc[(method, row.split)] if method else None
-        table.append(
-            {
-                "split": row.split,
-                "policy": row.policy,
-                "paper_policy": method or "–",
-                "paper_gain_pct": None if known is None else float(known["value"]),
-                "our_gain_pct": row.gain_pct,
-                "interval": ends(row.gain_low, row.gain_high, 1),
-                "gap_closed": row.gap_closed,
-                "trajectories": row.trajectories,
-                "tasks": row.tasks,
-                "source": "" if known is None else known["source"],
-            }
-        )
-    return pd.DataFrame(table)
+        paid = (None, "") if known is None else (float(known["value"]), known["source"])
+        gain = (row.gain_pct, ends(row.gain_low, row.gain_high, 1))
+        ours = (*gain, row.gap_closed, row.trajectories, row.tasks)
+        table.append((row.split, row.policy, method or "–", paid[0], *ours, paid[1]))
+    return pd.DataFrame(table, columns=_HEADLINE)
 
 
-def per_task(lab: Lab, tasks: pd.DataFrame) -> pd.DataFrame:
+def per_task(tasks: pd.DataFrame) -> pd.DataFrame:
     """Return each task of the paper's Table 1 beside the task that stands in for it here.
 
     Args:
-        lab: The run.
-        tasks: Its ``tasks.csv``.
+        tasks: The ``tasks.csv`` of a run.
     """
     wide = paper_numbers().query("task != 'all' and method in ('ML-Agent', 'initial script')")
     wide = wide.pivot_table(
@@ -111,18 +105,9 @@ def per_task(lab: Lab, tasks: pd.DataFrame) -> pd.DataFrame:
     for row in wide.to_dict("records"):
         mine = [name for name in ours.index if str(name).startswith(row["task"])]
         found = ours.loc[mine[0]] if mine else None
-        line = {
-            "paper's task": row["task"],
-            "metric": row["metric"],
-            "start": row["score"],
-            "avg@8": row["avg@8"],
-        }
-        line |= {
-            "gain %": row["gain"],
-            "our task": "not in this profile",
-            "our start": None,
-            "our avg@K": None,
-        }
+        line = {"paper's task": row["task"], "metric": row["metric"], "start": row["score"]}
+        line |= {"avg@8": row["avg@8"], "gain %": row["gain"]}
+        line |= {"our task": "not in this profile", "our start": None, "our avg@K": None}
         if found is not None:
             line |= {"our task": found["task"], "our start": found["init"], "our avg@K": found["avg_at_k"]}
             line["our gain %"] = found["gain_pct"]
@@ -137,8 +122,8 @@ def compare(lab: Lab, stage: Stage) -> None:
     )
     steps = pd.read_csv(stage.read("03_grpo/step_rewards.csv"))
     curves = curve_rows(read_jsonl(stage.read("03_grpo/metrics.jsonl"))[0], lab.seed)
-    write_table(stage, "headline.csv", headline(lab, overall))
-    write_table(stage, "per_task.csv", per_task(lab, tasks))
+    write_table(stage, "headline.csv", headline(overall))
+    write_table(stage, "per_task.csv", per_task(tasks))
     tables = {"trajectories": trajectories, "step_rewards": steps, "curves": curves}
     write_table(stage, "claims.csv", claim_table(tables))
     write_table(stage, "deviations.csv", deviations())

@@ -15,19 +15,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mlagent_lib.agents.embeddings import embed, pairwise_distances, project, select_farthest_average
+from mlagent_lib.agents.ideas import candidate_ideas, select_v2
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.provenance import device_name, versions
+from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.actions import Invalid, parse_action
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import RunRequest
 from mlagent_lib.environment.step import StepResult
 from mlagent_lib.results.intervals import Interval, paired_difference
 from mlagent_lib.results.show import CSS, Shown, diff_html, escape, lines_of, table_markup
-from mlagent_lib.results.steps import learning_curve_table
+from mlagent_lib.results.steps import learning_curve_table, spread_table
 from mlagent_lib.results.style import footer, look, new_figure, number, save_figure, styled, with_run
 from mlagent_lib.reward import reward_of, step_reward
-from mlagent_lib.run.lab import Lab
+from mlagent_lib.run.lab import Lab, chosen_ideas
 from mlagent_lib.tasks.task import Task, size_of
 from mlagent_lib.training.pool import PARTS
 
@@ -37,6 +40,10 @@ SHOWN_VERSIONS = ("torch", "transformers", "trl", "peft", "scikit-learn", "panda
 _STYLE = ".mla-quiet{color:var(--soft)}.mla-counts{background:var(--add);color:var(--addink);font-weight:600}"
 
 
+def _facts(facts: Mapping[str, object]) -> pd.DataFrame:
+    return pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
+
+
 def _shown(body: str, text: str) -> Shown:
     return Shown(f'<style>{CSS}{_STYLE}</style><div class="mla-root">{body}</div>', text)
 
@@ -44,9 +51,7 @@ def _shown(body: str, text: str) -> Shown:
 def banner(lab: Lab, *sections: str) -> Shown:
     """Return what this notebook runs with: run, profile, seed, isolation, versions, constants of the stage.
 
-    Args:
-        lab: The run.
-        sections: Sections of the profile whose constants are listed, beside the paper's.
+    Constants are those of these sections of the profile, beside the paper's.
     """
     found = versions(SHOWN_VERSIONS)
     facts = {
@@ -56,7 +61,7 @@ def banner(lab: Lab, *sections: str) -> Shown:
         "isolation tier": lab.runner.tier,
         "versions": ", ".join(f"{name} {version}" for name, version in found.items()),
     }
-    table = pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
+    table = _facts(facts)
     body = table_markup(table)
     rows = [row for row in lab.profile.as_rows() if row["stage"] in sections]
     if rows:
@@ -115,18 +120,17 @@ def for_figure(lab: Lab, table: pd.DataFrame) -> pd.DataFrame:
 
 def task_facts(task: Task) -> pd.DataFrame:
     """Return the card of a task as a table of two columns."""
-    direction = "higher" if task.greater_is_better else "lower"
     facts = {
         "stands in for": task.paper_task,
         "split": task.split,
         "data": ", ".join(filter(None, (task.modality, size_of(task, "visible rows")))),
-        "metric": f"{task.metric}, {direction} is better",
+        "metric": f"{task.metric}, {task.better} is better",
         "starter's score (feedback labels)": number(task.baseline["feedback"], 3),
         "best known score (feedback labels)": number(task.best["feedback"], 3),
         "seconds a run may take": f"{task.limits.seconds:g}",
         "read-only": ", ".join(task.read_only),
     }
-    return pd.DataFrame({"what": list(facts), "value": list(facts.values())})
+    return _facts(facts)
 
 
 def parsed(replies: Mapping[str, str], reply_format: str = "six") -> pd.DataFrame:
@@ -134,25 +138,23 @@ def parsed(replies: Mapping[str, str], reply_format: str = "six") -> pd.DataFram
     table = []
     for name, reply in replies.items():
         found = parse_action(reply, reply_format)
-        bad = isinstance(found, Invalid)
-        told = found.message if bad else ", ".join(f"{k}={v}" for k, v in found.arguments.items())
-        table.append(
-            {"reply": name, "verdict": found.reason if bad else found.name, "the agent is told": told}
-        )
-    return pd.DataFrame(table)
+        if isinstance(found, Invalid):
+            table.append((name, found.reason, found.message))
+        else:
+            table.append((name, found.name, ", ".join(f"{k}={v}" for k, v in found.arguments.items())))
+    return pd.DataFrame(table, columns=["reply", "verdict", "the agent is told"])
 
 
 def reward_shape_table(points: int = 121) -> pd.DataFrame:
     """Return the table of the figure ``reward_shape``: both forms, for changes of ±15 % of the gap."""
-    delta, table = np.linspace(-0.15, 0.15, points), []
+    table = []
     for form in ("v1", "v2"):
         for case in (Outcome.NEUTRAL, Outcome.ERROR):
-            value = step_reward(case, init=0.0, best=1.0, form=form)
-            table.append({"form": form, "case": case.value, "delta": None, "reward": value})
-        for share in delta:
-            value = step_reward(Outcome.EDITED, before=0.0, after=float(share), init=0.0, best=1.0, form=form)
-            table.append({"form": form, "case": "edited", "delta": float(share), "reward": value})
-    return pd.DataFrame(table)
+            table.append((form, case.value, None, step_reward(case, init=0.0, best=1.0, form=form)))
+        for share in map(float, np.linspace(-0.15, 0.15, points)):
+            paid = step_reward(Outcome.EDITED, before=0.0, after=share, init=0.0, best=1.0, form=form)
+            table.append((form, "edited", share, paid))
+    return pd.DataFrame(table, columns=["form", "case", "delta", "reward"])
 
 
 def outcomes(names: Iterable[str], results: Iterable[StepResult], task: Task) -> pd.DataFrame:
@@ -209,27 +211,79 @@ def peek(lab: Lab, task: Task) -> pd.DataFrame:
 # 01 the collection
 
 
+def idea_counts(lab: Lab) -> pd.DataFrame:
+    """Return how many candidate ideas each task of the collection has, by axis, and how many are kept."""
+    table = []
+    for task in lab.tasks(lab.profile.collect.tasks):
+        axes = pd.Series([idea.axis for idea in candidate_ideas(task)]).value_counts().sort_index()
+        row = {"task": task.name, "candidates": int(axes.sum())} | {str(k): int(v) for k, v in axes.items()}
+        table.append(row | {"kept": len(_flat(chosen_ideas(lab, task)))})
+    return pd.DataFrame(table)
+
+
+def _flat(pool: Sequence | Mapping) -> list:
+    return [idea for own in pool.values() for idea in own] if isinstance(pool, Mapping) else list(pool)
+
+
+def idea_map_table(lab: Lab, task: Task) -> pd.DataFrame:
+    """Return the table of the figure ``idea_map``: where the candidates lie, and the spread of selections.
+
+    The rings are the ideas that this run uses. The spread compares selections of one size, that of version 2.
+    """
+    ideas = candidate_ideas(task)
+    vectors = embed([idea.text for idea in ideas])
+    used = {idea.key for idea in _flat(chosen_ideas(lab, task))}
+    places = pd.DataFrame([(idea.key, idea.axis) for idea in ideas], columns=["key", "axis"])
+    places[["x", "y"]] = project(vectors)[0]
+    places = places.assign(kind="idea", selected=places["key"].isin(used).astype(int))
+    chosen = _equal_choices(lab, task, ideas, vectors)
+    spread = spread_table(pairwise_distances(vectors), chosen, root=lab.seed).assign(kind="spread")
+    return pd.concat([places, spread], ignore_index=True)
+
+
+def _equal_choices(lab: Lab, task: Task, ideas: Sequence, vectors: np.ndarray) -> dict[str, list[int]]:
+    """Return the indices of both versions' selections, as many for each."""
+    index = {idea.key: place for place, idea in enumerate(ideas)}
+    second = select_v2(ideas, vectors, rng(lab.seed, "ideas", task.name), lab.profile.collect.ideas_k)
+    second = [index[idea.key] for idea in _flat(second)]
+    return {
+        "v1: farthest average": list(select_farthest_average(vectors, len(second))),
+        "v2: per axis": second,
+    }
+
+
+def family_table(lab: Lab, task: Task, draws: int = 200) -> pd.DataFrame:
+    """Return how many different *kinds* of ideas a selection holds: families such as ``svm`` or ``bagging``.
+
+    Columns: selection, ideas, families (mean over the draws for ``random``).
+    """
+    ideas = candidate_ideas(task)
+    vectors = embed([idea.text for idea in ideas])
+    families = np.array(["/".join(idea.key.split("/")[:2]) for idea in ideas])
+    chosen = _equal_choices(lab, task, ideas, vectors)
+    size = len(chosen["v2: per axis"])
+    stream = rng(lab.seed, "families", task.name)
+    drawn = [len(set(families[stream.choice(len(ideas), size, replace=False)])) for _ in range(draws)]
+    table = [{"selection": "random", "ideas": size, "families": float(np.mean(drawn))}]
+    table += [{"selection": k, "ideas": size, "families": len(set(families[v]))} for k, v in chosen.items()]
+    return pd.DataFrame(table)
+
+
 def collection_table(rows: Iterable[Mapping]) -> pd.DataFrame:
     """Return for each task: trajectories, steps, edits that ran, distinct scripts, share that helped."""
-    table = []
-    for row in rows:
-        for step in row["steps"]:
-            ran = step["outcome"] == "edited"
-            table.append(
-                {
-                    "task": row["task"],
-                    "trajectory": row["id"],
-                    "edit that ran": ran,
-                    "helped": ran and (step["reward"] or 0) > 0.5,
-                    "script": step["script_after"],
-                }
-            )
-    found = pd.DataFrame(table).groupby("task", sort=False)
+    table = pd.DataFrame(
+        (row["task"], row["id"], step["script_after"], step["outcome"] == "edited", step["reward"] or 0.0)
+        for row in rows
+        for step in row["steps"]
+    )
+    table.columns = ["task", "trajectory", "script", "ran", "reward"]
+    table["helped"] = table["ran"] & (table["reward"] > 0.5)
+    found = table.groupby("task", sort=False)
     frame = pd.DataFrame(
         {
             "trajectories": found["trajectory"].nunique(),
             "steps": found.size(),
-            "edits that ran": found["edit that ran"].sum(),
+            "edits that ran": found["ran"].sum(),
             "distinct scripts": found["script"].nunique(),
         }
     )
@@ -269,7 +323,7 @@ def model_card(lab: Lab) -> pd.DataFrame:
     }
     known = {text: measured[name] for name, text in wanted.items() if measured.get(name) is not None}
     facts |= {text: f"{value:,.4g}" for text, value in known.items()}
-    return pd.DataFrame({"what": list(facts), "value": [str(value) for value in facts.values()]})
+    return _facts(facts)
 
 
 def counted_tokens(lab: Lab, row: Mapping) -> tuple[Shown, str]:
@@ -317,18 +371,11 @@ def step_table_of(steps: pd.DataFrame) -> pd.DataFrame:
     table = []
     for policy, part in steps.groupby("policy", sort=False):
         scored = part[part["outcome"] != "unscored"]
-        table.append(
-            {
-                "policy": policy,
-                "states": part["state"].nunique(),
-                "actions": len(part),
-                "unscored": len(part) - len(scored),
-                "validity": float((scored["outcome"] != "invalid").mean()),
-                "edited": float((scored["outcome"] == "edited").mean()),
-                "reward": float(scored.groupby("task")["reward"].mean().mean()),
-            }
-        )
-    return pd.DataFrame(table)
+        counts = (part["state"].nunique(), len(part), len(part) - len(scored))
+        shares = ((scored["outcome"] != "invalid").mean(), (scored["outcome"] == "edited").mean())
+        table.append((policy, *counts, *shares, scored.groupby("task")["reward"].mean().mean()))
+    names = ["policy", "states", "actions", "unscored", "validity", "edited", "reward"]
+    return pd.DataFrame(table, columns=names)
 
 
 def coder_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -405,7 +452,6 @@ def ranked(lab: Lab, policy: str, number: int) -> tuple[pd.DataFrame, str]:
     """Return the evaluated trajectories of a policy, best first, and the name of that ``number`` of them.
 
     Args:
-        lab: The run.
         policy: Whose.
         number: From 0; -1 is the last.
 
