@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,12 +26,21 @@ logger = logging.getLogger("mlagent.export")
 Messages = Sequence[Mapping[str, str]]
 FORMS = ("messages", "prompt-completion")
 
-# Columns of the Parquet table. A trajectory without steps is one row whose step is null.
-_ROW_TEXT = ("id", "task", "split", "source")
-_STEP_TEXT = ("reply", "action", "observation", "outcome", "reason", "script_before", "script_after", "tier")
-_STEP_NUMBER = ("score_before", "score_after", "reward", "visible_metric", "seconds")
-_STEP_JSON = ("state", "action_input")
-_FINAL_NUMBER = ("feedback_last", "report_last", "feedback_best", "report_best", "report_start")
+# Columns of the Parquet table and what they hold: of a trajectory, of its end, and of a step. A trajectory
+# without steps is one row whose step is null. What else a record holds is JSON in the column `extra` of each.
+_ROW = dict.fromkeys(("id", "task", "split", "source"), "text") | {"seed": "whole", "ideas": "json"}
+_FINAL = dict.fromkeys(
+    ("feedback_last", "report_last", "feedback_best", "report_best", "report_start"), "number"
+) | {"stop": "text"}
+_STEP = {
+    "step": "whole",
+    **dict.fromkeys(("reply", "action", "observation", "outcome", "reason"), "text"),
+    **dict.fromkeys(("script_before", "script_after", "tier"), "text"),
+    **dict.fromkeys(("score_before", "score_after", "reward", "visible_metric", "seconds"), "number"),
+    "cache_hit": "flag",
+    **dict.fromkeys(("state", "action_input"), "json"),
+}
+_PARTS = (("", _ROW, "extra"), ("final_", _FINAL, "final_extra"), ("", _STEP, "step_extra"))
 
 
 def read_trajectories(path: str | Path) -> list[dict]:
@@ -62,7 +72,6 @@ def conversational_rows(
     """Yield one row per step in a conversational format of TRL (SFTTrainer).
 
     Args:
-        trajectories: Rows of a trajectory file.
         render: Maps a step to the messages of its prompt, ``{"role", "content"}``. Where the last one is the
             assistant's, it is taken as the reply; otherwise the step's ``reply`` is added.
         form: ``"messages"`` (``{"messages": [...]}``, loss on the assistant's turns) or
@@ -136,20 +145,18 @@ def write_parquet(path: str | Path, trajectories: Iterable[Mapping]) -> int:
     """
     import pyarrow.parquet
 
-    repaired = [0]
-    columns: dict[str, list] = {field.name: [] for field in _parquet_schema()}
+    schema, rows, repaired = _parquet_schema(), [], Counter()
     for number, row in enumerate(trajectories, 1):
         validate_row(row, where=f"trajectory {number}")
-        head = _flat_head(number, row, repaired)
-        for step in row["steps"] or [None]:
-            for name, value in (head | _flat_step(step, repaired)).items():
-                columns[name].append(value)
-    table = pyarrow.table(columns, schema=_parquet_schema())
+        own = {name: value for name, value in row.items() if name not in ("schema", "steps", "final")}
+        head = {"row": number} | _flat(own, *_PARTS[0], repaired) | _flat(row["final"], *_PARTS[1], repaired)
+        rows += [head | _flat(step, *_PARTS[2], repaired) for step in row["steps"] or [None]]
+    table = pyarrow.Table.from_pylist(rows, schema=schema)
     sink = io.BytesIO()
     pyarrow.parquet.write_table(table, sink, compression="zstd")
     write_bytes(path, sink.getvalue())
-    if repaired[0]:
-        logger.warning("%s: %d values held broken Unicode, replaced by U+FFFD", path, repaired[0])
+    if repaired["texts"]:
+        logger.warning("%s: %d values held broken Unicode, replaced by U+FFFD", path, repaired["texts"])
     return table.num_rows
 
 
@@ -178,27 +185,55 @@ def read_parquet(path: str | Path) -> list[dict]:
     for flat in table.to_pylist():
         row = rows.get(flat["row"])
         if row is None:
-            row = rows[flat["row"]] = _head_of(flat)
+            row = {"schema": SCHEMA_NAME, **_nested(flat, *_PARTS[0]), "steps": [], "final": None}
+            rows[flat["row"]] = row
+            if flat["final_stop"] is not None:
+                row["final"] = _nested(flat, *_PARTS[1])
         if flat["step"] is not None:
-            row["steps"].append(_step_of(flat))
+            row["steps"].append(_nested(flat, *_PARTS[2]))
     return list(rows.values())
 
 
 def _parquet_schema() -> pyarrow.Schema:
     import pyarrow as pa
 
-    fields = [("row", pa.int64()), *((name, pa.string()) for name in _ROW_TEXT), ("seed", pa.int64())]
-    fields += [("ideas", pa.string()), ("extra", pa.string())]
-    fields += [(f"final_{name}", pa.float64()) for name in _FINAL_NUMBER]
-    fields += [("final_stop", pa.string()), ("final_extra", pa.string()), ("step", pa.int64())]
-    fields += [(name, pa.string()) for name in _STEP_TEXT]
-    fields += [(name, pa.float64()) for name in _STEP_NUMBER]
-    fields += [
-        ("cache_hit", pa.bool_()),
-        *((name, pa.string()) for name in _STEP_JSON),
-        ("step_extra", pa.string()),
-    ]
+    kinds = {"text": pa.string(), "json": pa.string(), "number": pa.float64(), "whole": pa.int64()}
+    kinds["flag"] = pa.bool_()
+    fields = [("row", pa.int64())]
+    for prefix, columns, extra in _PARTS:
+        fields += [(prefix + name, kinds[kind]) for name, kind in columns.items()]
+        fields.append((extra, pa.string()))
     return pa.schema(fields, metadata={"schema": SCHEMA_NAME})
+
+
+def _flat(
+    part: Mapping | None, prefix: str, columns: Mapping[str, str], extra: str, repaired: Counter
+) -> dict:
+    """Return the cells of a trajectory, its end or a step; none where there is none."""
+    if part is None:
+        return {}
+    rest = {name: value for name, value in part.items() if name not in columns}
+    cells = {prefix + name: _cell(part.get(name), kind, repaired) for name, kind in columns.items()}
+    return cells | {extra: _json(rest) if rest else None}
+
+
+def _cell(value: object, kind: str, repaired: Counter) -> object:
+    if kind == "json":
+        return _json(value)
+    if kind == "text" and value is not None:
+        clean = _repair(value)
+        repaired["texts"] += clean != value
+        return clean
+    return int(value) if kind == "whole" else value
+
+
+def _nested(flat: Mapping, prefix: str, columns: Mapping[str, str], extra: str) -> dict:
+    """Return what `_flat` was given."""
+    part = {}
+    for name, kind in columns.items():
+        value = flat[prefix + name]
+        part[name] = json.loads(value) if kind == "json" else value
+    return part | json.loads(flat[extra] or "{}")
 
 
 def _json(value: object) -> str:
@@ -210,66 +245,3 @@ def _repair(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _text(value: str | None, repaired: list[int]) -> str | None:
-    if value is None:
-        return None
-    clean = _repair(value)
-    repaired[0] += clean != value
-    return clean
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _extra(value: Mapping, known: Sequence[str]) -> str | None:
-    rest = {name: item for name, item in value.items() if name not in known}
-    return _json(rest) if rest else None
-
-
-def _flat_head(number: int, row: Mapping, repaired: list[int]) -> dict:
-    final = row["final"] or {}
-    known = ("schema", *_ROW_TEXT, "seed", "ideas", "steps", "final")
-    flat = {
-        "row": number,
-        "seed": int(row["seed"]),
-        "ideas": _json(row["ideas"]),
-        "extra": _extra(row, known),
-    }
-    flat |= {name: _text(row[name], repaired) for name in _ROW_TEXT}
-    flat |= {f"final_{name}": _number(final.get(name)) for name in _FINAL_NUMBER}
-    flat["final_stop"] = _text(final.get("stop"), repaired)
-    flat["final_extra"] = _extra(final, (*_FINAL_NUMBER, "stop"))
-    return flat
-
-
-def _flat_step(step: Mapping | None, repaired: list[int]) -> dict:
-    names = ("step", *_STEP_TEXT, *_STEP_NUMBER, "cache_hit", *_STEP_JSON)
-    if step is None:
-        return dict.fromkeys((*names, "step_extra"))
-    flat: dict = {
-        "step": int(step["step"]),
-        "cache_hit": step["cache_hit"],
-        "step_extra": _extra(step, names),
-    }
-    flat |= {name: _text(step.get(name), repaired) for name in _STEP_TEXT}
-    flat |= {name: _number(step.get(name)) for name in _STEP_NUMBER}
-    flat |= {name: _json(step[name]) for name in _STEP_JSON}
-    return flat
-
-
-def _head_of(flat: Mapping) -> dict:
-    row = {"schema": SCHEMA_NAME, **{name: flat[name] for name in _ROW_TEXT}, "seed": flat["seed"]}
-    row |= {"ideas": json.loads(flat["ideas"]), "steps": [], "final": None}
-    if flat["final_stop"] is not None:
-        row["final"] = {name: flat[f"final_{name}"] for name in _FINAL_NUMBER} | {"stop": flat["final_stop"]}
-        row["final"] |= json.loads(flat["final_extra"] or "{}")
-    return row | json.loads(flat["extra"] or "{}")
-
-
-def _step_of(flat: Mapping) -> dict:
-    names = ("step", *_STEP_TEXT, *_STEP_NUMBER, "cache_hit")
-    step = {name: flat[name] for name in names} | {name: json.loads(flat[name]) for name in _STEP_JSON}
-    return step | json.loads(flat["step_extra"] or "{}")

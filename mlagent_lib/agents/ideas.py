@@ -50,13 +50,7 @@ _BULLET = re.compile(r"^\s*(?:[-*+•>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s+")
 
 @dataclass(frozen=True)
 class Idea:
-    """One piece of advice for improving a script.
-
-    Attributes:
-        key: Unique name within a task.
-        axis: ``data``, ``model`` or ``learning``.
-        text: One line that can be carried out as it stands.
-    """
+    """One line of advice on one axis; its key is unique within a task."""
 
     key: str
     axis: str
@@ -83,11 +77,8 @@ def candidate_ideas(
     while too few are distinct.
 
     Args:
-        task: Its ``modality``, ``kind``, ``split`` and script are read; for prompts also its texts.
         generate: Maps a prompt to a reply, e.g. ``ChatEndpoint(...).generate``.
-        minimum: Distinct ideas that are needed over all axes.
         per_axis: Ideas asked for on each axis; version 2 does not give its number.
-        rounds: Prompts per axis at most.
 
     Raises:
         TaskError: No catalogue covers the task, it brings no ideas, and no ``generate`` was given.
@@ -130,9 +121,6 @@ def read_ideas(path: Path) -> tuple[tuple[str, str], ...]:
 
     Empty lines and those that begin with ``#`` are left out, and so are bullets. A line that does not begin
     with ``data:``, ``model:`` or ``learning:`` is an idea on the model.
-
-    Args:
-        path: A text file in UTF-8.
 
     Raises:
         TaskError: It cannot be read, or holds no idea.
@@ -177,9 +165,6 @@ def idea_prompt(task: Task, axis: str, number: int, *, known: Sequence[str] = ()
     """Return the prompt that asks for one-line ideas on one axis, after a single ``[advice]`` flag.
 
     Args:
-        task: Its research problem and its script are shown.
-        axis: ``data``, ``model`` or ``learning``.
-        number: How many ideas to ask for.
         known: Ideas that were given already and must not come again; the last 60 are shown.
     """
     files = task.env_files()

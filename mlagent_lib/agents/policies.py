@@ -38,9 +38,6 @@ class Turn:
     """One trajectory's present turn, as a policy gets it.
 
     Attributes:
-        state: Where the agent is.
-        task: Its task.
-        max_steps: Length of the trajectory.
         stream: This trajectory's own random stream.
         ideas: Ideas that this trajectory shall try first (paper section 4.1); empty in evaluation.
         memory: The policy's notes on this trajectory; nobody else reads them.
@@ -106,7 +103,6 @@ class ScriptedExpert:
 
     Args:
         look_share: Chance of a look (a neutral action) before each idea, 0 to 1.
-        reply_format: ``six`` or ``no-thought``.
     """
 
     name = "expert"
@@ -147,10 +143,6 @@ class ScriptedExpert:
 def format_fault(text: str, reply_format: str = "six") -> Invalid | None:
     """Return what is wrong with the format of a reply, or None where it is an action with its arguments.
 
-    Args:
-        text: The reply.
-        reply_format: ``six`` or ``no-thought``.
-
     Example:
         >>> format_fault("I would use more trees.").reason
         'missing-field'
@@ -173,9 +165,7 @@ class ChatPolicy:
         complete: A `Chat`, or a function that takes chat messages and returns the reply's text. Raises
             `EndpointError` when the server fails.
         name: Recorded as the source of its trajectories.
-        prompter: Makes the prompts, whose length of a trajectory is the turn's.
         record: A JSONL file of the replies, made if it is not there; None keeps none.
-        reply_format: ``six`` or ``no-thought``.
         max_replies: Asked for in one step, 1 or more.
         seed: Of the run: two seeds never share a known reply.
     """
@@ -282,14 +272,7 @@ def _prompt(turn: Turn, prompter: Prompter) -> list[dict]:
 
 
 class LocalPolicy:
-    """A local model as policy: sampled in batches, seeded for each call.
-
-    Args:
-        generate: Takes conversations and a seed, returns replies, in order.
-        name: Recorded as the source of its trajectories.
-        seed: Root of its sampling streams.
-        prompter: Makes the prompts, whose length of a trajectory is the turn's.
-    """
+    """A local model as policy: sampled in batches, seeded for each call."""
 
     def __init__(
         self,

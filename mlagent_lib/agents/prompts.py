@@ -131,10 +131,6 @@ def pocket_text(
     """Return the user message of the pocket style.
 
     Args:
-        task_card: Text of `card`.
-        state: Where the agent is.
-        greater_is_better: Direction of the metric.
-        max_steps: Length of a trajectory.
         starter: The script that is shown.
         most: Characters of it that are shown where it has no pocket blocks.
     """

@@ -33,10 +33,7 @@ class Job:
     """One trajectory to make.
 
     Attributes:
-        task: Its task.
-        source: Who acts, as recorded.
         index: Number of the trajectory among those of its task and source.
-        seed: Root seed of the run.
         ideas: What it shall try first.
         start: State to start from; None for the starter.
     """
@@ -78,12 +75,7 @@ def run_trajectories(
     """Return one row for each job, in order (schema ``mlagent.trajectory/1``).
 
     Args:
-        jobs: What to make.
-        policy: Who acts.
-        tools: Runner, coder and cache.
         max_steps: Longest trajectory ("15 steps", paper section 5.1).
-        form: Reward form recorded with each step.
-        progress: Called with the number of steps just made.
         watch: Called after each step with its job, its record, and why the trajectory ended, or "".
 
     Raises:
@@ -157,16 +149,7 @@ def _advance(run: _Running, result: StepResult, max_steps: int, form: str) -> bo
 def step_row(
     before: State, reply: str, result: StepResult, task: Task, form: str, *, cut: dict | None = None
 ) -> dict:
-    """Return one step as it is recorded in a trajectory row.
-
-    Args:
-        before: The state the step started from.
-        reply: The policy's reply; of a thought in it only the length is recorded.
-        result: What it came to.
-        task: The task.
-        form: Reward form.
-        cut: What the prompt left out; recorded where it left out anything.
-    """
+    """Return one step as it is recorded in a trajectory row."""
     action, failed = result.action, result.outcome is Outcome.UNSCORED
     reply, thought = split_thinking(reply)
     return {
@@ -249,12 +232,7 @@ def _row(run: _Running) -> dict:
 
 
 def states_of(rows: Iterable[dict], *, action: str | None = None) -> list[State]:
-    """Return the states that the steps of trajectories started from: the raw material of a state pool.
-
-    Args:
-        rows: Trajectories.
-        action: Keep the states in which this action was taken; None keeps all.
-    """
+    """Return the states that the steps of trajectories started from: the raw material of a state pool."""
     return [
         State.from_json(step["state"])
         for row in rows

@@ -31,7 +31,6 @@ def validate_row(row: object, *, where: str = "row") -> None:
     allowed.
 
     Args:
-        row: A line of a trajectory file, parsed.
         where: What to call the row in an error, e.g. ``"trajectories.jsonl, line 7"``.
 
     Raises:

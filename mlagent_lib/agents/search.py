@@ -29,7 +29,6 @@ class Method:
     """One way to spend executions.
 
     Attributes:
-        name: In tables.
         policy: Whose proposals: ``sft`` or ``full``.
         tree: Whether the best node so far is improved; else trajectories are made one after the other.
     """
@@ -104,12 +103,7 @@ def search(
     """Return one row for each job: what would be handed in after each execution, and what it is worth.
 
     Args:
-        method: How executions are spent.
-        jobs: Task and number of the repetition.
-        generate: Takes conversations and a seed, returns replies.
-        tools: Runner, coder and cache.
         budget: Executions of a search. Actions that execute nothing are free, up to as many again.
-        seed: Root of the streams.
         prompter: Makes the prompts; its ``max_steps`` is the longest way from the starter to a node.
 
     Returns:

@@ -39,9 +39,7 @@ def state_reward_rows(
 
     Args:
         trajectories: Rows of trajectory files; equal states of several trajectories become one row.
-        tasks: Tasks by name.
         part_of: Part of each state, by its id.
-        prompter: Makes the prompts.
         provenance: Where they come from, without prompt style and length.
 
     Raises:

@@ -38,7 +38,6 @@ def toolbox(
     Args:
         coder: ``rules`` (the pocket catalogue: exact, knows the pocket tasks only),
             ``openai:<model>@<url>`` for a chat server, or a coder of your own.
-        workers: Scripts at a time, at least 1.
         cache: Folder in which results are kept; "" for a temporary one that goes with the toolbox.
         tier: Isolation, see `Runner`.
         allow_unsafe: Permit the tiers that isolate nothing.
@@ -60,9 +59,6 @@ def shared_toolbox(**settings) -> Iterator[Toolbox]:
     """Return a context like `toolbox`, in which equal settings of one process share servers and cache.
 
     The last user closes them. Each user has a table of tasks of its own.
-
-    Args:
-        settings: Of `toolbox`.
     """
     key = (os.getpid(), *sorted(settings.items()))  # a forked process must not talk to its parent's servers
     with _lock:

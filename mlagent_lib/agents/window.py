@@ -20,9 +20,6 @@ def estimate_tokens(text: str) -> int:
     sign, a line's end with the spaces before it, and an indentation count one each, a word one for every six
     letters begun, any other letter half its UTF-8 bytes.
 
-    Args:
-        text: Any text.
-
     Example:
         >>> estimate_tokens("model = fit(x, 12)")  # model, =, fit, (, x, comma, 1, 2, )
         9
@@ -53,10 +50,6 @@ def messages_tokens(messages: list[dict]) -> int:
 def shorten(text: str, longest: int) -> tuple[str, int]:
     """Return a text without its middle, with a note in its place, and how many characters are left out.
 
-    Args:
-        text: Any text.
-        longest: Characters to keep.
-
     Example:
         >>> shorten("abcdefghij", 4)
         ('ab\\n... 6 characters left out ...\\nij', 6)
@@ -72,10 +65,6 @@ def shorten(text: str, longest: int) -> tuple[str, int]:
 
 def shorten_lines(text: str, longest: int) -> tuple[str, int]:
     """Return a script without the lines of its middle, with a note, and how many characters are left out.
-
-    Args:
-        text: A script.
-        longest: Characters to keep; lines stay whole.
 
     Example:
         >>> shown, left_out = shorten_lines("a = 1\\nb = 2\\nc = 3\\nd = 4\\n", 12)

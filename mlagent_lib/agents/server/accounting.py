@@ -168,7 +168,6 @@ class Ledger:
 
     Args:
         path: A JSONL file that the calls are appended to; None keeps them in memory only.
-        on_call: Told each call.
 
     Raises:
         RunError: The file holds lines that are no calls.
@@ -215,7 +214,6 @@ def cost_rows(
     was made: a run that was stopped meets its own replies again. All that was paid is added up.
 
     Args:
-        calls: Of one ledger.
         prices: By model. A model without one has no cost.
         edits: For each conversation with a coder (its key) the trajectories that asked for that edit, in
             order. The first is billed for it. Without it a coder's calls belong to no trajectory.

@@ -14,14 +14,7 @@ CODER_MAX_TOKENS = 4000  # MLAgentBench's --edit-script-llm-max-tokens: a coder 
 
 
 class Chat:
-    """A chat model with its cache and its ledger. Threads share one object.
-
-    Args:
-        endpoint: The server.
-        role: ``policy`` or ``coder``, as the ledger names it.
-        cache: Known replies; None asks always.
-        ledger: Where calls are written down; None keeps none.
-    """
+    """A chat model with its cache and its ledger. Threads share one object."""
 
     def __init__(
         self,
@@ -66,10 +59,7 @@ class Chat:
         """Return the reply to a conversation, from the cache or from the server.
 
         Args:
-            messages: The conversation.
             sample: Tells apart the replies to equal conversations.
-            trajectory: For the ledger, like the next two.
-            step: Of the trajectory.
             number: Which reply of the step it will be.
             judge: Returns why a reply breaks the format, or "".
 

@@ -34,10 +34,6 @@ def refused_field(message: str, fields: Mapping[str, object]) -> str:
 
     A value out of range is none: that is the user's to put right.
 
-    Args:
-        message: What the server says.
-        fields: The request.
-
     Example:
         >>> refused_field("Unsupported parameter: 'max_tokens' is not supported.", {"max_tokens": 9})
         'max_tokens'
@@ -67,7 +63,6 @@ def adapted(fields: Mapping[str, object], refused: Mapping[str, str]) -> dict:
     """Return a request without what a server refuses.
 
     Args:
-        fields: The request.
         refused: Names of fields (or `SYSTEM`), each with the name that takes its place, or "". What the
             system turns say goes to the head of the first user turn.
 
@@ -98,10 +93,6 @@ def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict]:
 
 def text_of(content: str, message: Mapping[str, object]) -> str:
     """Return the text of a model's message; one call that completes our six fields is read as text.
-
-    Args:
-        content: Its text.
-        message: All of it, as the server sent it.
 
     Example:
         >>> call = {"function": {"name": "List_Files", "arguments": '{"dir_path": "."}'}}

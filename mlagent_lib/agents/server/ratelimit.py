@@ -24,10 +24,6 @@ CHARACTERS_PER_TOKEN = 4  # a rule of thumb for English and code; only reservati
 def guess_tokens(characters: int, max_tokens: int | None) -> int:
     """Return about how many tokens a request may take, prompt and reply together.
 
-    Args:
-        characters: Length of all messages.
-        max_tokens: Longest reply; None counts as nothing, as it is not known.
-
     Example:
         >>> guess_tokens(401, 100)
         201
@@ -40,7 +36,6 @@ class Slot:
     """Leave to send one request.
 
     Attributes:
-        waited_s: Seconds that it took to get it.
         tokens: What the request is counted with; set it to what was really used.
     """
 
@@ -57,8 +52,6 @@ class RateLimit:
         tokens_per_minute: Prompt and completion together, in any 60 seconds; None for no limit.
         concurrency: Requests under way at once, 1 or more; None for as many as there are threads that ask.
         on_wait: Told the seconds of each wait before it begins, and why.
-        clock: Seconds that only grow.
-        sleep: Waits that many seconds.
 
     Attributes:
         waited_s: Seconds waited for a minute to pass, or for a time that the server named, over all threads.

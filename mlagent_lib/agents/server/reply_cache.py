@@ -51,9 +51,7 @@ def reply_key(
     """Return the name of a reply, 64 hexadecimal digits: equal questions have equal names on every machine.
 
     Args:
-        model: As the server knows it.
         url: Address without its query.
-        messages: The whole conversation.
         sampling: Temperature, longest reply, and whatever else is sent.
         sample: Tells apart the replies to equal questions, e.g. ``"0/3"`` for trajectory 3 of seed 0.
     """
@@ -62,11 +60,7 @@ def reply_key(
 
 
 class ReplyCache:
-    """Replies on disk, one JSON file each. Several runs and processes may share a folder.
-
-    Args:
-        folder: Where to keep them.
-    """
+    """Replies on disk, one JSON file each. Several runs and processes may share a folder."""
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
@@ -85,8 +79,6 @@ class ReplyCache:
         """Keep a reply, and return the one that is kept: the first, where two threads asked at once.
 
         Args:
-            key: Its name.
-            reply: What came.
             about: Written beside it for a reader: model, address, sampling.
         """
         with self._lock:
