@@ -195,9 +195,9 @@ class _Room:
 
     steps: int
     observations: int
-    longest: int = LONGEST_OBSERVATION
-    script: int | None = None
-    problem: int | None = None
+    longest: int  # characters, like the next two
+    script: int
+    problem: int
 
 
 def _fitted(state: State, task: Task, max_steps: int, tokens: int) -> Prompt:
@@ -216,27 +216,21 @@ def _fitted(state: State, task: Task, max_steps: int, tokens: int) -> Prompt:
 def _rooms(state: State, task: Task):
     """Yield ever smaller rooms, what matters least given up first."""
     shown = min(HISTORY_STEPS, len(state.history))
-    room = _Room(shown, shown)
-    yield room
-    for observations in range(shown - 1, 0, -1):  # the older observations, oldest first
-        room = replace(room, observations=observations)
-        yield room
-    for steps in range(shown - 1, 0, -1):  # whole steps, oldest first; the last one stays
-        room = replace(room, steps=steps)
-        yield room
-    for longest in (2000, 1000, 500):
-        room = replace(room, longest=longest)
-        yield room
     script, problem = len(_script(state, task)), len(task.research_problem)
-    for share in (0.75, 0.5, 0.35, 0.25):
-        room = replace(room, script=int(share * script))
-        yield room
-    for share in (0.5, 0.25):
-        room = replace(room, problem=int(share * problem))
-        yield room
-    room = replace(room, script=int(0.1 * script))
+    room = _Room(shown, shown, LONGEST_OBSERVATION, script, problem)
     yield room
-    yield replace(room, steps=0, observations=0)
+    changes = [
+        *({"observations": number} for number in range(shown - 1, 0, -1)),  # the older ones, oldest first
+        *({"steps": number} for number in range(shown - 1, 0, -1)),  # whole steps; the last one stays
+        *({"longest": longest} for longest in (2000, 1000, 500)),
+        *({"script": int(share * script)} for share in (0.75, 0.5, 0.35, 0.25)),
+        *({"problem": int(share * problem)} for share in (0.5, 0.25)),
+        {"script": int(0.1 * script)},
+        {"steps": 0, "observations": 0},
+    ]
+    for change in changes:
+        room = replace(room, **change)
+        yield room
 
 
 def _script(state: State, task: Task) -> str:
@@ -260,9 +254,8 @@ def _full(state: State, task: Task, max_steps: int, room: _Room) -> Prompt:
         f"You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace "
         "are logged and do not pay."
     )
-    script, asked = _script(state, task), task.research_problem
-    shown_script, script_cut = shorten_lines(script, len(script) if room.script is None else room.script)
-    shown_asked, problem_cut = shorten(asked, len(asked) if room.problem is None else room.problem)
+    shown_script, script_cut = shorten_lines(_script(state, task), room.script)
+    shown_asked, problem_cut = shorten(task.research_problem, room.problem)
     problem = (
         f"Research problem: {shown_asked}\n\n{card(task)}\n\n"
         f"{task.starter} now:\n```python\n{shown_script}\n```"

@@ -149,7 +149,7 @@ def _advance(run: _Running, result: StepResult, max_steps: int, form: str) -> bo
 def step_row(
     before: State, reply: str, result: StepResult, task: Task, form: str, *, cut: dict | None = None
 ) -> dict:
-    """Return one step as it is recorded in a trajectory row."""
+    """Return one step as a trajectory row records it; of a thought in the reply only the length."""
     action, failed = result.action, result.outcome is Outcome.UNSCORED
     reply, thought = split_thinking(reply)
     return {
@@ -208,7 +208,7 @@ def _row(run: _Running) -> dict:
     job, task = run.job, run.job.task
     scored = [state for state in run.states if state.submission]
     best = max(scored, key=lambda state: state.score if task.greater_is_better else -state.score)
-    last = run.states[-1]
+    ends = {"start": run.states[0], "last": run.states[-1], "best": best}
     return {
         "schema": SCHEMA_NAME,
         "id": job.id,
@@ -219,20 +219,16 @@ def _row(run: _Running) -> dict:
         "ideas": [idea.to_json() for idea in job.ideas],
         "steps": run.steps,
         "final": {
-            "feedback_last": last.score,
+            "feedback_last": ends["last"].score,
             "feedback_best": best.score,
-            "submissions": {
-                "start": run.states[0].submission,
-                "last": last.submission,
-                "best": best.submission,
-            },
+            "submissions": {name: state.submission for name, state in ends.items()},
             "stop": run.stop,
         },
     }
 
 
 def states_of(rows: Iterable[dict], *, action: str | None = None) -> list[State]:
-    """Return the states that the steps of trajectories started from: the raw material of a state pool."""
+    """Return the states that steps started from: all, or those in which this action was taken."""
     return [
         State.from_json(step["state"])
         for row in rows

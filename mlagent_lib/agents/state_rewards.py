@@ -56,13 +56,25 @@ def state_reward_rows(
     origin = {**provenance, "prompt_style": prompter.style, "max_steps": prompter.max_steps}
     rows = []
     for key, group in groups.items():
-        task = tasks[states[key].task]
+        state, task = states[key], tasks[states[key].task]
         scored = [pair for pair in group if pair[1]["outcome"] != Outcome.UNSCORED.value]
-        if scored:
-            prompt = prompter.messages(_checked(states[key], task), task)
-            actions = [_action(trajectory, step, task) for trajectory, step in scored]
-            counts = {"actions": actions, "unscored": len(group) - len(scored)}
-            rows.append(_head(states[key], task, part_of[key], prompt) | counts | {"provenance": origin})
+        if not scored:
+            continue
+        if state.task_digest != task.digest:
+            raise RunError(
+                f"the states of task {task.name!r} were made on other data than those that are here",
+                cure="export on the machine that made the run, or with its version of the kit",
+            )
+        rows.append(
+            {
+                "schema": SCHEMA_NAME, "state_id": key, "task": task.name, "split": task.split,
+                "part": part_of[key], "prompt": prompter.messages(state, task), "state": state.to_json(),
+                "metric": task.metric, "greater_is_better": task.greater_is_better,
+                "score_init": task.baseline["feedback"], "score_best": task.best["feedback"],
+                "actions": [_action(trajectory, step, task) for trajectory, step in scored],
+                "unscored": len(group) - len(scored), "provenance": origin,
+            }
+        )  # fmt: skip
     return rows
 
 
@@ -74,31 +86,6 @@ def write_state_rewards(path: str | Path, rows: Sequence[Mapping]) -> Path:
     path = Path(path)
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     return write_text(path.with_suffix(".schema.json"), SCHEMA_FILE.read_text(encoding="utf-8"))
-
-
-def _checked(state: State, task: Task) -> State:
-    if state.task_digest != task.digest:
-        raise RunError(
-            f"the states of task {task.name!r} were made on other data than those that are here",
-            cure="export on the machine that made the run, or with its version of the kit",
-        )
-    return state
-
-
-def _head(state: State, task: Task, part: str, prompt: list[dict]) -> dict:
-    return {
-        "schema": SCHEMA_NAME,
-        "state_id": state.id,
-        "task": task.name,
-        "split": task.split,
-        "part": part,
-        "prompt": prompt,
-        "state": state.to_json(),
-        "metric": task.metric,
-        "greater_is_better": task.greater_is_better,
-        "score_init": task.baseline["feedback"],
-        "score_best": task.best["feedback"],
-    }
 
 
 def _action(trajectory: Mapping, step: Mapping, task: Task) -> dict:
