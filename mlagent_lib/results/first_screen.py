@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import isfinite
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,12 +13,10 @@ from mlagent_lib.results.evaluation import (
     scales_from_table,
     trajectory_table,
 )
-from mlagent_lib.results.intervals import Interval, paired_difference
+from mlagent_lib.results.intervals import paired_difference
 from mlagent_lib.results.judge import OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR
 from mlagent_lib.results.run_folder import RunFolder
 from mlagent_lib.results.style import number
-
-__all__ = ["Tile", "FirstScreen", "first_screen"]
 
 AFTER, BEFORE = "rl", "sft"
 PHRASES = {
@@ -34,8 +32,7 @@ THIS_RUN = {
 }
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """One number of the first screen: what it is, the number with its interval, and what it rests on."""
 
     label: str
@@ -43,13 +40,12 @@ class Tile:
     note: str
 
 
-@dataclass(frozen=True)
-class FirstScreen:
+class FirstScreen(NamedTuple):
     """The first screen: a sentence, its numbers, and what limits them."""
 
     sentence: str
-    tiles: list[Tile] = field(default_factory=list)
-    caveats: list[str] = field(default_factory=list)
+    tiles: list[Tile]
+    caveats: list[str]
 
 
 def differences_of(run: RunFolder) -> pd.DataFrame:
@@ -83,30 +79,32 @@ def _gap_tile(run: RunFolder, row) -> Tile:
     return Tile(label, _with_interval(row.difference, row.low, row.high), note)
 
 
-def _reward_tile(run: RunFolder) -> Tile | None:
+def _held_back(run: RunFolder, name: str) -> list[dict]:
+    """Return the measurements of a number on states never trained on."""
+    return [row for row in run.metrics if row.get("split") == "holdout" and row.get(name) is not None]
+
+
+def _reward_tiles(run: RunFolder) -> list[Tile]:
     """Return reward on states never trained on: a paired interval if measured, else first and last."""
-    table = run.tables.get("step_rewards")
+    table, label = run.tables.get("step_rewards"), "mean step reward on states not trained on"
     if table is not None and {AFTER, BEFORE} <= set(table.get("policy", ())):
         unit = "state" if "state" in table else None
-        found: Interval = paired_difference(table, AFTER, BEFORE, "reward", unit=unit)
+        found = paired_difference(table, AFTER, BEFORE, "reward", unit=unit)
         note = f"{found.n} {'states' if unit else 'steps'} of {found.tasks} tasks, seeds: {found.seeds}"
-        value = _with_interval(found.value, found.low, found.high)
-        return Tile("mean step reward on states not trained on, RL − SFT", value, note)
-    rows = [row for row in run.metrics if row.get("split") == "holdout" and row.get("reward") is not None]
+        return [Tile(f"{label}, RL − SFT", _with_interval(found.value, found.low, found.high), note)]
+    rows = _held_back(run, "reward")
     if len(rows) < 2:
-        return None
+        return []
     first, last = rows[0], rows[-1]
     note = f"update {first['step']} to update {last['step']}, one measurement each, no interval"
     value = f"{number(first['reward'])} → {number(last['reward'])}"
-    return Tile("mean step reward on states not trained on, before and after RL", value, note)
+    return [Tile(f"{label}, before and after RL", value, note)]
 
 
-def _validity_tile(run: RunFolder) -> Tile | None:
-    rows = [row for row in run.metrics if row.get("split") == "holdout" and row.get("validity") is not None]
-    if not rows:
-        return None
-    value = f"{number(100 * rows[0]['validity'], 0)} % → {number(100 * rows[-1]['validity'], 0)} %"
-    return Tile("valid actions on states not trained on", value, "after SFT → after RL")
+def _validity_tiles(run: RunFolder) -> list[Tile]:
+    rows = _held_back(run, "validity")
+    value = " → ".join(f"{number(100 * row['validity'], 0)} %" for row in (*rows[:1], *rows[-1:]))
+    return [Tile("valid actions on states not trained on", value, "after SFT → after RL")] if rows else []
 
 
 def _caveats(run: RunFolder, differences: pd.DataFrame) -> list[str]:
@@ -119,9 +117,8 @@ def _caveats(run: RunFolder, differences: pd.DataFrame) -> list[str]:
         )
     overall = run.tables.get("overall", pd.DataFrame())
     if not overall.empty:
-        lost = int(overall[overall["split"] == "all"]["unscored"].sum())
-        total = int(overall[overall["split"] == "all"]["trajectories"].sum())
-        notes.append(f"{lost} of {lost + total} trajectories could not be scored by us and are left out.")
+        lost, kept = overall[overall["split"] == "all"][["unscored", "trajectories"]].sum().astype(int)
+        notes.append(f"{lost} of {lost + kept} trajectories could not be scored by us and are left out.")
     lost_steps = sum(int(row.get("unscored") or 0) for row in run.metrics)
     if lost_steps:
         notes.append(f"{lost_steps} actions during RL could not be scored by us and entered no gradient.")
@@ -134,7 +131,7 @@ def first_screen(run: RunFolder) -> FirstScreen:
     """Return the verdict of a run: RL against SFT on both splits, in words set by the intervals."""
     differences = differences_of(run)
     tiles = [_gap_tile(run, row) for row in differences.itertuples() if row.split in ("held-in", "held-out")]
-    tiles += [tile for tile in (_reward_tile(run), _validity_tile(run)) if tile]
+    tiles += [*_reward_tiles(run), *_validity_tiles(run)]
     if differences.empty:
         sentence = "No verdict yet: the evaluation of the policies after SFT and after RL is not there."
     else:

@@ -15,36 +15,29 @@ from mlagent_lib.core.artifacts import NOTEBOOKS, read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl
 
-__all__ = ["RunFolder", "read_run_folder"]
-
 STAGES = tuple(stage for _, stages in NOTEBOOKS for stage in stages)
-EVALUATION = next((stage for stage in STAGES if "evaluation" in stage), "04_evaluation")
-GRPO = next((stage for stage in STAGES if "grpo" in stage), "03_grpo")
+EVALUATION, GRPO = "04_evaluation", "03_grpo"
+TABLES = {
+    "tasks": True,
+    "overall": True,
+    "differences": False,
+    "step_rewards": False,
+    "luck": False,
+}  # needed?
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
-    """A run folder in memory.
-
-    Attributes:
-        folder: The run folder.
-        run: ``run.json`` (profile, seed, parameters), empty where missing.
-        manifests: Manifest of each finished stage, in order.
-        problems: What is missing or damaged, in words, by path relative to the folder.
-        metrics: Rows of GRPO's ``metrics.jsonl``.
-        trajectories: Rows of the evaluation's ``trajectories.jsonl``.
-        tables: ``tasks``, ``overall`` and, where written, ``differences``, ``step_rewards`` and ``luck``.
-        log: Rows of ``pipeline.jsonl``.
-    """
+    """A run folder in memory; ``problems`` says what is missing or damaged, by path below the folder."""
 
     folder: Path
-    run: dict[str, Any] = field(default_factory=dict)
-    manifests: dict[str, dict] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)  # run.json: profile, seed, parameters
+    manifests: dict[str, dict] = field(default_factory=dict)  # of each finished stage, in order
     problems: dict[str, str] = field(default_factory=dict)
-    metrics: list[dict] = field(default_factory=list)
-    trajectories: list[dict] = field(default_factory=list)
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    log: list[dict] = field(default_factory=list)
+    metrics: list[dict] = field(default_factory=list)  # rows of GRPO's metrics.jsonl
+    trajectories: list[dict] = field(default_factory=list)  # rows of the evaluation's trajectories.jsonl
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # `TABLES` that are there
+    log: list[dict] = field(default_factory=list)  # rows of pipeline.jsonl
 
     @property
     def command(self) -> str:
@@ -57,39 +50,32 @@ class RunFolder:
             words += ["--runs-dir", str(self.folder.parent)]
         return shlex.join([*words, "--run-id", self.folder.name])
 
-    @property
-    def grpo(self) -> str:
-        """The stage folder of step-wise GRPO."""
-        return next((name for name in self.manifests if "grpo" in name), _find(self.folder, "grpo", GRPO))
+    def stage(self, default: str) -> str:
+        """Return the name of a stage's folder: a run may count its stages otherwise."""
+        word = default.partition("_")[2]
+        folders = (p.name for p in self.folder.glob(f"*{word}*") if p.is_dir())
+        found = sorted(name for name in folders if ".old-" not in name)
+        return default if default in found or not found else found[0]
 
+    def read(self, name: str, read: Callable[[Path], Any], *, needed: bool = True) -> Any:
+        """Return what a file holds; a missing or damaged one is None and named in ``problems``."""
+        path = self.folder / name
+        if not path.is_file():
+            if needed:
+                self.problems[name] = "missing"
+            return None
+        try:
+            return read(path)
+        except (ValueError, OSError) as error:  # a parser error of pandas and bad UTF-8 are ValueErrors
+            self.problems[name] = f"damaged: {error}"
+            return None
 
-def _find(folder: Path, word: str, default: str) -> str:
-    found = sorted(p.name for p in folder.glob(f"*{word}*") if p.is_dir() and ".old-" not in p.name)
-    return default if default in found or not found else found[0]
-
-
-def _rows(path: Path, name: str, problems: dict[str, str]) -> list[dict]:
-    if not path.is_file():
-        problems[name] = "missing"
-        return []
-    rows, bad = read_jsonl(path)
-    if bad:
-        problems[name] = f"{bad} unreadable lines, left out"
-    return rows
-
-
-def _guarded(
-    path: Path, name: str, problems: dict[str, str], read: Callable[[Path], Any], *, needed: bool
-) -> Any:
-    if not path.is_file():
-        if needed:
-            problems[name] = "missing"
-        return None
-    try:
-        return read(path)
-    except (ValueError, OSError) as error:  # a parser error of pandas and bad UTF-8 are ValueErrors
-        problems[name] = f"damaged: {error}"
-        return None
+    def rows(self, name: str, *, needed: bool = True) -> list[dict]:
+        """Return the rows of a file of JSON lines."""
+        rows, bad = self.read(name, read_jsonl, needed=needed) or ([], 0)
+        if bad and needed:
+            self.problems[name] = f"{bad} unreadable lines, left out"
+        return rows
 
 
 def read_run_folder(run_dir: str | Path) -> RunFolder:
@@ -98,37 +84,26 @@ def read_run_folder(run_dir: str | Path) -> RunFolder:
     Raises:
         RunError: If there is no such folder.
     """
-    folder = Path(run_dir)
-    if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}", cure="make one with `mlagent run`")
-    problems: dict[str, str] = {}
-    names = [p.parent.name for p in sorted(folder.glob("*/manifest.json")) if ".old-" not in p.parent.name]
-    manifests = {name: found for name in names if (found := read_manifest(folder / name)) is not None}
-    for stage in [*STAGES, *(name for name in names if name not in STAGES)]:
-        if problem := stage_problem(folder / stage):
-            problems[f"{stage}/manifest.json"] = problem
-    tables = {}
-    evaluation, grpo = _find(folder, "evaluation", EVALUATION), _find(folder, "grpo", GRPO)
-    for name in ("tasks", "overall", "differences", "step_rewards", "luck"):
+    run = RunFolder(Path(run_dir))
+    if not run.folder.is_dir():
+        raise RunError(f"there is no run folder {run.folder}", cure="make one with `mlagent run`")
+    places = sorted(path.parent for path in run.folder.glob("*/manifest.json"))
+    stages = [place.name for place in places if ".old-" not in place.name]
+    found = {stage: read_manifest(run.folder / stage) for stage in stages}
+    run.manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
+    for stage in dict.fromkeys([*STAGES, *stages]):
+        if problem := stage_problem(run.folder / stage):
+            run.problems[f"{stage}/manifest.json"] = problem
+    evaluation = run.stage(EVALUATION)
+    for name, needed in TABLES.items():
         place = f"{evaluation}/{name}.csv"
-        needed = name in ("tasks", "overall")
-        if needed and (folder / "agents" / f"{name}.csv").is_file():
+        if needed and (run.folder / "agents" / f"{name}.csv").is_file():
             place = f"agents/{name}.csv"  # the same table, with the agents that were evaluated later
-        found = _guarded(folder / place, place, problems, pd.read_csv, needed=needed)
-        if found is not None:
-            tables[name] = found
-    run = _guarded(
-        folder / "run.json", "run.json", problems, lambda p: json.loads(p.read_text("utf-8")), needed=False
-    )
-    return RunFolder(
-        folder=folder,
-        run=run if isinstance(run, dict) else {},
-        manifests=manifests,
-        problems=problems,
-        metrics=_rows(folder / grpo / "metrics.jsonl", f"{grpo}/metrics.jsonl", problems),
-        trajectories=_rows(
-            folder / evaluation / "trajectories.jsonl", f"{evaluation}/trajectories.jsonl", problems
-        ),
-        tables=tables,
-        log=_rows(folder / "pipeline.jsonl", "pipeline.jsonl", {}),
-    )
+        table = run.read(place, pd.read_csv, needed=needed)
+        run.tables |= {} if table is None else {name: table}
+    known = run.read("run.json", lambda path: json.loads(path.read_text("utf-8")), needed=False)
+    run.run = known if isinstance(known, dict) else {}
+    run.metrics = run.rows(f"{run.stage(GRPO)}/metrics.jsonl")
+    run.trajectories = run.rows(f"{evaluation}/trajectories.jsonl")
+    run.log = run.rows("pipeline.jsonl", needed=False)
+    return run
