@@ -236,6 +236,12 @@ def test_a_verdict_follows_the_arms(claim, gaps, expected):
     assert one_claim(claim, found)["verdict"] == expected
 
 
+def test_where_nothing_could_be_drawn_again_no_interval_is_claimed(tables):
+    one = tables["trajectories"].query("seed == 0 and trajectory == 0")
+    found = claims.compared({"trajectories": one}, "rl", "sft")
+    assert "rl − sft: +0.30 [no interval] (seeds +0.30; n = 4)" in found.text and found.verdict == TOO_FEW
+
+
 def without(*arms: str) -> pd.DataFrame:
     return arm_tables.trajectories({name: gap for name, gap in GAPS.items() if name not in arms})
 

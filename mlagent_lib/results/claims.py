@@ -49,7 +49,8 @@ def compared(tables: Tables, after: str, before: str, measure: str = "gap", spli
     if found is None:
         return Comparison(f"{after} − {before}: not run", TOO_FEW)
     at, each = found
-    seeds, ends = ", ".join(map(_signed, each)), f"[{number(at.low)}, {number(at.high)}]"
+    ends = f"[{number(at.low)}, {number(at.high)}]" if isfinite(at.low) else "[no interval]"
+    seeds = ", ".join(map(_signed, each))
     text = f"{after} − {before}: {_signed(at.value)} {ends} (seeds {seeds}; n = {at.n})"
     return Comparison(text, judge(at.low, at.high, each))
 
