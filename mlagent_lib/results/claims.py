@@ -11,6 +11,7 @@ to agree: two more cannot turn an unclear claim into a reproduced one where the 
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
