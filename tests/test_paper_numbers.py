@@ -187,7 +187,6 @@ def test_updates_rewards_and_costs_follow_from_the_setup():
     assert complete_updates(10_000, 256) == 39 and complete_updates(255, 256) == 0
     assert reward_of_share(0) == 0.5 and reward_of_share(-1) == pytest.approx(1 - 0.731, abs=5e-4)
     assert reward_of_share(100, form="v2") == 1.0
-    assert numbers.alpha(10.0, 2.0) == -12.5  # lower is better: the sign turns
     costs = break_even()
     assert len(costs) == 8
     assert ((costs["low"] <= costs["printed"]) & (costs["printed"] <= costs["high"])).all()

@@ -1,7 +1,8 @@
 """The paper's numbers, read from the files beside this module, and what follows from them by arithmetic.
 
 One number is one row, with the version and the place that print it, its error where it was read off a figure,
-and ``derived`` where it is our arithmetic. Nothing here is measured by this kit.
+and ``derived`` where it is our arithmetic. Nothing here is measured by this kit. Where a function takes a
+``table``, another table of numbers with the columns of `paper_table` may stand in place of the paper's.
 """
 
 from __future__ import annotations
@@ -13,24 +14,8 @@ import pandas as pd
 
 from mlagent_lib.core.errors import MlagentError
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.results.evaluation import relative_gain_pct
+from mlagent_lib.results.evaluation import SPLITS, relative_gain_pct
 from mlagent_lib.reward import step_reward
-
-__all__ = [
-    "COLUMNS",
-    "alpha",
-    "average_gains",
-    "break_even",
-    "complete_updates",
-    "gains",
-    "hours_per_update",
-    "initial_scores",
-    "paper_table",
-    "paper_value",
-    "peers_table",
-    "reward_of_share",
-    "rl_curve",
-]
 
 FOLDER = Path(__file__).parent
 FILES = ("main_table", "curves", "ablations", "costs", "setup")
@@ -40,7 +25,6 @@ COLUMNS = (
 )  # fmt: skip
 FIGURES = ("x", "value", "spread", "error")
 TEXTS = tuple(name for name in COLUMNS if name not in (*FIGURES, "decimals"))
-SPLITS = ("held-in", "held-out", "all")
 
 
 def paper_table(quantity: str | list[str] | None = None, **filters: str | list[str]) -> pd.DataFrame:
@@ -98,7 +82,6 @@ def paper_value(
     Args:
         quantity: As in `paper_table`.
         x: Value of the column ``x`` (an update, a number of trajectories or tasks), where a curve is meant.
-        table: Another table of numbers in place of the paper's.
         **filters: As in `paper_table`.
 
     Raises:
@@ -130,7 +113,7 @@ def peers_table() -> pd.DataFrame:
         >>> [(row.subset, row.cited, row.reference) for row in found.itertuples()][0]
         ('Lite, 22 competitions', '4.55', 'openai/mle-bench@783b15a')
     """
-    return _read("peers")
+    return read_csv("peers")
 
 
 def initial_scores(table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -138,9 +121,6 @@ def initial_scores(table: pd.DataFrame | None = None) -> pd.DataFrame:
 
     v1 prints ML-Agent's avg@8 ``p`` and v2 its gain ``g`` in percent. By the gain's formula (v1 section 5.1)
     the starter's score is ``p / (1 + beta g / 100)``, beta = -1 where lower is better.
-
-    Args:
-        table: Another table of numbers in place of the paper's.
 
     Returns:
         Columns task, split, metric, better, derived, low, high, stated. ``low`` and ``high`` are the ends
@@ -157,35 +137,19 @@ def initial_scores(table: pd.DataFrame | None = None) -> pd.DataFrame:
     gain = select(table, "gain", topic="main", method="ML-Agent").set_index("task")
     stated = select(table, "initial score").set_index("task")["value"]
     rows = []
-    for average in select(table, "avg@8", topic="main", method="ML-Agent").itertuples():
-        beta = 1 if average.better == "higher" else -1
-        found = gain.loc[average.task]
-        ends = [
-            (average.value + p * _half(average.decimals))
-            / (1 + beta * (found["value"] + g * _half(found["decimals"])) / 100)
-            for p in (-1, 0, 1)
-            for g in (-1, 0, 1)
-        ]
-        rows.append(
-            {
-                "task": average.task,
-                "split": average.split,
-                "metric": average.metric,
-                "better": average.better,
-                "derived": average.value / (1 + beta * found["value"] / 100),
-                "low": min(ends),
-                "high": max(ends),
-                "stated": stated[average.task],
-            }
-        )
-    return pd.DataFrame(rows)
+    for at in select(table, "avg@8", topic="main", method="ML-Agent").itertuples():
+        beta, found = 1 if at.better == "higher" else -1, gain.loc[at.task]
+        scores = [at.value + sign * half_digit(at) for sign in (-1, 0, 1)]
+        ratios = [1 + beta * (found["value"] + sign * half_digit(found)) / 100 for sign in (-1, 0, 1)]
+        ends = [score / ratio for score in scores for ratio in ratios]
+        task = (at.task, at.split, at.metric, at.better)
+        rows.append((*task, scores[1] / ratios[1], min(ends), max(ends), stated[at.task]))
+    names = ["task", "split", "metric", "better", "derived", "low", "high", "stated"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return every avg@8 and best@8 of v1 as a relative gain over the starting score, in percent.
-
-    Args:
-        table: Another table of numbers in place of the paper's.
 
     Returns:
         Columns topic (main, reward, thought), quantity, method, task, split, score, gain, error (what the
@@ -201,27 +165,18 @@ def gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
     rows = []
     for row in select(table, ["avg@8", "best@8"]).itertuples():
         init = start.loc[row.task]
-        error = _half(row.decimals) + row.value / init["value"] * _half(init["decimals"])
-        rows.append(
-            {
-                "topic": row.topic,
-                "quantity": row.quantity,
-                "method": row.method,
-                "task": row.task,
-                "split": row.split,
-                "score": row.value,
-                "gain": relative_gain_pct(row.value, init["value"], greater_is_better=row.better == "higher"),
-                "error": 100 * error / init["value"],
-            }
-        )
-    return pd.DataFrame(rows)
+        error = half_digit(row) + row.value / init["value"] * half_digit(init)
+        gain = relative_gain_pct(row.value, init["value"], greater_is_better=row.better == "higher")
+        own = (row.topic, row.quantity, row.method, row.task, row.split, row.value)
+        rows.append((*own, gain, 100 * error / init["value"]))
+    names = ["topic", "quantity", "method", "task", "split", "score", "gain", "error"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def average_gains(table: pd.DataFrame | None = None, *, topic: str = "main") -> pd.DataFrame:
     """Return the mean gain of each method of v1 over the held-in, the held-out and all tasks of a table.
 
     Args:
-        table: Another table of numbers in place of the paper's.
         topic: ``main`` (13 tasks), ``reward`` (5 tasks) or ``thought`` (12 tasks).
 
     Returns:
@@ -239,9 +194,8 @@ def average_gains(table: pd.DataFrame | None = None, *, topic: str = "main") -> 
     for (quantity, method), part in found.groupby(["quantity", "method"], sort=False):
         for split in SPLITS:
             kept = part if split == "all" else part[part["split"] == split]
-            means = {"gain": kept["gain"].mean(), "error": kept["error"].mean(), "tasks": len(kept)}
-            rows.append({"quantity": quantity, "method": method, "split": split} | means)
-    return pd.DataFrame(rows)
+            rows.append((quantity, method, split, kept["gain"].mean(), kept["error"].mean(), len(kept)))
+    return pd.DataFrame(rows, columns=["quantity", "method", "split", "gain", "error", "tasks"])
 
 
 def rl_curve(method: str = "step-wise RL", table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -249,7 +203,6 @@ def rl_curve(method: str = "step-wise RL", table: pd.DataFrame | None = None) ->
 
     Args:
         method: ``step-wise RL`` (9 points) or ``episode-wise RL`` (3 points).
-        table: Another table of numbers in place of the paper's.
 
     Example:
         >>> rl_curve("episode-wise RL").to_dict("list")["hours"]
@@ -285,22 +238,6 @@ def complete_updates(states: int = 10_000, batch: int = 256) -> int:
     return states // batch
 
 
-def alpha(init: float, best: float) -> float:
-    """Return the scale of v1's reward, ``100 / (m_best - m_init)`` (Eq. 6), negative where lower is better.
-
-    The paper tabulates no m_best.
-
-    Args:
-        init: Score of the starter script.
-        best: Best known score.
-
-    Example:
-        >>> alpha(0.50, 0.75)
-        400.0
-    """
-    return 100.0 / (best - init)
-
-
 def reward_of_share(share_pct: float, form: str = "v1") -> float:
     """Return the reward of an edit that closes a share of the gap from m_init to m_best, in percent.
 
@@ -319,9 +256,6 @@ def break_even(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return after how many trajectories training ML-Agent is cheaper than another agent.
 
     Source: v2's cost analysis: the one-time cost divided by the difference of the costs of a trajectory.
-
-    Args:
-        table: Another table of numbers in place of the paper's.
 
     Returns:
         Columns scaffold, method, derived, low, high, printed: ``low`` and ``high`` are the ends that the
@@ -342,20 +276,18 @@ def break_even(table: pd.DataFrame | None = None) -> pd.DataFrame:
     for row in select(table, "break-even").itertuples():
         theirs = costs.loc[(row.scaffold, row.method)]
         saved, error = theirs["value"] - ours["value"], theirs["error"] + ours["error"]
-        ends = {"low": once / (saved + error), "high": once / (saved - error)}
-        rows.append(
-            {"scaffold": row.scaffold, "method": row.method, "derived": once / saved}
-            | ends
-            | {"printed": row.value}
-        )
-    return pd.DataFrame(rows)
+        ends = (once / (saved + error), once / (saved - error))
+        rows.append((row.scaffold, row.method, once / saved, *ends, row.value))
+    return pd.DataFrame(rows, columns=["scaffold", "method", "derived", "low", "high", "printed"])
 
 
-def _half(decimals: int) -> float:
-    return 0.5 * 10.0 ** -int(decimals)
+def half_digit(row) -> float:
+    """Return half of the last digit of a number as printed."""
+    return 0.5 * 10.0 ** -int(row.decimals)
 
 
-def _read(name: str) -> pd.DataFrame:
+def read_csv(name: str) -> pd.DataFrame:
+    """Return a file beside this module as texts."""
     path = FOLDER / f"{name}.csv"
     if not path.is_file():
         raise MlagentError(
@@ -367,7 +299,7 @@ def _read(name: str) -> pd.DataFrame:
 
 @cache
 def _all_numbers() -> pd.DataFrame:
-    table = pd.concat([_read(name) for name in FILES], ignore_index=True)
+    table = pd.concat([read_csv(name) for name in FILES], ignore_index=True)
     table["decimals"] = table["value"].str.partition(".")[2].str.len()
     for column in FIGURES:
         filled = table[column].where(table[column] != "")
