@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mlagent_lib.agents.prompts import Prompter
+from tiny_task import rl_profile
+
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.training.grpo import fresh_adapter, train_grpo
 from mlagent_lib.training.pool import StatePool
@@ -55,8 +56,8 @@ def train_pocket(states, tools, adapter: Path, out: Path, *, max_steps: int = 6,
         "eval_every": 2, "eval_samples": 1, "reward_form": "v2", "checkpointing": False,
         "micro_batch": 0,
     }  # fmt: skip
+    profile = rl_profile(grpo=GRPOProfile(**(values | changes)), max_steps=max_steps)
     return train_grpo(
-        StatePool(tuple(states)), states[:1], GRPOProfile(**(values | changes)),
-        make_tools=lambda coder: tools, model="pocket", backend="plain", adapter=adapter, out=out, seed=0,
-        prompter=Prompter("pocket", max_steps), coder="rules", **(options or {}),
+        profile, StatePool(tuple(states)), states[:1], make_tools=lambda coder: tools, adapter=adapter,
+        out=out, seed=0, **(options or {}),
     )  # fmt: skip

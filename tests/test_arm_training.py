@@ -24,7 +24,7 @@ from mlagent_lib.results.claims import NOT_TESTABLE, TOO_FEW
 from mlagent_lib.tasks import grading
 from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.training import grpo, scoring
-from mlagent_lib.training.grpo import _Recorder
+from mlagent_lib.training.grpo import Recorder
 
 # Charged time -----------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ def tools(tmp_path):
 
 def test_an_interrupted_training_goes_on_counting(tmp_path):
     def recorder(limit):
-        return _Recorder(tmp_path, None, None, None, limit)
+        return Recorder(tmp_path, None, None, None, limit)
 
     assert recorder(0.5).charged == 0.0 and not recorder(0.5).is_time_up
     for split, seconds in (("holdout", None), ("train", 1.0), ("train", 1.5), ("holdout", None)):

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_task import TRAIN, make_tools, neighbours, write_task
+from tiny_task import TRAIN, make_tools, neighbours, rl_profile, write_task
 
-from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import CoderError, MlagentError, ProfileError, RunError
 from mlagent_lib.core.profiles import GRPOProfile, Loading, SFTProfile, get_profile
 from mlagent_lib.environment.coder import BlockCoder, EditRequest, ScriptCoder
@@ -24,16 +23,15 @@ from mlagent_lib.training.backends import (
     LORA_TARGETS,
     Backend,
     base_coder,
-    check_held,
-    choice,
     choose,
     load,
-    make_config,
+    loading,
     prepare,
     resolve_precision,
 )
-from mlagent_lib.training.backends.interface import ends_with_the_turn
-from mlagent_lib.training.batches import BatchPlan, plan_batch, world_size
+from mlagent_lib.training.backends.tokens import ends_with_the_turn
+from mlagent_lib.training.processes import BatchPlan, plan_batch, world_size
+from mlagent_lib.training.trl_settings import check_held, make_config
 
 METADATA = {"transformers_version"}  # of a generation_config, beside what it sets
 LIBRARIES = ("transformers", "peft", "trl")
@@ -63,7 +61,7 @@ def on(device="cpu", precision="float32", **loading) -> Named:
 
 
 def test_the_choice_is_never_silent(monkeypatch):
-    monkeypatch.setattr(choice, "_missing_for_unsloth", lambda: ("no CUDA device is visible", "use a GPU"))
+    monkeypatch.setattr(loading, "_missing_for_unsloth", lambda: ("no CUDA device is visible", "use a GPU"))
     assert choose("plain") == choose("auto") == prepare(Loading()) == "plain"
     with pytest.raises(MlagentError, match="'unsloth' cannot run here: no CUDA.*use a GPU, or choose.*plain"):
         choose("unsloth")
@@ -71,7 +69,7 @@ def test_the_choice_is_never_silent(monkeypatch):
         choose("cuda")
     with pytest.raises(MlagentError, match="'cuda' is unknown"):
         load("pocket", backend="cuda")
-    monkeypatch.setattr(choice, "_missing_for_unsloth", lambda: None)
+    monkeypatch.setattr(loading, "_missing_for_unsloth", lambda: None)
     assert choose("plain") == "plain" and choose("auto") == choose("unsloth") == "unsloth"
 
 
@@ -82,20 +80,20 @@ def test_the_choice_is_never_silent(monkeypatch):
 def test_what_unsloth_lacks(monkeypatch, cuda, capability, missing):
     import torch
 
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla P4")
-    found = choice._missing_for_unsloth()
+    found = loading._missing_for_unsloth()
     assert found is None if missing is None else missing in found[0]
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
-    assert "not installed" in choice._missing_for_unsloth()[0]
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    assert "not installed" in loading._missing_for_unsloth()[0]
 
 
 @pytest.fixture
 def unsloth_runs(monkeypatch):
     """Let Unsloth be the backend, as if its package and a card were there."""
-    monkeypatch.setattr(choice, "_missing_for_unsloth", lambda: None)
+    monkeypatch.setattr(loading, "_missing_for_unsloth", lambda: None)
     monkeypatch.delitem(sys.modules, "unsloth", raising=False)
     for name in ("UNSLOTH_DISABLE_STATISTICS", "UNSLOTH_COMPILE_LOCATION"):
         monkeypatch.setenv(name, "")
@@ -125,7 +123,7 @@ def test_unsloth_is_imported_once_with_its_reports_off_and_its_cache_by_version(
         asked.append(name)
         unsloth_runs.setitem(sys.modules, name, types.ModuleType(name))
 
-    unsloth_runs.setattr(choice.importlib, "import_module", imported)
+    unsloth_runs.setattr(loading.importlib, "import_module", imported)
     assert prepare() == prepare("unsloth") == "unsloth" and asked == ["unsloth"]
     assert os.environ["UNSLOTH_DISABLE_STATISTICS"] == "1"
     import trl
@@ -141,7 +139,7 @@ def test_an_unsloth_that_cannot_be_imported_is_an_error_of_ours(unsloth_runs):
 
     for name in LIBRARIES:
         unsloth_runs.delitem(sys.modules, name, raising=False)
-    unsloth_runs.setattr(choice.importlib, "import_module", broken)
+    unsloth_runs.setattr(loading.importlib, "import_module", broken)
     with pytest.raises(
         MlagentError, match="cannot be imported: Unsloth cannot find any.*choose backend plain"
     ):
@@ -158,8 +156,8 @@ sys.path.insert(0, {str(tmp_path)!r})
 import mlagent_lib.run.stages, mlagent_lib.run.notebook_tables, mlagent_lib.run.agent
 from mlagent_lib.run.lab import open_lab
 from mlagent_lib.training import scoring, sft, grpo, memory
-from mlagent_lib.training.backends import choice
-choice._missing_for_unsloth = lambda: None
+from mlagent_lib.training.backends import loading
+loading._missing_for_unsloth = lambda: None
 open_lab("smoke", 0, {str(tmp_path)!r}, "").close()
 print("seen", sys.modules["unsloth"].SEEN)
 """
@@ -471,14 +469,13 @@ def scene(tiny, tmp_path):
     start = start_state(task, tools)
     states = [start, run_steps([(start, neighbours(20))], tools)[0].state]
 
-    def train(name, loading="plain", model=tiny / "model", **changes):
+    def train(name, model=tiny / "model", rows_at_once=0, **changes):
         values = {"steps": 2, "states_per_step": 2, "group_size": 4, "lr": 3e-2, "max_new_tokens": 1,
                   "eval_every": 2, "beta": 0.01}  # fmt: skip
         profile = GRPOProfile(**(values | {"micro_batch": 0, "checkpointing": False} | changes))
         train_grpo(
-            StatePool(tuple(states)), states, profile, make_tools=lambda coder: tools,
-            model=str(model), backend=loading, adapter=tiny / "adapter", out=tmp_path / name, seed=0,
-            prompter=Prompter("pocket", 6), coder="rules",
+            rl_profile(str(model), grpo=profile, generation_rows=rows_at_once), StatePool(tuple(states)),
+            states, make_tools=lambda coder: tools, adapter=tiny / "adapter", out=tmp_path / name, seed=0,
         )  # fmt: skip
         rows = [row for row in read_jsonl(tmp_path / name / "metrics.jsonl")[0] if row["split"] == "train"]
         return load_file(tmp_path / name / "last" / "adapter_model.safetensors"), rows
@@ -525,7 +522,7 @@ def test_what_a_checkpoint_wants_of_sampling_and_how_it_pads_changes_no_training
 
 @pytest.mark.slow
 def test_a_step_may_be_sampled_in_parts(scene):
-    _, rows = scene("rows", Loading("plain", generation_rows=3), steps=1, eval_every=1)
+    _, rows = scene("rows", rows_at_once=3, steps=1, eval_every=1)
     assert rows[0]["steps"] == 8 and rows[0]["completion_tokens"] == 1
 
 
@@ -542,13 +539,13 @@ def test_a_loss_that_is_no_number_ends_the_training(scene, monkeypatch):
 
 
 def test_float16_may_skip_some_updates_and_not_all(tmp_path):
-    from mlagent_lib.training.grpo import MAX_OVERFLOWS, _gradient, _Recorder
+    from mlagent_lib.training.grpo import MAX_OVERFLOWS, Recorder, _gradient
 
-    recorder = _Recorder(tmp_path, None, None, None, 0.0)
+    recorder = Recorder(tmp_path, None, None, None, 0.0)
     overflow, good = {"loss": 0.1, "grad_norm": float("inf")}, {"loss": 0.1, "grad_norm": 2.0}
     with pytest.raises(RunError, match="step 1 has loss 0.1 and gradient norm inf"):
         recorder._check_finite(overflow, 1)
-    recorder = _Recorder(tmp_path, None, None, None, 0.0)
+    recorder = Recorder(tmp_path, None, None, None, 0.0)
     recorder.float16 = True
     for step in range(MAX_OVERFLOWS):
         recorder._check_finite(overflow, step)
@@ -583,7 +580,7 @@ def test_the_reference_is_the_adapter_at_the_start_whoever_made_the_trainer(tiny
 def test_an_adapter_that_a_trainer_made_bfloat16_is_float32_again(tiny):
     import torch
 
-    from mlagent_lib.training.sft import keep_adapter_in_float32
+    from mlagent_lib.training.trl_settings import keep_adapter_in_float32
 
     loaded = load(str(tiny / "model"), backend="plain", adapter=tiny / "adapter", trainable=True)
     for weight in loaded.model.parameters():
@@ -826,7 +823,7 @@ def fast(monkeypatch):
     package.FastLanguageModel = stand_in(calls)
     monkeypatch.setattr("mlagent_lib.training.backends.unsloth.load_tokenizer", lambda path: Tokens())
     monkeypatch.setitem(sys.modules, "unsloth", package)
-    monkeypatch.setattr(choice, "_missing_for_unsloth", lambda: None)
+    monkeypatch.setattr(loading, "_missing_for_unsloth", lambda: None)
     return calls
 
 

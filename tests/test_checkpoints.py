@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.artifacts import hashes_below
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.files import read_jsonl
@@ -282,7 +281,7 @@ def test_fine_tuning_learns_the_end_of_a_reply_where_nothing_was_there_to_pad_wi
 @pytest.mark.slow
 def test_grpo_trains_a_llama_that_had_nothing_to_pad_with(checkpoint, tmp_path):
     from safetensors.torch import load_file
-    from tiny_task import make_tools, write_task
+    from tiny_task import make_tools, rl_profile, write_task
 
     from mlagent_lib.environment.step import start_state
     from mlagent_lib.training.grpo import fresh_adapter, train_grpo
@@ -297,9 +296,8 @@ def test_grpo_trains_a_llama_that_had_nothing_to_pad_with(checkpoint, tmp_path):
         temperature=1.0, micro_batch=0, checkpointing=False,
     )  # fmt: skip
     train_grpo(
-        StatePool(tuple(states)), states, profile, make_tools=lambda coder: tools, model=str(checkpoint),
-        backend="plain", adapter=adapter, out=tmp_path / "out", seed=0, prompter=Prompter("pocket", 6),
-        coder="rules",
+        rl_profile(str(checkpoint), grpo=profile), StatePool(tuple(states)), states,
+        make_tools=lambda coder: tools, adapter=adapter, out=tmp_path / "out", seed=0,
     )  # fmt: skip
     rows = [row for row in read_jsonl(tmp_path / "out" / "metrics.jsonl")[0] if row["split"] == "train"]
     assert [row["steps"] for row in rows] == [6, 6]

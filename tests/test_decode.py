@@ -193,7 +193,7 @@ def test_other_models_and_other_wishes_are_left_to_generate():
 def test_the_plain_backend_samples_by_it(monkeypatch):
     backend = load("pocket", backend="plain")
     asked = []
-    import mlagent_lib.training.prefix as prefix
+    import mlagent_lib.training.backends.prefix as prefix
 
     real = prefix.generated
 

@@ -9,6 +9,7 @@ from pocket_parts import spoken, train_pocket, write_adapter
 from tiny_task import NAME, FakeRunner, final, make_tools, neighbours, write_task
 
 from mlagent_lib.agents.prompts import Prompter
+from mlagent_lib.core.arms import get_arm
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.environment.step import run_steps, start_state
@@ -62,12 +63,13 @@ def start(tools):
 def rollout(tools, starts, *turns, group_size=2, max_steps=3, form="v2"):
     """Return the reward function, the trainer and the rows of one batch."""
     reward = EpisodeReward(
-        {state.id: state for state in starts}, tools, form=form, group_size=group_size,
-        prompter=Prompter("pocket", max_steps),
+        {state.id: state for state in starts}, tools, Prompter("pocket", max_steps), form=form,
+        group_size=group_size,
     )  # fmt: skip
-    reward.state_ids = [state.id for state in starts for _ in range(reward.rows_per_start)]
+    batch = [{"state_id": state.id} for state in starts for _ in range(reward.rows_per_start)]
+    assert reward.start_batch(batch) == batch
     trainer = FakeTrainer(*turns)
-    rows = reward.rollout([None] * len(reward.state_ids), trainer)
+    rows = reward.rollout([None] * len(batch), trainer)
     assert trainer.turns == []
     return reward, trainer, rows
 
@@ -163,7 +165,9 @@ def test_two_real_updates_with_known_returns(tools, start, tmp_path, monkeypatch
     monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", scored)
     seen = spoken(monkeypatch, episodes, "run_steps", turns)
     adapter, out = write_adapter(tmp_path / "start", moved=0.02), tmp_path / "out"
-    found = train_pocket([start], tools, adapter, out, group_size=4, max_steps=2, options={"episodes": True})
+    found = train_pocket(
+        [start], tools, adapter, out, group_size=4, max_steps=2, options={"arm": get_arm("episode-wise")}
+    )
     assert [len(states) for states in seen] == [4, 2, 4, 2]
     # returns 0.8, -0.2, 0 and the mean of these, 0.2; over two rows each: mean 0.2, deviation 0.4
     for batch in batches:

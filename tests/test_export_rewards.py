@@ -12,7 +12,6 @@ from tiny_task import FakeRunner, edit, final, make_tools, neighbours, write_tas
 from mlagent_lib import cli
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
-from mlagent_lib.agents.state_rewards import SCHEMA_FILE, SCHEMA_NAME, state_reward_rows
 from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import RunError, TaskError, Unscored
 from mlagent_lib.core.files import append_jsonl
@@ -21,7 +20,15 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import FORMS
 from mlagent_lib.run.stages import split_states
-from mlagent_lib.training.run_states import export_states, known_tasks, part_of_states, read_run
+from mlagent_lib.training.state_rewards import (
+    SCHEMA_FILE,
+    SCHEMA_NAME,
+    RunStates,
+    export_states,
+    known_tasks,
+    read_run,
+    state_reward_rows,
+)
 
 jsonschema = pytest.importorskip("jsonschema")  # comes with Jupyter
 
@@ -87,9 +94,8 @@ def broken_rules(row):
 
 
 def test_a_state_and_its_actions_by_hand(task, trajectories):
-    parts = dict.fromkeys(part_of_states({"train": trajectories}), "train")
     rows = state_reward_rows(
-        trajectories, {task.name: task}, parts, prompter=Prompter("pocket", 4), provenance=PROVENANCE
+        RunStates({"train": trajectories}, Prompter("pocket", 4), PROVENANCE), {task.name: task}
     )
     first = rows[0]  # the starter, from which all five trajectories act
     assert [action["trajectory"] for action in first["actions"]] == [
@@ -132,9 +138,8 @@ def test_what_the_coder_failed_is_a_corner_and_what_we_failed_is_left_out_and_co
 
 def test_a_failure_of_ours_beside_scored_actions_is_counted_in_its_row(task, trajectories):
     trajectories[1]["steps"][0] |= {"outcome": "unscored", "reward": None, "score_after": None}
-    parts = part_of_states({"train": trajectories})
     rows = state_reward_rows(
-        trajectories, {task.name: task}, parts, prompter=Prompter("pocket", 4), provenance=PROVENANCE
+        RunStates({"train": trajectories}, Prompter("pocket", 4), PROVENANCE), {task.name: task}
     )
     assert rows[0]["unscored"] == 1 and len(rows[0]["actions"]) == 4 and broken_rules(rows[0]) == []
 
@@ -185,7 +190,7 @@ def test_the_parts_are_those_of_the_run(run, task, trajectories, tmp_path):
         "test": 1,
     }
     lab = SimpleNamespace(seed=0, profile=get_profile("smoke"))
-    parts = part_of_states(found.trajectories)
+    parts = {row["state_id"]: row["part"] for row in state_reward_rows(found, {task.name: task})}
     wanted = split_states(lab, trajectories)
     for part in ("train", "select", "test"):
         for state in getattr(wanted, part):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_task import FakeRunner, edit, final, make_tools, neighbours, write_task
+from tiny_task import FakeRunner, edit, final, make_tools, neighbours, rl_profile, write_task
 
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.artifacts import hashes_below
@@ -24,15 +24,14 @@ from mlagent_lib.results.glossary import METRICS, describe
 from mlagent_lib.training import grpo
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.grpo import (
+    Recorder,
     _best_row,
     _finish,
     _forget_after,
     _last_checkpoint,
-    _Recorder,
     train_grpo,
 )
-from mlagent_lib.training.onpolicy import OnPolicyStates
-from mlagent_lib.training.pool import StatePool
+from mlagent_lib.training.pool import OnPolicyStates, StatePool
 from mlagent_lib.training.scoring import (
     StepReward,
     evaluate_steps,
@@ -60,6 +59,12 @@ def states(task, tools):
 
 def completions(*texts):
     return [[{"role": "assistant", "content": text}] for text in texts]
+
+
+def rewards(reward, states, *texts, **columns):
+    """Return what TRL gets for a batch of these states and replies."""
+    reward.start_batch([{"state_id": state.id} for state in states])
+    return reward(None, completions(*texts), **columns)
 
 
 # Groups -----------------------------------------------------------------------------------------------------
@@ -124,8 +129,8 @@ def test_rewards_by_hand_one_execution_each_from_its_own_state(states, tools):
     reward = StepReward({state.id: state for state in states}, tools, form="v2", group_size=2)
     before = len(tools.runner.requests)
     texts = (neighbours(8), "nonsense", neighbours(8), final())
-    ids = [first.id, first.id, second.id, second.id]
-    assert reward(None, completions(*texts), ids, task=["t"] * 4) == [0.8, -1.0, pytest.approx(0.3), 0.0]
+    batch = [first, first, second, second]
+    assert rewards(reward, batch, *texts, task=["t"] * 4) == [0.8, -1.0, pytest.approx(0.3), 0.0]
     assert len(tools.runner.requests) == before + 1  # the two edits are one experiment
     row = reward.last
     assert (row["flat_groups"], row["groups"], row["steps"], row["unscored"]) == (0, 2, 4, 0)
@@ -138,7 +143,7 @@ def test_rewards_by_hand_one_execution_each_from_its_own_state(states, tools):
 def test_equal_rewards_are_flat_and_say_nothing(states, tools):
     first, _ = states
     reward = StepReward({first.id: first}, tools, form="v1", group_size=3)
-    assert reward(None, completions("a", "b", "c"), [first.id] * 3) == [0.0, 0.0, 0.0]
+    assert rewards(reward, [first] * 3, "a", "b", "c") == [0.0, 0.0, 0.0]
     assert (reward.last["flat_groups"], reward.last["advantage_std"]) == (1, 0.0)
 
 
@@ -146,7 +151,7 @@ def test_a_group_that_mixes_states_is_an_error(states, tools):
     first, second = states
     reward = StepReward({state.id: state for state in states}, tools, form="v1", group_size=2)
     with pytest.raises(RunError, match="a group mixes states"):
-        reward(None, completions("a", "b"), [first.id, second.id])
+        rewards(reward, [first, second], "a", "b")
 
 
 def test_what_we_fail_gets_the_mean_of_its_group_and_is_counted(states, task, tmp_path):
@@ -157,7 +162,7 @@ def test_what_we_fail_gets_the_mean_of_its_group_and_is_counted(states, task, tm
     first = states[0]
     reward = StepReward({first.id: first}, broken, form="v2", group_size=3)
     texts = (neighbours(20), neighbours(8), neighbours(40))
-    assert reward(None, completions(*texts), [first.id] * 3) == [0.5, 0.25, 0.0]
+    assert rewards(reward, [first] * 3, *texts) == [0.5, 0.25, 0.0]
     assert (reward.last["unscored"], reward.last["steps"], reward.last["flat_groups"]) == (1, 3, 0)
     assert reward.last["reward"] == 0.25 and reward.last["share_edited"] == 1.0
 
@@ -169,7 +174,7 @@ def test_a_batch_without_any_score_stops_the_training(states, task, tmp_path):
     first = states[0]
     reward = StepReward({first.id: first}, broken, form="v1", group_size=2)
     with pytest.raises(Unscored, match="none of the 2 actions of a step could be scored: no server"):
-        reward(None, completions(neighbours(8), neighbours(9)), [first.id] * 2)
+        rewards(reward, [first] * 2, neighbours(8), neighbours(9))
 
 
 # Statistics -------------------------------------------------------------------------------------------------
@@ -203,9 +208,7 @@ def test_evaluating_steps_asks_once_and_records_each_reply(states, tools):
         asked.append((len(conversations), seed))
         return [neighbours(8), "nonsense", final(), neighbours(8)]
 
-    found = evaluate_steps(
-        generate, states, tools, prompter=Prompter("pocket", 6), form="v2", seed=5, samples=2
-    )
+    found = evaluate_steps(generate, states, tools, Prompter("pocket", 6), form="v2", seed=5, samples=2)
     assert asked == [(4, 5)]
     assert [row["reward"] for row in found.rows] == [0.8, -1.0, 0.0, pytest.approx(0.3)]
     assert [row["state_id"] for row in found.rows] == [states[0].id] * 2 + [states[1].id] * 2
@@ -324,11 +327,8 @@ def train(bandit, states, tools, out, *, progress=None, **changes):
     }  # fmt: skip
     profile = GRPOProfile(**(values | changes))
     return train_grpo(
-        StatePool(tuple(states)), states, profile, make_tools=lambda coder: tools,
-        model=str(bandit / "model"),
-        backend="plain", adapter=bandit / "adapter", out=out, seed=0, prompter=Prompter("pocket", 6),
-        coder="rules",
-        progress=progress,
+        rl_profile(str(bandit / "model"), grpo=profile), StatePool(tuple(states)), states,
+        make_tools=lambda coder: tools, adapter=bandit / "adapter", out=out, seed=0, progress=progress,
     )  # fmt: skip
 
 
@@ -354,13 +354,13 @@ def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypa
     monkeypatch.setattr(grpo, "_save_adapter", lambda model, folder: folder.mkdir(parents=True))
     reward = StepReward({state.id: state for state in states}, tools, form="v1", group_size=2)
     reward.visited = OnPolicyStates(0.5, group_size=2, max_steps=6, row_of=None, stream=None)
-    reward(None, completions(PAYS, WASTES), [states[0].id] * 2)
-    episodes = EpisodeReward({}, tools, form="v1", group_size=1, prompter=Prompter("pocket", 6))
+    rewards(reward, [states[0]] * 2, PAYS, WASTES)
+    episodes = EpisodeReward({}, tools, Prompter("pocket", 6), form="v1", group_size=1)
     statistics_of_episodes = episodes._statistics([], 0)
     logs = {"loss": 0.1, "learning_rate": 0.1, "reward_std": 0.2, "grad_norm": 1.0}
     for number, last in enumerate((reward.last, statistics_of_episodes), start=1):
         reward.last = last
-        recorder = _Recorder(tmp_path, reward, lambda step: reward.last, lambda row: None, 0.0)
+        recorder = Recorder(tmp_path, reward, lambda step: reward.last, lambda row: None, 0.0)
         recorder.float16 = True
         recorder.step_began()
         recorder.step_ended()
@@ -454,8 +454,8 @@ def test_the_base_weights_can_play_the_coder_while_the_adapter_is_trained(bandit
 
     profile = GRPOProfile(steps=2, states_per_step=2, group_size=4, lr=3e-2, max_new_tokens=1, eval_every=2)
     train_grpo(
-        StatePool(tuple(states)), states, profile, make_tools=make_tools_with, model=str(bandit / "model"),
-        backend="plain", adapter=bandit / "adapter", out=tmp_path, seed=1, prompter=Prompter("pocket", 6),
+        rl_profile(str(bandit / "model"), grpo=profile, coder="base"), StatePool(tuple(states)), states,
+        make_tools=make_tools_with, adapter=bandit / "adapter", out=tmp_path, seed=1,
     )  # fmt: skip
     assert coders[0].name == "base" and coders[0]._memory  # it was asked; what it said is no block
     before, after = (
@@ -503,10 +503,9 @@ def test_sampling_follows_its_seed_and_leaves_the_global_stream(bandit):
     import torch
 
     from mlagent_lib.training.backends import load
-    from mlagent_lib.training.scoring import sampler
 
     loaded = load(str(bandit / "model"), backend="plain")
-    generate = sampler(loaded, temperature=1.0, max_new_tokens=1)
+    generate = loaded.sampler(temperature=1.0, max_new_tokens=1)
     asks = [[{"role": "user", "content": str(number)}] for number in range(40)]
     torch.manual_seed(5)
     first = generate(asks, 1)

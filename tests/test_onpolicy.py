@@ -7,13 +7,14 @@ import pytest
 from pocket_parts import spoken, train_pocket, write_adapter
 from tiny_task import NAME, final, make_tools, neighbours, write_task
 
+from mlagent_lib.core.arms import get_arm
 from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, run_steps, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training import scoring
-from mlagent_lib.training.onpolicy import RECENT, OnPolicyStates
+from mlagent_lib.training.pool import RECENT, OnPolicyStates
 from mlagent_lib.training.scoring import StepReward
 
 
@@ -128,20 +129,20 @@ def start(tools):
 def test_actions_of_a_replaced_group_start_where_the_policy_has_been(tools, start):
     reward = StepReward({start.id: start}, tools, form="v2", group_size=2)
     rows = [{"state_id": start.id}] * 2
-    assert reward.mixed(rows) is rows  # nothing is mixed in where nothing was asked for
+    assert reward.start_batch(rows) is rows  # nothing is mixed in where nothing was asked for
     reward.visited = OnPolicyStates(
         1.0, group_size=2, max_steps=6, row_of=lambda state: {"state_id": state.id}, stream=Drawn([0.0], [0])
     )
-    assert reward.mixed(rows) == rows  # nothing was visited yet
+    assert reward.start_batch(rows) == rows  # nothing was visited yet
     said = [[{"role": "assistant", "content": text}] for text in (neighbours(8), final())]
-    assert reward(None, said, [start.id] * 2) == [0.8, 0.0] and reward.last["on_policy_groups"] == 0
-    mixed = reward.mixed(rows)
+    assert reward(None, said) == [0.8, 0.0] and reward.last["on_policy_groups"] == 0
+    mixed = reward.start_batch(rows)
     assert mixed[0] == mixed[1] != rows[0]
     ids = [row["state_id"] for row in mixed]
     assert reward.pool[ids[0]].score == 1.0 and reward.pool[ids[0]].step == 1
     # from a score of 1.0 to 0.5, a tenth of the way from 5.0 to 0
     again = [[{"role": "assistant", "content": text}] for text in (neighbours(4), final())]
-    assert reward(None, again, ids) == pytest.approx([0.1, 0.0]) and reward.last["on_policy_groups"] == 1
+    assert reward(None, again) == pytest.approx([0.1, 0.0]) and reward.last["on_policy_groups"] == 1
 
 
 @pytest.mark.slow
@@ -159,7 +160,7 @@ def test_two_real_updates_half_of_them_from_states_of_the_policy(tools, start, t
     old.mkdir(parents=True)
     append_jsonl(out / "metrics.jsonl", {"split": "train", "step": 1, "seconds_charged": 1000.0, "old": 1})
     adapter = write_adapter(tmp_path / "start", moved=0.02)
-    train_pocket([start, later], tools, adapter, out, states_per_step=2, options={"on_policy": 0.5})
+    train_pocket([start, later], tools, adapter, out, states_per_step=2, options={"arm": get_arm("mix-50")})
     rows = read_jsonl(out / "metrics.jsonl")[0]
     trained = [row for row in rows if row["split"] == "train"]
     assert [row["step"] for row in trained] == [1, 2] and not any("old" in row for row in rows)

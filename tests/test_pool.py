@@ -13,7 +13,7 @@ from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.pool import PARTS, StatePool, split_trajectories
+from mlagent_lib.training.pool import PARTS, POOL_ACTION, StatePool, split_trajectories, states_of
 from mlagent_lib.training.sft import sft_rows
 
 
@@ -22,8 +22,15 @@ def a_state(task: str, number: int) -> State:
 
 
 def a_row(task: str, *numbers: int, outcome: str = "edited") -> dict:
-    steps = [{"state": a_state(task, number).to_json(), "outcome": outcome} for number in numbers]
+    steps = [
+        {"state": a_state(task, number).to_json(), "outcome": outcome, "action": POOL_ACTION}
+        for number in numbers
+    ]
     return {"task": task, "steps": steps}
+
+
+def pool_of(rows: list[dict], **options) -> StatePool:
+    return StatePool.of((state for state, _ in states_of(rows)), **options)
 
 
 @given(
@@ -62,10 +69,12 @@ def test_two_trajectories_cannot_be_split_in_three():
 def test_the_pool_holds_each_state_once_without_ends_and_without_what_we_failed():
     done = {
         "task": "a",
-        "steps": [{"state": {**a_state("a", 9).to_json(), "done": True}, "outcome": "neutral"}],
+        "steps": [
+            {"state": {**a_state("a", 9).to_json(), "done": True}, "outcome": "neutral", "action": "Look"}
+        ],
     }
     rows = [a_row("a", 0, 1, 2), a_row("a", 0, 3), a_row("a", 7, outcome="unscored"), done, a_row("b", 0)]
-    pool = StatePool.from_trajectories(rows)
+    pool = pool_of(rows)
     assert [(state.task, state.step) for state in pool.states] == [
         ("a", 0),
         ("a", 1),
@@ -78,14 +87,14 @@ def test_the_pool_holds_each_state_once_without_ends_and_without_what_we_failed(
 
 def test_a_limit_is_shared_between_the_tasks():
     rows = [a_row("a", *range(50)), a_row("b", *range(3)), a_row("c", *range(50))]
-    pool = StatePool.from_trajectories(rows, limit=15, seed=1)
+    pool = pool_of(rows, limit=15, seed=1)
     assert Counter(state.task for state in pool.states) == {"a": 6, "b": 3, "c": 6}
-    again = StatePool.from_trajectories(rows, limit=15, seed=1)
-    assert pool == again != StatePool.from_trajectories(rows, limit=15, seed=2)
-    whole = StatePool.from_trajectories(rows).states
+    again = pool_of(rows, limit=15, seed=1)
+    assert pool == again != pool_of(rows, limit=15, seed=2)
+    whole = pool_of(rows).states
     positions = [whole.index(state) for state in pool.states]
     assert positions == sorted(positions) and max(positions[:6]) > 6  # a draw, not the first six
-    assert len(StatePool.from_trajectories(rows, limit=1000)) == 103
+    assert len(pool_of(rows, limit=1000)) == 103
 
 
 def test_a_sample_is_spread_over_the_tasks_and_follows_its_stream():

@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.training.backends import load
+from mlagent_lib.training.backends.prefix import completion_logits, distinct_rows, share_prefixes
 from mlagent_lib.training.grpo import _trainer, grpo_settings
-from mlagent_lib.training.prefix import completion_logits, distinct_rows, share_prefixes
 from mlagent_lib.training.scoring import StepReward
 
 CLOSE = 1e-4
@@ -158,7 +158,7 @@ def written(model, ids, mask, *, plain: bool):
 )
 def test_likeliest_replies_are_the_same_with_prompts_read_once(loaded, batch, read, rows, first, monkeypatch):
     monkeypatch.setattr(
-        "mlagent_lib.training.prefix.generated", lambda *words, **options: None
+        "mlagent_lib.training.backends.prefix.generated", lambda *words, **options: None
     )  # as on a GPU
     ids, mask, _ = batch
     starts = [ORDER.index(row) for row in rows]

@@ -67,8 +67,8 @@ def settings_of(tmp_path, **changes):
     """Return TRL's configuration of the profile gpu with changes."""
     from trl import GRPOConfig
 
-    from mlagent_lib.training.backends import make_config
     from mlagent_lib.training.grpo import grpo_settings
+    from mlagent_lib.training.trl_settings import make_config
 
     profile = replace(get_profile("gpu").grpo, **changes)
     return make_config(GRPOConfig, grpo_settings(Loaded(), profile, out=tmp_path, seed=0))

@@ -25,7 +25,6 @@ from mlagent_lib.agents.rollout import (
     Job,
     edited_state,
     run_trajectories,
-    states_of,
     step_row,
 )
 from mlagent_lib.agents.schema import SCHEMA_NAME, validate_row
@@ -36,6 +35,7 @@ from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import TaskScale, trajectory_table
 from mlagent_lib.reward import reward_of
 from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.training.pool import states_of
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_each_steps_state_restores_to_where_it_started(task, tmp_path):
         assert step_row(State.from_json(step["state"]), text, again, task, "v1") | {
             "cache_hit": 0
         } == step | {"cache_hit": 0}
-    found = states_of([row])
+    found = [state for state, _ in states_of([row])]
     assert [state.step for state in found] == [0, 1, 2, 3] and found[0] == start_state(task, tools)
 
 
@@ -182,7 +182,7 @@ def test_a_step_that_we_fail_for_good_ends_its_own_trajectory_only(task, tmp_pat
     )  # fmt: skip
     assert failed["final"]["feedback_last"] == 2.0 and len(failed["steps"]) == 2
     validate_row(json.loads(json.dumps(failed)))
-    assert [state.step for state in states_of([failed])] == [0]
+    assert [state.step for state, _ in states_of([failed])] == [0]
     assert sum(b"n_neighbors=8)" in r.files["train.py"] for r in tools.runner.requests) == 3
 
 

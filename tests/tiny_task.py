@@ -14,10 +14,12 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.limits import Limits
+from mlagent_lib.core.profiles import GRPOProfile, Profile, get_profile
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.runner import RunRequest, RunResult
@@ -142,6 +144,14 @@ def make_tools(folder: Path, runner=None, coder=None, **options) -> Toolbox:
 def graded(rows: list[dict], task: Task, tools: Toolbox) -> list[dict]:
     """Return trajectories with their scores on the report labels."""
     return with_report_scores(rows, {task.name: task}.get, tools.cache.archive)
+
+
+def rl_profile(model: str = "pocket", backend: str = "plain", *, grpo: GRPOProfile, **common) -> Profile:
+    """Return a profile for `train_grpo` on the tiny task: six steps, pocket prompts, the exact coder."""
+    steps = common.pop("max_steps", 6)
+    changes = {"model": model, "backend": backend, "coder": "rules"} | common
+    profile = get_profile("laptop").with_values("tiny", collect__max_steps=steps, **changes)
+    return replace(profile, grpo=grpo)
 
 
 def reply(action: str, **arguments: str) -> str:

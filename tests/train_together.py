@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "gpu"), str(HERE.parent)]
 
 from exercise import GRPO, PROMPTER, SFT, states_and_tools
-from tiny_task import neighbours
+from tiny_task import neighbours, rl_profile
 
 from mlagent_lib.core.files import write_json
 from mlagent_lib.training.pool import StatePool
@@ -61,9 +61,8 @@ def main(scene: Path, out: Path) -> None:
     told["sft"] = train_sft(rows, BATCH, model=str(scene / "model"), backend="plain", out=out / "sft", seed=0)
     StepTrainer._generate_single_turn = fixed_replies
     told["grpo"] = train_grpo(
-        StatePool(tuple(states)), states, TOGETHER, make_tools=lambda coder: tools,
-        model=str(scene / "model"), backend="plain", adapter=scene / "adapter", out=out / "grpo", seed=0,
-        coder="rules", prompter=PROMPTER,
+        rl_profile(str(scene / "model"), grpo=TOGETHER), StatePool(tuple(states)), states,
+        make_tools=lambda coder: tools, adapter=scene / "adapter", out=out / "grpo", seed=0,
     )  # fmt: skip
     write_json(out / f"told-{rank}.json", told)
 

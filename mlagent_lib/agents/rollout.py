@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mlagent_lib.agents.ideas import Idea
@@ -225,13 +225,3 @@ def _row(run: _Running) -> dict:
             "stop": run.stop,
         },
     }
-
-
-def states_of(rows: Iterable[dict], *, action: str | None = None) -> list[State]:
-    """Return the states that steps started from: all, or those in which this action was taken."""
-    return [
-        State.from_json(step["state"])
-        for row in rows
-        for step in row["steps"]
-        if step["outcome"] != "unscored" and (action is None or step["action"] == action)
-    ]

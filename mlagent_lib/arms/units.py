@@ -36,7 +36,6 @@ from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import Lab, collect, evaluate, local_agent, open_lab
 from mlagent_lib.run.stages import (
     COMPARED,
-    POOL_ACTION,
     adapter_of,
     expert_rows,
     graded_trajectories,
@@ -49,6 +48,7 @@ from mlagent_lib.run.stages import (
     train_rl,
     write_table,
 )
+from mlagent_lib.training.pool import POOL_ACTION
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from mlagent_lib.training.flops import update_flops
 from mlagent_lib.training.memory import SHAPES, Shape
 
 # The profile `gpu` with fewer and shorter steps: the same loading, micro-batches and checkpointing.
-LOADING = get_profile("gpu").loading
-GRPO = replace(
-    get_profile("gpu").grpo, steps=6, states_per_step=2, max_new_tokens=256, eval_every=1000, eval_states=1,
-    eval_samples=1,
+PROFILE = get_profile("gpu").with_values(
+    "bench", coder="rules", grpo__steps=6, grpo__states_per_step=2, grpo__max_new_tokens=256,
+    grpo__eval_every=1000, grpo__eval_states=1, grpo__eval_samples=1,
 )  # fmt: skip
+LOADING, GRPO = PROFILE.loading, PROFILE.grpo
 ROWS, RANK, MAX_STEPS = 16, 64, 15  # conversations sampled at once; r of the LoRA; as the prompt tells it
 _WARM_UP = 2  # first steps compile and allocate; they are left out
 _TASKS = ("pocket-homes", "pocket-digits", "pocket-manuals", "pocket-forests")
@@ -112,7 +112,7 @@ def measure(
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    steps = _train(backend, model, work, states, known, grpo, prompter)
+    steps = _train(backend, model, work, states, known, grpo, style)
     peak = torch.cuda.max_memory_allocated() if on_gpu else 0
     update = statistics.median(row["seconds_update"] for row in steps)
     completion = statistics.fmean(row["completion_tokens"] for row in steps)
@@ -136,10 +136,9 @@ def measure(
 def _sampling(backend: str, model: Path, prompts: list[list[dict]], rows: int, new_tokens: int) -> dict:
     """Return how fast a backend samples; the model is gone from the memory afterwards."""
     from mlagent_lib.training.backends import load
-    from mlagent_lib.training.scoring import sampler
 
     loaded = load(str(model), backend=replace(LOADING, backend=backend))  # first: Unsloth patches the others
-    generate = sampler(loaded, temperature=1.0, max_new_tokens=new_tokens)
+    generate = loaded.sampler(temperature=1.0, max_new_tokens=new_tokens)
     asked = [prompts[number % len(prompts)] for number in range(rows)]
     generate(asked, 0)  # warm up
     seconds = _timed(lambda: generate(asked, 1))
@@ -153,17 +152,20 @@ def _sampling(backend: str, model: Path, prompts: list[list[dict]], rows: int, n
     }
 
 
-def _train(backend, model, work, states, known, grpo, prompter) -> list[dict]:
+def _train(backend, model, work, states, known, grpo, style) -> list[dict]:
     """Return the rows of the updates behind the warm-up."""
     from mlagent_lib.training.grpo import train_grpo
     from mlagent_lib.training.pool import StatePool
 
+    profile = replace(
+        PROFILE, model=str(model), backend=backend, prompt_style=style, grpo=grpo,
+        collect=replace(PROFILE.collect, max_steps=MAX_STEPS),
+    )  # fmt: skip
     with Runner(workers=1) as runner:
         tools = Toolbox(runner, RuleCoder(), NoCache(work / "cache"), tasks=known)
         train_grpo(
-            StatePool(tuple(states)), states[:1], grpo, make_tools=lambda coder: tools, model=str(model),
-            backend=replace(LOADING, backend=backend), adapter=model / "adapter", out=work / "grpo", seed=0,
-            prompter=prompter, coder="rules",
+            profile, StatePool(tuple(states)), states[:1], make_tools=lambda coder: tools,
+            adapter=model / "adapter", out=work / "grpo", seed=0,
         )  # fmt: skip
     rows = [row for row in read_jsonl(work / "grpo" / "metrics.jsonl")[0] if row["split"] == "train"]
     return rows[min(_WARM_UP, len(rows) - 1) :]

@@ -303,15 +303,16 @@ def _grpo_overhead(bench: _Bench, steps: int = 7) -> Finding:
     """Train a few steps as the laptop profile does, from the pocket base, on states after one edit."""
     from peft import get_peft_model
 
-    from mlagent_lib.agents.prompts import Prompter
     from mlagent_lib.core.profiles import get_profile
     from mlagent_lib.environment.step import start_state
     from mlagent_lib.training.backends import load, lora_config
     from mlagent_lib.training.grpo import train_grpo
     from mlagent_lib.training.pool import StatePool
 
-    profile = get_profile("laptop")
-    settings = replace(profile.grpo, steps=steps, eval_every=steps + 1, eval_states=1, eval_samples=1)
+    profile = get_profile("laptop").with_values(
+        "bench", backend="plain", grpo__steps=steps, grpo__eval_every=steps + 1, grpo__eval_states=1,
+        grpo__eval_samples=1,
+    )  # fmt: skip
     out, adapter = bench.folder / "grpo", bench.folder / "adapter"
     base = load("pocket", backend="plain")
     fresh = lora_config(profile.sft.lora_r, profile.sft.lora_alpha)
@@ -322,10 +323,8 @@ def _grpo_overhead(bench: _Bench, steps: int = 7) -> Finding:
         starts = {name: start_state(task, tools) for name, task in bench.tasks.items()}
         states = [replace(state, **_progress(starts[state.task])) for state in bench.states]
         train_grpo(
-            StatePool(tuple(states)), states[:1], settings,
-            make_tools=lambda coder: replace(tools, coder=coder), model="pocket", backend="plain",
-            adapter=adapter, out=out, seed=0, prompter=Prompter.of(profile),
-            coder="base",
+            profile, StatePool(tuple(states)), states[:1], adapter=adapter, out=out, seed=0,
+            make_tools=lambda coder: replace(tools, coder=coder),
         )  # fmt: skip
     rows = [row for row in read_jsonl(out / "metrics.jsonl")[0] if row["split"] == "train"][1:]
     parts = ("generation", "coder", "execution", "update", "overhead")

@@ -9,7 +9,7 @@ from pathlib import Path
 def call(arguments: argparse.Namespace) -> None:
     """Do what the arguments of ``mlagent export`` say."""
     from mlagent_lib.tasks.registry import find_task
-    from mlagent_lib.training.run_states import export_states
+    from mlagent_lib.training.state_rewards import export_states
 
     tasks = [find_task(Path(folder).resolve()) for folder in arguments.task]
     found = export_states(arguments.run, Path(arguments.out), stage=arguments.stage, tasks=tasks)

@@ -52,9 +52,10 @@ from mlagent_lib.results.evaluated_agents import AGENTS, ROWS, SCALES, main_tabl
 from mlagent_lib.results.evaluation import TaskScale
 from mlagent_lib.results.report_scores import with_report_scores
 from mlagent_lib.run.lab import Lab, baseline_policy, chosen_ideas, lab_in, local_agent, make_coder
-from mlagent_lib.run.stages import POOL_ACTION, quiet
+from mlagent_lib.run.stages import quiet
 from mlagent_lib.run.terminal import LiveView, ProgressLine
 from mlagent_lib.tasks.task import Task
+from mlagent_lib.training.pool import POOL_ACTION
 
 ADAPTERS = {"sft": "02_sft/adapter", "rl": "03_grpo/adapter"}
 WITHOUT_MODEL = ("starter", "random-ideas", "scripted")

@@ -252,7 +252,7 @@ def model_card(origin: Origin, kind: str) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
-    from mlagent_lib.training.backends.interface import TOKENIZER_NOTE
+    from mlagent_lib.training.backends.tokens import TOKENIZER_NOTE
 
     what, library = KINDS[kind]
     is_pocket = origin.base.split("/")[-1] in ("pocket", "pocket_model")

@@ -257,7 +257,7 @@ def ready_backend(profile: Profile) -> None:
 
     backend = prepare(profile.loading)
     if shape_of(profile.model) is not None:
-        from mlagent_lib.training.backends.interface import device_and_precision
+        from mlagent_lib.training.backends.backend import device_and_precision
 
         announce(profile, backend, device_and_precision(profile.loading)[1])
 
@@ -423,12 +423,11 @@ def local_agent(lab: Lab, name: str, adapter: Path | None, *, temperature: float
         temperature: Of its sampling; None for the profile's.
     """
     from mlagent_lib.training.backends import load
-    from mlagent_lib.training.grpo import sampler
 
     profile = lab.profile
     backend = load(profile.model, backend=profile.loading, adapter=adapter)
     heat = profile.evaluate.temperature if temperature is None else temperature
-    generate = sampler(backend, temperature=heat, max_new_tokens=profile.grpo.max_new_tokens)
+    generate = backend.sampler(temperature=heat, max_new_tokens=profile.grpo.max_new_tokens)
     policy = LocalPolicy(generate, name=name, seed=lab.seed, prompter=Prompter.of(profile))
     return Agent(policy, lab.tools(make_coder(lab, backend)), generate, backend)
 

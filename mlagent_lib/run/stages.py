@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -57,11 +56,10 @@ from mlagent_lib.run.progress import Bar
 from mlagent_lib.tasks.foreign.leaderboard import leaderboard_of
 from mlagent_lib.tasks.pocket.catalogue import edits
 from mlagent_lib.tasks.task import Task
-from mlagent_lib.training.pool import StatePool, part_of_states, split_trajectories
+from mlagent_lib.training.pool import Parts, StatePool
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
 
 TRAJECTORIES = "01_collection/trajectories.jsonl"
-POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
 CODER_EDITS = 24  # ours: edits for each held-in task on which the coder is measured
 COMPARED = "v1"  # the reward in which policies are compared, whatever they were trained on
 LUCKY = ("random-ideas", "rl")  # ours: whose best edits are run again with other seeds
@@ -84,47 +82,9 @@ def write_table(stage: Stage, name: str, table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The expert's trajectories and their states, split by trajectory.
-
-    Attributes:
-        trajectories: Those of *train*, *select* and *test*.
-        train: States for SFT and RL.
-        select: States that choose the checkpoint, none of which is in *train*.
-        test: States for what is reported, none of which is in *train* or *select*.
-        doubles: States of select and test that were left out because an earlier part holds them (starters).
-    """
-
-    trajectories: dict[str, list[dict]]
-    train: tuple[State, ...]
-    select: tuple[State, ...]
-    test: tuple[State, ...]
-    doubles: int
-
-
 def split_states(lab: Lab, rows: Sequence[dict]) -> Parts:
-    """Return the parts of the collection; a state that *train* knows never occurs in the other two.
-
-    Args:
-        lab: The run.
-        rows: Expert trajectories.
-
-    Raises:
-        RunError: Nothing is left to select or to test on.
-    """
-    found = split_trajectories(rows, lab.seed, share=lab.profile.sft.holdout_share)
-    part_of, states, doubles = part_of_states(found), {}, 0
-    for part, own in found.items():
-        pool = StatePool.from_trajectories(own).states
-        states[part] = tuple(state for state in pool if part_of[state.id] == part)
-        doubles += len(pool) - len(states[part])
-        if not states[part]:
-            raise RunError(
-                f"no state is left for the part {part!r}: the trajectories met the same states",
-                cure="give more tasks with --tasks, a larger --profile, or an expert whose replies differ",
-            )
-    return Parts(found, states["train"], states["select"], states["test"], doubles)
+    """Return the parts of the collection; a state that *train* knows never occurs in the other two."""
+    return Parts.of(rows, lab.seed, share=lab.profile.sft.holdout_share)
 
 
 def collection(lab: Lab, stage: Stage, *, expert: str = "scripted") -> None:
@@ -229,7 +189,7 @@ def single_steps(lab: Lab, stage: Stage, agent: Agent, arm: Arm, states: Sequenc
     """
     profile = lab.profile
     found = evaluate_steps(
-        agent.generate, states, agent.tools, prompter=Prompter.of(profile),
+        agent.generate, states, agent.tools, Prompter.of(profile),
         form=COMPARED, seed=derive_seed(lab.seed, "test-steps", arm.who), samples=profile.grpo.test_samples,
     )  # fmt: skip
     path = stage.path(f"{arm.who}_steps.jsonl")
@@ -357,10 +317,8 @@ def grpo(lab: Lab, stage: Stage) -> None:
 
 def pool_of(lab: Lab, parts: Parts, tasks: Sequence[str] = ()) -> StatePool:
     """Return the states that RL samples from: those where the expert edited, of these tasks or of all."""
-    rows = [row for row in parts.trajectories["train"] if not tasks or row["task"] in tasks]
-    return StatePool.from_trajectories(
-        rows, limit=lab.profile.grpo.pool_size, seed=lab.seed, action=POOL_ACTION
-    )
+    own = (state for state in parts.edited if not tasks or state.task in tasks)
+    return StatePool.of(own, limit=lab.profile.grpo.pool_size, seed=lab.seed)
 
 
 def train_rl(
@@ -387,25 +345,18 @@ def train_rl(
     from mlagent_lib.training.grpo import train_grpo
 
     profile, arm = lab.profile, arm or get_arm("full")
-    settings = profile.grpo if charged_limit == float("inf") else replace(profile.grpo, steps=LONGEST)
     select = StatePool(tuple(state for state in parts.select if not arm.tasks or state.task in arm.tasks))
     select = select.sample(profile.grpo.eval_states, lab.seed, "select")
     pool = pool_of(lab, parts, arm.tasks)
-    if len(pool) < settings.states_per_step:
-        print(f"the pool holds {len(pool)} states: a step takes these, not {settings.states_per_step}")
-        settings = replace(settings, states_per_step=len(pool))
+    if len(pool) < profile.grpo.states_per_step:
+        print(f"the pool holds {len(pool)} states: a step takes these, not {profile.grpo.states_per_step}")
+        profile = profile.with_values(profile.name, grpo__states_per_step=len(pool))
     found = train_grpo(
-        pool, select, settings,
-        make_tools=lambda coder: lab.tools(coder or make_coder(lab)),
-        model=profile.model, backend=profile.loading, adapter=adapter, out=stage.dir, seed=lab.seed,
-        prompter=Prompter.of(profile), coder=profile.coder, progress=progress,
-        episodes=arm.method == "episode-wise", on_policy=arm.on_policy, charged_limit=charged_limit,
+        profile, pool, select, make_tools=lambda coder: lab.tools(coder or make_coder(lab)), adapter=adapter,
+        out=stage.dir, seed=lab.seed, arm=arm, charged_limit=charged_limit, progress=progress,
     )  # fmt: skip
     counts = {"pool": len(pool), "select": len(select)}
     stage.write_json("training.json", found | counts | {"files": hashes_below(stage.path("adapter"))})
-
-
-LONGEST = 100_000  # updates: where time ends a training, their number does not
 
 
 def _told(bar: Bar, row: dict) -> None:

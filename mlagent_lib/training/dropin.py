@@ -17,20 +17,18 @@ from typing import TYPE_CHECKING
 from mlagent_lib.agents.export import read_trajectories
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.toolbox import toolbox
-from mlagent_lib.core.errors import RunError, Unscored
+from mlagent_lib.core.errors import RunError
 from mlagent_lib.environment.coder import Coder
 from mlagent_lib.environment.step import Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.reward import FORMS, reward_of
+from mlagent_lib.reward import FORMS
 from mlagent_lib.tasks.task import Task
-from mlagent_lib.training.pool import StatePool
-from mlagent_lib.training.run_states import known_tasks, read_run
-from mlagent_lib.training.scoring import step_statistics
+from mlagent_lib.training.pool import POOL_ACTION, StatePool, states_of
+from mlagent_lib.training.scoring import rewards_of, step_statistics
+from mlagent_lib.training.state_rewards import known_tasks, read_run
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-EDIT = "Edit Script (AI)"
 
 
 def states_dataset(
@@ -38,7 +36,7 @@ def states_dataset(
     *,
     style: str | None = None,
     max_steps: int | None = None,
-    action: str | None = EDIT,
+    action: str | None = POOL_ACTION,
     limit: int | None = None,
     seed: int = 0,
     tasks: Sequence[Task] = (),
@@ -61,13 +59,15 @@ def states_dataset(
     """
     prompter = Prompter("full")
     if not isinstance(source, (str, Path)):
-        pool = StatePool(tuple({state.id: state for state in source if not state.done}.values()))
-    elif Path(source).is_dir():
-        run = read_run(source)
-        prompter = run.prompter
-        pool = StatePool.from_trajectories(run.trajectories["train"], action=action)
+        found = list(source)
     else:
-        pool = StatePool.from_trajectories(read_trajectories(source), action=action)
+        if Path(source).is_dir():
+            run = read_run(source)
+            prompter, rows = run.prompter, run.trajectories["train"]
+        else:
+            rows = read_trajectories(source)
+        found = [state for state, taken in states_of(rows) if action in (None, taken)]
+    pool = StatePool.of(found)
     states = pool.states if limit is None else pool.sample(limit, seed, "dropin")
     if not states:
         raise RunError(
@@ -149,26 +149,16 @@ class StepRewardFunc:
     ) -> list[float | None]:
         """Return one reward for each completion, in order; None where we failed to score.
 
-        Args:
-            prompts: Not used: the state says more.
-            completions: Replies, as messages or as text.
-            state: The column of `states_dataset`.
-            log_metric: TRL's; the shares of the outcomes are logged with it.
-            columns: Everything else that TRL hands over.
+        Replies are messages or text, ``state`` is the column of `states_dataset`. With TRL's ``log_metric``
+        the shares of the outcomes are logged.
 
         Raises:
-            Unscored: Not one action could be scored: something of ours is broken, and training on would be
-                idle.
+            Unscored: Not one action could be scored.
         """
         texts = [reply if isinstance(reply, str) else reply[-1]["content"] for reply in completions]
         read = {text: State.from_json(json.loads(text)) for text in set(state)}
         results = run_steps([(read[row], text) for row, text in zip(state, texts, strict=True)], self.tools)
-        rewards = [reward_of(result, self.tools.task(result.state.task), self.form) for result in results]
-        if rewards and all(reward is None for reward in rewards):
-            raise Unscored(
-                f"none of the {len(rewards)} actions of a step could be scored: {results[0].failure}",
-                cure="repair what failed, then train again",
-            )
+        rewards = rewards_of(results, self.tools, self.form)
         if log_metric is not None:
             found = step_statistics(results, rewards)
             for name in ("validity", "share_edited", "unscored"):

@@ -18,7 +18,7 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
-from mlagent_lib.training.scoring import fill_groups, step_statistics
+from mlagent_lib.training.scoring import BatchReward, fill_groups, step_statistics
 
 
 @dataclass
@@ -41,37 +41,34 @@ class _Episode:
         return None if self.failed else sum(self.rewards)
 
 
-class EpisodeReward:
-    """TRL's rollout function and reward function for whole trajectories.
+class EpisodeReward(BatchReward):
+    """TRL's rollout function and reward function for whole trajectories; its pool holds first states.
 
     TRL asks for ``G * max_steps`` completions of each start; they are filled with the actions of G
     trajectories. Where a trajectory ends early the rows left over are one masked token each, which adds
     nothing to the gradient.
 
     Args:
-        starts: First states by id.
+        pool: First states by id.
         tools: Runner, coder and cache.
+        prompter: Makes the prompts, and says how many actions a trajectory has at most.
         form: Reward form.
         group_size: G, the trajectories of a start.
-        prompter: Makes the prompts, and says how many actions a trajectory has at most.
     """
 
     __name__ = "episode_return"
 
     def __init__(
         self,
-        starts: dict[str, State],
+        pool: dict[str, State],
         tools: Toolbox,
+        prompter: Prompter,
         *,
         form: str,
         group_size: int,
-        prompter: Prompter,
     ):
-        self.starts, self.tools, self.form = starts, tools, form
-        self.group_size, self.prompter, self.max_steps = group_size, prompter, prompter.max_steps
-        self.seconds = 0.0
-        self.last: dict = {}
-        self.state_ids: Sequence[str] = ()
+        super().__init__(pool, tools, form=form, group_size=group_size)
+        self.prompter, self.max_steps = prompter, prompter.max_steps
 
     @property
     def rows_per_start(self) -> int:
@@ -81,15 +78,14 @@ class EpisodeReward:
     def rollout(self, prompts: list, trainer) -> dict:
         """Return token ids of every action of the batch's trajectories, and the return of each.
 
-        Args:
-            prompts: One for each row of the batch; the state's own are rendered here, step by step.
-            trainer: TRL's trainer, which generates as it does for single steps.
+        The trainer generates as it does for single steps. Its prompts are not used: they are rendered here,
+        state by state.
 
         Raises:
             Unscored: Not one trajectory could be scored.
         """
-        keys = self.state_ids[:: self.rows_per_start]
-        episodes = [_Episode(self.starts[key]) for key in keys for _ in range(self.group_size)]
+        starts = self.states[:: self.rows_per_start]
+        episodes = [_Episode(start) for start in starts for _ in range(self.group_size)]
         for _ in range(self.max_steps):
             active = [episode for episode in episodes if not episode.is_over]
             if active:

@@ -19,48 +19,44 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import Prompter
+from mlagent_lib.core.arms import Arm, get_arm
 from mlagent_lib.core.artifacts import damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json, write_text
-from mlagent_lib.core.profiles import GRPOProfile, Loading
+from mlagent_lib.core.profiles import GRPOProfile, Loading, Profile
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.backends import Backend, base_coder, check_held, load, make_config, save_adapter
-from mlagent_lib.training.batches import plan_batch, world_size
+from mlagent_lib.training.backends import Backend, base_coder, load, save_adapter
 from mlagent_lib.training.episodes import EpisodeReward
-from mlagent_lib.training.onpolicy import OnPolicyStates
-from mlagent_lib.training.pool import StatePool
-from mlagent_lib.training.processes import from_main, is_main, over_processes
-from mlagent_lib.training.scoring import StepReward, evaluate_steps, sampler
-from mlagent_lib.training.sft import keep_adapter_in_float32
-from mlagent_lib.training.trainer import Kit, StepTrainer
+from mlagent_lib.training.pool import OnPolicyStates, StatePool
+from mlagent_lib.training.processes import from_main, is_main, over_processes, plan_batch, world_size
+from mlagent_lib.training.scoring import BatchReward, StepReward, evaluate_steps
+from mlagent_lib.training.trainer import StepTrainer
+from mlagent_lib.training.trl_settings import check_held, common_settings, make_config, prepare_trainer
 
 log = logging.getLogger("mlagent.grpo")
 
 MAX_OVERFLOWS = 10  # ours: updates in a row that float16 may skip; its scaler halves its factor each time
+LONGEST = 100_000  # updates: where time ends a training, their number does not
 
 
 def train_grpo(
+    profile: Profile,
     pool: StatePool,
     select: Sequence[State],
-    profile: GRPOProfile,
     *,
     make_tools: Callable[[object], Toolbox],
-    model: str,
-    backend: str | Loading,
     adapter: Path,
     out: Path,
     seed: int,
-    prompter: Prompter,
-    coder: str = "base",
-    progress: Callable[[dict], None] | None = None,
-    episodes: bool = False,
-    on_policy: float = 0.0,
+    arm: Arm | None = None,
     charged_limit: float = math.inf,
+    progress: Callable[[dict], None] | None = None,
 ) -> dict:
     """Train the policy with step-wise GRPO, save the chosen adapter under ``out/adapter``, return a summary.
 
@@ -72,23 +68,20 @@ def train_grpo(
     those that the cache knew. So arms compare at equal time whatever else the machine does.
 
     Args:
+        profile: Model, coder, prompts and the settings of ``grpo``.
         pool: States to act from.
         select: States kept back to choose the checkpoint on; never trained on.
-        profile: Settings.
-        make_tools: Takes the coder and returns the toolbox.
-        model: Name of the base model.
-        backend: How to load it: a profile's `Loading`, or a backend's name.
+        make_tools: Takes the base model's coder where the profile has it, else None; returns the toolbox.
         adapter: The SFT adapter to start from; also the reference of the KL term.
         out: Folder of the stage; ``metrics.jsonl`` is written here.
         seed: Root of the streams.
-        prompter: Makes the prompts.
-        coder: ``base`` for the model's own base weights, ``rules`` for the catalogue.
+        arm: Method and share of on-policy states; the full method where None. ``episode-wise`` trains on
+            whole trajectories from the starters of the pool's tasks, the paper's baseline: a step then takes
+            ``states_per_step`` tasks and ``group_size`` trajectories of each. A training with on-policy
+            states starts anew after an interruption: what the policy has visited is not kept.
+        charged_limit: Training ends after the step that reaches this many charged seconds, in place of a
+            number of updates.
         progress: Called with each row of metrics.
-        episodes: Train on whole trajectories from the starters of the pool's tasks: the paper's baseline. A
-            step then takes ``states_per_step`` tasks and ``group_size`` trajectories of each.
-        on_policy: Share of groups that start where the policy has been, 0 to 1 (see `OnPolicyStates`). Such a
-            training starts anew after an interruption: what the policy has visited is not kept.
-        charged_limit: Training ends after the step that reaches this many charged seconds.
 
     Raises:
         RunError: The pool is too small for one step, a setting was dropped by the trainer, or the loss or its
@@ -96,50 +89,52 @@ def train_grpo(
         ProfileError: The batch cannot be shared by the processes in whole groups.
         Unscored: Not one action of a step could be scored.
     """
+    arm, grpo, prompter = arm or get_arm("full"), profile.grpo, Prompter.of(profile)
+    episodes = arm.method == "episode-wise"
     if episodes:
         pool = _starters(pool)
-    if len(pool) < profile.states_per_step:
+    if len(pool) < grpo.states_per_step:
         raise RunError(
-            f"the pool holds {len(pool)} states, but a step takes {profile.states_per_step}",
+            f"the pool holds {len(pool)} states, but a step takes {grpo.states_per_step}",
             cure="collect more trajectories, or give a smaller states_per_step",
         )
-    loaded = load(model, backend=backend, adapter=adapter, trainable=True)  # first: Unsloth patches trl
-    tools = make_tools(base_coder(loaded, style=prompter.style) if coder == "base" else None)
-    if episodes:
-        reward = EpisodeReward(
-            pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size,
-            prompter=prompter,
-        )  # fmt: skip
-    else:
-        reward = StepReward(pool.by_id(), tools, form=profile.reward_form, group_size=profile.group_size)
-    generate = sampler(loaded, temperature=profile.temperature, max_new_tokens=profile.max_new_tokens)
-
-    def measure(step: int) -> dict:
-        return evaluate_steps(
-            generate, select, tools, prompter=prompter, form=profile.reward_form,
-            seed=derive_seed(seed, "grpo-select", step), samples=profile.eval_samples,
-        ).statistics  # fmt: skip
-
-    if on_policy and is_main():
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    step, checkpoint = _last_checkpoint(out) or (0, None)
-    if is_main():
-        _forget_after(out / "metrics.jsonl", step if checkpoint else -1)
-    recorder = _Recorder(out, reward, measure, progress or (lambda row: None), charged_limit)
+    # first: Unsloth patches trl
+    loaded = load(profile.model, backend=profile.loading, adapter=adapter, trainable=True)
+    coder = base_coder(loaded, style=profile.prompt_style) if profile.coder == "base" else None
+    tools = make_tools(coder)
+    generate = loaded.sampler(temperature=grpo.temperature, max_new_tokens=grpo.max_new_tokens)
 
     def row_of(state: State) -> dict:
         prompt = prompter.messages(state, tools.task(state.task))
         return {"prompt": prompt, "state_id": state.id, "task": state.task}
 
-    if on_policy:
+    def measure(step: int) -> dict:
+        stream = derive_seed(seed, "grpo-select", step)
+        found = evaluate_steps(
+            generate, select, tools, prompter, form=grpo.reward_form, seed=stream, samples=grpo.eval_samples
+        )
+        return found.statistics
+
+    shape = {"form": grpo.reward_form, "group_size": grpo.group_size}
+    if episodes:
+        reward = EpisodeReward(pool.by_id(), tools, prompter, **shape)
+    else:
+        reward = StepReward(pool.by_id(), tools, **shape)
+    if arm.on_policy:
         reward.visited = OnPolicyStates(
-            on_policy, group_size=profile.group_size, max_steps=prompter.max_steps, row_of=row_of,
+            arm.on_policy, group_size=grpo.group_size, max_steps=prompter.max_steps, row_of=row_of,
             stream=rng(seed, "on-policy"),
         )  # fmt: skip
-    rows = [row_of(state) for state in pool.states]
+        if is_main():
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    step, checkpoint = _last_checkpoint(out) or (0, None)
+    if is_main():
+        _forget_after(out / "metrics.jsonl", step if checkpoint else -1)
+    recorder = Recorder(out, reward, measure, progress or (lambda row: None), charged_limit)
+    timed = replace(grpo, steps=LONGEST) if math.isfinite(charged_limit) else grpo
     rows_per_action = prompter.max_steps if episodes else 1
-    wanted = grpo_settings(loaded, profile, out=out, seed=seed, rows_per_action=rows_per_action)
-    trainer = _trainer(loaded, wanted, recorder, rows, step)
+    wanted = grpo_settings(loaded, timed, out=out, seed=seed, rows_per_action=rows_per_action)
+    trainer = _trainer(loaded, wanted, recorder, [row_of(state) for state in pool.states], step)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - began
@@ -162,16 +157,7 @@ def _starters(pool: StatePool) -> StatePool:
 
 
 def fresh_adapter(model: str, *, backend: str | Loading, r: int, alpha: int, out: Path, seed: int) -> None:
-    """Write a LoRA adapter that changes nothing yet (its B is zero): where RL from the base model starts.
-
-    Args:
-        model: Name of the base model.
-        backend: How to load it: a profile's `Loading`, or a backend's name.
-        r: Rank.
-        alpha: Scale.
-        out: Folder to write.
-        seed: Root of its stream.
-    """
+    """Write a LoRA adapter that changes nothing yet (its B is zero): where RL from the base model starts."""
     loaded = load(model, backend=backend)
     loaded.attach_lora(r, alpha, seed=derive_seed(seed, "fresh-adapter"))
     loaded.save(out)
@@ -193,24 +179,17 @@ def grpo_settings(
         ProfileError: The batch cannot be shared by the processes in whole groups.
     """
     group = profile.group_size * rows_per_action
-    plan = plan_batch(
-        profile.states_per_step * group, micro=profile.micro_batch, group=group, world=world_size()
-    )
-    return {
-        "output_dir": str(out / "checkpoints"),
+    rows = profile.states_per_step * group
+    plan = plan_batch(rows, micro=profile.micro_batch, group=group, world=world_size())
+    return common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "grpo")) | {
         "max_steps": profile.steps,
-        "per_device_train_batch_size": plan.per_device,
-        "gradient_accumulation_steps": plan.accumulation,
         "steps_per_generation": plan.accumulation,  # all actions of a step come from one policy
         "num_generations": group,
         "num_iterations": profile.num_iterations,
         "max_completion_length": profile.max_new_tokens,
-        "learning_rate": profile.lr,
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": 3,
-        "optim": "adamw_torch",
         "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
         "beta": profile.beta,
         "epsilon": profile.epsilon,
         "epsilon_high": profile.epsilon,
@@ -222,17 +201,11 @@ def grpo_settings(
         "top_p": 1.0,
         "top_k": 0,
         "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # a loss that is no number is told, not hidden
         "save_strategy": "steps",
         "save_steps": profile.eval_every,
         "save_total_limit": 2,
-        "eval_strategy": "no",
-        "report_to": "none",
-        "seed": derive_seed(seed, "grpo"),
         "shuffle_dataset": True,
-        "disable_tqdm": True,
         **_vllm_settings(profile.vllm, loaded.loading.window),
-        **loaded.trainer_settings(checkpointing=profile.checkpointing),
     }
 
 
@@ -254,13 +227,13 @@ def _vllm_settings(vllm: str, window: int) -> dict:
     return settings | {"vllm_mode": "server", "vllm_server_base_url": vllm}
 
 
-class _Recorder:
+class Recorder:
     """What is written while training: a row a step, and one for the states kept back every few steps."""
 
     def __init__(
         self,
         out: Path,
-        reward: StepReward | EpisodeReward,
+        reward: BatchReward,
         measure: Callable[[int], dict],
         progress: Callable[[dict], None],
         charged_limit: float,
@@ -324,7 +297,7 @@ class _Recorder:
             self._progress(row)
 
 
-def _trainer(loaded: Backend, wanted: dict, recorder: _Recorder, rows: list[dict], done: int):
+def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict], done: int):
     """Return TRL's trainer with what `StepTrainer` adds; the algorithm is TRL's.
 
     Args:
@@ -338,41 +311,32 @@ def _trainer(loaded: Backend, wanted: dict, recorder: _Recorder, rows: list[dict
         RunError: The trainer does not hold a setting.
     """
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     config, reward = make_config(GRPOConfig, wanted), recorder.reward
     recorder.float16 = config.fp16
-    episodes = isinstance(reward, EpisodeReward)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL calls its `rollout_func` experimental
 
     class Trainer(StepTrainer, GRPOTrainer):
-        kit = Kit(
-            recorder=recorder,
-            episodes=episodes,
-            # Unsloth has kernels of its own for this, and checkpointing keeps no cache to share
-            shares_prompts=loaded.name == "plain" and not config.gradient_checkpointing,
-            rows_at_once=loaded.loading.generation_rows,
-            steps_done=done,
-        )
+        # Unsloth has kernels of its own for this, and checkpointing keeps no cache to share
+        shares_prompts = loaded.name == "plain" and not config.gradient_checkpointing
+        rows_at_once = loaded.loading.generation_rows
+        steps_done = done
 
-    rollout = reward.rollout if episodes else None
+    Trainer.recorder = recorder
+    held = {"reward_funcs": [reward], "rollout_func": getattr(reward, "rollout", None)}
     trainer = Trainer(
         model=loaded.model,
         args=config,
         processing_class=loaded.tokenizer,
-        reward_funcs=reward,
-        rollout_func=rollout,
         train_dataset=Dataset.from_list(rows),
         callbacks=[_callback(recorder)],
+        **held,
     )
-    held = {"reward_funcs": [reward], "rollout_func": rollout}
-    check_held(trainer.args, wanted, "the GRPO trainer")
     check_held(trainer, held, "the GRPO trainer")
     if config.beta:
         _keep_reference(trainer.model)
-    keep_adapter_in_float32(trainer.model)
-    trainer.remove_callback(PrinterCallback)  # metrics.jsonl holds what it would print
+    prepare_trainer(trainer, wanted, "the GRPO trainer")
     return trainer
 
 
@@ -393,7 +357,7 @@ def _keep_reference(model) -> None:
             copy.requires_grad_(False)
 
 
-def _callback(recorder: _Recorder):
+def _callback(recorder: Recorder):
     """Return the trainer's callback that tells the recorder what happens."""
     from transformers import TrainerCallback
 

@@ -1,4 +1,4 @@
-"""The state pool: where step-wise RL starts from, and the states kept back to measure it.
+"""The states that step-wise RL starts from: the pool, those kept back, and those that the policy reaches.
 
 The paper samples 10k states from the expert trajectories and says no more (section 5.1). Ours is split by
 trajectory, so that no two parts hold states of one trajectory: *train* for SFT and RL, *select* for the
@@ -7,18 +7,21 @@ choice of the checkpoint, *test* for what is reported as "states not trained on"
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mlagent_lib.agents.rollout import states_of
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.outcome import Outcome
+from mlagent_lib.environment.step import StepResult
 from mlagent_lib.environment.workspace import State
 
 PARTS = ("train", "select", "test")
+POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
+RECENT = 128  # ours: states remembered, some four batches of the arms, so that they are the policy's of now
 
 
 def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict[str, list[dict]]:
@@ -55,46 +58,72 @@ def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict
     return parts
 
 
-def part_of_states(trajectories: dict[str, Sequence[dict]]) -> dict[str, str]:
-    """Return the part of each state by its id: the first part that holds it, so that none is in two.
+def states_of(rows: Iterable[dict]) -> list[tuple[State, str]]:
+    """Return each state that a step of these trajectories started from, and the action that it was."""
+    steps = (step for row in rows for step in row["steps"] if step["outcome"] != "unscored")
+    return [(State.from_json(step["state"]), step["action"]) for step in steps]
 
-    States that all trajectories share, such as the starter, belong to *train*, as in the run itself.
 
-    Args:
-        trajectories: By part.
+@dataclass(frozen=True)
+class Parts:
+    """The expert's trajectories and their states, split by trajectory.
+
+    Attributes:
+        trajectories: Those of each part.
+        train: States for SFT and RL.
+        select: States that choose the checkpoint, none of which is in *train*.
+        test: States for what is reported, none of which is in *train* or *select*.
+        doubles: States of select and test that were left out because an earlier part holds them (starters).
+        edited: States of *train* where the expert edited.
     """
-    order = [*(part for part in PARTS if part in trajectories), *(set(trajectories) - set(PARTS))]
-    found: dict[str, str] = {}
-    for part in order:
-        for row in trajectories[part]:
-            for state in states_of([row]):
-                found.setdefault(state.id, part)
-    return found
+
+    trajectories: dict[str, list[dict]]
+    train: tuple[State, ...]
+    select: tuple[State, ...]
+    test: tuple[State, ...]
+    doubles: int
+    edited: tuple[State, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[dict], seed: int, *, share: float) -> Parts:
+        """Return the parts of a collection (see `split_trajectories`).
+
+        Raises:
+            RunError: Nothing is left to select or to test on.
+        """
+        trajectories = split_trajectories(rows, seed, share=share)
+        found = {part: states_of(own) for part, own in trajectories.items()}
+        known, states, doubles = set(), {}, 0
+        for part in PARTS:
+            own = StatePool.of(state for state, _ in found[part]).states
+            states[part] = tuple(state for state in own if state.id not in known)
+            known |= {state.id for state, _ in found[part]}
+            doubles += len(own) - len(states[part])
+            if not states[part]:
+                raise RunError(
+                    f"no state is left for the part {part!r}: the trajectories met the same states",
+                    cure="give more tasks with --tasks, a larger --profile, or an expert whose replies "
+                    "differ",
+                )
+        edited = StatePool.of(state for state, action in found["train"] if action == POOL_ACTION)
+        return cls(trajectories, *states.values(), doubles, edited.states)
 
 
 @dataclass(frozen=True)
 class StatePool:
-    """States by id, without doubles.
-
-    Attributes:
-        states: The states, in a fixed order.
-    """
+    """States in a fixed order, without doubles."""
 
     states: tuple[State, ...]
 
     @classmethod
-    def from_trajectories(
-        cls, rows: Sequence[dict], *, limit: int | None = None, seed: int = 0, action: str | None = None
-    ) -> StatePool:
-        """Return the pool of the states that trajectories went through.
+    def of(cls, found: Iterable[State], *, limit: int | None = None, seed: int = 0) -> StatePool:
+        """Return the pool of these states without doubles and ends.
 
         Args:
-            rows: Trajectories.
+            found: The states.
             limit: Most states to keep, shared evenly between tasks; None keeps all.
             seed: Root of the stream that chooses among them.
-            action: Keep the states in which the expert took this action; None keeps all.
         """
-        found = states_of(rows, action=action)
         unique = list({state.id: state for state in found if not state.done}.values())
         if limit is None or len(unique) <= limit:
             return cls(tuple(unique))
@@ -121,3 +150,54 @@ def _spread(states: Sequence[State], count: int, stream: np.random.Generator) ->
         seen[states[index].task] += 1
         ranked.append((seen[states[index].task], position, index))
     return [index for _, _, index in sorted(ranked)[:count]]
+
+
+class OnPolicyStates:
+    """Replaces a share of a batch's groups by groups that start where the policy itself has been.
+
+    The paper draws states from the expert only, and says that this costs little (section 4.2); its reviewers
+    asked for the measurement. Where the policy has just been is known for nothing: each action of a batch
+    leaves a state behind, from which a later batch may start.
+
+    Args:
+        share: Of the groups, 0 to 1.
+        group_size: Rows of a group.
+        max_steps: Length of a trajectory: no group starts at its end.
+        row_of: Returns the data set's row for a state.
+        stream: Draws groups and states.
+    """
+
+    def __init__(
+        self,
+        share: float,
+        *,
+        group_size: int,
+        max_steps: int,
+        row_of: Callable[[State], dict],
+        stream: np.random.Generator,
+    ):
+        self.share, self.group_size, self.max_steps = share, group_size, max_steps
+        self._row_of, self._stream = row_of, stream
+        self._states: deque[State] = deque(maxlen=RECENT)
+        self.used = 0
+
+    def visit(self, results: Sequence[StepResult]) -> None:
+        """Remember the states that these steps have led to, where an agent could go on from them."""
+        for result in results:
+            goes_on = not result.state.done and result.state.step < self.max_steps
+            if goes_on and result.outcome in (Outcome.EDITED, Outcome.ERROR, Outcome.CORNER):
+                self._states.append(result.state)
+
+    def mix(self, rows: Sequence[dict]) -> tuple[list[dict], dict[str, State]]:
+        """Return the rows of a batch with groups replaced, and the states of the new ones by id."""
+        mixed, states = [], {}
+        self.used = 0
+        for start in range(0, len(rows), self.group_size):
+            group = list(rows[start : start + self.group_size])
+            if self._states and self._stream.random() < self.share:
+                state = self._states[int(self._stream.integers(len(self._states)))]
+                states[state.id] = state
+                group = [self._row_of(state)] * len(group)
+                self.used += 1
+            mixed += group
+        return mixed, states

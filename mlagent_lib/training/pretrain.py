@@ -20,7 +20,7 @@ from mlagent_lib.core.profiles import PretrainProfile
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.actions import Action, parse_action
 from mlagent_lib.environment.coder import parse_block_reply
-from mlagent_lib.training.backends.interface import TOKENIZER_NOTE
+from mlagent_lib.training.backends.tokens import TOKENIZER_NOTE
 from mlagent_lib.training.corpus import examples
 
 log = logging.getLogger("mlagent.pretrain")

@@ -1,6 +1,6 @@
 """Single steps of a policy as a reward function for TRL, and as a measurement: executed, scored, counted.
 
-What it does not do: no loss and no update (`grpo`), no formula of a reward (`mlagent_lib.reward`).
+No loss and no update is here (`grpo`), and no formula of a reward (`mlagent_lib.reward`).
 """
 
 from __future__ import annotations
@@ -18,78 +18,88 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
-from mlagent_lib.training.backends import Backend
-from mlagent_lib.training.onpolicy import OnPolicyStates
+from mlagent_lib.training.pool import OnPolicyStates
 
 
-class StepReward:
-    """The reward function that TRL calls: executes each sampled action ONCE from its restored state.
+class BatchReward:
+    """What the reward functions for TRL share: the states of the batch at hand, and how its steps went.
 
-    `begin` may be called before, as soon as the actions are known: their scripts then run while the trainer
-    does other work. A step that we failed to score gets the mean reward of its group: its advantage is then
-    zero, so our failure never moves the policy, and it is counted.
+    TRL's rollouts know prompts only, so `start_batch` is told the rows of a batch before anything is sampled.
 
     Args:
         pool: States by id.
         tools: Runner, coder and cache.
         form: Reward form.
-        group_size: G, the actions a state.
+        group_size: G, the actions (or trajectories) of a state.
+    """
+
+    __name__ = "reward"
+
+    def __init__(self, pool: dict[str, State], tools: Toolbox, *, form: str, group_size: int):
+        self.pool, self.tools, self.form, self.group_size = pool, tools, form, group_size
+        self.states: list[State] = []
+        self.seconds = 0.0
+        self.last: dict = {}
+
+    def start_batch(self, rows: list[dict]) -> list[dict]:
+        """Take the states of a batch's rows, and return the rows, which may be others."""
+        self.states = [self.pool[row["state_id"]] for row in rows]
+        return rows
+
+    def begin(self, completions: Sequence) -> None:
+        """Let the scripts of these completions start, where they can start before they are waited for."""
+
+
+class StepReward(BatchReward):
+    """The reward function that TRL calls: executes each sampled action ONCE from its restored state.
+
+    `begin` may be called before, as soon as the actions are known: their scripts then run while the trainer
+    does other work. A step that we failed to score gets the mean reward of its group: its advantage is then
+    zero, so our failure never moves the policy, and it is counted.
     """
 
     __name__ = "step_reward"
 
     def __init__(self, pool: dict[str, State], tools: Toolbox, *, form: str, group_size: int):
-        self.pool, self.tools, self.form, self.group_size = pool, tools, form, group_size
-        self.seconds = 0.0
-        self.last: dict = {}
-        self.state_ids: Sequence[str] = ()
+        super().__init__(pool, tools, form=form, group_size=group_size)
         self.visited: OnPolicyStates | None = None
         self._pending: PendingSteps | None = None
         self._clock = StepClock(tools.runner)
 
-    def mixed(self, rows: list[dict]) -> list[dict]:
-        """Return the rows of a batch, some groups replaced where states of the policy are mixed in."""
-        if self.visited is None:
-            return rows
-        mixed, states = self.visited.mix(rows)
-        self.pool |= states
-        return mixed
-
-    def begin(self, completions, state_id) -> None:
-        """Let the scripts of these completions start; the next call waits for them.
+    def start_batch(self, rows: list[dict]) -> list[dict]:
+        """Take the states of a batch, some groups replaced where states of the policy are mixed in.
 
         Raises:
             RunError: A group mixes states.
         """
-        self._clock.start()
-        for start in range(0, len(state_id), self.group_size):
-            if len(set(state_id[start : start + self.group_size])) != 1:
+        if self.visited is not None:
+            rows, states = self.visited.mix(rows)
+            self.pool |= states
+        for start in range(0, len(rows), self.group_size):
+            if len({row["state_id"] for row in rows[start : start + self.group_size]}) != 1:
                 raise RunError("a group mixes states", cure="make the batch a multiple of the group size")
+        return super().start_batch(rows)
+
+    def begin(self, completions: Sequence) -> None:
+        """Let the scripts of these completions start; the next call waits for them."""
+        self._clock.start()
         texts = [completion[0]["content"] for completion in completions]
-        rows = [(self.pool[key], text) for key, text in zip(state_id, texts, strict=True)]
-        self._pending = PendingSteps(rows, self.tools)
+        self._pending = PendingSteps(list(zip(self.states, texts, strict=True)), self.tools)
         self.seconds += self._clock.begun(self._pending.coder_seconds)
 
-    def __call__(self, prompts, completions, state_id, **kwargs) -> list[float]:
+    def __call__(self, prompts, completions, **columns) -> list[float]:
         """Return one reward for each completion, in order.
 
         Raises:
-            RunError: A group mixes states.
-            Unscored: Not one action could be scored: something of ours is broken, and training on would be
-                idle.
+            Unscored: Not one action could be scored.
         """
         if self._pending is None:
-            self.begin(completions, state_id)
+            self.begin(completions)
         began = time.perf_counter()
         results, self._pending = self._clock.wait(self._pending), None
         if self.visited is not None:
             self.visited.visit(results)
-        rewards = [reward_of(result, self.tools.task(result.state.task), self.form) for result in results]
-        if all(reward is None for reward in rewards):
-            raise Unscored(
-                f"none of the {len(rewards)} actions of a step could be scored: {results[0].failure}",
-                cure="repair what failed, then run again: training goes on from its last checkpoint",
-            )
+        rewards = rewards_of(results, self.tools, self.form)
         filled, flat = fill_groups(rewards, self.group_size)
         advantages = group_advantages(filled, self.group_size)
         self.seconds += time.perf_counter() - began
@@ -101,6 +111,21 @@ class StepReward:
             **self._clock.seconds(self.seconds),
         }
         return filled
+
+
+def rewards_of(results: Sequence[StepResult], tools: Toolbox, form: str) -> list[float | None]:
+    """Return the reward of each step, None for one that we failed to score.
+
+    Raises:
+        Unscored: Not one could be scored: something of ours is broken, and training on would be idle.
+    """
+    rewards = [reward_of(result, tools.task(result.state.task), form) for result in results]
+    if rewards and all(reward is None for reward in rewards):
+        raise Unscored(
+            f"none of the {len(rewards)} actions of a step could be scored: {results[0].failure}",
+            cure="repair what failed, then run again; training of the kit goes on from its last checkpoint",
+        )
+    return rewards
 
 
 class StepClock:
@@ -147,10 +172,7 @@ class StepClock:
 def covered(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
     """Return how much of the time from ``begin`` to ``end`` lies in at least one span.
 
-    Args:
-        spans: Pairs of begin and end, in any order, on one clock.
-        begin: Begin of the window.
-        end: Its end.
+    Spans are pairs of begin and end, in any order, on one clock.
 
     Example:
         >>> covered([(0.0, 2.0), (1.0, 3.0), (7.0, 20.0)], 0.5, 10.0)
@@ -167,9 +189,7 @@ def covered(spans: Iterable[tuple[float, float]], begin: float, end: float) -> f
 def fill_groups(rewards: Sequence[float | None], group_size: int) -> tuple[list[float], int]:
     """Return rewards with the unscored ones set to the mean of their group, and how many groups are flat.
 
-    Args:
-        rewards: One for each action; None where we failed. Length is a multiple of ``group_size``.
-        group_size: Actions a state.
+    A reward is None where we failed; their number is a multiple of ``group_size``.
 
     Example:
         >>> fill_groups([1.0, 0.0, None, 0.5, 0.5, 0.5], 3)
@@ -188,9 +208,7 @@ def fill_groups(rewards: Sequence[float | None], group_size: int) -> tuple[list[
 def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
     """Return each reward less its group's mean, over its group's standard deviation, as TRL does.
 
-    Args:
-        rewards: One for each action; length is a multiple of ``group_size``.
-        group_size: Actions a state, at least 2.
+    The number of rewards is a multiple of ``group_size``, which is at least 2.
 
     Example:
         >>> [round(value, 2) for value in group_advantages([1.0, 1.0, 0.0, 0.0, 5.0, 5.0, 5.0, 5.0], 4)]
@@ -238,13 +256,13 @@ def evaluate_steps(
     generate: Callable[[list[list[dict]], int], list[str]],
     states: Sequence[State],
     tools: Toolbox,
-    *,
     prompter: Prompter,
+    *,
     form: str,
     seed: int,
     samples: int = 1,
 ) -> StepEvaluation:
-    """Return statistics of single steps from states, ``samples`` replies each.
+    """Return statistics of single steps from states, ``samples`` replies each, and a row for each reply.
 
     Args:
         generate: Takes conversations and a seed, returns replies.
@@ -259,10 +277,7 @@ def evaluate_steps(
     prompts = [prompter.messages(state, tools.task(state.task)) for state in repeated]
     replies = generate(prompts, seed)
     results = run_steps(list(zip(repeated, replies, strict=True)), tools)
-    rewards = [
-        reward_of(result, tools.task(state.task), form)
-        for state, result in zip(repeated, results, strict=True)
-    ]
+    rewards = [reward_of(result, tools.task(result.state.task), form) for result in results]
     rows = [
         {
             "task": state.task,
@@ -277,16 +292,3 @@ def evaluate_steps(
         for state, result, reward, reply in zip(repeated, results, rewards, replies, strict=True)
     ]
     return StepEvaluation(step_statistics(results, rewards), rows)
-
-
-def sampler(
-    backend: Backend, *, temperature: float, max_new_tokens: int
-) -> Callable[[list[list[dict]], int], list[str]]:
-    """Return the function that samples replies from a loaded model (for `LocalPolicy`, `evaluate_steps`)."""
-
-    def generate(conversations: list[list[dict]], seed: int) -> list[str]:
-        return backend.generate(
-            conversations, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
-        )
-
-    return generate

@@ -22,30 +22,24 @@ from mlagent_lib.core.profiles import Loading, SFTProfile
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.task import Task
-from mlagent_lib.training.backends import Backend, check_held, load, make_config
-from mlagent_lib.training.batches import plan_batch, world_size
-from mlagent_lib.training.processes import from_main, is_main
+from mlagent_lib.training.backends import Backend, load
+from mlagent_lib.training.processes import from_main, is_main, plan_batch, world_size
+from mlagent_lib.training.trl_settings import common_settings, make_config, prepare_trainer
 
 log = logging.getLogger("mlagent.sft")
 
 
 def sft_rows(trajectories: Sequence[dict], tasks: dict[str, Task], prompter: Prompter) -> list[dict]:
-    """Return one prompt-completion row in TRL's conversational form for each step of the expert.
-
-    Args:
-        trajectories: Expert trajectories.
-        tasks: Tasks by name.
-        prompter: Makes the prompts.
-    """
-    rows = []
-    for trajectory in trajectories:
-        task = tasks[trajectory["task"]]
-        for step in trajectory["steps"]:
-            if step["outcome"] == "unscored":
-                continue
-            prompt = prompter.messages(State.from_json(step["state"]), task)
-            rows.append({"prompt": prompt, "completion": [{"role": "assistant", "content": step["reply"]}]})
-    return rows
+    """Return one prompt-completion row in TRL's conversational form for each step of expert trajectories."""
+    return [
+        {
+            "prompt": prompter.messages(State.from_json(step["state"]), tasks[trajectory["task"]]),
+            "completion": [{"role": "assistant", "content": step["reply"]}],
+        }
+        for trajectory in trajectories
+        for step in trajectory["steps"]
+        if step["outcome"] != "unscored"
+    ]
 
 
 def train_sft(
@@ -58,7 +52,7 @@ def train_sft(
         profile: Settings.
         model: Name of the base model.
         backend: How to load it: a profile's `Loading`, or a backend's name.
-        out: Folder of the stage; ``metrics.jsonl`` and the adapter are written here.
+        out: Folder of the stage; ``metrics.jsonl`` is written here, too.
         seed: Root of the streams.
 
     Returns:
@@ -73,7 +67,7 @@ def train_sft(
     loaded = load(model, backend=backend)  # first: Unsloth must be imported before trl
     trained, counts = trainable_rows(rows, loaded.tokenizer, profile.max_length)
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback, set_seed
+    from transformers import TrainerCallback, set_seed
     from trl import SFTConfig, SFTTrainer
 
     began = time.perf_counter()
@@ -85,19 +79,17 @@ def train_sft(
         """Write each logged row as JSONL under our names."""
 
         def on_log(self, args, state, control, logs=None, **kwargs):
-            if "loss" in logs and is_main():
-                row = {
-                    "step": state.global_step,
-                    "loss": float(logs["loss"]),
-                    "lr": float(logs["learning_rate"]),
-                }
-                if not math.isfinite(row["loss"]):
-                    raise RunError(
-                        f"step {row['step']} of SFT has loss {row['loss']}: training cannot go on",
-                        cure="take a smaller sft.lr, or a card with bfloat16",
-                    )
-                row["token_accuracy"] = float(logs.get("mean_token_accuracy", float("nan")))
-                append_jsonl(out / "metrics.jsonl", {k: v for k, v in row.items() if v == v})
+            if "loss" not in logs or not is_main():
+                return
+            step, loss = state.global_step, float(logs["loss"])
+            if not math.isfinite(loss):
+                raise RunError(
+                    f"step {step} of SFT has loss {loss}: training cannot go on",
+                    cure="take a smaller sft.lr, or a card with bfloat16",
+                )
+            row = {"step": step, "loss": loss, "lr": float(logs["learning_rate"])}
+            row["token_accuracy"] = float(logs.get("mean_token_accuracy", math.nan))
+            append_jsonl(out / "metrics.jsonl", {k: v for k, v in row.items() if not math.isnan(v)})
 
     loaded.attach_lora(profile.lora_r, profile.lora_alpha, seed=config.seed)
     set_seed(config.seed)  # the same stream whatever the backend drew
@@ -108,10 +100,8 @@ def train_sft(
         train_dataset=Dataset.from_list(trained),
         callbacks=[Log()],
     )
-    check_held(trainer.args, wanted, "the SFT trainer")
+    prepare_trainer(trainer, wanted, "the SFT trainer")
     _check_only_replies_count(trainer)
-    keep_adapter_in_float32(trainer.model)
-    trainer.remove_callback(PrinterCallback)  # metrics.jsonl holds what it would print
     trainer.train()
     if is_main():
         loaded.save(out / "adapter")
@@ -128,28 +118,16 @@ def train_sft(
 def sft_settings(loaded: Backend, profile: SFTProfile, *, out: Path, seed: int) -> dict:
     """Return the settings of TRL's SFT trainer, by name: none that matters is left to a default.
 
-    Args:
-        loaded: Device and precision come from it.
-        profile: The profile's numbers.
-        out: Folder of the stage.
-        seed: Root of the streams.
-
     Raises:
         ProfileError: The batch cannot be shared by the processes.
     """
     plan = plan_batch(profile.batch, micro=profile.micro_batch, world=world_size())
-    return {
-        "output_dir": str(out / "checkpoints"),
-        "per_device_train_batch_size": plan.per_device,
-        "gradient_accumulation_steps": plan.accumulation,
+    return common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "sft")) | {
         "num_train_epochs": profile.epochs,
         "max_steps": -1,
-        "learning_rate": profile.lr,
         "lr_scheduler_type": "cosine",
         "warmup_steps": profile.warmup_share,
         "weight_decay": profile.weight_decay,
-        "max_grad_norm": 1.0,
-        "optim": "adamw_torch",
         "max_length": profile.max_length,
         "completion_only_loss": True,
         "packing": False,
@@ -157,13 +135,7 @@ def sft_settings(loaded: Backend, profile: SFTProfile, *, out: Path, seed: int) 
         "loss_type": "nll",
         "logging_steps": 5,
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # a loss that is no number is told, not hidden
         "save_strategy": "no",
-        "eval_strategy": "no",
-        "report_to": "none",
-        "seed": derive_seed(seed, "sft"),
-        "disable_tqdm": True,
-        **loaded.trainer_settings(checkpointing=profile.checkpointing),
     }
 
 
@@ -179,27 +151,12 @@ def _check_only_replies_count(trainer) -> None:
         )
 
 
-def keep_adapter_in_float32(model) -> None:
-    """Make trainable weights float32, as they were attached: TRL turns those on 4-bit weights to bfloat16.
-
-    In float16 training that would fail (its gradient scaler has no bfloat16), on a T4 it would be slow.
-    """
-    import torch
-
-    for weight in model.parameters():
-        if weight.requires_grad and weight.dtype != torch.float32:
-            weight.data = weight.data.float()
-
-
 def trainable_rows(rows: Sequence[dict], tokenizer, max_length: int) -> tuple[list[dict], dict[str, int]]:
     """Return the rows whose reply reaches the loss, and how many were given, trained, dropped and cut.
 
     TRL drops a row whose prompt fills ``max_length`` without a word; it is told here, for every backend.
 
-    Args:
-        rows: Of `sft_rows`.
-        tokenizer: The model's.
-        max_length: Longest row in tokens; what is longer loses its end.
+    A row that is longer than ``max_length`` tokens loses its end.
 
     Raises:
         RunError: No row is left.

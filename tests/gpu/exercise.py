@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from tiny_task import make_tools, neighbours, write_task
+from tiny_task import make_tools, neighbours, rl_profile, write_task
 
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.files import read_jsonl, write_json
@@ -201,9 +201,8 @@ def _grpo(scene: Path, backend: str, out: Path, states, tools) -> dict:
 
     def train(folder: Path, progress=None) -> dict:
         return grpo.train_grpo(
-            StatePool(tuple(states)), states, GRPO, make_tools=lambda coder: tools,
-            model=str(scene / "model"), backend=backend, adapter=scene / "adapter", out=folder, seed=0,
-            coder="rules", progress=progress, prompter=PROMPTER,
+            rl_profile(str(scene / "model"), backend, grpo=GRPO), StatePool(tuple(states)), states,
+            make_tools=lambda coder: tools, adapter=scene / "adapter", out=folder, seed=0, progress=progress,
         )  # fmt: skip
 
     def cut_off(row: dict) -> None:

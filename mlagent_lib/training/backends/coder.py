@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlagent_lib.environment.coder import BlockCoder, Coder, ScriptCoder
-from mlagent_lib.training.backends.interface import Backend
+from mlagent_lib.training.backends.backend import Backend
 
 
 def base_coder(backend: Backend, *, style: str = "pocket", max_new_tokens: int = 0) -> Coder:

@@ -10,19 +10,12 @@ from typing import Any, Self
 
 from mlagent_lib.core.errors import MlagentError
 from mlagent_lib.core.profiles import Loading
-from mlagent_lib.training.backends.interface import (
-    Backend,
-    device_and_precision,
-    load_tokenizer,
-    lora_config,
-    make_ready,
-    save_tokenizer,
-    tell,
-)
+from mlagent_lib.training.backends.backend import Backend, device_and_precision, lora_config
+from mlagent_lib.training.backends.tokens import load_tokenizer, make_ready, save_tokenizer, tell
 
 
 class PlainBackend(Backend):
-    """Transformers and PEFT; equal prompts of a batch are read once (`mlagent_lib.training.prefix`)."""
+    """Transformers and PEFT; equal prompts of a batch are read once (see `share_prefixes`)."""
 
     name = "plain"
 
@@ -37,7 +30,7 @@ class PlainBackend(Backend):
         from transformers import AutoModelForCausalLM
 
         from mlagent_lib.training.backends.decode import reason_against
-        from mlagent_lib.training.prefix import share_prefixes
+        from mlagent_lib.training.backends.prefix import share_prefixes
 
         device, precision = device_and_precision(loading)
         dtype = getattr(torch, precision)
@@ -66,7 +59,7 @@ class PlainBackend(Backend):
         from peft import get_peft_model
         from transformers import set_seed
 
-        from mlagent_lib.training.prefix import share_prefixes
+        from mlagent_lib.training.backends.prefix import share_prefixes
 
         set_seed(seed)
         del self.model.generate  # the shared prefixes move to the outer model

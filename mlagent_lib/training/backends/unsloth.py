@@ -14,14 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from mlagent_lib.core.profiles import Loading
-from mlagent_lib.training.backends.interface import (
-    LORA_TARGETS,
-    Backend,
-    device_and_precision,
-    load_tokenizer,
-    make_ready,
-    save_tokenizer,
-)
+from mlagent_lib.training.backends.backend import LORA_TARGETS, Backend, device_and_precision
+from mlagent_lib.training.backends.tokens import load_tokenizer, make_ready, save_tokenizer
 
 WINDOW = 4096  # ours: tokens, where the profile gives no window; Unsloth reserves memory by it
 _MAX_RANK = 64  # of an adapter in the vLLM engine, only used with fast_inference

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.profiles import Loading
-from mlagent_lib.training.backends.interface import Backend
+from mlagent_lib.training.backends.backend import Backend
 
 POCKET = Path(__file__).parent.parent / "pocket_model"
 PATCHED = ("transformers", "peft", "trl")  # what Unsloth changes while it is imported

@@ -10,19 +10,66 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.profiles import GRPOProfile, SFTProfile
+from mlagent_lib.training.backends import Backend
+from mlagent_lib.training.processes import BatchPlan
 
 _MISSING = object()
+
+
+def common_settings(
+    loaded: Backend, profile: SFTProfile | GRPOProfile, plan: BatchPlan, *, out: Path, seed: int
+) -> dict[str, Any]:
+    """Return the settings that SFT and GRPO share, by name."""
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "per_device_train_batch_size": plan.per_device,
+        "gradient_accumulation_steps": plan.accumulation,
+        "learning_rate": profile.lr,
+        "optim": "adamw_torch",
+        "max_grad_norm": 1.0,
+        "logging_nan_inf_filter": False,  # a loss that is no number is told, not hidden
+        "eval_strategy": "no",
+        "report_to": "none",
+        "seed": seed,
+        "disable_tqdm": True,
+        **loaded.trainer_settings(checkpointing=profile.checkpointing),
+    }
+
+
+def prepare_trainer(trainer, wanted: Mapping[str, Any], what: str) -> None:
+    """Check that a trainer holds its settings, keep its adapter in float32, and let it print nothing.
+
+    Raises:
+        RunError: See `check_held`.
+    """
+    from transformers import PrinterCallback
+
+    check_held(trainer.args, wanted, what)
+    keep_adapter_in_float32(trainer.model)
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl holds what it would print
+
+
+def keep_adapter_in_float32(model) -> None:
+    """Make trainable weights float32, as they were attached: TRL turns those on 4-bit weights to bfloat16.
+
+    In float16 training that would fail (its gradient scaler has no bfloat16), on a T4 it would be slow.
+    """
+    import torch
+
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype != torch.float32:
+            weight.data = weight.data.float()
 
 
 def make_config(kind: type, wanted: Mapping[str, Any]):
     """Return a configuration that holds what is wanted, and TRL's own default in every other field.
 
-    Args:
-        kind: ``GRPOConfig`` or ``SFTConfig``, as imported after the backend was prepared.
-        wanted: Settings by name.
+    The kind is ``GRPOConfig`` or ``SFTConfig``, imported after the backend was prepared.
 
     Raises:
         RunError: A setting is unknown to this version, or the object holds another value.
@@ -40,11 +87,6 @@ def make_config(kind: type, wanted: Mapping[str, Any]):
 
 def check_held(held: Any, wanted: Mapping[str, Any], what: str) -> None:
     """Check that an object holds what was asked for; return nothing.
-
-    Args:
-        held: A configuration, or a trainer.
-        wanted: Settings by name.
-        what: What to call the object in an error.
 
     Raises:
         RunError: A setting was dropped or changed; the message names each with both values.

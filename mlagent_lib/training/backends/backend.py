@@ -1,0 +1,218 @@
+"""What every backend can do, and the settings that they share: precision and LoRA."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+from mlagent_lib.core.errors import ProfileError, RunError
+from mlagent_lib.core.files import write_json
+from mlagent_lib.core.profiles import Loading
+from mlagent_lib.training.backends.sampling import GENERATION_ROWS, generate_texts
+
+# All linear layers, as in QLoRA (arXiv 2305.14314 section 4) and Unsloth's notebooks; the paper tunes all.
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Backend(ABC):
+    """A loaded model with its tokenizer: what training, sampling and coding need of it.
+
+    Attributes:
+        name: ``plain`` or ``unsloth``.
+        path: Folder or name of the base weights.
+        model: A causal language model, with an adapter once `attach_lora` was called or one was loaded.
+        tokenizer: Its tokenizer, padding on the left.
+        device: ``cpu`` or ``cuda``.
+        precision: Of the computation: ``float32``, ``bfloat16`` or ``float16``.
+        loading: How it was loaded.
+    """
+
+    name = ""
+
+    def __init__(self, path: str, model: Any, tokenizer: Any, device: str, precision: str, loading: Loading):
+        self.path, self.model, self.tokenizer = path, model, tokenizer
+        self.device, self.precision, self.loading = device, precision, loading
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str, loading: Loading, *, adapter: Path | str | None, trainable: bool) -> Self:
+        """Return the backend with base weights, and an adapter on them when one is given."""
+
+    @abstractmethod
+    def attach_lora(self, r: int, alpha: int, *, seed: int) -> None:
+        """Put a fresh adapter on all linear layers; its first weights come from the seed, B is zero.
+
+        Raises:
+            RunError: There is an adapter already.
+        """
+
+    @abstractmethod
+    def merge(self, folder: Path | str) -> None:
+        """Write base weights with the adapter added, in 16 bits, and the tokenizer; the model stays as it is.
+
+        Raises:
+            RunError: There is no adapter.
+        """
+
+    @property
+    def has_adapter(self) -> bool:
+        """Return whether an adapter is on the model."""
+        return hasattr(self.model, "peft_config")
+
+    def base(self) -> AbstractContextManager:
+        """Return a context in which the adapter is off: the weights that play the coder."""
+        return self.model.disable_adapter() if self.has_adapter else nullcontext()
+
+    def generate(
+        self,
+        conversations: list[list[dict]],
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Return one reply for each conversation, in order (see `generate_texts`).
+
+        Raises:
+            RunError: A prompt and its reply do not fit the window.
+        """
+        with self._sampling():
+            return generate_texts(
+                self.model,
+                self.tokenizer,
+                conversations,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                batch_size=self.loading.generation_rows or GENERATION_ROWS,
+                window=self.loading.window,
+            )
+
+    def sampler(
+        self, *, temperature: float, max_new_tokens: int
+    ) -> Callable[[list[list[dict]], int], list[str]]:
+        """Return the function of conversations and a seed that samples replies (for `LocalPolicy`)."""
+
+        def generate(conversations: list[list[dict]], seed: int) -> list[str]:
+            return self.generate(
+                conversations, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+            )
+
+        return generate
+
+    def save(self, folder: Path | str) -> None:
+        """Write the adapter alone (see `save_adapter`).
+
+        Raises:
+            RunError: There is no adapter.
+        """
+        self._need_adapter()
+        save_adapter(self.model, folder)
+
+    def trainer_settings(self, *, checkpointing: bool) -> dict[str, Any]:
+        """Return the settings of TRL's configurations that follow from device and precision.
+
+        Args:
+            checkpointing: Whether activations are made again in the backward pass, to save memory.
+        """
+        on_card = self.device == "cuda"
+        return {
+            "use_cpu": not on_card,
+            "bf16": on_card and self.precision == "bfloat16",
+            "fp16": on_card and self.precision == "float16",
+            "gradient_checkpointing": checkpointing,
+            "gradient_checkpointing_kwargs": self._checkpointing_kwargs if checkpointing else None,
+        }
+
+    _checkpointing_kwargs: dict[str, Any] = {"use_reentrant": False}
+
+    def _sampling(self) -> AbstractContextManager:
+        """Return a context in which the model samples; what a backend has to switch is switched there."""
+        return nullcontext()
+
+    def _need_adapter(self) -> None:
+        if not self.has_adapter:
+            raise RunError("the model has no adapter", cure="attach one with attach_lora, or load one")
+
+    def _need_no_adapter(self) -> None:
+        if self.has_adapter:
+            raise RunError(
+                "the model has an adapter already", cure="train that one further, or load without it"
+            )
+
+
+def resolve_precision(wanted: str, *, device: str, has_bfloat16: bool = False) -> str:
+    """Return the precision that a device computes in: float32 on a CPU, whatever is wanted.
+
+    Args:
+        wanted: ``auto``, ``bfloat16``, ``float16`` or ``float32``.
+        device: ``cpu`` or ``cuda``.
+        has_bfloat16: Whether the card computes in bfloat16 itself (compute capability 8.0 and later).
+
+    Raises:
+        ProfileError: The card has no bfloat16.
+
+    Example:
+        >>> resolve_precision("auto", device="cuda", has_bfloat16=False)  # a T4
+        'float16'
+        >>> resolve_precision("bfloat16", device="cpu")
+        'float32'
+    """
+    if device == "cpu":
+        return "float32"
+    if wanted == "auto":
+        return "bfloat16" if has_bfloat16 else "float16"
+    if wanted == "bfloat16" and not has_bfloat16:
+        raise ProfileError(
+            "precision 'bfloat16' cannot run here: the card does not have it (a T4 has float16 only)",
+            cure="take precision float16, as profile colab-t4 does",
+        )
+    return wanted
+
+
+def device_and_precision(loading: Loading) -> tuple[str, str]:
+    """Return ``cpu`` or ``cuda``, and the precision there."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    has_bfloat16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return device, resolve_precision(loading.precision, device=device, has_bfloat16=has_bfloat16)
+
+
+def lora_config(r: int, alpha: int):
+    """Return a LoRA configuration over all linear layers.
+
+    Args:
+        r: Rank.
+        alpha: Scale; the update is multiplied by ``alpha / r``.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=list(LORA_TARGETS),
+        task_type="CAUSAL_LM",
+    )
+
+
+def save_adapter(model, folder: Path | str) -> None:
+    """Write the trained adapter alone, without a trainer's reference copy; the same one gives the same bytes.
+
+    Args:
+        model: With an adapter called ``default``.
+        folder: Where to.
+    """
+    model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+    config = Path(folder) / "adapter_config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    for name, value in values.items():  # PEFT holds names of modules as sets, whose order is chance
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            values[name] = sorted(value)
+    write_json(config, values)

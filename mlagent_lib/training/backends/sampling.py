@@ -1,0 +1,75 @@
+"""Sampling replies from a model with its chat template: a prompt in, a reply out, many side by side."""
+
+from __future__ import annotations
+
+from mlagent_lib.core.errors import RunError
+
+GENERATION_ROWS = 96  # conversations sampled at once where the profile says nothing
+
+
+def generate_texts(
+    model,
+    tokenizer,
+    conversations: list[list[dict]],
+    *,
+    temperature: float = 1.0,
+    max_new_tokens: int = 160,
+    seed: int | None = None,
+    batch_size: int = GENERATION_ROWS,
+    window: int = 0,
+) -> list[str]:
+    """Return one reply for each conversation, in order.
+
+    Args:
+        model: The model, with or without adapter; its ``generation_config`` says what ends a reply.
+        tokenizer: Its tokenizer; prompts are padded on the left.
+        conversations: Chat messages that end with the user's turn.
+        temperature: 0 for the likeliest token; else samples.
+        max_new_tokens: Longest reply in tokens; a reply that reaches it is cut.
+        seed: Seeds this call's sampling and leaves the global stream as it was.
+        batch_size: Conversations generated together.
+        window: Longest prompt and reply together, in tokens; 0 for no check.
+
+    Raises:
+        RunError: A prompt and its reply do not fit the window.
+    """
+    import torch
+
+    tokenizer.padding_side = "left"
+    training = model.training
+    model.eval()
+    options = (
+        {"do_sample": False}
+        if temperature == 0
+        else {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+    )
+    replies = []
+    with torch.random.fork_rng(), torch.inference_mode():
+        if seed is not None:
+            torch.manual_seed(seed)
+        for start in range(0, len(conversations), batch_size):
+            part = conversations[start : start + batch_size]
+            texts = [
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                for messages in part
+            ]
+            batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
+                model.device
+            )
+            _check_window(batch["input_ids"].shape[1], max_new_tokens, window)
+            out = model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                **options,
+            )
+            replies += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    model.train(training)
+    return replies
+
+
+def _check_window(prompt: int, reply: int, window: int) -> None:
+    if window and prompt + reply > window:
+        raise RunError(
+            f"a prompt of {prompt} tokens and a reply of {reply} do not fit the window of {window}",
+            cure="give the profile fewer prompt_tokens, or a larger sft.max_length",
+        )
