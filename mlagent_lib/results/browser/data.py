@@ -15,8 +15,6 @@ from mlagent_lib.results.browser.rows import Scale, TrajectoryFile
 from mlagent_lib.results.show import FIELDS, MARKS, reply_pieces, visible
 from mlagent_lib.results.style import look, ordered
 
-__all__ = ["SCHEMA", "STEP_COLUMNS", "Table", "changed_blocks", "count", "payload"]
-
 SCHEMA = "mlagent.view/1"
 STEP_COLUMNS = (
     "step", "action", "outcome", "reason", "before", "after", "reward", "script", "script_after", "diff",
@@ -94,41 +92,22 @@ class _Shared:
 
 def _step(step: Mapping, shared: _Shared) -> list:
     before, after = shared.script(step.get("script_before")), shared.script(step.get("script_after"))
-    values = {
-        "step": step["step"],
-        "action": shared.text(step["action"] or ""),
-        "outcome": OUTCOMES.index(step["outcome"]),
-        "reason": shared.text(step.get("reason") or ""),
-        "before": step["score_before"],
-        "after": step["score_after"],
-        "reward": step["reward"],
-        "script": before,
-        "script_after": after,
-        "diff": shared.diff(before, after),
-        "reply": shared.reply(step["reply"]),
-        "feedback": shared.text(step["observation"]),
-        "metric": step.get("visible_metric"),
-        "seconds": step["seconds"],
-        "cached": int(step["cache_hit"]),
-        "tier": shared.text(step.get("tier") or ""),
-    }
-    return [values[name] for name in STEP_COLUMNS]
+    return [  # in the order of `STEP_COLUMNS`
+        step["step"], shared.text(step["action"] or ""), OUTCOMES.index(step["outcome"]),
+        shared.text(step.get("reason") or ""), step["score_before"], step["score_after"], step["reward"],
+        before, after, shared.diff(before, after), shared.reply(step["reply"]),
+        shared.text(step["observation"]), step.get("visible_metric"), step["seconds"],
+        int(step["cache_hit"]), shared.text(step.get("tier") or ""),
+    ]  # fmt: skip
 
 
 def _trajectory(row: Mapping, file: int, key: str, shared: _Shared) -> dict:
     final = {name: (row["final"] or {}).get(name) for name in _FINAL}
     ideas = [shared.text(f"{idea['axis']}: {idea['instruction']}") for idea in row["ideas"]]
-    return {
-        "key": key,
-        "file": file,
-        "task": visible(row["task"]),
-        "policy": visible(row["source"]),
-        "split": row["split"],
-        "seed": row["seed"],
-        "ideas": ideas,
-        "final": {name: visible(value) if isinstance(value, str) else value for name, value in final.items()},
-        "steps": [_step(step, shared) for step in row["steps"]],
-    }
+    own = {"key": key, "file": file, "task": visible(row["task"]), "policy": visible(row["source"])}
+    own |= {"split": row["split"], "seed": row["seed"], "ideas": ideas}
+    own["final"] = {name: visible(at) if isinstance(at, str) else at for name, at in final.items()}
+    return own | {"steps": [_step(step, shared) for step in row["steps"]]}
 
 
 def payload(
@@ -140,11 +119,7 @@ def payload(
 ) -> dict:
     """Return what the page shows, ready for JSON; the same files give the same value.
 
-    Args:
-        files: Trajectory files, in the order to show them.
-        scales: Scale of each task.
-        policies: Keep the trajectories of these policies alone; all where empty.
-        tasks: Keep the trajectories of these tasks alone; all where empty.
+    ``scales`` are by task; ``policies`` and ``tasks`` choose trajectories, and empty ones keep all.
     """
     shared, keys, trajectories, names = _Shared(), {}, [], []
     for place, file in enumerate(files):
@@ -157,22 +132,11 @@ def payload(
             key = name if keys[name] == 1 else f"{name}~{keys[name]}"
             trajectories.append(_trajectory(row, place, key, shared))
     labels = {visible(name): visible(look(name)[0]) for name in ordered(t["policy"] for t in trajectories)}
-    return {
-        "schema": SCHEMA,
-        "columns": STEP_COLUMNS,
-        "fields": FIELDS,
-        "outcomes": OUTCOMES,
-        "marks": [MARKS[name] for name in OUTCOMES],
-        "policies": labels,
-        "files": names,
-        "scales": {visible(name): vars(scale) for name, scale in scales.items()},
-        "texts": shared.texts.items,
-        "lines": shared.lines.items,
-        "scripts": shared.scripts.items,
-        "diffs": shared.diffs.items,
-        "replies": shared.replies.items,
-        "trajectories": trajectories,
-    }
+    known = {"schema": SCHEMA, "columns": STEP_COLUMNS, "fields": FIELDS, "outcomes": OUTCOMES}
+    known |= {"marks": [MARKS[name] for name in OUTCOMES], "policies": labels, "files": names}
+    known["scales"] = {visible(name): vars(scale) for name, scale in scales.items()}
+    tables = ("texts", "lines", "scripts", "diffs", "replies")
+    return known | {name: getattr(shared, name).items for name in tables} | {"trajectories": trajectories}
 
 
 def count(data: Mapping) -> list[dict]:
@@ -187,7 +151,6 @@ def count(data: Mapping) -> list[dict]:
         steps = [step for t in own for step in t["steps"]]
         rewards = [step[reward] for step in steps if step[reward] is not None]
         counts = {name: sum(step[outcome] == i for step in steps) for i, name in enumerate(OUTCOMES)}
-        mean = sum(rewards) / len(rewards) if rewards else None
         line = {"policy": label, "trajectories": len(own), "steps": len(steps), **counts}
-        lines.append(line | {"mean reward": mean})
+        lines.append(line | {"mean reward": sum(rewards) / len(rewards) if rewards else None})
     return lines

@@ -22,9 +22,7 @@ from mlagent_lib.core.files import write_text
 from mlagent_lib.results import show
 from mlagent_lib.results.browser.data import count, payload
 from mlagent_lib.results.browser.rows import TrajectoryFile, read_files, scales_of
-from mlagent_lib.results.show import Shown, escape
-
-__all__ = ["Written", "page_html", "widget", "write_page"]
+from mlagent_lib.results.show import Shown, element, escape
 
 SCRIPTS = ("data.js", "draw.js", "view.js")
 MAX_NAMED = 40
@@ -32,15 +30,10 @@ MAX_NAMED = 40
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_page` wrote.
+    """What `write_page` wrote: the page, and how much is on it.
 
-    Attributes:
-        path: The page.
-        trajectories: Number of trajectories on it.
-        steps: Number of their steps.
-        files: Number of trajectory files read.
-        problems: Rows and tables left out, in words, each with its file and line.
-        empty: Why there is no trajectory and what to do, or an empty text.
+    ``problems`` are rows and tables left out, in words, each with its file and line; ``empty`` says why there
+    is no trajectory and what to do.
     """
 
     path: Path
@@ -107,9 +100,8 @@ def _facts(trajectories: int, steps: int, files: int) -> str:
 def _problems(problems: list[str]) -> str:
     if not problems:
         return ""
-    items = "".join(f"<li>{escape(problem)}</li>" for problem in problems[:MAX_NAMED])
-    if len(problems) > MAX_NAMED:
-        items += f"<li>and {len(problems) - MAX_NAMED:,} more</li>"
+    more = [f"and {len(problems) - MAX_NAMED:,} more"] if len(problems) > MAX_NAMED else []
+    items = "".join(element("li", problem) for problem in problems[:MAX_NAMED] + more)
     head = f"Left out because damaged: {len(problems):,}"
     return f'<details class="problems"><summary>{head}</summary><ul>{items}</ul></details>'
 
@@ -156,10 +148,8 @@ def _render(run: _Run) -> str:
 def page_html(run_dir: str | Path, *, policies: Collection[str] = (), tasks: Collection[str] = ()) -> str:
     """Return the page of a run as HTML: list, filters, steps, diffs, score lines, counts.
 
-    Args:
-        run_dir: Folder of a run (every trajectory file below it is shown), or one trajectory file.
-        policies: Show these policies alone, by the names in the rows (``sft``, ``rl``, ...).
-        tasks: Show these tasks alone.
+    ``run_dir`` is the folder of a run (every trajectory file below it is shown) or one trajectory file;
+    ``policies`` (by the names in the rows) and ``tasks`` show these alone.
 
     Raises:
         RunError: If there is no such folder or file.
@@ -170,9 +160,7 @@ def page_html(run_dir: str | Path, *, policies: Collection[str] = (), tasks: Col
 def write_page(run_dir: str | Path, out: str | Path | None = None) -> Written:
     """Write the page of a run as one file and return what was written; the same run gives the same bytes.
 
-    Args:
-        run_dir: Folder of a run, or one trajectory file.
-        out: Where to; ``view.html`` in the folder by default, and where ``out`` is a folder.
+    ``out`` is ``view.html`` in the folder by default, and where it is a folder.
 
     Raises:
         RunError: If there is no such run, or the page cannot be written.
@@ -194,13 +182,7 @@ def widget(
     """Return the page of a run to show in a notebook; elsewhere it prints as a table of counts.
 
     The notebook keeps the whole page in its output, some kilobytes a trajectory: choose policies or tasks
-    where that matters.
-
-    Args:
-        run_dir: Folder of a run, or one trajectory file.
-        policies: Show these policies alone.
-        tasks: Show these tasks alone.
-        height: Height of the frame in pixels.
+    where that matters. ``height`` is that of the frame in pixels.
 
     Raises:
         RunError: If there is no such folder or file.

@@ -12,20 +12,16 @@ from pathlib import Path
 from mlagent_lib.agents.schema import validate_row
 from mlagent_lib.core.errors import RunError
 
-__all__ = ["Scale", "TrajectoryFile", "read_files", "scales_of"]
-
 PATTERN = "trajectories*.jsonl"
 _COLUMNS = {"task", "metric", "greater_is_better", "best"}
 
 
 @dataclass
 class TrajectoryFile:
-    """One file of trajectories.
+    """One file of trajectories, named by its path below the run folder.
 
-    Attributes:
-        name: Path relative to the run folder.
-        rows: Rows that keep the format, in their order, without the states but for their ``task_digest``.
-        problems: What is wrong with each row left out, in words, with its line number.
+    ``rows`` keep the format, without the states but for their ``task_digest``; ``problems`` say what is wrong
+    with each row left out, with its line number.
     """
 
     name: str
@@ -35,13 +31,10 @@ class TrajectoryFile:
 
 @dataclass(frozen=True)
 class Scale:
-    """What a score of one task is compared with.
+    """What a score of one task is compared with; what is not known is empty.
 
-    Attributes:
-        metric: Name of the metric, empty where not known.
-        better: ``higher``, ``lower``, or empty where not known.
-        best: Best known score, in the unit of the metric, or None.
-        labels: The labels that ``best`` was measured on: ``feedback``, as the steps' scores, or ``report``.
+    ``better`` is ``higher`` or ``lower``, ``best`` the best known score in the unit of the metric, ``labels``
+    those that it was measured on: ``feedback``, as the steps' scores, or ``report``.
     """
 
     metric: str = ""
@@ -131,12 +124,9 @@ def _table(path: Path) -> Iterator[tuple[str, Scale]]:
             raise ValueError(f"the column {sorted(missing)[0]} is missing")
         for line in reader:
             best = float(line["best"] or "nan")
+            known = (best, "report") if math.isfinite(best) else (None, "")
             better = "higher" if line["greater_is_better"] == "True" else "lower"
-            has_best = math.isfinite(best)
-            yield (
-                line["task"],
-                Scale(line["metric"], better, best if has_best else None, "report" if has_best else ""),
-            )
+            yield line["task"], Scale(line["metric"], better, *known)
 
 
 def _pocket_scales(rows: list[dict]) -> dict[str, Scale]:
