@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from mlagent_lib.core.files import explained
+from mlagent_lib.core.files import explained, write_text
 from mlagent_lib.tasks.frames import answer_columns, starter_script
 from mlagent_lib.tasks.grading import LABEL_SETS
 from mlagent_lib.tasks.metrics import get_metric
@@ -173,7 +173,7 @@ def write_texts(
 def write_card(folder: Path, content: dict) -> None:
     """Write ``task.yaml``."""
     text = yaml.safe_dump(content, sort_keys=False, width=110, allow_unicode=True)
-    (folder / "task.yaml").write_text(text, encoding="utf-8")
+    write_text(folder / "task.yaml", text)
 
 
 def add_to_card(folder: Path, **entries: object) -> None:

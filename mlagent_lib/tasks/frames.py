@@ -35,18 +35,22 @@ def answer_columns(kind: str, classes: int, outputs: Sequence[str]) -> tuple[str
     return tuple(outputs) if kind == "multioutput" else ("prediction",)
 
 
-def fitted(blocks: dict[str, str], metric: str, score: str, answer: str, **fields: object) -> str:
-    """Return the lines from the blocks to ``answer``, with the validation score between them.
+def fitted(
+    blocks: dict[str, str], metric: str, score: str, answer: str, extras: str, **fields: object
+) -> str:
+    """Return the lines of a starter from the cut into fit and validation to ``answer``.
 
     Args:
         blocks: Lines of the blocks ``data``, ``model`` and ``learning``.
         metric: The word that the script prints.
         score: Expression of the score of ``guess``.
         answer: Expression of the learner's answer to ``{X}``.
-        fields: What further braces of that expression stand for.
+        extras: Lines on what the blocks may use besides.
+        fields: What further braces of the answer stand for.
     """
     guess, final = (answer.format(X=name, **fields) for name in ("X_valid", "X_test"))
-    return _texts()["fitted"].format(**blocks, guess=guess, score=score, metric=metric, answer=final)
+    texts = {**blocks, "guess": guess, "score": score, "metric": metric, "answer": final, "extras": extras}
+    return _texts()["fitted"].format(**texts)
 
 
 def starter_script(spec: TaskSpec, classes: Sequence[int], *, may_lack_classes: bool = False) -> str:
@@ -80,8 +84,7 @@ def starter_script(spec: TaskSpec, classes: Sequence[int], *, may_lack_classes: 
         imports=imports,
         inputs=layout["inputs"],
         answers=texts["y_all"]["several" if spec.kind == "multioutput" else "one"],
-        extras=layout.get("extras", ""),
-        fitted=fitted(spec.blocks, spec.metric, score, answer, low=low, high=high),
+        fitted=fitted(spec.blocks, spec.metric, score, answer, layout.get("extras", ""), low=low, high=high),
         names=names,
         columns=named,
     )

@@ -9,6 +9,8 @@ import pandas as pd
 
 from mlagent_lib.core.limits import Limits
 
+PLAIN = "learner = make_pipeline(prepare, model)"  # the learning block of every starter
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -57,4 +59,4 @@ class TaskSpec:
     @property
     def blocks(self) -> dict[str, str]:
         """Return the three blocks of the starter."""
-        return {"data": self.data, "model": self.model, "learning": "learner = make_pipeline(prepare, model)"}
+        return {"data": self.data, "model": self.model, "learning": PLAIN}

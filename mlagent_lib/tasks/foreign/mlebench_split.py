@@ -19,6 +19,7 @@ from mlagent_lib.tasks.foreign.mlebench_read import (
     Tables,
     read_public,
 )
+from mlagent_lib.tasks.splits import deal
 
 FEWEST_GROUPS = 4
 _MOST_GROUPS = 0.9  # of the rows: what repeats less is no group
@@ -39,17 +40,17 @@ def divide_answers(
 def halves(ids: Sequence[str], strata: Sequence[str], stream: np.random.Generator) -> np.ndarray:
     """Return for each row whether it belongs to the second half.
 
-    Rows of one id stay together. Within each stratum (that of an id's first row counts) the ids are shuffled
-    and dealt out in turn, so that the halves of a stratum, and of the whole, differ by one id at most.
+    Rows of one id stay together; the stratum of its first row counts. The halves of a stratum, and of the
+    whole, differ by one id at most.
 
     Example:
         >>> found = halves(list("abcdef"), list("xxxxyy"), np.random.default_rng(0))
         >>> int(found[:4].sum()), int(found[4:].sum())
         (2, 1)
     """
-    first = pd.Series(strata, index=ids, dtype=str)[~pd.Index(ids).duplicated()]
-    order = [key for _, group in first.groupby(first) for key in group.index[stream.permutation(len(group))]]
-    return pd.Index(ids).isin(order[1::2])
+    numbers, names = pd.factorize(pd.Series(ids))
+    first = pd.Series(strata, dtype=str)[~pd.Series(numbers).duplicated()]
+    return deal(first.to_numpy(), (1, 1), stream)[numbers] == 1
 
 
 def strata_of(answers: pd.DataFrame) -> tuple[list[str], str]:

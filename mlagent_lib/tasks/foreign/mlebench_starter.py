@@ -19,6 +19,7 @@ from pandas.api.types import is_bool_dtype, is_float_dtype, is_numeric_dtype
 from mlagent_lib.core.files import read_yaml
 from mlagent_lib.tasks.foreign.mlebench_read import MOST_CLASSES, Tables
 from mlagent_lib.tasks.frames import fitted
+from mlagent_lib.tasks.spec import PLAIN
 
 LONG_TEXT = 40  # mean characters of a column that is read as text and not as a category
 NAME_WORDS = 3  # mean words of row names that are the text itself, as a comment without an id is
@@ -70,15 +71,13 @@ def make_starter(train: pd.DataFrame, test: pd.DataFrame, tables: Tables) -> Sta
     modality = "text" if text else "tabular"
     layout = _texts()["modalities"][modality]
     kind, model, needed, metric, score, answer = _texts()["forms"][form]
-    blocks = {"data": layout["data"], "model": layout[model]}
-    blocks["learning"] = "learner = make_pipeline(prepare, model)"
+    blocks = {"data": layout["data"], "model": layout[model], "learning": PLAIN}
     imports = [f"from sklearn.metrics import {needed}", "from sklearn.pipeline import make_pipeline"]
     script = _head(tables, imports) + _texts()["learning"].format(
         targets=json.dumps(targets),
         inputs=layout["inputs"].format(names=json.dumps(text or inputs)),
         learned="targets" if len(learned) > 1 else json.dumps(learned[0]),
-        extras=layout["extras"],
-        fitted=fitted(blocks, metric, score, answer),
+        fitted=fitted(blocks, metric, score, answer, layout["extras"]),
         id=json.dumps(id_column),
         columns="[str(name) for name in learner.classes_]" if form == "classes" else "targets",
         rows=rows,
