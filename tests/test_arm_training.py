@@ -11,8 +11,8 @@ from pocket_parts import spoken, train_pocket, write_adapter
 from tiny_task import NAME, make_tools, neighbours, write_task
 
 from mlagent_lib import cli
-from mlagent_lib.arms.gather import gather
 from mlagent_lib.arms.schedule import plan, run_of
+from mlagent_lib.arms.tables import gather
 from mlagent_lib.arms.units import make, units_of
 from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.files import append_jsonl, read_jsonl

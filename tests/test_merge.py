@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from arm_tables import GAPS, METHODS, raw_tables, searches, steps, trajectories, write_raw
 
-from mlagent_lib.arms.gather import merged
+from mlagent_lib.arms.tables import merged
 from mlagent_lib.core.arms import arm_of
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import sha256_file, write_json

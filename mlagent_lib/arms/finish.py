@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.arms.gather import gather
+from mlagent_lib.arms.tables import gather
 from mlagent_lib.core.arms import PROFILE
 from mlagent_lib.results.arm_figures import build
 from mlagent_lib.results.arms import left_of, manifest_of, origin_lines
@@ -22,9 +22,6 @@ def finish(
     """Write everything that follows from finished units, and yield the lines to print.
 
     Args:
-        runs_dir: Folder of all runs.
-        out: Folder of tables and figures.
-        seeds: See `ablations.plan`.
         notebooks: Whether to execute the notebook of the arms on them.
         add: Whether units that ``out`` already holds, and the folder of runs does not, stay.
     """

@@ -101,7 +101,6 @@ def plan(runs_dir: Path | str, seeds: Sequence[int] | None = None, arms: Sequenc
     """Return what a folder of runs holds of the comparison, and what is left.
 
     Args:
-        runs_dir: Folder of all runs.
         seeds: Roots of the random streams; where not given `SEEDS`, and `MORE_SEEDS` for the arms in `CLOSE`.
         arms: Names of the arms wanted; all where not given. What they need comes along.
     """
@@ -146,9 +145,6 @@ def run(
     """Make all units that are left, several at once, and return the plan as it then stands.
 
     Args:
-        runs_dir: Folder of all runs.
-        seeds: See `plan`.
-        arms: See `plan`.
         jobs: Units at once; 0 for one on each core.
         say: Receives one line for each unit and now and then how far the running ones are.
 
@@ -184,7 +180,6 @@ def plan_lines(at: Plan, jobs: int = 0) -> list[str]:
     """Return what is finished and what is left, in words, a line for each unit that is left.
 
     Args:
-        at: The plan.
         jobs: Units at once; 0 for one on each core.
     """
     head = f"{len(at.done)} of {len(at.units)} units are finished; {_left(at, jobs or usable_cpus())}"

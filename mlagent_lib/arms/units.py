@@ -72,11 +72,7 @@ class Unit:
 
 
 def units_of(seed: int) -> list[Unit]:
-    """Return the units of one seed, each after those that it needs.
-
-    Args:
-        seed: Root of the random streams.
-    """
+    """Return the units of one seed, each after those that it needs."""
     units = [Unit(seed, "collect-far-apart")]
     made = {"collect-far-apart"}
     for arm in ARMS:
@@ -104,8 +100,6 @@ def open_unit(unit: Unit, runs_dir: str, arm: Arm | None = None) -> Lab:
     """Return the lab of a unit: the run of its seed, an arm's profile, executions shared by all units.
 
     Args:
-        unit: What is to be made.
-        runs_dir: Folder of all runs.
         arm: Whose profile; None for the profile ``ablations`` itself.
     """
     lab = open_lab(PROFILE, unit.seed, runs_dir, f"{PROFILE}-seed{unit.seed}")
@@ -114,13 +108,7 @@ def open_unit(unit: Unit, runs_dir: str, arm: Arm | None = None) -> Lab:
 
 
 def make(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
-    """Make one unit; one that is finished and intact is kept.
-
-    Args:
-        unit: What to make.
-        runs_dir: Folder of all runs.
-        say: Receives short lines on how far it is.
-    """
+    """Make one unit; one that is finished and intact is kept."""
     kind, _, rest = unit.name.partition("-")
     works = {"collect": _collect, "sft": _start, "arm": _arm, "search": _search}
     if kind not in works:
@@ -190,11 +178,7 @@ def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
 
 
 def charged_seconds(metrics: Path) -> float:
-    """Return the charged seconds of a training: processor time and recorded scripts (see `train_grpo`).
-
-    Args:
-        metrics: Its ``metrics.jsonl``.
-    """
+    """Return the charged seconds of a training: processor time and recorded scripts (see `train_grpo`)."""
     return sum(row["seconds_charged"] for row in read_jsonl(metrics)[0] if row["split"] == "train")
 
 
@@ -202,10 +186,7 @@ def blame_table(lab: Lab, stage: Stage, arm: Arm, states) -> pd.DataFrame:
     """Return what the exact coder makes of the same replies: who is to blame where a step has failed?
 
     Args:
-        lab: The run.
         stage: Where the file of `stages.single_steps` is.
-        arm: Whose replies they are.
-        states: Test states.
 
     Returns:
         One row for each reply that is an edit: task, state, outcome, reward, and outcome and reward with the
@@ -263,10 +244,6 @@ def search_rows(rows: Iterable[dict], lab: Lab) -> pd.DataFrame:
     """Return one line per execution of a search: what would be handed in then, as shares of the gap.
 
     Before the first one (number 0) that is the starter, also where a search has executed nothing at all.
-
-    Args:
-        rows: Of `search`.
-        lab: The run.
     """
     table = []
     for row in rows:

@@ -39,8 +39,6 @@ def run_bench_gpu(
     Args:
         shapes: Names of `mlagent_lib.training.memory.SHAPES`.
         backends: ``plain``, ``unsloth`` or both.
-        out: JSON file to write.
-        say: Receives a line for each measurement.
 
     Raises:
         RunError: A shape is unknown, there is no CUDA device, or a model could not be written.
@@ -126,12 +124,7 @@ def describe_gpu() -> dict:
 
 
 def assemble(rows: Sequence[dict], *, gpu: dict) -> dict:
-    """Return the record of measurements: with shares of the peak, and the goals.
-
-    Args:
-        rows: Of the workers.
-        gpu: Of `describe_gpu`.
-    """
+    """Return the record of measurements: with shares of the peak, and the goals."""
     found = peak_tflops(gpu["name"])
     peak, source = found if found else (None, "no data sheet of this card is known to the kit")
     full = [
@@ -150,9 +143,6 @@ def assemble(rows: Sequence[dict], *, gpu: dict) -> dict:
 
 def goals(rows: Sequence[dict]) -> list[dict]:
     """Return the two goals at 7B, each reached, missed or not measured (None).
-
-    Args:
-        rows: Of a record.
 
     Example:
         >>> plain = {"shape": "7B", "backend": "plain", "step_seconds": 30.0, "peak_bytes": 50}

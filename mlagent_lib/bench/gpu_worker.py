@@ -51,7 +51,6 @@ def write_model(shape: Shape, folder: Path) -> None:
     """Write a randomly initialised model of this architecture in bfloat16, with tokenizer and LoRA adapter.
 
     Args:
-        shape: The architecture.
         folder: To write; the adapter, which changes nothing yet, goes into ``adapter`` in it.
     """
     import torch
@@ -92,10 +91,6 @@ def measure(
 
     Args:
         backend: ``plain`` or ``unsloth``.
-        shape: Shape of the model.
-        model: Its folder.
-        work: A folder to work in.
-        grpo: Settings of the training.
         rows: Conversations sampled at once.
         tasks: Pocket tasks whose starters are the states.
         style: Prompt style.

@@ -18,10 +18,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import read_jsonl, write_json
+from mlagent_lib.core.files import read_jsonl, read_yaml, write_json
 from mlagent_lib.core.provenance import device_name, git_state, usable_cpus, versions
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import Execution, ExecutionCache
@@ -43,20 +44,12 @@ EXECUTE = (
 )
 _EDITS_PER_TASK = 1  # edited scripts of each task besides its starter
 _LONGEST = 3.0  # seconds: slower scripts would hide the overhead that is measured here
-# why a goal may be missed, and what the limit is; said wherever a miss is shown
-LIMITS = {
-    "b": "What a step adds hardly depends on the script: two forks of a process with the scientific stack "
-    "loaded (a copy of its page tables each), the jail, the page faults of a fresh copy, the sweep, grading. "
-    "Only a run without a process of its own would cost less, and that could not be isolated.",
-    "f": "Policies that explore make few experiments twice, and to look up and store results costs a little.",
-    "c": "Two workers share the caches, the memory and the caller, which hands out scripts and grades on the "
-    "same two cores.",
-}
 _BARE = Path(__file__).with_name("bare.py")
+QUESTIONS = Path(__file__).with_name("questions.yaml")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Measurement:
     """One line of the bench.
 
     Attributes:
@@ -86,11 +79,14 @@ class Finding:
         """Whether the median reaches the goal.
 
         Example:
-            >>> Finding("a", "", 6.0, 5.0, 7.0, "x", ">= 5", 3, "").reached
+            >>> Measurement("a", "", 6.0, 5.0, 7.0, "x", ">= 5", 3, "").reached
             True
         """
         sign, _, number = self.goal.partition(" ")
         return self.value >= float(number) if sign == ">=" else self.value <= float(number)
+
+
+_Found = tuple[list[float], str]  # the values of a question, and the numbers behind them in words
 
 
 class NoCache(ExecutionCache):
@@ -129,11 +125,6 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _finding(key: str, question: str, values: Sequence[float], unit: str, goal: str, note: str) -> Finding:
-    low, middle, high = quartiles(values)
-    return Finding(key, question, middle, low, high, unit, goal, len(values), note)
-
-
 # ---- scripts -------------------------------------------------------------------------------------
 
 
@@ -141,7 +132,6 @@ def scripts(names: Sequence[str], seed: int = 0) -> tuple[list[State], dict[str,
     """Return states that hold the starter of each task and an edit of it, and the tasks by name.
 
     Args:
-        names: Pocket tasks.
         seed: Draws the edits from the catalogue.
     """
     states, tasks = [], {name: find_task(name) for name in names}
@@ -219,7 +209,7 @@ class _Loaded:
 # ---- questions -----------------------------------------------------------------------------------
 
 
-def _against_cold(bench: _Bench) -> Finding:
+def _against_cold(bench: _Bench) -> _Found:
     with Runner(workers=1) as runner:
         runner.warm()
         tools = bench.tools(runner)
@@ -227,13 +217,10 @@ def _against_cold(bench: _Bench) -> Finding:
     cold, warm = (sum(column) for column in zip(*pairs, strict=True))
     count = len(pairs)
     note = f"{count / warm:.1f} steps/s against {count / cold:.2f}; over all of them {cold / warm:.1f} times"
-    return _finding(
-        "a", "a warm, isolated, graded step against cold `python train.py`: times faster",
-        [first / second for first, second in pairs], "x", ">= 5", note,
-    )  # fmt: skip
+    return [first / second for first, second in pairs], note
 
 
-def _against_bare(bench: _Bench) -> Finding:
+def _against_bare(bench: _Bench) -> _Found:
     """Measure each script three times in turn and take the best of both, as noise only ever adds."""
     with Runner(workers=1) as runner, _Loaded() as loaded:
         runner.warm()
@@ -251,13 +238,10 @@ def _against_bare(bench: _Bench) -> Finding:
         f"{1e3 * extra:.0f} ms, so the goal holds for scripts of {1e3 * extra / 0.15:.0f} ms and more; over "
         f"all scripts together {step / bare:.2f}"
     )
-    return _finding(
-        "b", "a step against the bare script in a loaded interpreter",
-        [step / bare for bare, step in pairs], "x", "<= 1.15", note,
-    )  # fmt: skip
+    return [step / bare for bare, step in pairs], note
 
 
-def _two_workers(bench: _Bench, rounds: int = 5) -> Finding:
+def _two_workers(bench: _Bench, rounds: int = 5) -> _Found:
     rows = [(state, EXECUTE) for state in bench.states]
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with Runner(workers=1) as one, Runner(workers=2) as two:
@@ -271,13 +255,10 @@ def _two_workers(bench: _Bench, rounds: int = 5) -> Finding:
                 seconds[count].append(time.perf_counter() - began)
     medians = {count: statistics.median(values) for count, values in seconds.items()}
     note = f"{len(rows)} steps in {medians[1]:.2f} s and {medians[2]:.2f} s, on {usable_cpus()} cores"
-    return _finding(
-        "c", "two workers against one: times faster",
-        [first / second for first, second in zip(*seconds.values(), strict=True)], "x", ">= 1.7", note,
-    )  # fmt: skip
+    return [first / second for first, second in zip(*seconds.values(), strict=True)], note
 
 
-def _snapshots(bench: _Bench, count: int = 200) -> Finding:
+def _snapshots(bench: _Bench, count: int = 200) -> _Found:
     store = WorkspaceStore(bench.folder / "blobs")
     values = []
     for number in range(count):
@@ -296,10 +277,10 @@ def _snapshots(bench: _Bench, count: int = 200) -> Finding:
         f"{blobs / count / 1e3:.1f} kB written for each, of the tasks' {data / 1e6:.1f} MB of data nothing: "
         "they are referred to by their hash"
     )
-    return _finding("d", "snapshot and restore of a workspace", values, "ms", "<= 2", note)
+    return values, note
 
 
-def _grpo_overhead(bench: _Bench, steps: int = 7) -> Finding:
+def _grpo_overhead(bench: _Bench, steps: int = 7) -> _Found:
     """Train a few steps as the laptop profile does, from the pocket base, on states after one edit."""
     from peft import get_peft_model
 
@@ -330,17 +311,14 @@ def _grpo_overhead(bench: _Bench, steps: int = 7) -> Finding:
     parts = ("generation", "coder", "execution", "update", "overhead")
     spent = {part: statistics.median(row[f"seconds_{part}"] for row in rows) for part in parts}
     note = "median seconds of a step: " + ", ".join(f"{part} {value:.2f}" for part, value in spent.items())
-    return _finding(
-        "e", "share of a GRPO step that is neither generation, nor scripts, nor update",
-        [row["seconds_overhead"] / row["seconds_total"] for row in rows], "share", "<= 0.10", note,
-    )  # fmt: skip
+    return [row["seconds_overhead"] / row["seconds_total"] for row in rows], note
 
 
 def _progress(start: State) -> dict:
     return {"score": start.score, "visible": start.visible, "visible_start": start.visible_start}
 
 
-def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
+def _cache_effect(bench: _Bench, count: int = 3) -> _Found:
     """Run the scripts of a finished run's evaluation on some tasks again, in their order, twice.
 
     Once without and once with a cache that starts empty. A batch is what ran side by side: the trajectories
@@ -384,18 +362,18 @@ def _cache_effect(bench: _Bench, count: int = 3) -> Finding:
         f"whole evaluation {share} were known and saved {saved[0]:.0f} of {saved[1]:.0f} script seconds; in "
         f"training {trained:.0%} were known"
     )
-    question = "the scripts of a laptop run without the cache against with it: times faster"
-    return _finding("f", question, ratios, "x", ">= 1", note)
+    return ratios, note
 
 
-QUESTIONS: dict[str, tuple[str, Callable[[_Bench], Finding]]] = {
-    "a": ("warm against cold", _against_cold),
-    "b": ("a step against the bare script", _against_bare),
-    "c": ("one worker against two", _two_workers),
-    "d": ("snapshot and restore", _snapshots),
-    "e": ("overhead of a GRPO step", _grpo_overhead),
-    "f": ("effect of the cache", _cache_effect),
-}
+_MEASURES: dict[str, Callable[[_Bench], _Found]] = {
+    "a": _against_cold, "b": _against_bare, "c": _two_workers, "d": _snapshots, "e": _grpo_overhead,
+    "f": _cache_effect,
+}  # fmt: skip
+
+
+@cache
+def _questions() -> dict[str, dict[str, str]]:
+    return read_yaml(QUESTIONS)
 
 
 def run_bench(
@@ -412,13 +390,11 @@ def run_bench(
         which: Letters of the questions.
         run: A finished run folder, for question f.
         tasks: Pocket tasks whose scripts are used; all where none is given.
-        out: JSON file to write.
-        say: Receives a line for each question.
 
     Raises:
         RunError: A letter is unknown, or question f has no finished run.
     """
-    unknown = [letter for letter in which if letter not in QUESTIONS]
+    unknown = [letter for letter in which if letter not in _MEASURES]
     if unknown or not which:
         what = unknown[0] if unknown else ""
         raise RunError(f"the bench has no question {what!r}", cure="choose letters from abcdef")
@@ -429,17 +405,21 @@ def run_bench(
         )
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mlagent-bench-") as folder:
-        states, found = scripts(tasks or list_tasks())
-        bench = _Bench(Path(folder), states, found, run)
+        states, known = scripts(tasks or list_tasks())
+        bench = _Bench(Path(folder), states, known, run)
         bench.states = _quick_ones(bench)
-        findings = []
+        found = []
         for letter in which:
-            title, measure = QUESTIONS[letter]
-            say(f"{letter}: {title} ...")
-            findings.append(measure(bench))
+            asked = _questions()[letter]
+            say(f"{letter}: {asked['title']} ...")
+            values, note = _MEASURES[letter](bench)
+            low, middle, high = quartiles(values)
+            about = {key: asked[key] for key in ("question", "unit", "goal")}
+            spread = {"value": middle, "low": low, "high": high, "count": len(values)}
+            found.append(Measurement(letter, note=note, **about, **spread))
     record = {
         "schema": SCHEMA,
-        "findings": [vars(finding) | {"reached": finding.reached} for finding in findings],
+        "findings": [vars(row) | {"reached": row.reached} for row in found],
         "scripts": len(bench.states),
         "device": device_name(),
         "tier": choose().name,
@@ -468,25 +448,20 @@ def table(record: dict) -> list[tuple[str, ...]]:
     rows = [("", "question", "median", "quartiles", "goal", "", "n", "behind it")]
     for row in record["findings"]:
         unit = {"x": "", "share": "", "ms": " ms"}[row["unit"]]
+        spread = f"{row['low']:.3g} to {row['high']:.3g}"
+        told = "reached" if row["reached"] else "missed"
+        value = f"{row['value']:.3g}{unit}"
         rows.append(
-            (
-                row["key"],
-                row["question"],
-                f"{row['value']:.3g}{unit}",
-                f"{row['low']:.3g} to {row['high']:.3g}",
-                row["goal"],
-                "reached" if row["reached"] else "missed",
-                str(row["count"]),
-                row["note"],
-            )  # fmt: skip
+            (row["key"], row["question"], value, spread, row["goal"], told, str(row["count"]), row["note"])
         )
     return rows
 
 
 def missed(record: dict) -> list[str]:
     """Return one line for each goal that was missed and whose limit is known."""
-    rows = [row for row in record["findings"] if not row["reached"] and row["key"] in LIMITS]
-    return [f"({row['key']}) is missed. {LIMITS[row['key']]}" for row in rows]
+    asked = _questions()
+    lost = [row["key"] for row in record["findings"] if not row["reached"]]
+    return [f"({key}) is missed. {asked[key]['limit']}" for key in lost if "limit" in asked[key]]
 
 
 def read_bench(path: Path) -> dict:

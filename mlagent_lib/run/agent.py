@@ -290,7 +290,6 @@ def make_actor(lab: Lab, chosen: AgentSpec, ledger: Ledger, cache: ReplyCache | 
 
     Args:
         ledger: Where calls to servers are written down.
-        cache: Replies that are known already.
     """
     coder_chat = coder = None
     if chosen.coder_endpoint:
@@ -375,7 +374,6 @@ def open_run(
     Args:
         out: Folder of the run, made where it is new.
         profile: For a new run; an old one has its own, and another is refused.
-        seed: Likewise.
         policy: Who is to be evaluated: its adapter may name the profile of a new run.
         run: The run that ``sft`` and ``rl`` are of.
 

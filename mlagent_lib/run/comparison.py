@@ -71,9 +71,6 @@ def deviations() -> pd.DataFrame:
 def headline(overall: pd.DataFrame) -> pd.DataFrame:
     """Return the average gains of the paper beside those of a run.
 
-    Args:
-        overall: The ``overall.csv`` of a run.
-
     Returns:
         Columns split, policy, paper_policy, paper_gain_pct, our_gain_pct, interval, gap_closed, trajectories,
         tasks, source (of the paper's number).
@@ -91,11 +88,7 @@ def headline(overall: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_task(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Return each task of the paper's Table 1 beside the task that stands in for it here.
-
-    Args:
-        tasks: The ``tasks.csv`` of a run.
-    """
+    """Return each task of the paper's Table 1 beside the task that stands in for it here."""
     wide = paper_numbers().query("task != 'all' and method in ('ML-Agent', 'initial script')")
     wide = wide.pivot_table(
         index=["task", "metric"], columns="statistic", values="value", sort=False

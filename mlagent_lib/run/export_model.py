@@ -242,7 +242,6 @@ def model_card(origin: Origin, kind: str) -> str:
     """Return the card as Markdown with the header that model hubs read.
 
     Args:
-        origin: What is known.
         kind: ``adapter``, ``merged`` or ``gguf``.
 
     Example:

@@ -165,7 +165,6 @@ def open_lab(
     """Return the lab of a run; makes its folder when it is new. See `lab_in` for what comes first.
 
     Args:
-        profile: Name of the profile.
         seed: Root of every random stream, from 0 to 4294967295.
         runs_dir: Where runs are kept; "" for ``runs`` beside the notebooks, wherever Jupyter was started.
         run_id: Name of the run; "" for ``<profile>-seed<seed>``.
@@ -214,9 +213,6 @@ def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] |
 
     Args:
         run_dir: The folder, made when it is new.
-        profile: The profile, with its changes.
-        seed: Root of every random stream.
-        changes: Of `changed_profile`.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", PATIENT)  # before torch is loaded, also in JupyterLab
     ready_backend(profile)
@@ -229,12 +225,7 @@ def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] |
 
 
 def changed_profile(profile: Profile, **wanted: str) -> tuple[Profile, dict[str, str]]:
-    """Return a profile with another model, coder or engine, and what differs; "" leaves the profile's own.
-
-    Args:
-        profile: The named profile.
-        wanted: ``model``, ``coder`` and ``vllm``.
-    """
+    """Return a profile with another model, coder or engine, and what differs; "" leaves the profile's own."""
     own = {"model": profile.model, "coder": profile.coder, "vllm": profile.grpo.vllm}
     changes = {name: value for name, value in wanted.items() if value and value != own[name]}
     if "model" in changes:
@@ -273,11 +264,9 @@ def expert_policy(
     """Return the expert: ``scripted``, or ``openai:<model>@<url>`` for any OpenAI-compatible server.
 
     Args:
-        spec: Which expert.
         reply_format: ``six`` or ``no-thought``.
         record: Where a server's replies are written down (see `ChatPolicy`), its calls beside them.
         cache: Replies that are known already; None asks always.
-        seed: Of the run.
     """
     if spec == "scripted":
         return ScriptedExpert(reply_format=reply_format)
@@ -303,8 +292,6 @@ def ideas_for(lab: Lab, task: Task, ideas: str = "far-apart") -> tuple | dict:
     """Return the pool of ideas that a task's trajectories draw from.
 
     Args:
-        lab: The run.
-        task: The task.
         ideas: ``random-ideas`` for as many as the profile selects, by axis, drawn at random; ``one-idea`` for
             one of them; else those of the profile's selection.
     """
@@ -367,11 +354,7 @@ def collect(
 
 
 class RulesFirst(RuleCoder):
-    """The rule coder, and another coder for what the catalogue does not know.
-
-    Args:
-        other: Asked for the edits that are left.
-    """
+    """The rule coder, and another coder for what the catalogue does not know."""
 
     def __init__(self, other: Coder):
         self.other = other
@@ -417,7 +400,6 @@ def local_agent(lab: Lab, name: str, adapter: Path | None, *, temperature: float
     """Return the local policy of that name with its coder.
 
     Args:
-        lab: The run.
         name: ``base``, ``sft``, ``rl`` or another name to record.
         adapter: Folder of its LoRA adapter; None for the base model.
         temperature: Of its sampling; None for the profile's.
@@ -456,10 +438,7 @@ def evaluate(lab: Lab, name: str, policy: Policy, tools: Toolbox, path: Path, *,
     """Return K trajectories of one policy on each evaluated task, written to ``path``.
 
     Args:
-        lab: The run.
         name: Recorded as the source.
-        policy: Who acts.
-        tools: With its coder.
         path: A JSONL file that all policies share; trajectories that it holds already are kept.
         progress: Called with the number of steps just made.
     """

@@ -393,11 +393,7 @@ def coder_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def coder_sentence(table: pd.DataFrame) -> str:
-    """Return how many edits the coder made exactly as asked, or why that is not known.
-
-    Args:
-        table: Of `coder_table`.
-    """
+    """Return how many edits the coder made exactly as asked, or why that is not known."""
     made, edits = table["share exact"].iloc[0], table["edits"].iloc[0]
     if not edits:
         return "How well the coder edits is not known: no task has a catalogue of exact edits."
@@ -452,7 +448,6 @@ def ranked(lab: Lab, policy: str, number: int) -> tuple[pd.DataFrame, str]:
     """Return the evaluated trajectories of a policy, best first, and the name of that ``number`` of them.
 
     Args:
-        policy: Whose.
         number: From 0; -1 is the last.
 
     Raises:

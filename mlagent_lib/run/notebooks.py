@@ -137,9 +137,6 @@ def run_all(
     """Execute the notebooks of a run in order and return the run folder; what is already finished is kept.
 
     Args:
-        profile: Name of the profile.
-        seed: Root of every random stream.
-        runs_dir: Folder of all runs.
         run_id: Name of this run's folder, ``<profile>-seed<seed>`` where not given. If it exists, it is
             resumed.
         parameters: Values for further parameters that notebooks declare.

@@ -21,21 +21,18 @@ from mlagent_lib.results import steps
 from mlagent_lib.results.arms import left_of, load, manifest_of, origin_lines
 from mlagent_lib.results.evaluation import (
     TaskScale,
-    best_at_k_table,
-    difference_table,
-    overall_table,
-    task_table,
     trajectory_table,
 )
 from mlagent_lib.results.figures import put, render
 from mlagent_lib.results.open_questions import answers
 from mlagent_lib.results.smallest_difference import smallest_differences
 from mlagent_lib.results.style import csv_bytes, with_run
-from mlagent_lib.run.stages import PAIRS
+from mlagent_lib.run.stages import edit_tables, score_tables
 from mlagent_lib.tasks.paper.recipes import paper_task_lines
 from mlagent_lib.tasks.registry import find_task, list_tasks
 
 BENCH = "bench.json"  # beside the figures; made by `mlagent bench --out figures/bench.json`
+METRICS = "03_grpo/metrics.jsonl"
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
 
 
@@ -44,7 +41,6 @@ def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.Dat
 
     Args:
         runs: Folders of runs of one profile, one for each seed.
-        figures: Folder to write into.
 
     Raises:
         RunError: A run is unfinished or damaged, or the runs are of different profiles.
@@ -86,33 +82,24 @@ def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFr
     rows = [row for run in runs for row in read_jsonl(run / "04_evaluation" / "trajectories.jsonl")[0]]
     trajectories = trajectory_table(rows, scales)
     rewards = pd.concat(
-        [pd.read_csv(run / "03_grpo" / "step_rewards.csv") for run in runs], ignore_index=True
+        (pd.read_csv(run / "03_grpo" / "step_rewards.csv") for run in runs), ignore_index=True
     )
-    metrics = {seeds[run]: read_jsonl(run / "03_grpo" / "metrics.jsonl")[0] for run in runs}
+    luck = [pd.read_csv(run / "04_evaluation" / "luck.csv").assign(seed=seeds[run]) for run in runs]
+    metrics = [pd.DataFrame(read_jsonl(run / METRICS)[0]).assign(seed=seeds[run]) for run in runs]
     return {
         "trajectories": trajectories,
         "step_rewards": rewards,
         **derived(trajectories, rewards),
-        "outcomes": steps.outcome_table(steps.step_table(rows)),
-        "diversity": steps.diversity_table(rows),
-        "luck": pd.concat(
-            [pd.read_csv(run / "04_evaluation" / "luck.csv").assign(seed=seeds[run]) for run in runs],
-            ignore_index=True,
-        ),
-        "grpo_metrics": pd.concat(
-            [pd.DataFrame(found).assign(seed=seed) for seed, found in metrics.items()], ignore_index=True
-        ),
+        **edit_tables(rows),
+        "luck": pd.concat(luck, ignore_index=True),
+        "grpo_metrics": pd.concat(metrics, ignore_index=True),
     }
 
 
 def derived(trajectories: pd.DataFrame, rewards: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the tables that follow from trajectories and single steps, by name."""
-    return {
-        "tasks": task_table(trajectories),
-        "overall": overall_table(trajectories, rewards),
-        "differences": difference_table(trajectories, PAIRS, rewards),
-        "best_at_k_values": best_at_k_table(trajectories),
-    }
+    """Return the tables that follow from trajectories and single steps, by name: figures have the others."""
+    found = score_tables(trajectories, rewards)
+    return found | {"best_at_k_values": found.pop("best_at_k")}
 
 
 def derive(figures: Path | str, *, check: bool = False) -> list[str]:
@@ -141,9 +128,7 @@ def _figure_tables(
         "before_after": steps.before_after_table(tables["tasks"]),
         "outcome_shares": tables["outcomes"],
         "best_at_k": tables["best_at_k_values"],
-        "minutes": steps.minutes_table(
-            walls, read_jsonl(first / "03_grpo" / "metrics.jsonl")[0], rl_stage="03_grpo"
-        ),
+        "minutes": steps.minutes_table(walls, read_jsonl(first / METRICS)[0], rl_stage="03_grpo"),
     }
     for name in ("idea_map", "reward_shape"):
         drawn = pd.read_csv(first / "figures" / f"{name}.csv")
@@ -152,17 +137,8 @@ def _figure_tables(
 
 
 def _manifest(profile: str, manifests: dict, figures: Path) -> dict:
-    keep = (
-        "seed",
-        "git",
-        "package",
-        "versions",
-        "platform",
-        "device",
-        "wall_s",
-        "peak_memory_bytes",
-        "summary",
-    )
+    keep = ("seed", "git", "package", "versions", "platform", "device", "wall_s", "peak_memory_bytes")
+    keep = (*keep, "summary")
     return {
         "schema": "mlagent.published/1",
         "profile": profile,
@@ -190,7 +166,7 @@ def task_lines(home: Path | None = None) -> str:
             rows = " / ".join(str(count) for count in label_rows(task))
             lines.append(
                 f"| {task.paper_task} | `{name}` | {task.modality} | {task.metric} | "
-                f"{'higher' if task.greater_is_better else 'lower'} | {source} | {rows} | "
+                f"{task.better} | {source} | {rows} | "
                 f"{task.baseline['report']:.4g} | {task.best['report']:.4g} |"
             )
     return "\n".join(lines)
@@ -319,11 +295,7 @@ def speed_lines(figures: Path | str) -> str:
 
 
 def soak_lines(folder: Path | str) -> str:
-    """Return what is said of the two soaks, from their committed records alone.
-
-    Args:
-        folder: ``tests/soak``.
-    """
+    """Return what is said of the two soaks, from their committed records alone."""
     folder = Path(folder)
     steps, kills = (json.loads((folder / f"{name}.json").read_text()) for name in ("steps", "kill_chain"))
     spread, targets = steps["max_minus_min"], kills["kills_by_target"]
@@ -346,11 +318,7 @@ def soak_lines(folder: Path | str) -> str:
 
 
 def claim_lines(folder: Path | str) -> str:
-    """Return the table of the paper's claims, and what the arms behind it still lack.
-
-    Args:
-        folder: With the tables of the comparison of arms.
-    """
+    """Return the table of the paper's claims, and what the arms behind it still lack."""
     lines = ["| | claim of the paper | verdict | ours |", "|---|---|---|---|"]
     for row in pd.read_csv(Path(folder) / "claims.csv").fillna("").itertuples():
         lines.append(f"| {row.claim} | {row.statement} | {row.verdict} | {row.ours or '–'} |")
@@ -393,12 +361,7 @@ DOCUMENTS = {  # which generated tables stand in which text, by the names of the
 
 
 def generated(root: Path | str, figures: Path | str) -> dict[str, Callable[[], str]]:
-    """Return what makes each generated table, by the name of its markers.
-
-    Args:
-        root: The checkout.
-        figures: The committed results.
-    """
+    """Return what makes each generated table, by the name of its markers."""
     figures = Path(figures)
     return {
         "short-results": lambda: short_result_lines(figures),
@@ -417,7 +380,6 @@ def refresh_documents(root: Path | str, figures: Path | str) -> list[str]:
 
     Args:
         root: The checkout; a text that is not there is left out.
-        figures: The committed results.
 
     Raises:
         RunError: A marker is missing.

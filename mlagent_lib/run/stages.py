@@ -123,7 +123,6 @@ def start_adapter(lab: Lab, stage: Stage, rows: Sequence[dict] | None) -> None:
     """Write the adapter that RL starts from: fine-tuned on these rows, or fresh where there are none.
 
     Args:
-        lab: The run.
         stage: Where ``adapter/`` and ``training.json`` go; what an earlier attempt has finished stays.
         rows: Of `expert_rows`; None for a fresh adapter.
     """
@@ -178,11 +177,7 @@ def single_steps(lab: Lab, stage: Stage, agent: Agent, arm: Arm, states: Sequenc
     The rewards are those of v1 whatever an arm was trained on, so that arms compare.
 
     Args:
-        lab: The run.
         stage: Where ``<who>_steps.jsonl`` goes.
-        agent: Who replies.
-        arm: Whose policy that is.
-        states: Test states.
 
     Returns:
         See `reward_table`.
@@ -204,9 +199,6 @@ def reward_table(rows: Sequence[dict], tasks: Mapping[str, Task], arm: Arm, seed
 
     Args:
         rows: Of `evaluate_steps`.
-        tasks: Tasks by name.
-        arm: Whose policy replied.
-        seed: Of the run.
 
     Returns:
         Columns arm, policy, seed, task, state, outcome, reason, share (of the gap, what v2 pays for an edit),
@@ -229,7 +221,6 @@ def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataF
     Tasks without a catalogue are left out: nobody knows what an exact edit of theirs is.
 
     Args:
-        lab: The run.
         agent: Whose base weights play the coder, whichever coder the profile takes.
         per_task: Edits drawn from the catalogue of each task.
 
@@ -263,10 +254,7 @@ def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFra
     """Return one group by hand: G replies to ONE state, executed, with rewards and advantages.
 
     Args:
-        lab: The run.
-        agent: Who replies.
         state: Where all of them start.
-        names: Name the random stream.
 
     Returns:
         One row for each reply: action, what (its edit instruction), outcome, score_before, score_after,
@@ -276,24 +264,17 @@ def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFra
     prompt = Prompter.of(profile).messages(state, task)
     seed = derive_seed(lab.seed, "group", *names)
     replies = agent.generate([prompt] * profile.grpo.group_size, seed)
-    table = []
+    table, rewards = [], []
     for reply, result in zip(
         replies, run_steps([(state, text) for text in replies], agent.tools), strict=True
     ):
-        arguments = result.action.arguments if result.action else {}
-        table.append(
-            {
-                "action": result.action.name if result.action else "–",
-                "what": arguments.get("edit_instruction", result.reason),
-                "outcome": result.outcome.value,
-                "score_before": result.score_before,
-                "score_after": result.score_after,
-                "reward": reward_of(result, task, profile.grpo.reward_form),
-                "reply": reply,
-            }
-        )
-    frame = pd.DataFrame(table)
-    filled, _ = fill_groups([row["reward"] for row in table], len(table))
+        name, what = (result.action.name, result.action.arguments) if result.action else ("–", {})
+        scores = (result.outcome.value, result.score_before, result.score_after)
+        rewards.append(reward_of(result, task, profile.grpo.reward_form))
+        table.append((name, what.get("edit_instruction", result.reason), *scores, rewards[-1], reply))
+    columns = ["action", "what", "outcome", "score_before", "score_after", "reward", "reply"]
+    frame = pd.DataFrame(table, columns=columns)
+    filled, _ = fill_groups(rewards, len(table))
     frame.insert(6, "advantage", group_advantages(filled, len(table)))
     return frame
 
@@ -337,7 +318,6 @@ def train_rl(
         lab: The run, with the arm's profile.
         stage: Where it goes; goes on where an earlier attempt stopped.
         parts: States to train and to select on.
-        adapter: Folder of the adapter to start from.
         arm: Method, tasks and share of on-policy states; the full method's by default.
         charged_limit: Charged seconds after which training ends, in place of a number of updates.
         progress: Called with each row of the metrics.
@@ -379,18 +359,31 @@ def evaluation(lab: Lab, stage: Stage) -> None:
     rows = graded_trajectories(lab, path)
     table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
     write_table(stage, "trajectories.csv", table)
-    write_table(stage, "tasks.csv", task_table(table))
-    write_table(stage, "overall.csv", overall_table(table, shared))
-    write_table(stage, "differences.csv", difference_table(table, PAIRS, shared))
-    write_table(stage, "best_at_k.csv", best_at_k_table(table))
-    write_table(stage, "outcomes.csv", outcome_table(step_table(rows)))
-    write_table(stage, "diversity.csv", diversity_table(rows))
+    for name, made in score_tables(table, shared).items():
+        write_table(stage, f"{name}.csv", made)
+    for name, made in edit_tables(rows).items():
+        write_table(stage, f"{name}.csv", made)
     write_table(stage, "luck.csv", luck_table(lab, rows, LUCKY))
     tasks = lab.tasks(settings.tasks)
     boards = {task.name: board for task in tasks if (board := leaderboard_of(task))}
     if boards:  # competitions of MLE-bench: where the trajectories would have stood on Kaggle
         write_table(stage, "medals.csv", medal_table(table, boards))
     stage.summary = {"trajectories": len(rows), "step_rewards": len(shared)}
+
+
+def score_tables(trajectories: pd.DataFrame, rewards: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the tables that follow from trajectories and single steps, by name."""
+    return {
+        "tasks": task_table(trajectories),
+        "overall": overall_table(trajectories, rewards),
+        "differences": difference_table(trajectories, PAIRS, rewards),
+        "best_at_k": best_at_k_table(trajectories),
+    }
+
+
+def edit_tables(rows: Sequence[dict]) -> dict[str, pd.DataFrame]:
+    """Return what became of the steps of trajectories, and how different their edits are, by name."""
+    return {"outcomes": outcome_table(step_table(rows)), "diversity": diversity_table(rows)}
 
 
 def graded_trajectories(lab: Lab, path: Path) -> list[dict]:
@@ -404,8 +397,6 @@ def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.Da
     """Return whether the best edit of each policy on each task survives other seeds of the script.
 
     Args:
-        lab: The run.
-        rows: Trajectories of the evaluation.
         policies: Whose edits are run again.
 
     Returns:

@@ -61,7 +61,6 @@ class LiveView:
     """Shows one trajectory, step by step.
 
     Args:
-        out: Where to.
         task: Its task: metric, direction, scale.
         max_steps: Of the trajectory.
         colour: None to decide by ``out``.
@@ -89,7 +88,6 @@ class LiveView:
         """Show a step as it was recorded.
 
         Args:
-            step: A step of a trajectory row.
             calls: For its reply to a model server.
         """
         count, reply = step["step"] + 1, str(step["reply"])
@@ -225,7 +223,6 @@ class ProgressLine:
     """How far many trajectories are, in one line: written over on a terminal, else now and then a new one.
 
     Args:
-        out: Where to.
         what: Who is at work.
         trajectories: In all.
         max_steps: Of each.

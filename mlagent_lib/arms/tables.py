@@ -34,9 +34,6 @@ def gather(
     """Write the tables of all finished units and return them by name; units that are not finished are named.
 
     Args:
-        runs_dir: Folder of all runs.
-        out: Folder to write.
-        seeds: See `schedule.plan`.
         add: Whether units that ``out`` already holds, and the folder of runs does not, stay.
 
     Raises:
