@@ -32,10 +32,8 @@ def table_bytes(task: Task, ids: tuple[str, ...], answer: np.ndarray) -> bytes:
 def gold_submission(task: Task, spoiled: float = 0.0) -> bytes:
     """Return the submission that answers every hidden row rightly, or all but a share of them.
 
-    Args:
-        task: A task with label files.
-        spoiled: Share of the rows that get another row's answer, 0..1, those first whose answers lie farthest
-            apart: of a rare class, too, a row is wrong.
+    The share ``spoiled`` of the rows, 0..1, get another row's answer, those first whose answers lie farthest
+    apart: of a rare class, too, a row is wrong.
 
     Raises:
         Unscored: The labels cannot be read.
@@ -57,10 +55,7 @@ def gold_submission(task: Task, spoiled: float = 0.0) -> bytes:
 def check_task(task: Task, execute: Execute | None = None) -> list[RuleFinding]:
     """Return one finding for each rule of the task contract that could be checked.
 
-    Args:
-        task: Any task, pocket or foreign.
-        execute: From (task, files) to an object with ``status``, ``output``, ``seconds``, ``collected`` and
-            ``peak_memory_bytes``, as the isolated runner gives. Without it the starter is not run.
+    Without ``execute`` the starter is not run; what that returns may have ``peak_memory_bytes``.
     """
     findings = list(_check_card(task))
     if task.grader is not None:

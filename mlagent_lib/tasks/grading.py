@@ -69,7 +69,6 @@ def parse_table(
     A byte-order mark and Windows line ends are allowed, since honest tools write them.
 
     Args:
-        content: The bytes of ``submission.csv``.
         header: The columns that must be there, in this order; the first is the id.
         most: Reading stops, with ``row-count``, where there are more rows than this.
 

@@ -50,8 +50,8 @@ def read_grader(script: Path, function: str = FUNCTIONS["folder"]) -> Reading:
     try:
         tree = ast.parse(script.read_bytes(), str(script))
     except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        return Reading(f"line {line}: {getattr(error, 'msg', error)}", "correct the file")
+        told = f"line {getattr(error, 'lineno', None)}: {getattr(error, 'msg', error)}"
+        return Reading(f"it is no Python file, {told}", "correct the file")
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     imports = (node.names for node in tree.body if isinstance(node, ast.ImportFrom))
     names |= {alias.asname or alias.name for some in imports for alias in some}
@@ -158,11 +158,9 @@ def check_scoring(task: Task, submission: bytes) -> Iterator[RuleFinding]:
 
 
 def check_cheats(task: Task, submission: bytes) -> RuleFinding:
-    """Return the finding on submissions that leave out, repeat or spoil answers: which of them would pay.
+    """Return the finding on copies of an accepted submission that leave out, repeat or spoil answers.
 
-    Args:
-        task: A task with a foreign grader.
-        submission: One that it accepts; a cheat pays where it scores better.
+    Such a cheat is paid where it scores better than the submission itself.
     """
     grader, cheats = task.grader, _cheats(task, submission)
     honest = run_grader(grader, submission).score

@@ -186,11 +186,8 @@ class ForeignGrader:
         * A grader that gives nonsense a finite number hides its errors behind that number, as an ``except:
           return 1e10`` does. A submission with exactly this score counts as one that was refused.
 
-        Args:
-            submission: The archived bytes.
-            labels: ``feedback`` or ``report``.
-            control: A submission that was scored before, or None; the last one that this process saw scored
-                and the grader's own are asked as well.
+        ``control`` is a submission that was scored before; the last one that this process saw scored and the
+        grader's own are asked as well.
 
         Raises:
             SubmissionError: The submission's fault, by a fixed class name.
@@ -366,10 +363,8 @@ def run_grader(
 ) -> Grading:
     """Return what one grading in a fresh process came to. Never raises for what the grader does.
 
-    Args:
-        submission: Its bytes; they are all that the process gets from a run.
-        labels: Which answers it is graded against.
-        form: A submission whose form this one must have; None for any.
+    The bytes of the submission are all that the process gets from a run. It must have the form of ``form``,
+    another submission, where one is given.
     """
     names = [name for name in ("all", labels) if name in grader.answers]
     with tempfile.TemporaryDirectory(prefix="mlagent-grade-") as folder:

@@ -95,7 +95,6 @@ def adopt_folder(
 
     Args:
         task: A folder without ``task.yaml``, loaded with direction and limits.
-        execute: Runs the starter.
         best: Best known score, and where it comes from; None for the known one.
 
     Raises:

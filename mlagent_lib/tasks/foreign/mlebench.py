@@ -67,10 +67,6 @@ def import_competition(
     """Return the task made of a competition, written to ``out`` at once or not at all.
 
     Args:
-        name: Of the task.
-        out: The folder to make.
-        source: Where the parts of the competition lie.
-        execute: Runs the starter.
         seed: Of the split into feedback and report labels.
         starter: A ``train.py`` of your own; None for a generated one.
         greater_is_better: The direction; None to read it from the leaderboard's order.

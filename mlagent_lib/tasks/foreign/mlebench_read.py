@@ -5,7 +5,6 @@ Everything that can be wrong with a user's folders is said here, before a file i
 
 from __future__ import annotations
 
-import ast
 import filecmp
 import re
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import yaml
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks import grading
+from mlagent_lib.tasks.foreign.check_grader import read_grader
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, read_leaderboard
 
 FEWEST_ROWS = 10  # of the answers; half of them are feedback
@@ -175,13 +175,10 @@ def _check_parts(source: Competition) -> None:
         if not path.is_file():
             cure = "give the file in mlebench/competitions/<competition> of a clone of MLE-bench"
             raise TaskError(f"the {part} {path} is not there", cure=cure)
-    told, cure = f"the grader {source.grade}", "give MLE-bench's grade.py"
-    try:
-        tree = ast.parse(source.grade.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError) as error:
-        raise TaskError(f"{told} is no Python file ({error})", cure=cure) from error
-    if not any(isinstance(node, ast.FunctionDef) and node.name == "grade" for node in tree.body):
-        raise TaskError(f"{told} has no function grade(submission, answers)", cure=cure)
+    if problem := read_grader(source.grade, "grade").problem:
+        raise TaskError(
+            f"the grader {source.grade} cannot grade: {problem}", cure="give MLE-bench's grade.py"
+        )
 
 
 def _check_rows(ids: set[str], shown: set[str], answers_path: Path, sample_path: Path) -> None:

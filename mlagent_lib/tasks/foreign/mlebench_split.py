@@ -54,10 +54,7 @@ def halves(ids: Sequence[str], strata: Sequence[str], stream: np.random.Generato
 
 
 def strata_of(answers: pd.DataFrame) -> tuple[list[str], str]:
-    """Return the stratum of each row, and in words what the rows are divided by.
-
-    Args:
-        answers: The columns that are answered, as text; there may be none.
+    """Return the stratum of each row of the answered columns, texts, and in words what divides the rows.
 
     Example:
         >>> strata_of(pd.DataFrame({"y": ["cat", "dog", "cat"] * 5}))[1]

@@ -30,9 +30,7 @@ def advice(error: str, text: str, source: str = "", home: Path | None = None) ->
     """Return the likely cause of an exception and what to change; two empty texts where it is not known.
 
     Args:
-        error: Class name of the exception.
-        text: Its text.
-        source: The line of code that raised it.
+        error: Class name of the exception; ``text`` is what it says, ``source`` the line that raised it.
         home: The task's folder, whose requirements may name a package; None where there is none.
 
     Example:
@@ -128,12 +126,9 @@ def diagnose(
     """Return what a script tripped over, from the output of its run.
 
     Args:
-        files: The workspace that it ran in.
-        script: Which of them was started.
+        files: The workspace that it ran in; ``folder`` names it, ``home`` is the task's folder.
         status: Of the run, as the isolated runner gives it.
         output: What it printed; paths of the workspace begin with ``/workspace/`` or are relative.
-        folder: Where the files lie, for the reader.
-        home: The task's folder, see `advice`.
 
     Example:
         >>> trace = 'Traceback (most recent call last):\\n  File "train.py", line 2, in <module>\\n'

@@ -32,12 +32,10 @@ def prepare_folder(
     It is the benchmark's own program and runs with the caller's rights and network, started in ``scripts/``.
 
     Args:
-        folder: The task's folder.
         seconds: The longest it may take.
         confirm: Answer its questions ("press any key" after a consent) with Enter, for a caller who has
             accepted what they ask for. Without it they are asked in the terminal, if there is one.
         again: Run it although it ran before.
-        say: Told what happens.
 
     Raises:
         TaskError: There is no such folder, or the program failed: which line, which cause, what to do. It
