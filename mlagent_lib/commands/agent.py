@@ -100,7 +100,7 @@ def _evaluate(arguments: argparse.Namespace, run: Path | None, prices: dict, lab
         prices=_with_flags(arguments, prices, chosen),
     )  # fmt: skip
     tables = acting.write_main_tables(lab.run_dir)
-    print("share of the gap closed on the report labels (0 starter, 1 best known), 95 % intervals:")
+    print("share of the gap closed on the report labels (0 starter, 1 best known, floor −1), 95 % intervals:")
     for row in tables["overall.csv"].to_dict("records"):
         mark = "*" if row["policy"] == chosen.name else " "
         print(

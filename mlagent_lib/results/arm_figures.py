@@ -40,9 +40,9 @@ from mlagent_lib.results.figures import draw_files, put
 from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.results.paper.numbers import gains, paper_table, rl_curve
 from mlagent_lib.results.plots_arms import COLUMNS
-from mlagent_lib.results.style import csv_bytes, with_run
+from mlagent_lib.results.style import GAP, csv_bytes, with_run
 
-GAP, GAIN = "gap closed (0 starter, 1 best known)", "relative gain, %"
+GAIN = "relative gain, %"
 PAPER, OURS = "the paper", "ours"
 MAIN = ("rl", "sft", "base")
 HELD = ("held-in", "held-out")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from mlagent_lib.results.evaluation import Tables, contrast, mean_of, named
 from mlagent_lib.results.judge import NOT_TESTABLE, OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR, judge
-from mlagent_lib.results.paper.numbers import paper_value
+from mlagent_lib.results.paper.numbers import paper_value, rl_curve
 from mlagent_lib.results.style import number
 
 TABLE = {"gap": "trajectories", "gain": "trajectories", "reward": "step_rewards"}
@@ -134,9 +134,9 @@ def _reward(tables: Tables) -> tuple[str, str, str]:
 
 
 def _task_count(tables: Tables) -> tuple[str, str, str]:
-    paper = "held-out gain on 0, 3, 6, 9 tasks: " + ", ".join(
-        _gain("held-out", topic="task-count", x=count) for count in TASK_COUNTS.values()
-    )
+    counts = TASK_COUNTS.values()
+    gains = ", ".join(_gain("held-out", topic="task-count", x=count) for count in counts)
+    paper = f"held-out gain on {', '.join(map(str, counts))} tasks: {gains}"
     rows = named(tables["trajectories"])
     shared = set.intersection(*(set(rows[rows["who"] == arm]["seed"]) for arm in TASK_COUNTS))
     rows = rows[rows["seed"].isin(shared)]
@@ -157,14 +157,19 @@ def _task_count(tables: Tables) -> tuple[str, str, str]:
 
 
 def _improves(tables: Tables) -> tuple[str, str, str]:
-    first, last = (_gain("held-in", topic="rl-curve", method="step-wise RL", x=x) for x in (0, 39))
+    updates = rl_curve()["update"].max()
+    first, last = (_gain("held-in", topic="rl-curve", method="step-wise RL", x=x) for x in (0, updates))
     found = compared(tables, "rl", "sft", measure="reward")
     curve = named(tables["curves"]).query("who == 'rl' and split == 'holdout'").sort_values("update")
     ends = [(part["reward"].iloc[0], part["reward"].iloc[-1]) for _, part in curve.groupby("seed")]
     rises = sum(end > start for start, end in ends)
     verdict = found.verdict if found.verdict != REPRODUCED or rises == len(ends) else UNCLEAR
     ours = f"step reward on test states, {found.text}; on states kept back the curve ends above its start in "
-    return f"held-in gain {first} to {last} over 39 updates", f"{ours}{rises} of {len(ends)} seeds", verdict
+    return (
+        f"held-in gain {first} to {last} over {updates} updates",
+        f"{ours}{rises} of {len(ends)} seeds",
+        verdict,
+    )
 
 
 COMPUTED = ["paper", "ours", "verdict"]  # what a maker returns

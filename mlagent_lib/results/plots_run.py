@@ -9,10 +9,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mlagent_lib.results.steps import OUTCOMES
-from mlagent_lib.results.style import INK, MUTED, Look, drawn, footer, look, new_figure, note, number, ordered
+from mlagent_lib.results.style import (
+    GAP,
+    INK,
+    MUTED,
+    Look,
+    drawn,
+    footer,
+    look,
+    new_figure,
+    note,
+    number,
+    ordered,
+)
 
 SPLIT_TITLES = {"held-in": "held-in tasks", "held-out": "held-out tasks", "other": "other tasks"}
-GAP_LABEL = "share of the gap to the best known score closed"
 WORSE = (0, (2, 1.5))  # line style of a task that lost
 
 
@@ -112,7 +123,7 @@ def gap_by_policy(df: pd.DataFrame) -> Figure:
     first = figure.axes[0]
     first.set_yticks(range(len(policies)), [look(policy).label for policy in policies])
     first.set_ylim(-0.6, len(policies) - 0.4)
-    first.set_xlabel(f"{GAP_LABEL} (0 starter, 1 best known)", loc="left")
+    first.set_xlabel(GAP, loc="left")
     footer(figure, df, f"n = {_span(df['trajectories'])} trajectories per point", _interval_note(df))
     return figure
 
@@ -155,7 +166,7 @@ def before_after(df: pd.DataFrame) -> Figure:
     axis.axvline(0, color=MUTED, lw=1, zorder=0)
     axis.axvline(1, color=MUTED, lw=1, ls=(0, (1, 2)), zorder=0)
     axis.grid(axis="y", visible=False)
-    axis.set_xlabel(f"{GAP_LABEL} (0 starter, 1 best known)")
+    axis.set_xlabel(GAP)
     axis.plot([], [], label=before.label, **hollow)
     axis.plot(
         [], [], marker=after.marker, color=after.colour, mec=INK, mew=0.5, label=f"{after.label}: better"
@@ -218,7 +229,7 @@ def best_at_k(df: pd.DataFrame) -> Figure:
         axis.set_xlabel("k trajectories, the best one counts")
         axis.axhline(0, color=MUTED, lw=1, zorder=0)
         handles |= {name: handle for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.axes[0].set_ylabel("share of the gap closed")
+    figure.axes[0].set_ylabel(GAP)
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
     footer(figure, df, f"bands: centred {_interval_note(df)}")
     return figure

@@ -24,6 +24,7 @@ from mlagent_lib.core.files import write_bytes
 
 STYLE_FILE = Path(__file__).with_name("mlagent.mplstyle")
 INK, MUTED = "#222222", "#666666"
+GAP = "gap closed (0 starter, 1 best known, floor −1)"  # the one definition: `evaluation.BOUND`
 SPARE = ("#CC79A7", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#E69F00")
 
 

@@ -17,7 +17,7 @@ from math import isfinite
 from typing import TextIO
 
 from mlagent_lib.agents.server.accounting import Call
-from mlagent_lib.results.evaluation import gap_closed, relative_gain_pct
+from mlagent_lib.results.evaluation import BOUND, gap_closed, relative_gain_pct
 from mlagent_lib.results.show import lines_of, reply_fields
 from mlagent_lib.results.style import number
 from mlagent_lib.tasks.task import Task
@@ -176,8 +176,8 @@ class LiveView:
             gain = relative_gain_pct(last, start, greater_is_better=task.greater_is_better)
             parts.append(f"gain {number(gain, 1)} %")
         if last is not None and None not in ends and ends[0] != ends[1]:
-            share = number(gap_closed(last, *ends), 3)
-            parts.append(f"gap closed {share} (0 starter, 1 best known)")
+            share = number(max(BOUND, gap_closed(last, *ends)), 3)
+            parts.append(f"gap closed {share} (0 starter, 1 best known, floor −1)")
         return ", ".join(parts) or "no gain is known"
 
     def _named(self, label: str, text: str, kind: str = "") -> None:

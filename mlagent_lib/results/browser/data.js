@@ -30,11 +30,12 @@ function betterThan(after, before, scale) {
   return `${arrow} ${(after > before) === (scale.better === "higher") ? "better" : "worse"}`;
 }
 
-// Share of the way from the start to the best known score; null where that was measured on other labels.
+// Share of the way from the start to the best known score, bounded below at -1 as everywhere; null where the best
+// known score was measured on other labels.
 function gapOf(trajectory) {
   const scale = scaleOf(trajectory), start = startOf(trajectory), last = lastOf(trajectory);
   if (scale.labels !== "feedback" || !isNumber(start) || !isNumber(last) || scale.best === start) return null;
-  return (last - start) / (scale.best - start);
+  return Math.max(-1, (last - start) / (scale.best - start));
 }
 
 function bestReward(trajectory) {

@@ -32,7 +32,7 @@ function listRow(place) {
   const trajectory = shown[place], scale = scaleOf(trajectory), start = startOf(trajectory), last = lastOf(trajectory);
   const gap = gapOf(trajectory);
   const marks = trajectory.steps.slice(0, 18).map(markOf).join("") + (trajectory.steps.length > 18 ? "…" : "");
-  const share = gap === null ? betterThan(last, start, scale) : `· ${number(Math.round(100 * gap))} % of gap`;
+  const share = gap === null ? betterThan(last, start, scale) : `· ${gap > -1 ? "" : "≤ "}${number(Math.round(100 * gap))} % of gap`;
   const scores = isNumber(start) ? `${number(start)} → ${number(last)} ${share}` : "no score";
   const said = trajectory.steps.map(outcomeOf).join(", ");
   const row = el("div", { class: "row", role: "option", id: `row-${place}`, "aria-selected": "false",
