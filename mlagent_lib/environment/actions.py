@@ -50,12 +50,8 @@ class Invalid:
 def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
     r"""Return the action of a reply, or why there is none. Never raises, whatever the text.
 
-    A model's thinking is not read. Of a reply with several steps the first one counts.
-
-    Args:
-        text: The policy's reply.
-        reply_format: ``six`` for all six fields of MLAgentBench, ``no-thought`` for the last two (paper's
-            ablation).
+    A model's thinking is not read. Of a reply with several steps the first one counts. ``reply_format`` is
+    ``six`` for all six fields of MLAgentBench, ``no-thought`` for the last two (paper's ablation).
 
     Example:
         >>> parse_action('Action: List Files\nAction Input: {"dir_path": "."}', "no-thought").name
@@ -70,11 +66,9 @@ def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
     if len(text) > MAX_REPLY_CHARS:
         return Invalid("too-long", f"Invalid action: the reply is longer than {MAX_REPLY_CHARS} characters.")
     fields = split_fields(text, names)
-    for name in names:
-        if name not in fields:
-            return Invalid(
-                "missing-field", f"Invalid action: the field '{name}:' is missing or out of order."
-            )
+    if missing := next((name for name in names if name not in fields), None):
+        told = f"Invalid action: the field '{missing}:' is missing or out of order."
+        return Invalid("missing-field", told)
     name = read_name(fields["Action"], ACTIONS)
     if name is None:
         shown = fields["Action"][:60]
@@ -84,38 +78,36 @@ def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
 
 
 def _parse_arguments(text: str, names: tuple[str, ...]) -> dict[str, str] | Invalid:
+    def refused(reason: str, told: str) -> Invalid:
+        return Invalid(reason, f"ActionInputParsingError: {told}.")
+
     try:
         value = read_arguments(text, names)
     except ValueError:
-        return Invalid("bad-json", "ActionInputParsingError: the Action Input is not one JSON object.")
+        return refused("bad-json", "the Action Input is not one JSON object")
     if not isinstance(value, dict) or set(value) != set(names):
-        return Invalid(
-            "wrong-arguments", f"ActionInputParsingError: the keys must be exactly {', '.join(names)}."
-        )
+        return refused("wrong-arguments", f"the keys must be exactly {', '.join(names)}")
     arguments = {}
     for name in names:
-        item = value[name]
-        if name.endswith("_line_number"):
-            number = _whole_number(item)
-            if number is None:
-                return Invalid("wrong-type", f"ActionInputParsingError: {name} must be a whole number.")
-            arguments[name] = number
-        elif isinstance(item, str) and "\0" not in item and _encodable(item):
-            arguments[name] = item
-        else:
-            return Invalid("wrong-type", f"ActionInputParsingError: {name} must be a plain string.")
+        is_number = name.endswith("_line_number")
+        item = (_whole_number if is_number else _plain_text)(value[name])
+        if item is None:
+            return refused(
+                "wrong-type", f"{name} must be a {'whole number' if is_number else 'plain string'}"
+            )
+        arguments[name] = item
     return arguments
 
 
 def _whole_number(item: object) -> str | None:
-    if not isinstance(item, int | str):
+    if not isinstance(item, int | str) or (isinstance(item, int) and abs(item) >= 10**9):
         return None
-    text = str(item).strip() if not isinstance(item, int) or abs(item) < 10**9 else ""
+    text = str(item).strip()
     return text if re.fullmatch(r"\d{1,9}", text, re.ASCII) else None
 
 
-def _encodable(text: str) -> bool:
-    return text == storable(text)
+def _plain_text(item: object) -> str | None:
+    return item if isinstance(item, str) and "\0" not in item and item == storable(item) else None
 
 
 def storable(text: str) -> str:
@@ -187,12 +179,7 @@ def read_text(files: Mapping[str, bytes], name: str) -> str:
 
 
 def list_files(files: Mapping[str, bytes], data_names: tuple[str, ...], dir_path: str) -> str:
-    """Return the names in a folder of the workspace, folders with a slash.
-
-    Args:
-        files: Editable files by path.
-        data_names: Paths of what is read by reference.
-        dir_path: Which folder.
+    """Return the names in a folder of the workspace, folders with a slash; data are read by reference.
 
     Raises:
         ActionError: There is no such folder.
@@ -229,11 +216,12 @@ def look_for(files: Mapping[str, bytes], file_name: str, things: str) -> str:
         ActionError: There is no such file.
     """
     lines = read_text(files, file_name).splitlines()
-    words = set(re.findall(r"[a-z_]{3,}", things.lower()))
-    hits = [
-        f"{i}: {line}"
-        for i, line in enumerate(lines, 1)
-        if words & set(re.findall(r"[a-z_]{3,}", line.lower()))
-    ]
-    shown = hits[:12] or [f"{i}: {line}" for i, line in enumerate(lines[:12], 1)]
-    return f"{file_name} has {len(lines)} lines. By key word, without a reading model:\n" + "\n".join(shown)
+    words = _key_words(things)
+    numbered = [(f"{i}: {line}", words & _key_words(line)) for i, line in enumerate(lines, 1)]
+    shown = [line for line, hit in numbered if hit] or [line for line, _ in numbered]
+    head = f"{file_name} has {len(lines)} lines. By key word, without a reading model:"
+    return "\n".join([head, *shown[:12]])
+
+
+def _key_words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z_]{3,}", text.lower()))

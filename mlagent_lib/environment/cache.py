@@ -29,15 +29,10 @@ _LIBRARIES = ("numpy", "pandas", "scipy", "scikit-learn", "statsmodels")
 
 @dataclass(frozen=True)
 class Execution:
-    """What one execution of a script came to.
+    """What one execution of a script came to; the first fields are those of `RunResult`.
 
     Attributes:
-        status: Of the run, as in `RunResult`.
-        output: What the script printed, cleaned.
         seconds: Wall time when it was really executed.
-        tier: The isolation tier it ran under.
-        error_type: Last exception of the script, or None.
-        error_line: Line of the script where it was raised, or None.
         score: On the feedback labels, in the task's unit; None without a valid submission.
         refusal: Why the submission was refused, or None.
         submission: sha256 of the archived submission, or None.
@@ -63,12 +58,8 @@ def library_versions() -> dict[str, str]:
 def execution_key(state: State, script: str, task: Task, limits: Limits, reseed: int = 0) -> str:
     """Return the name of an experiment: equal experiments have equal names on every machine.
 
-    Args:
-        state: Its digest covers the workspace and the files of the task, hidden labels included.
-        script: Which file is executed.
-        task: What its card says about scoring; the card is not among the files that the digest covers.
-        limits: What the run may use.
-        reseed: Other luck than the script's own (see `RunRequest`); 0 for its own.
+    The digest of the state covers the workspace and the files of the task, hidden labels included, but not
+    its card, of which what it says about scoring counts.
     """
     scoring = [task.metric, task.kind, list(task.answer_columns), list(task.classes)]
     scoring += task.grader.identity() if task.grader else []  # its files may lie outside of the task's folder
@@ -121,8 +112,7 @@ class ExecutionCache:
         self._remember(key, execution)
         if execution.status in ("ok", "error"):
             row = asdict(execution)
-            path = self._path(key)
-            write_json(path, row | {"sha256": _row_digest(row)})
+            write_json(self._path(key), row | {"sha256": _row_digest(row)})
 
     def _remember(self, key: str, execution: Execution) -> None:
         with self._lock:

@@ -56,16 +56,22 @@ class RuleCoder:
         return [self._edit(request) for request in requests]
 
     def _edit(self, request: EditRequest) -> str | CoderError:
+        task = request.task
         try:
-            understood = catalogue.interpret(request.instruction, request.task.modality, request.task.kind)
+            understood = catalogue.interpret(request.instruction, task.modality, task.kind)
         except ValueError as error:
             return CoderError(f"the rule coder knows pocket tasks only: {error}", cure="choose another coder")
         if understood is None:
             return CoderError(f"the rule coder does not know the instruction {request.instruction[:80]!r}")
-        try:
-            return catalogue.replace_block(request.script, *understood)
-        except ValueError as error:
-            return CoderError(str(error))
+        return _made(catalogue.replace_block, request.script, *understood)
+
+
+def _made(make: Callable[..., str], *words: object) -> str | CoderError:
+    """Return what a function makes; where it cannot, that is the coder's error."""
+    try:
+        return make(*words)
+    except ValueError as error:
+        return CoderError(str(error))
 
 
 def block_prompt(script: str, instruction: str) -> str:
@@ -116,9 +122,12 @@ def parse_block_reply(reply: str) -> tuple[str, str]:
 class _LocalCoder:
     """A model in this process as coder: asked once for each request, in one batch.
 
+    A kind of it says what the model is asked (``_prompt``) and which script a reply makes (``_read``); both
+    raise `ValueError` where there is none.
+
     Args:
-        generate: Takes what `_prompt` makes and returns replies, in order. Greedy, so that the same request
-            gives the same script and results can be cached; the newest are kept.
+        generate: Takes prompts and returns replies, in order. Greedy, so that the same request gives the same
+            script and results can be cached; the newest are kept.
         name: Recorded in each step.
     """
 
@@ -131,54 +140,36 @@ class _LocalCoder:
         """Return the edited script for each request, in order, or why there is none."""
         keys = [(request.script, request.instruction) for request in requests]
         todo = [key for key in dict.fromkeys(keys) if key not in self._memory]
-        prompts, ready = [], []
-        for key in todo:
-            try:
-                prompts.append(self._prompt(*key))
-                ready.append(key)
-            except ValueError as error:
-                self._memory[key] = CoderError(str(error))
-        if prompts:
-            for key, reply in zip(ready, self._generate(prompts), strict=True):
-                self._memory[key] = self._apply(key[0], reply)
+        prompts = {key: _made(self._prompt, *key) for key in todo}
+        self._memory |= {key: asked for key, asked in prompts.items() if isinstance(asked, CoderError)}
+        ready = [key for key in todo if key not in self._memory]
+        replies = self._generate([prompts[key] for key in ready]) if ready else []
+        for key, reply in zip(ready, replies, strict=True):
+            self._memory[key] = _made(self._read, reply, key[0])
         made = [self._memory[key] for key in keys]
         for key in list(self._memory)[:-_KEPT_EDITS]:
             del self._memory[key]
         return made
 
-    def _prompt(self, script: str, instruction: str):
-        """Return what the model is asked; raise `ValueError` where it cannot be asked."""
-        raise NotImplementedError
-
-    def _apply(self, script: str, reply: str) -> str | CoderError:
-        """Return the edited script that a reply makes, or why there is none."""
-        raise NotImplementedError
-
 
 class BlockCoder(_LocalCoder):
-    """A small model as coder: it answers with the header of the block it rewrites and the new lines.
+    """A small model as coder: asked by `block_prompt`, it answers with the block that it rewrites."""
 
-    It is asked the prompts of `block_prompt`.
-    """
+    _prompt = staticmethod(block_prompt)
 
-    def _prompt(self, script: str, instruction: str) -> str:
-        return block_prompt(script, instruction)
-
-    def _apply(self, script: str, reply: str) -> str | CoderError:
-        try:
-            made = catalogue.replace_block(script, *parse_block_reply(reply))
-        except ValueError as error:
-            return CoderError(str(error))
-        fault = fault_of(made)
-        return CoderError(f"the coder's script is no whole Python program: {fault}") if fault else made
+    @staticmethod
+    def _read(reply: str, script: str) -> str:
+        made = catalogue.replace_block(script, *parse_block_reply(reply))
+        if fault := fault_of(made):
+            raise ValueError(f"the coder's script is no whole Python program: {fault}")
+        return made
 
 
 class ScriptCoder(_LocalCoder):
     """A chat model in this process as coder: asked as `ChatCoder` asks, it answers with the whole script.
 
     Args:
-        generate: Takes conversations (of `chat_messages`) and returns replies, in order. Greedy, so that the
-            same request gives the same script and results can be cached; the newest are kept.
+        generate: As for every coder in this process; it takes conversations (of `chat_messages`).
         name: Recorded in each step.
         problem: Takes a conversation and its script, returns why it is too long for the model, or nothing.
     """
@@ -198,8 +189,8 @@ class ScriptCoder(_LocalCoder):
             raise ValueError(problem)
         return messages
 
-    def _apply(self, script: str, reply: str) -> str | CoderError:
-        return parse_chat_reply(reply, script)
+    def _read(self, reply: str, script: str) -> str:
+        return read_chat_reply(reply, script)
 
 
 CHAT_INSTRUCTIONS = (
@@ -214,17 +205,14 @@ def chat_messages(script: str, instruction: str) -> list[dict]:
     return [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
 
 
-def parse_chat_reply(reply: str, script: str) -> str | CoderError:
-    """Return the edited script in a chat coder's reply (see `find_script`), or why there is none.
+def read_chat_reply(reply: str, script: str) -> str:
+    """Return the edited script in a chat coder's reply; `ValueError` as of `find_script`.
 
     Example:
-        >>> parse_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n", "x = 2\\n")
+        >>> read_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n", "x = 2\\n")
         'x = 1\\n'
     """
-    try:
-        return find_script(split_thinking(reply)[0], script)
-    except ValueError as error:
-        return CoderError(str(error))
+    return find_script(split_thinking(reply)[0], script)
 
 
 class ChatCoder:
@@ -245,7 +233,7 @@ class ChatCoder:
         """Return the edited script for each request, in order, or why there is none."""
         replies = map_threads(self._reply, requests, self.workers)
         return [
-            reply if isinstance(reply, Unscored) else parse_chat_reply(reply, request.script)
+            reply if isinstance(reply, Unscored) else _made(read_chat_reply, reply, request.script)
             for request, reply in zip(requests, replies, strict=True)
         ]
 

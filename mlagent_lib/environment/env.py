@@ -45,8 +45,6 @@ class Environment(gymnasium.Env):
     outcomes and scores, `mlagent_lib.reward` knows what they are worth.
 
     Args:
-        task: The task.
-        tools: Runner, coder and cache.
         max_steps: Steps until truncation.
         reward: Called as ``reward(result, task)`` for each step.
     """

@@ -58,8 +58,7 @@ def luck_of(
 
     Args:
         pairs: States before and after, whose scripts have feedback scores.
-        tools: Runner and cache; its tier must be a warm one.
-        seeds: Other seeds for each script, 1 or more.
+        tools: Its tier must be a warm one.
         script: Which file is run; None for the task's starter.
 
     Raises:

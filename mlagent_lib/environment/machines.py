@@ -80,7 +80,6 @@ class SpreadRunner:
         tier: ``auto`` for the best that works on the first worker asked, or a name from `isolation.tiers`.
             All workers must give the same one.
         allow_unsafe: Permit the tiers that isolate nothing, for scripts that you trust.
-        backend: Name of a joblib backend.
         modules: What the warm servers load before the first run.
         options: Passed to the backend, e.g. ``client=`` for Dask.
 
@@ -104,15 +103,14 @@ class SpreadRunner:
         self.workers, self.backend = workers, backend
         self._options = _dask_options(options) if backend == "dask" else options
         try:
-            with joblib.parallel_config(backend, **self._options):
+            with self._configured():
                 pass
         except (ValueError, TypeError, ImportError) as error:
             raise MlagentError(
                 f"the joblib backend {backend!r} cannot be used: {error}",
                 cure="choose loky or dask, or register the backend with joblib first",
             ) from error
-        name = _NAME if backend == "loky" else ""
-        self._setting = _Setting(tier, allow_unsafe, tuple(modules), name)
+        self._setting = _Setting(tier, allow_unsafe, tuple(modules), _NAME if backend == "loky" else "")
         self._found_tier: str | None = None
         # when scripts ran, as `Runner.spans`; each is taken to end when its result arrives here
         self.spans: deque[tuple[float, float]] = deque(maxlen=10_000)
@@ -138,38 +136,30 @@ class SpreadRunner:
             return self._found_tier
 
     def run(self, request: RunRequest) -> RunResult:
-        """Return what came of one script.
-
-        Raises:
-            IsolationError, Unscored, ValueError: As for `run_many`.
-        """
+        """Return what came of one script, or raise as `run_many` does."""
         return self.run_many([request])[0]
 
     def run_many(
         self, requests: Iterable[RunRequest], *, keep_unscored: bool = False
     ) -> list[RunResult | Unscored]:
-        """Return the results in the order of ``requests``.
-
-        Args:
-            requests: What to run.
-            keep_unscored: Give back a failure of ours in its place, so that it does not spoil the others.
+        """Return the results in the order of ``requests``; `Unscored` among them only if ``keep_unscored``.
 
         Raises:
             IsolationError: If the first worker asked has no safe tier.
             Unscored: The first failure of ours, after all have ended, unless ``keep_unscored``.
             ValueError: If a data folder does not exist or the runner is closed.
         """
-        requests = [_absolute(request) for request in requests]
+        requests = [request.located() for request in requests]
         if not requests:
             return []
         with self._busy:
             setting = replace(self._setting, tier=self.tier)
             rows = [(request, _data_digest(request.data_dir), setting) for request in requests]
             results = self._spread(_run_here, rows)
-        failures = [result for result in results if isinstance(result, Exception)]
-        failures = [error for error in failures if not (keep_unscored and isinstance(error, Unscored))]
+        failures = [found for found in results if isinstance(found, ValueError)]
+        failures += [found for found in results if isinstance(found, Unscored) and not keep_unscored]
         if failures:
-            raise next((error for error in failures if isinstance(error, ValueError)), failures[0])
+            raise failures[0]
         return results
 
     def warm(self) -> None:
@@ -237,10 +227,13 @@ class SpreadRunner:
                     now = time.monotonic()
                     self.spans.append((now - value.seconds, now))
 
+    def _configured(self, **more: object) -> joblib.parallel_config:
+        return joblib.parallel_config(self.backend, **more, **self._options)
+
     def _opened(self) -> joblib.Parallel:
         """Return the one pool of this runner: each pool of joblib leaves a folder until this process ends."""
         if self._parallel is None:
-            with joblib.parallel_config(self.backend, n_jobs=self.workers, **self._options):
+            with self._configured(n_jobs=self.workers):
                 # nothing is dispatched before a worker is free, so that few rows are lost with one
                 parallel = joblib.Parallel(
                     batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered", max_nbytes=None
@@ -298,15 +291,6 @@ def _dask_options(options: dict) -> dict:
     return {"wait_for_workers_timeout": _WAIT_FOR_WORKERS_SECONDS, **options}
 
 
-def _absolute(request: RunRequest) -> RunRequest:
-    if request.data_dir is None:
-        return request
-    data_dir = Path(os.path.realpath(request.data_dir))
-    if not data_dir.is_dir():
-        raise ValueError(f"the data folder {data_dir} does not exist")
-    return replace(request, data_dir=data_dir)
-
-
 def _data_digest(folder: Path | None) -> str:
     """Return the sha256 of a folder's files; each state of a folder is read once."""
     if folder is None:
@@ -323,7 +307,7 @@ def _digest_of_files(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> 
 # ---- in a worker ---------------------------------------------------------------------------------
 
 _lock = threading.Lock()  # a worker of several threads runs one script at a time
-_held: tuple[int, _Setting, Runner] | None = None
+_held: dict[tuple[int, _Setting], Runner] = {}  # at most one, by process and setting
 
 
 def _numbered(number: int, work: Callable, row: tuple, caller: int | None) -> tuple[int, object]:
@@ -375,24 +359,19 @@ def _run_here(request: RunRequest, digest: str, setting: _Setting) -> RunResult 
 
 def _runner_here(setting: _Setting) -> Runner:
     """Return the one warm runner of this process; an older one of another setting is closed."""
-    global _held
-    if _held is None or _held[:2] != (os.getpid(), setting):
+    here = (os.getpid(), setting)
+    if here not in _held:
         _close_held()
-        folder = (
-            os.path.join(tempfile.gettempdir(), f"{setting.name}-{os.getpid()}") if setting.name else None
-        )
-        runner = Runner(
+        folder = f"{tempfile.gettempdir()}/{setting.name}-{os.getpid()}" if setting.name else None
+        _held[here] = Runner(
             1, setting.tier, allow_unsafe=setting.allow_unsafe, modules=setting.modules, folder=folder
         )
-        _held = (os.getpid(), setting, runner)
-    return _held[2]
+    return _held[here]
 
 
 def _close_held() -> None:
-    global _held
-    held, _held = _held, None
-    if held is not None:
-        held[2].close()
+    while _held:
+        _held.popitem()[1].close()
 
 
 def close_here() -> None:

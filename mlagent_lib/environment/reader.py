@@ -63,10 +63,6 @@ _STOPS = _lines([*FIELDS, "Observation"])
 def split_fields(text: str, names: Sequence[str] = FIELDS) -> dict[str, str]:
     r"""Return the fields of a reply that stand in the given order, each from its name to the next name.
 
-    Args:
-        text: The reply.
-        names: The fields in their order.
-
     Example:
         >>> split_fields("Action: List Files\nAction Input: {}", ("Action", "Action Input"))
         {'Action': 'List Files', 'Action Input': '{}'}
@@ -87,10 +83,6 @@ def split_fields(text: str, names: Sequence[str] = FIELDS) -> dict[str, str]:
 def read_name(text: str, names: Iterable[str]) -> str | None:
     r"""Return which action the field ``Action`` names; None where it is none, or more than one.
 
-    Args:
-        text: The field.
-        names: The actions.
-
     Example:
         >>> read_name("`list_files`.", ["List Files"]), read_name("List Files now", ["List Files"])
         ('List Files', None)
@@ -109,7 +101,6 @@ def read_arguments(text: str, names: Sequence[str]) -> object:
 
     Args:
         text: The field, and whatever follows it: an invented observation, or another step, is not read.
-        names: The arguments that the action takes.
 
     Raises:
         ValueError: It has no reading, or more than one.
