@@ -19,48 +19,17 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from mlagent_lib.core.errors import Unscored
-from mlagent_lib.environment.isolation import box, run_status
-from mlagent_lib.environment.isolation.client import WARM_MODULES, Finished, ServerLost, WarmServer
+from mlagent_lib.environment.isolation import box
+from mlagent_lib.environment.isolation.client import WARM_MODULES, ServerLost, WarmServer
 from mlagent_lib.environment.isolation.plain_process import ColdServer
 from mlagent_lib.environment.isolation.probe import TierReport, choose, probe
-from mlagent_lib.environment.isolation.request import RunRequest
+from mlagent_lib.environment.isolation.request import RunRequest, RunResult
 
 __all__ = ["Runner", "RunRequest", "RunResult", "TierReport", "probe"]
 
 _ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came of a script.
-
-    Attributes:
-        status: ``ok``, ``error`` (it failed by itself), or the limit that it broke: ``timeout``, ``memory``,
-            ``disk``, ``files``, ``processes``, ``output``.
-        exit_code: As a shell gives it, negative for a signal, None when it was stopped.
-        output: The last of stdout and stderr together, as plain text. Untrusted: never parse a score from it.
-        seconds: Wall-clock seconds of the script.
-        tier: The isolation it ran under.
-        error_type: Class name of the exception that ended it, or the name of a signal.
-        error_line: Line of the script where that exception passed.
-        collected: Name to bytes of the files asked for.
-        collect_errors: Name to reason (see `isolation.box.collect`) of those that could not be had.
-        peak_memory_bytes: Most memory seen, the shared libraries included.
-    """
-
-    status: str
-    exit_code: int | None
-    output: str
-    seconds: float
-    tier: str
-    error_type: str | None
-    error_line: int | None
-    collected: dict[str, bytes]
-    collect_errors: dict[str, str]
-    peak_memory_bytes: int
 
 
 class Runner:
@@ -128,14 +97,14 @@ class Runner:
         try:
             if self._closed.is_set():
                 raise ValueError("this runner is closed")
-            finished = self._attempt(server, request)
+            result = self._attempt(server, request)
             now = time.monotonic()
-            self.spans.append((now - finished.report["seconds"], now))
+            self.spans.append((now - result.seconds, now))
+            return result
         finally:
             self._free.put(server)
-        return _result(finished, request, self.tier)
 
-    def _attempt(self, server: WarmServer | ColdServer, request: RunRequest) -> Finished:
+    def _attempt(self, server: WarmServer | ColdServer, request: RunRequest) -> RunResult:
         for _ in range(_ATTEMPTS):
             try:
                 return server.run(request)
@@ -212,18 +181,3 @@ def _close(servers: list, base: str, owner_pid: int) -> None:
     for server in servers:
         server.close()
     box.remove(base)
-
-
-def _result(finished: Finished, request: RunRequest, tier: str) -> RunResult:
-    report = finished.report
-    short = {finished.workspace: "/workspace", **run_status.machine_paths()}
-    if request.data_dir is not None:
-        short[str(request.data_dir)] = "/workspace" if request.links else "/workspace/data"
-    output = run_status.clean_text(finished.output, report["total"], short)
-    code = report["code"] if report["stop"] == "exit" else None
-    error_type, error_line, message = run_status.error_of(output, request.script, code or 0)
-    status = run_status.status_of(report["stop"], report["code"], message)
-    return RunResult(
-        status, code, output, report["seconds"], tier, error_type, error_line,
-        finished.collected, finished.refused, report["peak"],
-    )  # fmt: skip

@@ -144,12 +144,13 @@ class _View:
             self.bind(folder)
         if shown and not keep:
             self._empty(folder)
-        if keep:
-            for entry in rest:
-                self._hide(entry)
-        else:
-            for path in granted:
-                self.bind(path)
+        for path in () if keep else granted:
+            self.bind(path)
+        for entry in rest if keep else ():
+            if entry.is_dir(follow_symlinks=False):
+                self._empty(entry.path)
+            else:
+                self.mounts += ["--ro-bind", os.devnull, entry.path]
         for path in inner:
             self.cover(path, shown=keep)
 
@@ -179,12 +180,6 @@ class _View:
             if path in tops or not tops & set(paths._parents(path)):
                 self.bind(path)
 
-    def _hide(self, entry: os.DirEntry) -> None:
-        if entry.is_dir(follow_symlinks=False):
-            self._empty(entry.path)
-        else:
-            self.mounts += ["--ro-bind", os.devnull, entry.path]
-
     def _empty(self, folder: str) -> None:
         self.mounts += ["--tmpfs", folder]
         self.seals += ["--remount-ro", folder]
@@ -198,7 +193,6 @@ def arguments(
     Args:
         workspace: The only folder that can be written; it exists.
         data: Folders of tasks, read-only.
-        trees, listings: What `paths.readable` returns.
 
     Raises:
         OSError: If it takes more mounts than bubblewrap does.

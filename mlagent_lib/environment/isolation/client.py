@@ -11,11 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from . import box, bubblewrap, jail, limits_os, paths
-from .request import RunRequest
+from .request import RunRequest, RunResult
+from .run_status import result_of
 from .tiers import Tier
 
 START_SECONDS = 240.0
@@ -41,28 +41,6 @@ class ServerLost(Exception):
 
 class JailRefused(ServerLost):
     """The kernel refuses a layer of the tier, so trying again will not help."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What is known of a run once nothing of it is left: the guard's report and the files it handed in."""
-
-    report: dict
-    output: bytes
-    workspace: str
-    collected: dict[str, bytes]
-    refused: dict[str, str]
-
-
-def finished(report: dict, output: bytes, workspace: box.Box, request: RunRequest) -> Finished:
-    """Return a run that has ended, with the files that were asked for or why they could not be had."""
-    collected, refused = {}, {}
-    for name in request.collect:
-        try:
-            collected[name] = box.collect(workspace, name, request.limits.file_bytes)
-        except box.Refused as error:
-            refused[name] = str(error)
-    return Finished(report, output, workspace.path, collected, refused)
 
 
 def throwaway_uid(server_pid: int) -> int:
@@ -96,8 +74,8 @@ class WarmServer:
         self._owner: int | None = None
         self._mounts = bubblewrap.Mounts()
 
-    def run(self, request: RunRequest) -> Finished:
-        """Return a finished run.
+    def run(self, request: RunRequest) -> RunResult:
+        """Return what came of a run, once nothing of it is left.
 
         Raises:
             ServerLost: When we failed; the server is gone and the next call starts a new one.
@@ -117,9 +95,10 @@ class WarmServer:
             self._send(vars(job))
             report = self._receive(request.limits.seconds + _GRACE_SECONDS)
             self._check(report)
-            found = finished(report, base64.b64decode(report["output"]), self._box, request)
+            output = base64.b64decode(report["output"])
+            result = result_of(report, output, self._box, request, tier.name)
             box.empty(self._box.path)
-            return found
+            return result
         except BaseException as error:
             # whatever happened (also Ctrl-C), the state of the run is unknown: nothing of it may live on
             self.close(kill=True)
@@ -128,7 +107,7 @@ class WarmServer:
             raise
 
     def _check(self, report: dict) -> None:
-        if report.get("stop") in ("guard-died", "abandoned"):
+        if report["stop"] in ("guard-died", "abandoned"):
             raise ServerLost(f"the guard of the run ended early: {report['stop']}")
         if report["stop"] == "setup" or report["setup"]:
             raise JailRefused(f"the jail could not be used: {report['setup']}")

@@ -41,12 +41,9 @@ class Job:
 
     Attributes:
         workspace: The only folder that the run may write.
-        script: The file to execute, relative to the workspace.
         limits: ``Limits.to_json()``.
         read: Folders that this run may read besides the libraries (its data).
-        landlock, seccomp, namespaces: Which layers to use.
         uid: The throw-away user to become, or None to stay who we are.
-        reseed: Added to every seed that the script sets; 0 leaves them as they are.
         hidden_tasks: Threads of this user that the guard cannot see but the kernel may count.
     """
 
@@ -62,54 +59,36 @@ class Job:
     hidden_tasks: int = 0
 
 
+_ENVIRONMENT = {
+    # every numeric library gets one thread: a fork of a process with OpenMP threads would hang
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
+    "PATH": "/usr/local/bin:/usr/bin:/bin", "USER": "run", "LOGNAME": "run", "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "MPLBACKEND": "Agg",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",  # a run has no network: else each call of the hub is tried for half a minute
+    # arrow: no background thread in the server, no arena of a gigabyte in a limited address space
+    "ARROW_DEFAULT_MEMORY_POOL": "system", "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "MALLOC_ARENA_MAX": "2",  # one arena more for each thread would use up the address space
+    "JOBLIB_MULTIPROCESSING": "0",  # loky cannot make semaphores without /dev/shm and would try in every run
+}  # fmt: skip
+
+
 def clean_environment(home: str) -> dict[str, str]:
     """Return the whole environment of a run: nothing of the caller's but language and time zone.
 
-    The hash seed is fixed and every numeric library gets one thread: the same script gives the same output,
-    and a fork of a process with OpenMP threads would hang.
+    The hash seed is fixed, as the number of threads is: the same script gives the same output.
     """
     kept = {k: os.environ[k] for k in ("LANG", "LC_ALL", "TZ") if k in os.environ}
-    threads = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
-    )
-    return {
-        **kept,
-        **threads,
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": home,
-        "TMPDIR": home,
-        "USER": "run",
-        "LOGNAME": "run",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONUTF8": "1",
-        "MPLBACKEND": "Agg",
-        "MPLCONFIGDIR": home,
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",  # a run has no network: else each call of the hub is tried for half a minute
-        # arrow: no background thread in the server, no arena of a gigabyte in a limited address space
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "JE_ARROW_MALLOC_CONF": "background_thread:false",
-        # one arena more for each thread would use up the address space
-        "MALLOC_ARENA_MAX": "2",
-        # loky cannot make semaphores without /dev/shm and would try in every run
-        "JOBLIB_MULTIPROCESSING": "0",
-    }
+    return {**kept, **_ENVIRONMENT, **dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR"), home)}
 
 
-def close_all_but(keep: set[int]) -> None:
+def close_all_but(*keep: int | None) -> None:
     """Close every descriptor above standard error that is not in ``keep``."""
     start = 3
-    for descriptor in sorted(keep):
-        if descriptor >= start:
-            os.closerange(start, descriptor)
-            start = descriptor + 1
+    for descriptor in sorted(d for d in keep if d is not None and d >= start):
+        os.closerange(start, descriptor)
+        start = descriptor + 1
     os.closerange(start, os.sysconf("SC_OPEN_MAX"))
-
-
-def _some(descriptor: int | None) -> set[int]:
-    return set() if descriptor is None else {descriptor}
 
 
 # ---- the guard -----------------------------------------------------------------------------------
@@ -119,7 +98,6 @@ def guard(job: Job, ruleset: int | None, reply: int, lifeline: int, execute: Cal
     """Run ``job`` to its end, report on ``reply``, leave no process, and exit. Never returns.
 
     Args:
-        job: What to run.
         ruleset: Descriptor of the Landlock rules, None for a tier without.
         reply: Descriptor of the pipe to the parent.
         lifeline: Descriptor that reaches its end when the server is gone; then everything is killed.
@@ -127,7 +105,7 @@ def guard(job: Job, ruleset: int | None, reply: int, lifeline: int, execute: Cal
     """
     code = 1
     try:
-        close_all_but({reply, lifeline, *_some(ruleset)})
+        close_all_but(reply, lifeline, ruleset)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         report = _supervise(job, ruleset, lifeline, execute)
         line = json.dumps(report, allow_nan=False).encode() + b"\n"
@@ -149,7 +127,7 @@ def _supervise(job: Job, ruleset: int | None, lifeline: int, execute: Callable[[
     try:
         head = _enter_namespaces(job) if job.namespaces else None
     except OSError as error:
-        return _report("setup", setup=str(error))
+        return {"stop": "setup", "setup": str(error)}
     pid = os.fork()
     if pid == 0:
         _first_process(job, ruleset, execute, output_write, notes_write, process_base)
@@ -157,18 +135,13 @@ def _supervise(job: Job, ruleset: int | None, lifeline: int, execute: Callable[[
     os.close(notes_write)
     watch = _Watch(job, pid, output_read, notes_read, lifeline)
     stop = watch.until_stopped()
-    watch.seconds = time.monotonic() - watch.start
+    seconds = time.monotonic() - watch.start
     watch.collect_exit()
     if head is not None:
         _end_namespaces(head)
     left = limits_os.sweep(os.getpid())
     watch.drain()
-    return watch.report(stop, left)
-
-
-def _report(stop: str, **more: object) -> dict:
-    blank = {"stop": stop, "code": None, "seconds": 0.0, "peak": 0, "left": 0, "total": 0, "output": ""}
-    return {**blank, "setup": None, **more}
+    return watch.report(stop, left, seconds)
 
 
 def _enter_namespaces(job: Job) -> int:
@@ -220,11 +193,9 @@ class _Watch:
         self.limits = job.limits
         self.exit_descriptor = os.pidfd_open(pid)
         self.start = time.monotonic()
-        self.seconds = 0.0
         self.tail, self.total, self.noted = bytearray(), 0, b""
         self.status: int | None = None
-        self.peak = 0
-        self.scans = 0
+        self.peak = self.scans = 0
         os.set_blocking(output, False)
         os.set_blocking(notes, False)
         self.poll = select.poll()
@@ -314,22 +285,20 @@ class _Watch:
                 while self._take(descriptor):
                     pass
 
-    def report(self, stop: str, left: int) -> dict:
+    def report(self, stop: str, left: int, seconds: float) -> dict:
         """Return the run as the parent gets it."""
         notes = dict(line.split(b" ", 1) for line in self.noted.split(b"\n") if b" " in line)
-        setup = None
-        if _READY not in notes and stop not in ("abandoned",):
+        setup = code = None
+        if _READY not in notes and stop != "abandoned":
             setup = notes.get(_FAILED, b"the run ended before its jail was ready").decode("utf-8", "replace")
-        code = None
-        if stop == "exit" and self.status is not None:
-            code = os.waitstatus_to_exitcode(self.status)
         if stop == "exit":
+            code = None if self.status is None else os.waitstatus_to_exitcode(self.status)
             stop = self._disk() or stop
-        output = bytes(self.tail[-self.limits["output_bytes"] :])
-        return _report(
-            stop, code=code, seconds=round(self.seconds, 4), peak=self.peak, left=left, total=self.total,
-            output=base64.b64encode(output).decode(), setup=setup,
-        )  # fmt: skip
+        output = base64.b64encode(self.tail[-self.limits["output_bytes"] :]).decode()
+        return {
+            "stop": stop, "code": code, "seconds": round(seconds, 4), "peak": self.peak, "left": left,
+            "total": self.total, "output": output, "setup": setup,
+        }  # fmt: skip
 
 
 # ---- the jailed side -----------------------------------------------------------------------------
@@ -340,7 +309,7 @@ def _first_process(
 ) -> None:
     """In the forked child: become the run. Never returns."""
     try:
-        close_all_but({output, notes, *_some(ruleset)})
+        close_all_but(output, notes, ruleset)
         kernel.check(kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL), "pdeathsig")
         shared_memory = False
         if job.namespaces:
@@ -367,7 +336,7 @@ def _lock_in(
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
-    close_all_but({notes, *_some(ruleset)})
+    close_all_but(notes, ruleset)
     os.set_inheritable(notes, False)
     os.chdir(job.workspace)
     os.umask(0o077)
@@ -378,12 +347,10 @@ def _lock_in(
         kernel.become(job.uid)
     elif ruleset is not None:
         kernel.set_capabilities(0)
-    own_space = limits_os.address_space()
-    limits_os.set_rlimits(job.limits, own_space=own_space, process_base=process_base)
+    limits_os.set_rlimits(job.limits, process_base)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # so that the guard may read the run's share of memory
-    kernel.check(
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL), "pdeathsig"
-    )  # changing user clears it
+    # changing user has cleared it
+    kernel.check(kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL), "pdeathsig")
     kernel.check(kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
     if ruleset is not None:
         landlock.enter(ruleset)

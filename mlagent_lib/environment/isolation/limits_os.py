@@ -20,16 +20,18 @@ _OPEN_FILES = 256
 _NPROC_SLACK = 8
 
 
-def set_rlimits(limits: dict, *, own_space: int, process_base: int) -> None:
+def set_rlimits(limits: dict, process_base: int) -> None:
     """Set the kernel's own limits for this process and all that it will start.
+
+    Address space that this process has already mapped does not count.
 
     Args:
         limits: ``Limits.to_json()``.
-        own_space: Address space in bytes that this process has already mapped, which does not count.
         process_base: Processes and threads of the same user that do not belong to this run.
     """
     cpu = 2 * int(limits["seconds"] + 1)  # a backstop; the guard's wall clock comes first
-    space = own_space + limits["memory_bytes"]
+    with open("/proc/self/statm") as handle:
+        space = int(handle.read().split()[0]) * os.sysconf("SC_PAGE_SIZE") + limits["memory_bytes"]
     tasks = process_base + limits["processes"] + _NPROC_SLACK  # the guard counts exactly
     wanted = {
         resource.RLIMIT_CORE: (0, 0),
@@ -47,12 +49,6 @@ def set_rlimits(limits: dict, *, own_space: int, process_base: int) -> None:
         if ceiling != resource.RLIM_INFINITY:
             soft, hard = min(soft, ceiling), min(hard, ceiling)
         resource.setrlimit(limit, (soft, hard))
-
-
-def address_space() -> int:
-    """Return the bytes of address space that this process has mapped."""
-    with open("/proc/self/statm") as handle:
-        return int(handle.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,6 @@ def processes() -> list[Process]:
     """Return every process that ``/proc`` shows."""
     found = []
     for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
         with contextlib.suppress(OSError, ValueError):
             process = _process(int(name))
             headless = process.state == "Z" and process.threads > 1
@@ -85,11 +79,8 @@ def processes() -> list[Process]:
 
 
 def _process(pid: int) -> Process:
-    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(descriptor, 4096)
-    finally:
-        os.close(descriptor)
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as handle:
+        text = handle.read(4096)
     fields = text[text.rindex(b")") + 2 :].split()
     return Process(pid, int(fields[1]), chr(fields[0][0]), int(fields[17]), int(fields[21]), pid)
 
@@ -235,7 +226,7 @@ def open_up(path: str) -> bool:
 
 
 def deleted_bytes(tree: list[Process]) -> int:
-    """Return the disk used by files that the tree has deleted but keeps open, which no folder shows."""
+    """Return the bytes of files that the tree has deleted but keeps open, which no folder shows."""
     return sum(_deleted_but_open(tree).values())
 
 

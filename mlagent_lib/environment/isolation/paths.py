@@ -16,25 +16,14 @@ from collections.abc import Iterable
 
 # folders that libraries use for data: inside them only code stays readable
 _DATA_FOLDERS = frozenset(
-    {
-        "data",
-        "_data",
-        "dataset",
-        "datasets",
-        "sample_data",
-        "sampledata",
-        "test_data",
-        "testdata",
-        "package_data",
-        "examples",
-    }  # fmt: skip
+    ["data", "_data", "dataset", "datasets", "sample_data", "sampledata", "test_data", "testdata"]
+    + ["package_data", "examples"]
 )
 # folders denied whole as soon as they hold anything but code
 _TEST_FOLDERS = frozenset({"test", "tests"})
 _CODE = (".py", ".pyi", ".pyx", ".pxd", ".so", ".typed", ".sh")
 # folders denied as a whole, code included: the language's topic texts and its own test data
 _DENIED_STDLIB = ("pydoc_data", "test", "idlelib", "site-packages", "dist-packages")
-_DENIED_PACKAGES = ("mlagent_lib",)
 # of the folders of shared libraries only these: beside them lie other interpreters with their own data
 _LIBRARY_FOLDERS = ("-linux-gnu", "-linux-musl", "-linux-gnueabihf", "locale", "ssl", "gconv")
 
@@ -103,10 +92,8 @@ def bundled_data(root: str) -> list[str]:
     """
     denied: list[str] = []
     _find_data(root, False, denied)
-    denied += [
-        os.path.join(root, name) for name in _DENIED_PACKAGES if os.path.isdir(os.path.join(root, name))
-    ]
-    return denied
+    ours = os.path.join(root, "mlagent_lib")
+    return denied + ([ours] if os.path.isdir(ours) else [])
 
 
 def _find_data(folder: str, in_data: bool, denied: list[str]) -> bool:
@@ -115,11 +102,9 @@ def _find_data(folder: str, in_data: bool, denied: list[str]) -> bool:
     mine: list[str] = []
     inner_denied: list[str] = []
     for entry in _entries(folder):
-        if entry.is_symlink():
+        if entry.is_symlink() or entry.name == "__pycache__":
             continue
         if entry.is_dir():
-            if entry.name == "__pycache__":
-                continue
             test = entry.name in _TEST_FOLDERS
             inner: list[str] = []
             holds_code = _find_data(entry.path, test or in_data or entry.name in _DATA_FOLDERS, inner)
@@ -156,13 +141,14 @@ def standard_folders() -> list[str]:
 @functools.lru_cache(maxsize=1)
 def readable() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return (trees, listings) that every run on this machine may read, found once per process."""
-    sites, stdlib = site_folders(), standard_folders()
+    denied = [(folder, bundled_data(folder)) for folder in site_folders()]
+    denied += [(top, [os.path.join(top, name) for name in _DENIED_STDLIB]) for top in standard_folders()]
     trees: list[str] = []
     listings: list[str] = []
-    for folder in sites:
-        _extend(trees, listings, allow_tree(folder, bundled_data(folder)))
-    for folder in stdlib:
-        _extend(trees, listings, allow_tree(folder, [os.path.join(folder, name) for name in _DENIED_STDLIB]))
+    for folder, deny in denied:
+        granted, listed = allow_tree(folder, deny)
+        trees += granted
+        listings += listed
     prefixes = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     roots = {os.path.realpath(p) for p in (*_LIBRARY_ROOTS, *(os.path.join(p, "lib") for p in prefixes))}
     for root in sorted(roots):
@@ -173,11 +159,6 @@ def readable() -> tuple[tuple[str, ...], tuple[str, ...]]:
     trees += [os.path.realpath(p) for p in _SYSTEM_TREES]
     existing = [p for p in dict.fromkeys(trees) if os.path.exists(p)]
     return tuple(_without_nested(existing)), tuple(p for p in dict.fromkeys(listings) if os.path.isdir(p))
-
-
-def _extend(trees: list[str], listings: list[str], found: tuple[list[str], list[str]]) -> None:
-    trees += found[0]
-    listings += found[1]
 
 
 def _without_nested(paths: list[str]) -> list[str]:

@@ -15,8 +15,8 @@ import time
 
 from ...core.limits import Limits
 from . import box, jail
-from .client import Finished, finished
-from .request import RunRequest
+from .request import RunRequest, RunResult
+from .run_status import result_of
 
 
 class ColdServer:
@@ -25,8 +25,8 @@ class ColdServer:
     def __init__(self, folder: str):
         self.folder = folder
 
-    def run(self, request: RunRequest) -> Finished:
-        """Return a finished run of ``python script``.
+    def run(self, request: RunRequest) -> RunResult:
+        """Return what came of ``python script``.
 
         Raises:
             ValueError: Other seeds were asked for: a plain subprocess cannot shift them.
@@ -39,7 +39,7 @@ class ColdServer:
             data_dir = request.data_dir and str(request.data_dir)
             box.fill(workspace, request.files, data_dir, None, request.links)
             report, output = _execute(workspace.path, request.script, request.limits)
-            return finished(report, output, workspace, request)
+            return result_of(report, output, workspace, request, "T0")
         finally:
             box.remove(workspace.path)
 

@@ -66,12 +66,9 @@ json.dump({"honest": honest, "done": done, "error": other.stderr[-500:]}, open("
 
 @dataclass(frozen=True)
 class TierReport:
-    """What the probe found.
+    """What the probe found: the tiers that passed, best first, the best of them, and one sentence on that.
 
     Attributes:
-        available: Names of the tiers that passed, best first.
-        chosen: The best of them, None when there is none.
-        why: One sentence on the choice.
         failed: For each tier that is not used, why; see `explain.OURS`.
         lines: Text for ``mlagent doctor``.
     """
@@ -114,7 +111,7 @@ def _attack(server: client.WarmServer, base: str) -> str:
     files = {"attack.py": _ATTACKS.encode(), "plan.json": json.dumps(plan).encode()}
     run = server.run(RunRequest(files, data, "attack.py", _LIMITS, ("report.json",)))
     if "report.json" not in run.collected:
-        return f"an honest script fails: {_last_line(run.output.decode('utf-8', 'replace'))}"
+        return f"an honest script fails: {_last_line(run.output)}"
     report = json.loads(run.collected["report.json"])
     if report["done"]:
         return "not refused: " + ", ".join(report["done"])

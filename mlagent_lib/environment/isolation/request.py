@@ -1,4 +1,4 @@
-"""What is asked of an isolated run: its files, its data, the script, the limits, what to bring back."""
+"""What is asked of an isolated run (files, data, script, limits, what to bring back), and what came of it."""
 
 from __future__ import annotations
 
@@ -58,3 +58,31 @@ class RunRequest:
         if not data_dir.is_dir():
             raise ValueError(f"the data folder {data_dir} does not exist")
         return replace(self, data_dir=data_dir)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a script.
+
+    Attributes:
+        status: ``ok``, ``error`` (it failed by itself), or the limit that it broke: ``timeout``, ``memory``,
+            ``disk``, ``files``, ``processes``, ``output``.
+        exit_code: As a shell gives it, negative for a signal, None when it was stopped.
+        output: The last of stdout and stderr together, as plain text. Untrusted: never parse a score from it.
+        seconds: Wall-clock seconds.
+        error_type: Class name of the exception that ended it, or the name of a signal.
+        error_line: Line of the script where that exception passed.
+        collect_errors: Name to reason (see `isolation.box.collect`) of those that could not be had.
+        peak_memory_bytes: Most memory seen, the shared libraries included.
+    """
+
+    status: str
+    exit_code: int | None
+    output: str
+    seconds: float
+    tier: str
+    error_type: str | None
+    error_line: int | None
+    collected: dict[str, bytes]
+    collect_errors: dict[str, str]
+    peak_memory_bytes: int

@@ -1,4 +1,4 @@
-"""From what a run left behind to what is said about it: clean text, status, error type and line."""
+"""From what a run left behind to its result: files handed in, clean text, status, error type and line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 import signal
 
 from ...core.tracebacks import HEAD, cause_of
-from . import paths
+from . import box, paths
+from .request import RunRequest, RunResult
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -18,6 +19,33 @@ _LIMITS = (
     (re.compile(r"\[Errno 27\]|\[Errno 122\]"), "disk"),
     (re.compile(r"BlockingIOError: \[Errno 11\]|can't start new thread"), "processes"),
 )
+
+
+def result_of(report: dict, output: bytes, workspace: box.Box, request: RunRequest, tier: str) -> RunResult:
+    """Return the result of a run that has ended.
+
+    Args:
+        report: Of the guard: why it stopped, exit code, seconds, peak memory, bytes of output in all.
+        output: The last bytes of it.
+        workspace: As the run has left it.
+    """
+    collected, refused = {}, {}
+    for name in request.collect:
+        try:
+            collected[name] = box.collect(workspace, name, request.limits.file_bytes)
+        except box.Refused as error:
+            refused[name] = str(error)
+    short = {workspace.path: "/workspace", **machine_paths()}
+    if request.data_dir is not None:
+        short[str(request.data_dir)] = "/workspace" if request.links else "/workspace/data"
+    text = clean_text(output, report["total"], short)
+    code = report["code"] if report["stop"] == "exit" else None
+    error_type, error_line, message = error_of(text, request.script, code or 0)
+    status = status_of(report["stop"], report["code"], message)
+    return RunResult(
+        status, code, text, report["seconds"], tier, error_type, error_line, collected, refused,
+        report["peak"],
+    )  # fmt: skip
 
 
 def clean_text(raw: bytes, total: int, replace: dict[str, str]) -> str:

@@ -26,8 +26,6 @@ import signal
 import socket
 import struct
 import sys
-import threading
-import time
 from collections.abc import Callable
 from types import ModuleType
 
@@ -35,7 +33,6 @@ _ANSWER_SECONDS = 20.0  # until a listener has to accept
 _END_SECONDS = 2.0  # that a worker gets which cannot be told to end
 _SEMAPHORE_BYTES = 64  # more than C's sem_t takes anywhere
 _CALLER = struct.Struct("=3i")  # who calls, and by which two of its descriptors
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _TEXT = globals().get("_TEXT") or __loader__.get_source(__name__)  # a spawned process is given it
 
 
@@ -46,7 +43,9 @@ def install() -> None:
         _multiprocessing.SemLock(1, 1, 1, f"/mlagent-{os.getpid()}", True)
     except OSError:
         _multiprocessing.SemLock, _multiprocessing.sem_unlink = SemLock, _unlink
-        changes |= {"heap": _in_files, "synchronize": _unlink_files}
+        # arrays lie in the folder for temporary files
+        changes["heap"] = lambda heap: setattr(heap.Arena, "_dir_candidates", [])
+        changes["synchronize"] = lambda synchronize: setattr(synchronize, "sem_unlink", _unlink)
     with contextlib.suppress(PermissionError):
         socket.socket(socket.AF_UNIX).close()
         return
@@ -106,11 +105,11 @@ def _signals_refused() -> bool:
     descriptor = os.pidfd_open(os.getpid())
     try:
         signal.pidfd_send_signal(descriptor, 0)
+        return False
     except PermissionError:
         return True
     finally:
         os.close(descriptor)
-    return False
 
 
 def _wait_for_end(popen_fork: ModuleType) -> None:
@@ -135,110 +134,41 @@ def _leave_last_message(pool: ModuleType) -> None:
 # ---- locks ---------------------------------------------------------------------------------------
 
 
-def _in_files(heap: ModuleType) -> None:
-    heap.Arena._dir_candidates = []  # where arrays lie, before the folder for temporary files
-
-
-def _unlink_files(synchronize: ModuleType) -> None:
-    synchronize.sem_unlink = _unlink
-
-
 def _unlink(name: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # its folder may have gone before
         os.unlink(name)
 
 
-class SemLock:
-    """What ``_multiprocessing.SemLock`` is, in memory that forks share, or in a file for other processes."""
+class SemLock(_multiprocessing.SemLock):
+    """Python's own, over memory that forks share, or over a file for other processes.
 
-    SEM_VALUE_MAX = _multiprocessing.SemLock.SEM_VALUE_MAX
+    Python opens a semaphore by its name; one without a name it takes where it is told that it lies.
+    """
 
-    def __init__(self, kind: int, value: int, maxvalue: int, name: str, unlink: bool):
+    name = None  # the path of the file
+
+    def __new__(cls, kind: int, value: int, maxvalue: int, name: str, unlink: bool):
+        """Return a new semaphore."""
         place = None if unlink else multiprocessing.util.get_temp_dir() + name
-        self._open(kind, maxvalue, place, os.O_CREAT | os.O_EXCL)
-        self._call("sem_init", 1, value)
-
-    def _open(self, kind: int, maxvalue: int, name: str | None, flags: int) -> None:
-        self.handle, self.kind, self.maxvalue, self.name = 0, kind, maxvalue, name
-        self._held, self._owner = 0, None
-        descriptor = -1 if name is None else os.open(name, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-        try:
-            if flags and name is not None:
-                os.ftruncate(descriptor, _SEMAPHORE_BYTES)
-            self._memory = mmap.mmap(descriptor, _SEMAPHORE_BYTES)
-        finally:
-            if name is not None:
-                os.close(descriptor)
-        self._semaphore = ctypes.byref(ctypes.c_char.from_buffer(self._memory))
-
-    @classmethod
-    def _rebuild(cls, handle: int, kind: int, maxvalue: int, name: str):
-        lock = cls.__new__(cls)
-        lock._open(kind, maxvalue, name, 0)
+        if place is not None:
+            with open(place, "xb") as handle:
+                handle.truncate(_SEMAPHORE_BYTES)
+        lock = cls._rebuild(0, kind, maxvalue, place)
+        if ctypes.CDLL(None, use_errno=True).sem_init(ctypes.c_void_p(lock.handle), 1, value):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return lock
 
-    def _call(self, function: str, *more: object) -> bool:
-        """Call a function of the C library; return whether it did not have to give up."""
-        while getattr(_LIBC, function)(self._semaphore, *more):
-            number = ctypes.get_errno()
-            if number in (errno.EAGAIN, errno.ETIMEDOUT):
-                return False
-            if number != errno.EINTR:
-                raise OSError(number, os.strerror(number))
-        return True
-
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take the lock; return whether it was got in time."""
-        if self.kind == 0 and self._is_mine():
-            self._held += 1
-            return True
-        if not block:
-            got = self._call("sem_trywait")
-        elif timeout is None:
-            got = self._call("sem_wait")
+    @classmethod
+    def _rebuild(cls, handle: int, kind: int, maxvalue: int, name: str | None):
+        if name is None:
+            memory = mmap.mmap(-1, _SEMAPHORE_BYTES)
         else:
-            until = time.time() + max(0.0, timeout)
-            moment = (ctypes.c_long * 2)(int(until), int(until % 1 * 1e9))
-            got = self._call("sem_timedwait", moment)
-        if got:
-            self._held, self._owner = self._held + 1, threading.get_ident()
-        return got
-
-    def release(self) -> None:
-        """Give the lock back."""
-        if self.kind == 0:
-            if not self._is_mine():
-                raise AssertionError("attempt to release recursive lock not owned by thread")
-            if self._held > 1:
-                self._held -= 1
-                return
-        elif self._get_value() >= self.maxvalue:
-            raise ValueError("semaphore or lock released too many times")
-        self._held -= 1
-        self._call("sem_post")
-
-    def _get_value(self) -> int:
-        value = ctypes.c_int()
-        self._call("sem_getvalue", ctypes.byref(value))
-        return value.value
-
-    def _is_zero(self) -> bool:
-        return self._get_value() == 0
-
-    def _is_mine(self) -> bool:
-        return self._held > 0 and self._owner == threading.get_ident()
-
-    def _count(self) -> int:
-        return self._held
-
-    def _after_fork(self) -> None:
-        self._held = 0
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
+            with open(name, "r+b") as file:
+                memory = mmap.mmap(file.fileno(), _SEMAPHORE_BYTES)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        lock = super()._rebuild(address, kind, maxvalue, None)
+        lock.name, lock._memory = name, memory
+        return lock
 
 
 # ---- connections ---------------------------------------------------------------------------------
