@@ -34,12 +34,22 @@ def _same_shape(truth, prediction) -> list[np.ndarray]:
     return [truth, prediction]
 
 
-def accuracy(truth, prediction) -> float:
-    """Return the share of rows whose class is right.
+def _tables(truth, prediction) -> list[np.ndarray]:
+    truth, prediction = _same_shape(truth, prediction)
+    if truth.ndim != 2:
+        raise ValueError(f"a mean over columns needs a table of (rows, columns), not shape {truth.shape}")
+    return [truth, prediction]
 
-    Args:
-        truth: (n,) class numbers.
-        prediction: (n,) class numbers.
+
+def _logarithms(truth, prediction) -> list[np.ndarray]:
+    truth, prediction = _same_shape(truth, prediction)
+    if min(truth.min(), prediction.min()) < 0:
+        raise ValueError("RMSLE needs numbers that are not negative")
+    return [np.log1p(truth), np.log1p(prediction)]
+
+
+def accuracy(truth, prediction) -> float:
+    """Return the share of the n rows whose class is right.
 
     Example:
         >>> accuracy([0, 1, 2, 2], [0, 1, 1, 2])
@@ -62,9 +72,7 @@ def _binary_auc(positive: np.ndarray, score: np.ndarray) -> float:
 def auc(truth, prediction) -> float:
     """Return the area under the ROC curve, averaged over the classes (one against the rest).
 
-    Args:
-        truth: (n,) class numbers 0..k-1.
-        prediction: (n,) score of class 1, or (n, k) scores of all classes.
+    Classes are numbers 0..k-1; predicted is the score of class 1, shape (n,), or of all classes, (n, k).
 
     Raises:
         ValueError: A class has no row in ``truth``.
@@ -84,11 +92,8 @@ def auc(truth, prediction) -> float:
 def logloss(truth, prediction) -> float:
     """Return the mean negative log-probability of the true class.
 
-    Probabilities are clipped to 1e-15 and the rows of several classes normalised first, as Kaggle does.
-
-    Args:
-        truth: (n,) class numbers 0..k-1.
-        prediction: (n,) probability of class 1, or (n, k) probabilities of all classes; each in [0, 1].
+    Probabilities, shaped as for `auc`, are clipped to 1e-15 and the rows of several classes normalised first,
+    as Kaggle does.
 
     Example:
         Two rows, the true class at 1/2 and at 1/4: (ln 2 + ln 4) / 2 = 1.5 ln 2.
@@ -139,18 +144,11 @@ def rmsle(truth, prediction) -> float:
         >>> round(rmsle([0.0], [np.e - 1]), 6)
         1.0
     """
-    truth, prediction = _same_shape(truth, prediction)
-    if min(truth.min(), prediction.min()) < 0:
-        raise ValueError("RMSLE needs numbers that are not negative")
-    return rmse(np.log1p(truth), np.log1p(prediction))
+    return rmse(*_logarithms(truth, prediction))
 
 
 def mcrmse(truth, prediction) -> float:
-    """Return the mean over the columns of each column's root mean squared error.
-
-    Args:
-        truth: (n, outputs) numbers.
-        prediction: (n, outputs) numbers.
+    """Return the mean over the columns, shape (n, outputs), of each column's root mean squared error.
 
     Example:
         Column errors 1 and 3:
@@ -158,18 +156,15 @@ def mcrmse(truth, prediction) -> float:
         >>> mcrmse([[0, 0], [0, 0]], [[1, 3], [-1, 3]])
         2.0
     """
-    truth, prediction = _same_shape(truth, prediction)
-    if truth.ndim != 2:
-        raise ValueError(f"MCRMSE needs a table of (rows, outputs), not shape {truth.shape}")
+    truth, prediction = _tables(truth, prediction)
     return float(np.mean(np.sqrt(np.mean((truth - prediction) ** 2, axis=0))))
 
 
 def rmsle_columns(truth, prediction) -> float:
     """Return the mean over the columns of each column's RMSLE, as in the competition nomad2018.
 
-    Args:
-        truth: (n, outputs) numbers, not negative.
-        prediction: (n, outputs) numbers, not negative.
+    Raises:
+        ValueError: A number is negative.
 
     Example:
         Column errors 0 and 1:
@@ -177,18 +172,13 @@ def rmsle_columns(truth, prediction) -> float:
         >>> round(rmsle_columns([[3.0, 0.0]], [[3.0, np.e - 1]]), 6)
         0.5
     """
-    truth, prediction = _same_shape(truth, prediction)
-    if min(truth.min(), prediction.min()) < 0:
-        raise ValueError("RMSLE needs numbers that are not negative")
-    return mcrmse(np.log1p(truth), np.log1p(prediction))
+    return mcrmse(*_logarithms(truth, prediction))
 
 
 def auc_columns(truth, prediction) -> float:
     """Return the mean over the columns of each column's area under the ROC curve, for several labels a row.
 
-    Args:
-        truth: (n, labels) zeros and ones.
-        prediction: (n, labels) scores; only their order in a column counts.
+    True are zeros and ones, predicted are scores; only their order in a column counts.
 
     Raises:
         ValueError: A column of ``truth`` has only one class.
@@ -199,20 +189,14 @@ def auc_columns(truth, prediction) -> float:
         >>> auc_columns([[0, 0], [1, 1]], [[0.1, 0.9], [0.2, 0.3]])
         0.5
     """
-    truth, prediction = _same_shape(truth, prediction)
-    if truth.ndim != 2:
-        raise ValueError(f"the mean of AUCs needs a table of (rows, labels), not shape {truth.shape}")
+    truth, prediction = _tables(truth, prediction)
     return float(np.mean([_binary_auc(truth[:, k] == 1, prediction[:, k]) for k in range(truth.shape[1])]))
 
 
 def map_at_5(truth, prediction) -> float:
     """Return the mean of 1 / (position of the first right guess), 0 where none of five is right.
 
-    With one true class for each row this is Kaggle's MAP@5.
-
-    Args:
-        truth: (n,) class numbers.
-        prediction: (n, 5) guesses, the best first.
+    With one true class for each row, and guesses of shape (n, 5) with the best first, this is Kaggle's MAP@5.
 
     Example:
         Right at the first place, right at the second, not at all: (1 + 1/2 + 0) / 3.
@@ -228,11 +212,7 @@ def map_at_5(truth, prediction) -> float:
 
 
 def qwk(truth, prediction) -> float:
-    """Return Cohen's kappa with quadratic weights: 1 is full agreement, 0 is chance.
-
-    Args:
-        truth: (n,) whole numbers on a rating scale.
-        prediction: (n,) whole numbers on the same scale.
+    """Return Cohen's kappa of whole numbers with quadratic weights: 1 is full agreement, 0 is chance.
 
     Raises:
         ValueError: Both raters always give one and the same rating, so that kappa is 0/0.
@@ -292,20 +272,20 @@ class Metric:
 
 
 METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("accuracy", True, accuracy, "class", 1.0),
-        Metric("auc", True, auc, "probability", 1.0),
-        Metric("logloss", False, logloss, "probability", 0.0),
-        Metric("mae", False, mae, "number", 0.0),
-        Metric("rmse", False, rmse, "number", 0.0),
-        Metric("rmsle", False, rmsle, "number", 0.0),
-        Metric("mcrmse", False, mcrmse, "number", 0.0),
-        Metric("rmsle-columns", False, rmsle_columns, "number", 0.0),
-        Metric("auc-columns", True, auc_columns, "number", 1.0),
-        Metric("map@5", True, map_at_5, "guesses", 1.0),
-        Metric("qwk", True, qwk, "rating", 1.0),
-        Metric("pearson", True, pearson, "number", 1.0),
+    name: Metric(name, greater_is_better, score, answer, 1.0 if greater_is_better else 0.0)
+    for name, greater_is_better, score, answer in (
+        ("accuracy", True, accuracy, "class"),
+        ("auc", True, auc, "probability"),
+        ("logloss", False, logloss, "probability"),
+        ("mae", False, mae, "number"),
+        ("rmse", False, rmse, "number"),
+        ("rmsle", False, rmsle, "number"),
+        ("mcrmse", False, mcrmse, "number"),
+        ("rmsle-columns", False, rmsle_columns, "number"),
+        ("auc-columns", True, auc_columns, "number"),
+        ("map@5", True, map_at_5, "guesses"),
+        ("qwk", True, qwk, "rating"),
+        ("pearson", True, pearson, "number"),
     )
 }
 

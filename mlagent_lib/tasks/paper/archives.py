@@ -18,9 +18,7 @@ from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks.paper.recipes import Recipe
 
 _ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar", ".7z")
-_DAMAGE = (
-    zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError,
-)  # fmt: skip
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
 
 
 class DamagedArchive(TaskError):
@@ -35,16 +33,7 @@ class DamagedArchive(TaskError):
 
 
 def check_disk(folder: Path, needed: int, what: str) -> None:
-    """Do nothing where the disk of ``folder`` has room.
-
-    Args:
-        folder: Need not exist yet.
-        needed: Bytes.
-        what: What needs them, for the message.
-
-    Raises:
-        TaskError: There is not enough room.
-    """
+    """Raise a `TaskError` where the disk of ``folder``, which may not exist yet, lacks the bytes needed."""
     existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -98,24 +87,15 @@ def _safe(member: str, archive: Path) -> str:
 
 
 def unpack(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None:
-    """Unpack the wanted members of a zip, tar or 7z archive into a folder.
-
-    Args:
-        archive: The file.
-        into: An existing folder.
-        wanted: Says of a member's path whether it is needed.
+    """Unpack the wanted members of a zip, tar or 7z archive into an existing folder.
 
     Raises:
         DamagedArchive: It cannot be read to its end.
         TaskError: A member would leave the folder; the disk is too small; py7zr is not installed.
     """
+    by_end = {".zip": _unpack_zip, ".7z": _unpack_7z}
     try:
-        if archive.name.endswith(".zip"):
-            _unpack_zip(archive, into, wanted)
-        elif archive.name.endswith(".7z"):
-            _unpack_7z(archive, into, wanted)
-        else:
-            _unpack_tar(archive, into, wanted)
+        by_end.get(archive.suffix, _unpack_tar)(archive, into, wanted)
     except _DAMAGE as error:
         raise DamagedArchive(archive) from error
     except OSError as error:

@@ -80,10 +80,7 @@ def _by_kagglehub(slug: str, folder: Path) -> Path:
 
 
 def choose_client(wanted: str = "auto") -> Client:
-    """Return the wanted client, or the first that is installed.
-
-    Args:
-        wanted: ``auto`` or one of `CLIENTS`.
+    """Return the wanted client, one of `CLIENTS`, or with ``auto`` the first that is installed.
 
     Raises:
         TaskError: It is not installed, or the name is unknown.
@@ -101,10 +98,6 @@ def choose_client(wanted: str = "auto") -> Client:
     )
 
 
-def _names(error: BaseException) -> set[str]:
-    return {kind.__name__ for kind in type(error).__mro__}
-
-
 def explain(error: BaseException, found: Recipe, login: str, started: bool) -> TaskError:
     """Return the error to raise for what a client raised; nothing of its text is repeated.
 
@@ -116,25 +109,26 @@ def explain(error: BaseException, found: Recipe, login: str, started: bool) -> T
     """
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None) or getattr(error, "status", None)
-    names, rules = _names(error), f"{found.page}/rules"
-    if status == 401:
-        return TaskError(
+    names, rules = {kind.__name__ for kind in type(error).__mro__}, f"{found.page}/rules"
+    told = {
+        401: (
             f"Kaggle refuses the login in {login} (401)",
-            cure=f"make a new token at {SETTINGS} and put it in its place",
-        )
-    if status == 403:
-        return TaskError(
+            f"make a new token at {SETTINGS} and put it in its place",
+        ),
+        403: (
             f"Kaggle refuses the data of {found.name} to this login (403): its rules are not accepted",
-            cure=f"open {rules} in a browser, log in, accept them (Late Submission or Join), start again"
+            f"open {rules} in a browser, log in, accept them (Late Submission or Join), start again"
             + (f". {found.note}" if "rules" in found.note else ""),
-        )
-    if status == 404:
-        return TaskError(
+        ),
+        404: (
             f"Kaggle has no competition {found.slug} any more (404): it is gone or was renamed",
-            cure=f"look at {found.page}; a copy that you have can be given with --from",
-        )
+            f"look at {found.page}; a copy that you have can be given with --from",
+        ),
+    }
     if isinstance(status, int) and status >= 400:
-        return TaskError(f"Kaggle answered with error {status}", cure="wait some minutes and start again")
+        usual = (f"Kaggle answered with error {status}", "wait some minutes and start again")
+        message, cure = told.get(status, usual)
+        return TaskError(message, cure=cure)
     if names & {"SystemExit", "UnauthenticatedError"} or "credential" in " ".join(names).lower():
         return TaskError(
             f"the client does not accept the login in {login}",
@@ -147,19 +141,14 @@ def explain(error: BaseException, found: Recipe, login: str, started: bool) -> T
             cure="start the same command again: it goes on from what is there, or begins anew",
         )
     if names & _NETWORK or isinstance(error, (OSError, TimeoutError)):
-        return _no_network(found)
+        return TaskError(
+            f"there is no connection to {found.page.split('/')[2]}",
+            cure="check the network and the proxy settings, or give a file that you have with --from",
+        )
     return TaskError(
         f"the client failed with {type(error).__name__}",
         cure=f"bring it up to date (pip install -U kagglehub kaggle), or download {found.page}/data in a "
         "browser and give the file with --from",
-    )
-
-
-def _no_network(found: Recipe) -> TaskError:
-    host = found.page.split("/")[2]
-    return TaskError(
-        f"there is no connection to {host}",
-        cure="check the network and the proxy settings, or give a file that you have with --from",
     )
 
 
@@ -269,11 +258,8 @@ def _public(found: Recipe, part: Path) -> Path:
 
 
 def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _download(found: Recipe, target: Path) -> None:

@@ -79,24 +79,29 @@ def read(found: Recipe, files: Files, limit: int | None, draws: np.random.Genera
     return _READERS[found.reader](found, files, limit, draws)
 
 
+def _changed(found: Recipe, what: str, cure: str = "") -> TaskError:
+    """Return the error for a download that is not laid out as its recipe says."""
+    return TaskError(f"{found.name}: {what}", cure=cure or f"compare with the data page of {found.page}")
+
+
+def _cut_off(what: str) -> TaskError:
+    """Return the error for a file that cannot be read to its end."""
+    return TaskError(what, cure="download it again; it may have been cut off")
+
+
 def _need(found: Recipe, where: str, has: list[str], columns: tuple[str, ...]) -> None:
     missing = [name for name in columns if name not in has]
     if missing:
-        raise TaskError(
-            f"{found.name}: the layout of {where} has changed: {', '.join(missing)} is missing (columns: "
-            f"{', '.join(map(str, has[:8]))}{' ...' if len(has) > 8 else ''})",
-            cure=f"compare with the data page of {found.page}; an older copy can be given with --from",
+        shown = f"{', '.join(map(str, has[:8]))}{' ...' if len(has) > 8 else ''}"
+        raise _changed(
+            found,
+            f"the layout of {where} has changed: {', '.join(missing)} is missing (columns: {shown})",
+            f"compare with the data page of {found.page}; an older copy can be given with --from",
         )
 
 
 def sample_csv(path: Path, limit: int | None, draws: np.random.Generator) -> pd.DataFrame:
-    """Return the lines of a table, or a uniform sample of them, in their order, without holding it whole.
-
-    Args:
-        path: A CSV with a header.
-        limit: Most lines; None for all.
-        draws: The random stream.
-    """
+    """Return the lines of a table, or a uniform sample of ``limit``, in their order, never held whole."""
     if limit is None:
         return pd.read_csv(path)
     kept, keys = None, np.empty(0)
@@ -109,22 +114,24 @@ def sample_csv(path: Path, limit: int | None, draws: np.random.Generator) -> pd.
     return kept.reset_index(drop=True)
 
 
+def _some(items: list, limit: int | None, draws: np.random.Generator) -> list:
+    """Return the items, or so many of them at random, in their order."""
+    if limit is None or len(items) <= limit:
+        return items
+    return [items[i] for i in sorted(draws.choice(len(items), limit, replace=False))]
+
+
 def _csv(found: Recipe, path: Path, limit: int | None, draws: np.random.Generator) -> pd.DataFrame:
     try:
         table = sample_csv(path, limit, draws)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise TaskError(
-            f"{found.name}: {path.name} cannot be read as a table",
-            cure="download it again; it may have been cut off",
-        ) from error
+        raise _cut_off(f"{found.name}: {path.name} cannot be read as a table") from error
     renamed = tuple(found.rename)
     needed = (found.id,) * bool(found.id) + found.targets + found.needs + renamed
     _need(found, path.name, list(table.columns), needed)
     if table[list(found.targets)].isna().any(axis=None):
-        raise TaskError(
-            f"{found.name}: {path.name} has rows without an answer",
-            cure=f"the download may have been cut off; compare with the data page of {found.page}",
-        )
+        cure = f"the download may have been cut off; compare with the data page of {found.page}"
+        raise _changed(found, f"{path.name} has rows without an answer", cure)
     return table
 
 
@@ -132,9 +139,7 @@ def _classes(found: Recipe, column: pd.Series) -> tuple[pd.Series, tuple[str, ..
     """Return a column as class numbers with their names; whole numbers that are no classes 0..k-1 stay."""
     if found.kind not in ("label", "probability", "rank"):
         return column, ()
-    if pd.api.types.is_bool_dtype(column):
-        return column.astype(int), ()
-    if pd.api.types.is_numeric_dtype(column):
+    if pd.api.types.is_numeric_dtype(column):  # true and false are numbers, too
         return column.astype(int), ()
     names = sorted(column.astype(str).unique())
     if found.unseen in names:
@@ -146,23 +151,18 @@ def _classes(found: Recipe, column: pd.Series) -> tuple[pd.Series, tuple[str, ..
 def _split_columns(found: Recipe, table: pd.DataFrame) -> Rows:
     """Return inputs and answers of a table."""
     targets = table[list(found.targets)]
-    inputs = table.drop(columns=[*found.targets, *([found.id] if found.id else [])])
+    inputs = table.drop(columns=[name for name in (*found.targets, found.id) if name])
     if found.rename:  # a text: only the named columns are inputs
         inputs = inputs[list(found.rename)].rename(columns=found.rename)
     if found.kind == "probability" and len(found.targets) > 1:  # one column for each class, exactly one is 1
         if (targets.sum(axis=1) != 1).any() or not targets.isin([0, 1]).all(axis=None):
-            raise TaskError(
-                f"{found.name}: the layout has changed: {', '.join(found.targets)} do not mark one class",
-                cure=f"compare with the data page of {found.page}",
-            )
+            raise _changed(found, f"the layout has changed: {', '.join(found.targets)} do not mark one class")
         number = pd.DataFrame({"target": targets.to_numpy().argmax(axis=1)})
         return Rows(inputs, number, classes=found.targets)
     if len(found.targets) > 1:
         return Rows(inputs, targets)
     column, classes = _classes(found, targets.iloc[:, 0])
-    groups = None
-    if found.group:
-        groups = table[found.group].astype(str).str.split("_").str[0].to_numpy()
+    groups = table[found.group].astype(str).str.split("_").str[0].to_numpy() if found.group else None
     return Rows(inputs, pd.DataFrame({"target": column}), groups, classes=classes)
 
 
@@ -185,9 +185,7 @@ def _opened(path: Path) -> Iterator:
                 raise ValueError("too many pixels")
             yield picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise TaskError(
-            f"{path.name} cannot be read as a picture", cure="download it again; it may have been cut off"
-        ) from error
+        raise _cut_off(f"{path.name} cannot be read as a picture") from error
 
 
 def _grey(path: Path) -> np.ndarray:
@@ -196,12 +194,7 @@ def _grey(path: Path) -> np.ndarray:
 
 
 def shrunk(path: Path, side: int, channels: int) -> np.ndarray:
-    """Return a picture as an array (side, side, channels) of bytes; its aspect ratio is lost.
-
-    Args:
-        path: A file that Pillow can read.
-        side: Pixels.
-        channels: 3 for colour, 1 for grey.
+    """Return a picture as an array (side, side, channels) of bytes, grey for 1; its aspect ratio is lost.
 
     Raises:
         TaskError: The file is no picture, or is cut off.
@@ -233,9 +226,10 @@ def read_pictures(found: Recipe, files: Files, limit: int | None, draws: np.rand
     wanted = [pattern.format(value) for value in table[found.picture_column]]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise TaskError(
-            f"{found.name}: {len(missing)} pictures are missing in the download: {folder}/{missing[0]} ...",
-            cure=f"download the data again, or compare with the data page of {found.page}",
+        raise _changed(
+            found,
+            f"{len(missing)} pictures are missing in the download: {folder}/{missing[0]} ...",
+            f"download the data again, or compare with the data page of {found.page}",
         )
     rows = _split_columns(found, table)
     if not found.needs:  # without numbers of its own the picture is the only input
@@ -246,19 +240,18 @@ def read_pictures(found: Recipe, files: Files, limit: int | None, draws: np.rand
 def read_named_pictures(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
     """Return pictures whose class is the first word of the file name (``cat.0.jpg``)."""
     paths = files.many(found.files[0])
-    if limit is not None and len(paths) > limit:
-        paths = [paths[i] for i in sorted(draws.choice(len(paths), limit, replace=False))]
+    paths = _some(paths, limit, draws)
     names = [path.name.split(".")[0] for path in paths]
     if set(names) != {"cat", "dog"}:
-        raise TaskError(
-            f"{found.name}: the layout of the pictures has changed: their names do not begin with cat or dog "
-            f"but with {', '.join(sorted(set(names))[:4])}",
-            cure=f"compare with the data page of {found.page}",
+        shown = ", ".join(sorted(set(names))[:4])
+        raise _changed(
+            found,
+            f"the layout of the pictures has changed: their names do not begin with cat or dog but with "
+            f"{shown}",
         )
     target = pd.DataFrame({"target": [int(name == "dog") for name in names]})
-    return _with_pictures(
-        found, Rows(pd.DataFrame(index=target.index), target, classes=("cat", "dog")), paths
-    )
+    rows = Rows(pd.DataFrame(index=target.index), target, classes=("cat", "dog"))
+    return _with_pictures(found, rows, paths)
 
 
 def read_bands(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
@@ -267,14 +260,10 @@ def read_bands(found: Recipe, files: Files, limit: int | None, draws: np.random.
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise TaskError(
-            f"{found.name}: {path.name} is no whole JSON file",
-            cure="download it again; it may have been cut off",
-        ) from error
+        raise _cut_off(f"{found.name}: {path.name} is no whole JSON file") from error
     has = list(records[0]) if isinstance(records, list) and records else []
     _need(found, path.name, has, (found.id, *found.targets, *found.needs))
-    if limit is not None and len(records) > limit:
-        records = [records[i] for i in sorted(draws.choice(len(records), limit, replace=False))]
+    records = _some(records, limit, draws)
     shape = (found.side, found.side)
     bands = np.stack(
         [[np.reshape(record[name], shape) for name in ("band_1", "band_2")] for record in records]
@@ -292,18 +281,13 @@ def read_cifar(found: Recipe, files: Files, limit: int | None, draws: np.random.
     for name in sorted(paths, reverse=True):  # the test batch last
         content = np.frombuffer(paths[name].read_bytes(), dtype=np.uint8)
         if len(content) % 3073 or not len(content):
-            raise TaskError(
-                f"{found.name}: {paths[name].name} does not hold whole pictures of 3073 bytes",
-                cure="download it again; it may have been cut off",
-            )
+            raise _cut_off(f"{found.name}: {paths[name].name} does not hold whole pictures of 3073 bytes")
         tables.append(content.reshape(-1, 3073))
         parts.append(np.full(len(tables[-1]), VISIBLE if name else HIDDEN))
     table, part = np.concatenate(tables), np.concatenate(parts)
     names = tuple(files.one(found.files[2]).read_text(encoding="utf-8").split())
     if table[:, 0].max() >= len(names):
-        raise TaskError(
-            f"{found.name}: a label has no name in {found.files[2]}", cure="download the data again"
-        )
+        raise _changed(found, f"a label has no name in {found.files[2]}", "download the data again")
     target = pd.DataFrame({"target": table[:, 0].astype(int)})
 
     def pictures(rows: np.ndarray) -> np.ndarray:
@@ -321,17 +305,13 @@ def read_pages(found: Recipe, files: Files, limit: int | None, draws: np.random.
     dirty, clean = [], []
     for path in files.many(found.files[0]):
         if path.name not in clean_paths:
-            raise TaskError(
-                f"{found.name}: the clean page of {path.name} is missing in the download",
-                cure=f"download the data again, or compare with the data page of {found.page}",
-            )
+            cure = f"download the data again, or compare with the data page of {found.page}"
+            raise _changed(found, f"the clean page of {path.name} is missing in the download", cure)
         dirty.append(_grey(path))
         clean.append(_grey(clean_paths[path.name]))
         if dirty[-1].shape != clean[-1].shape:
-            raise TaskError(
-                f"{found.name}: the dirty and the clean page {path.name} differ in size",
-                cure="download the data again",
-            )
+            what = f"the dirty and the clean page {path.name} differ in size"
+            raise _changed(found, what, "download the data again")
     count = max(1, (limit or sum(found.rows)) // len(dirty))
     keys = [page.tobytes() + repr(page.shape).encode() for page in clean]
     number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
@@ -370,10 +350,7 @@ def _gz(found: Recipe, path: Path) -> np.ndarray:
     try:
         return pd.read_csv(path, header=None).to_numpy()
     except (OSError, EOFError, ValueError) as error:
-        raise TaskError(
-            f"{found.name}: {path.name} cannot be read as a table",
-            cure="download it again; it may have been cut off",
-        ) from error
+        raise _cut_off(f"{found.name}: {path.name} cannot be read as a table") from error
 
 
 def read_graph(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
@@ -382,10 +359,11 @@ def read_graph(found: Recipe, files: Files, limit: int | None, draws: np.random.
     nodes = len(features)
     ends = [edges.max(initial=0), *(chosen.max(initial=0) for chosen in sets)]
     if len(labels) != nodes or edges.shape[1] != 2 or max(ends) >= nodes:
-        raise TaskError(
-            f"{found.name}: the layout of the files has changed: {nodes} nodes, {len(labels)} labels, edges "
-            f"with {edges.shape[1]} columns up to node {max(ends)}",
-            cure=f"compare with {found.page}",
+        raise _changed(
+            found,
+            f"the layout of the files has changed: {nodes} nodes, {len(labels)} labels, edges with "
+            f"{edges.shape[1]} columns up to node {max(ends)}",
+            f"compare with {found.page}",
         )
     old = np.concatenate([chosen.ravel() for chosen in sets])
     part = np.repeat([VISIBLE, FEEDBACK, REPORT], [len(chosen) for chosen in sets])

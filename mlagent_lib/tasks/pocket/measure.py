@@ -11,10 +11,12 @@ import importlib
 import json
 import multiprocessing
 import os
+import platform
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 from mlagent_lib.tasks.attempt import Attempt, Execute, attempt
@@ -28,28 +30,13 @@ from mlagent_lib.tasks.task import Task, load_task
 HELPS = 0.02  # of the gap between starter and best: smaller changes count as neither help nor harm
 FRONT = 6  # edits of each axis that the ascent tries again, best single edits first
 ROUNDS = 2
+# Parts of scikit-learn that are loaded before the fork, so that no run loads them again.
 _WARM = (
-    "ensemble",
-    "neighbors",
-    "svm",
-    "linear_model",
-    "tree",
-    "neural_network",
-    "decomposition",
-    "compose",
-    "impute",
-    "preprocessing",
-    "feature_extraction.text",
-    "calibration",
-    "multiclass",
-    "kernel_approximation",
-    "discriminant_analysis",
-    "naive_bayes",
-    "feature_selection",
-    "dummy",
-    "metrics",
-    "multioutput",
-)
+    "calibration", "compose", "decomposition", "discriminant_analysis", "dummy", "ensemble",
+    "feature_extraction.text", "feature_selection", "impute", "kernel_approximation", "linear_model",
+    "metrics", "multiclass", "multioutput", "naive_bayes", "neighbors", "neural_network", "preprocessing",
+    "svm", "tree",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,12 +59,7 @@ def _child(folder: str) -> None:
 
 
 def run_trusted(task: Task, files: dict[str, bytes]) -> Ran:
-    """Return the result of one of our own scripts, run in a fork of this process without isolation.
-
-    Args:
-        task: Gives the data and the time limit.
-        files: Workspace files, ``train.py`` among them.
-    """
+    """Return the result of one of our own scripts, run in a fork of this process without isolation."""
     for name in _WARM:
         importlib.import_module(f"sklearn.{name}")
     with tempfile.TemporaryDirectory() as folder:
@@ -100,12 +82,7 @@ def run_trusted(task: Task, files: dict[str, bytes]) -> Ran:
 
 
 class Measurement:
-    """All runs of one task, each made once.
-
-    Args:
-        task: The task.
-        execute: Runs a script.
-    """
+    """All runs of one task, each made once."""
 
     def __init__(self, task: Task, execute: Execute):
         self.task, self.execute = task, execute
@@ -171,23 +148,16 @@ def measure(task: Task, execute: Execute = run_trusted) -> dict:
     top = work.run(best).scores
     gap = work.sign * (top["feedback"] - baseline["feedback"])
     gains = {edit.key: work.value(singles[edit.key]) - work.sign * baseline["feedback"] for edit in catalogue}
-    health = {}
-    for axis in AXES:
-        own = [gains[edit.key] for edit in catalogue if edit.axis == axis]
-        health[axis] = {
-            "edits": len(own),
-            "help": sum(g > HELPS * gap for g in own),
-            "fail": sum(g == float("-inf") for g in own),
-        }
-        health[axis]["hurt"] = sum(g < -HELPS * gap for g in own) - health[axis]["fail"]
+    health = {
+        axis: _health([gains[edit.key] for edit in catalogue if edit.axis == axis], gap) for axis in AXES
+    }
     keys = {edit.block: edit.key for edit in catalogue}
     seconds = sorted(made.ran.seconds for made in work.seen.values())
     note = f"coordinate ascent over the catalogue, chosen on feedback, {len(work.seen)} runs"
     return {
         "digest": task.digest,
-        "baseline": {name: round(value, 6) for name, value in baseline.items()}
-        | {"provenance": "the starter, run once"},
-        "best": {name: round(value, 6) for name, value in top.items()} | {"provenance": note},
+        "baseline": _rounded(baseline) | {"provenance": "the starter, run once"},
+        "best": _rounded(top) | {"provenance": note},
         "best_blocks": {axis: keys.get(best[axis], "starter") for axis in AXES},
         "single_edits": health,
         "best_single": {
@@ -197,6 +167,17 @@ def measure(task: Task, execute: Execute = run_trusted) -> dict:
         "slowest_seconds": round(seconds[-1], 1),
         "median_seconds": round(seconds[len(seconds) // 2], 2),
     }
+
+
+def _health(gains: list[float], gap: float) -> dict[str, int]:
+    """Return how many single edits of one axis help, hurt and fail."""
+    fail = gains.count(float("-inf"))
+    helps, hurt = sum(gain > HELPS * gap for gain in gains), sum(gain < -HELPS * gap for gain in gains)
+    return {"edits": len(gains), "help": helps, "fail": fail, "hurt": hurt - fail}
+
+
+def _rounded(scores: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in scores.items()}
 
 
 def summary(name: str, record: dict) -> str:
@@ -216,16 +197,8 @@ def summary(name: str, record: dict) -> str:
 
 
 def _store(records: dict) -> None:
-    import numpy
-    import pandas
-    import sklearn
-
-    versions = {
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "numpy": numpy.__version__,
-        "pandas": pandas.__version__,
-        "scikit-learn": sklearn.__version__,
-    }
+    versions = {"python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
     content = {
         "note": "measured by python -m mlagent_lib.tasks.pocket.suite --measure",
         "versions": versions,
@@ -234,13 +207,12 @@ def _store(records: dict) -> None:
     SCORES.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _blocks_of(task: Task, record: dict) -> dict[str, str]:
-    """Return the best known blocks of a record; those of the starter where it names none."""
-    blocks = dict(card_of(task.name).blocks)
+def _known(task: Task, record: dict, execute: Execute) -> dict[str, Attempt]:
+    """Return what the starter and the best known script of a record (the starter, without one) score now."""
+    work = Measurement(task, execute)
     by_key = {edit.key: edit.block for edit in edits(task.modality, task.kind)}
-    for axis, key in record.get("best_blocks", {}).items():
-        blocks[axis] = by_key.get(key, blocks[axis])
-    return blocks
+    best = {axis: by_key[key] for axis, key in record.get("best_blocks", {}).items() if key in by_key}
+    return {"baseline": work.run(work.blocks), "best": work.run(work.blocks | best)}
 
 
 def confirm(folder: Path, names: list[str], execute: Execute = run_trusted) -> list[str]:
@@ -258,16 +230,12 @@ def confirm(folder: Path, names: list[str], execute: Execute = run_trusted) -> l
     changed = []
     for name in names:
         task, record = load_task(folder / name), recorded_scores().get(name)
-        work = Measurement(task, execute)
-        same = record is not None
-        for entry, blocks in (("baseline", work.blocks), ("best", _blocks_of(task, record or {}))):
-            scores = work.run(blocks).scores
-            same = (
-                same
-                and scores is not None
-                and all(abs(scores[part] - record[entry][part]) < 1e-5 for part in LABEL_SETS)
-            )
-        if same:
+        found = _known(task, record or {}, execute)
+        if record and all(
+            made.scores and abs(made.scores[part] - record[entry][part]) < 1e-5
+            for entry, made in found.items()
+            for part in LABEL_SETS
+        ):
             _store(recorded_scores() | {name: record | {"digest": task.digest}})
         else:
             changed.append(name)
@@ -281,13 +249,9 @@ def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> N
         folder: A built suite.
         names: Tasks whose files differ from those that were measured.
     """
-    records = recorded_scores()
     for name in names:
         task = load_task(folder / name)
-        work = Measurement(task, execute)
-        blocks = _blocks_of(task, records.get(name, {}))
-        for entry, chosen in (("baseline", work.blocks), ("best", blocks)):
-            made = work.run(chosen)
+        for entry, made in _known(task, recorded_scores().get(name, {}), execute).items():
             if made.scores is None:
                 raise RuntimeError(f"{name}: the {entry} script fails: {made.why}")
             add_to_card(task.folder, **{entry: made.scores | {"provenance": "measured on this machine"}})

@@ -98,16 +98,8 @@ def ballots(rng: np.random.Generator) -> Sample:
     vote = data["vote"].astype(int)
     inputs = data[["popul", "TVnews", "selfLR", "ClinLR", "DoleLR", "age", "income"]].copy()
     inputs = inputs.mask(rng.random(inputs.shape) < 0.05)
-    levels = (
-        "none",
-        "grades",
-        "high-school",
-        "some-college",
-        "college-degree",
-        "bachelor",
-        "master",
-        "doctorate",
-    )
+    levels = ("none", "grades", "high-school", "some-college", "college-degree", "bachelor", "master",
+              "doctorate")  # fmt: skip
     inputs["education"] = [levels[int(code)] for code in data["educ"]]
     return sample_of(inputs, vote)
 
@@ -153,11 +145,7 @@ def homes(rng: np.random.Generator, n: int = 2400) -> Sample:
         {"area": area.round(), "lot": lot.round(), "year": year.round(), "rooms": rooms, "garage": garage}
     )
     inputs = inputs.mask(rng.random(inputs.shape) < 0.08)
-    inputs["district"], inputs["condition"], inputs["heating"] = (
-        districts[district],
-        conditions[condition],
-        heating,
-    )
+    inputs = inputs.assign(district=districts[district], condition=conditions[condition], heating=heating)
     return sample_of(inputs, np.exp(log_price).round(2))
 
 
@@ -170,30 +158,21 @@ def forests(rng: np.random.Generator, n: int = 2600) -> Sample:
     soil = rng.integers(0, 5, n)
     area = rng.integers(0, 3, n)
     north = np.cos(np.deg2rad(aspect))
-    score = np.column_stack(
-        [
-            1.6 * height + 0.5 * (soil == 0),
-            1.2 - 1.3 * height**2 + 0.6 * (soil == 1),
-            -1.3 * height + 0.9 * (area == 1) - 0.4 * north,
-            -1.6 * height + 1.1 * (soil == 4) + 0.8 * (water < 150) - 0.5,
-            0.9 * north * (slope > 14) + 1.3 * (area == 2) + 0.3 * (soil == 3) - 0.2 * height,
-            1.2 * height + 1.4 * (water > 420) + 0.7 * (soil == 2) - 0.9,
-        ]
-    )
+    score = np.column_stack([
+        1.6 * height + 0.5 * (soil == 0),
+        1.2 - 1.3 * height**2 + 0.6 * (soil == 1),
+        -1.3 * height + 0.9 * (area == 1) - 0.4 * north,
+        -1.6 * height + 1.1 * (soil == 4) + 0.8 * (water < 150) - 0.5,
+        0.9 * north * (slope > 14) + 1.3 * (area == 2) + 0.3 * (soil == 3) - 0.2 * height,
+        1.2 * height + 1.4 * (water > 420) + 0.7 * (soil == 2) - 0.9,
+    ])  # fmt: skip
     cover = np.argmax(3.2 * score + rng.gumbel(0, 0.75, score.shape), axis=1)
-    inputs = pd.DataFrame(
-        {
-            "elevation": (2700 + 280 * height).round(),
-            "aspect": aspect.round(),
-            "slope": slope.round(1),
-            "water": water.round(),
-            "road": road.round(),
-            "fire": fire.round(),
-            "shade_noon": (220 + 20 * north - slope + rng.normal(0, 6, n)).round(),
-            "soil": soils[soil],
-            "area": np.array(["north-range", "valley", "south-range"])[area],
-        }
-    )
+    shade = (220 + 20 * north - slope + rng.normal(0, 6, n)).round()
+    inputs = pd.DataFrame({
+        "elevation": (2700 + 280 * height).round(), "aspect": aspect.round(), "slope": slope.round(1),
+        "water": water.round(), "road": road.round(), "fire": fire.round(), "shade_noon": shade,
+        "soil": soils[soil], "area": np.array(["north-range", "valley", "south-range"])[area],
+    })  # fmt: skip
     return sample_of(inputs, cover)
 
 

@@ -45,12 +45,9 @@ def _pick(rng: np.random.Generator, group: list[list[str]], learned: float) -> s
 def _sentence(rng: np.random.Generator, chance: np.ndarray, topic: list[str]) -> str:
     """Return one sentence; ``chance`` holds the four skills (words, spelling, grammar, cohesion) in 0..1."""
     learned, spelling, grammar, cohesion = chance
-    subject, plural = (
-        ("they", True),
-        ("the " + _pick(rng, _NOUNS, learned), False),
-        ("we", True),
-        ("my friend", False),
-    )[rng.integers(4)]
+    subjects = ("they", "the " + _pick(rng, _NOUNS, learned), "we", "my friend")
+    subject = subjects[rng.integers(4)]
+    plural = subject in ("they", "we")
     agrees = rng.random() < 0.35 + 0.65 * grammar
     verb = _pick(rng, _VERBS, learned) + ("" if plural == agrees else "s")
     article = "the " if rng.random() < 0.3 + 0.7 * grammar else ""
@@ -58,12 +55,8 @@ def _sentence(rng: np.random.Generator, chance: np.ndarray, topic: list[str]) ->
     if rng.random() < 0.5:
         words += f" because of {_pick(rng, _ADJECTIVES, learned)} {_pick(rng, _NOUNS, learned)}"
     if rng.random() < 0.25:
-        words += (
-            " and it should "
-            + ("have" if rng.random() < grammar else "of")
-            + " been "
-            + _pick(rng, _ADJECTIVES, learned)
-        )
+        have = "have" if rng.random() < grammar else "of"
+        words += f" and it should {have} been {_pick(rng, _ADJECTIVES, learned)}"
     words = " ".join(
         _misspell(rng, word) if len(word) > 3 and rng.random() < 0.5 * (1 - spelling) else word
         for word in words.split()
@@ -185,15 +178,9 @@ def _pages() -> list[list[str]]:
         if folder.name == "descr":
             works[1] = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.rst"))]
         elif folder.parent.name == "statsmodels":
-            works[2] = [
-                re.sub(r"^(from|import) .*$", "", path.read_text(encoding="utf-8"), flags=re.M)
-                for path in sorted(Path(folder).glob("*/data.py"))
-            ]
-    found = []
-    for pages in works:
-        words = re.findall(r"[A-Za-z][a-z'-]+|[.,;:()]", "\n".join(pages))
-        found.append(words)
-    return found
+            pages = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*/data.py"))]
+            works[2] = [re.sub(r"^(from|import) .*$", "", page, flags=re.M) for page in pages]
+    return [re.findall(r"[A-Za-z][a-z'-]+|[.,;:()]", "\n".join(pages)) for pages in works]
 
 
 def manuals(rng: np.random.Generator, size: int = 14) -> Sample:
