@@ -54,12 +54,12 @@ def send(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> t
     Raises:
         FailedTryError: The connection failed, was too slow, or the reply is too long.
     """
-    wire = _Wire()
+    opened = _Socket()
     proxies = {} if is_loopback(urlsplit(url).hostname or "") else None
     opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler(proxies), _NoRedirect(), _PlainHandler(wire), _TlsHandler(wire)
+        urllib.request.ProxyHandler(proxies), _NoRedirect(), _PlainHandler(opened), _TlsHandler(opened)
     )
-    timer = threading.Timer(seconds, wire.cut)
+    timer = threading.Timer(seconds, opened.cut)
     timer.daemon = True
     timer.start()
     try:
@@ -79,18 +79,18 @@ def send(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> t
             except (OSError, http.client.HTTPException):
                 return exc.code, exc.headers, b""  # the status alone says enough
     except (OSError, http.client.HTTPException) as exc:
-        raise _connection_failure(exc, wire.expired, seconds) from None
+        raise _connection_failure(exc, opened.expired, seconds) from None
     finally:
         timer.cancel()
 
 
-class _Wire:
+class _Socket:
     """The open socket of a request, so that a timer can cut it from outside."""
 
     def __init__(self):
         self.expired, self._sock, self._lock = False, None, threading.Lock()
 
-    def opened(self, sock: socket.socket) -> None:
+    def note(self, sock: socket.socket) -> None:
         with self._lock:
             self._sock = sock
         if self.expired:
@@ -105,29 +105,29 @@ class _Wire:
                     socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
-def _watched(base: type, wire: _Wire) -> type:
+def _watched(base: type, opened: _Socket) -> type:
     class Connection(base):
         def connect(self):
             super().connect()
-            wire.opened(self.sock)
+            opened.note(self.sock)
 
     return Connection
 
 
 class _PlainHandler(urllib.request.HTTPHandler):
-    def __init__(self, wire: _Wire):
+    def __init__(self, opened: _Socket):
         super().__init__()
-        self._connection = _watched(http.client.HTTPConnection, wire)
+        self._connection = _watched(http.client.HTTPConnection, opened)
 
     def http_open(self, req):
         return self.do_open(self._connection, req)
 
 
 class _TlsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, wire: _Wire):
+    def __init__(self, opened: _Socket):
         self._tls = ssl.create_default_context()
         super().__init__(context=self._tls)
-        self._connection = _watched(http.client.HTTPSConnection, wire)
+        self._connection = _watched(http.client.HTTPSConnection, opened)
 
     def https_open(self, req):
         return self.do_open(self._connection, req, context=self._tls)
