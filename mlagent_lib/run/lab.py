@@ -145,14 +145,8 @@ class Lab:
 
     def tools(self, coder: Coder | None = None) -> Toolbox:
         """Return the toolbox of a step; without a coder the rule coder of the catalogue."""
-        return Toolbox(
-            self.runner,
-            coder or RuleCoder(),
-            self.cache,
-            reply_format=self.profile.reply_format,
-            tasks=self._tasks,
-            script_seconds=self.profile.script_seconds,
-        )
+        settings = {"reply_format": self.profile.reply_format, "script_seconds": self.profile.script_seconds}
+        return Toolbox(self.runner, coder or RuleCoder(), self.cache, tasks=self._tasks, **settings)
 
     def close(self) -> None:
         """Stop the warm servers."""
@@ -254,13 +248,9 @@ def ready_backend(profile: Profile) -> None:
 
 
 def expert_policy(
-    spec: str,
-    reply_format: str = "six",
-    record: Path | None = None,
-    *,
-    cache: ReplyCache | None = None,
+    spec: str, reply_format: str = "six", record: Path | None = None, *, cache: ReplyCache | None = None,
     seed: int = 0,
-) -> Policy:
+) -> Policy:  # fmt: skip
     """Return the expert: ``scripted``, or ``openai:<model>@<url>`` for any OpenAI-compatible server.
 
     Args:
@@ -309,13 +299,9 @@ def ideas_for(lab: Lab, task: Task, ideas: str = "far-apart") -> tuple | dict:
 
 
 def collect(
-    lab: Lab,
-    path: Path,
-    *,
-    expert: str = "scripted",
-    ideas: str = "far-apart",
+    lab: Lab, path: Path, *, expert: str = "scripted", ideas: str = "far-apart",
     progress: Callable[[int, int], None] | None = None,
-) -> list[dict]:
+) -> list[dict]:  # fmt: skip
     """Return the expert trajectories of the run, written to ``path`` as they are made.
 
     The scripted expert asks for edits of the catalogue, which the rule coder makes exactly. A model asks in
@@ -337,16 +323,10 @@ def collect(
     done = {row["id"] for row in _rows(path)}
     for number, task in enumerate(tasks):
         pool = ideas_for(lab, task, ideas)
-        jobs = [
-            Job(
-                task,
-                "expert",
-                index,
-                lab.seed,
-                draw_ideas(pool, rng(lab.seed, "draw-ideas", task.name, index)),
-            )
-            for index in range(settings.trajectories_per_task)
-        ]
+        jobs = []
+        for index in range(settings.trajectories_per_task):
+            drawn = draw_ideas(pool, rng(lab.seed, "draw-ideas", task.name, index))
+            jobs.append(Job(task, "expert", index, lab.seed, drawn))
         extend(path, [job for job in jobs if job.id not in done], policy, tools, settings.max_steps)
         if progress:
             progress(number + 1, len(tasks))

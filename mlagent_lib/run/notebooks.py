@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +123,11 @@ def parse_value(text: str) -> Any:
 
 
 def run_all(
-    profile: str = "laptop",
-    seed: int = 0,
-    runs_dir: str | Path = "runs",
-    run_id: str | None = None,
-    *,
-    parameters: Mapping[str, Any] | None = None,
-    tasks: Mapping[str, Sequence[str]] | None = None,
-    notebooks_dir: str | Path | None = None,
-    notebooks: tuple[tuple[str, tuple[str, ...]], ...] = NOTEBOOKS,
-    write_report: Callable[[Path], object] | None = None,
-    say: Callable[[str], None] = print,
-) -> Path:
+    profile: str = "laptop", seed: int = 0, runs_dir: str | Path = "runs", run_id: str | None = None, *,
+    parameters: Mapping[str, Any] | None = None, tasks: Mapping[str, Sequence[str]] | None = None,
+    notebooks_dir: str | Path | None = None, notebooks: Sequence[tuple[str, tuple[str, ...]]] = NOTEBOOKS,
+    write_report: Callable[[Path], object] | None = None, say: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
     """Execute the notebooks of a run in order and return the run folder; what is already finished is kept.
 
     Args:
@@ -173,18 +167,20 @@ def run_all(
         _claim(run_dir, {"profile": profile, "seed": seed, "parameters": extra, **own})
         if own:
             write_json(run_dir / OWN_TASKS, own["tasks"])
-        started, clock = time.monotonic(), _Clock(chosen.budget_minutes)
+        started = time.monotonic()
         for number, (name, stages) in enumerate(notebooks, 1):
-            head = f"[{number}/{len(notebooks)}] {name}"
-            out = run_dir / "notebooks" / name
-            if _is_finished(run_dir, out, stages, values[name]):
-                say(f"{head}: already made, kept")
-                append_jsonl(run_dir / LOG, {"notebook": name, "status": "kept", "seconds": 0.0})
+            made = _Notebook(folder / name, run_dir, stages, values[name])
+            if made.is_finished():
+                say(f"[{number}/{len(notebooks)}] {name}: already made, kept")
+                made.record("kept", 0.0)
                 continue
-            say(f"{head}: running ({clock})")
-            _execute(folder / name, out, values[name], run_dir=run_dir, stages=stages, say=say, head=head)
+            say(f"[{number}/{len(notebooks)}] {name}: running ({_elapsed(started, chosen)})")
+            seconds = made.execute()
+            say(f"[{number}/{len(notebooks)}] {name}: done in {_minutes(seconds)} min")
         _check_still_there(run_dir)
-        (write_report or _default_report())(run_dir)
+        if write_report is None:
+            from mlagent_lib.results.report import write_report
+        write_report(run_dir)
         sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
         say(f"done in {_minutes(time.monotonic() - started)} min: open {run_dir / 'report.html'}")
     return run_dir
@@ -239,16 +235,11 @@ def _check_help(
         )
 
 
-class _Clock:
-    """Says how much of the budget has gone."""
-
-    def __init__(self, budget_minutes: float):
-        self.started, self.budget_minutes = time.monotonic(), budget_minutes
-
-    def __str__(self) -> str:
-        spent = _minutes(time.monotonic() - self.started)
-        budget = f" of {_minutes(60 * self.budget_minutes)}" if self.budget_minutes else ""
-        return f"elapsed {spent}{budget} min"
+def _elapsed(started: float, profile: Profile) -> str:
+    """Return how much of the budget has gone."""
+    spent = _minutes(time.monotonic() - started)
+    budget = f" of {_minutes(60 * profile.budget_minutes)}" if profile.budget_minutes else ""
+    return f"elapsed {spent}{budget} min"
 
 
 def _minutes(seconds: float) -> str:
@@ -261,37 +252,49 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _execute(
-    source: Path,
-    out: Path,
-    values: dict[str, Any],
-    *,
-    run_dir: Path,
-    stages: tuple[str, ...],
-    say: Callable[[str], None],
-    head: str,
-) -> None:
-    """Run one notebook and record it; raise `NotebookFailed` where it does not reach its end."""
-    started = time.monotonic()
-    status = "failed"
-    try:
-        _papermill(source, out, values)
-        if not _is_complete(out, values):
-            message = f"{source.name} stopped before its last cell"
-            raise NotebookFailed(message, cure=f"look at the last executed cell in {out}")
-        for stage in stages:
-            problem = stage_problem(run_dir / stage)
-            if problem:
-                raise NotebookFailed(
-                    f"{source.name} ended, but its stage {stage} is not usable: {problem}",
-                    cure=f"look at {out}; the notebook must write this stage",
-                )
-        status = "executed"
-    finally:
-        _check_still_there(run_dir)
-        seconds = round(time.monotonic() - started, 3)
-        append_jsonl(run_dir / LOG, {"notebook": source.name, "status": status, "seconds": seconds})
-    say(f"{head}: done in {_minutes(seconds)} min")
+@dataclass(frozen=True)
+class _Notebook:
+    """One notebook of a run: its source, the run, the stages that it writes, its parameters."""
+
+    source: Path
+    run_dir: Path
+    stages: tuple[str, ...]
+    values: dict[str, Any]
+
+    @property
+    def out(self) -> Path:
+        return self.run_dir / "notebooks" / self.source.name
+
+    def is_finished(self) -> bool:
+        """Return whether all its stages are intact and its executed copy is whole."""
+        problems = (stage_problem(self.run_dir / stage, self.values) for stage in self.stages)
+        return not any(problems) and _is_complete(self.out, self.values)
+
+    def record(self, status: str, seconds: float) -> None:
+        """Write down what was done with it."""
+        row = {"notebook": self.source.name, "status": status, "seconds": seconds}
+        append_jsonl(self.run_dir / LOG, row)
+
+    def execute(self) -> float:
+        """Return the seconds that it took; raise `NotebookFailed` where it does not reach its end."""
+        name, started, status = self.source.name, time.monotonic(), "failed"
+        try:
+            _papermill(self.source, self.out, self.values)
+            if not _is_complete(self.out, self.values):
+                cure = f"look at the last executed cell in {self.out}"
+                raise NotebookFailed(f"{name} stopped before its last cell", cure=cure)
+            for stage in self.stages:
+                if problem := stage_problem(self.run_dir / stage):
+                    raise NotebookFailed(
+                        f"{name} ended, but its stage {stage} is not usable: {problem}",
+                        cure=f"look at {self.out}; the notebook must write this stage",
+                    )
+            status = "executed"
+        finally:
+            _check_still_there(self.run_dir)
+            seconds = round(time.monotonic() - started, 3)
+            self.record(status, seconds)
+        return seconds
 
 
 def _check_still_there(run_dir: Path) -> None:
@@ -395,11 +398,6 @@ def _values_per_notebook(
     }
 
 
-def _is_finished(run_dir: Path, out: Path, stages: tuple[str, ...], values: dict[str, Any]) -> bool:
-    """Return whether all stages of a notebook are intact and its executed copy is whole."""
-    return all(stage_problem(run_dir / s, values) is None for s in stages) and _is_complete(out, values)
-
-
 def _is_complete(out: Path, values: dict[str, Any]) -> bool:
     """Return whether ``out`` was executed to its end with these parameters (their place aside)."""
     try:
@@ -446,12 +444,6 @@ def _claim(run_dir: Path, identity: dict[str, Any]) -> None:
                 f"{run_dir} was made with {key} {existing.get(key)!r}, not {value!r}",
                 cure="choose another folder with --run-id, or give the same values to resume it",
             )
-
-
-def _default_report() -> Callable[[Path], object]:
-    from mlagent_lib.results.report import write_report
-
-    return write_report
 
 
 @contextmanager

@@ -400,8 +400,3 @@ def refresh_documents(root: Path | str, figures: Path | str) -> list[str]:
             write_text(path, text)
             changed.append(place)
     return changed
-
-
-def published_manifest(figures: Path | str) -> dict:
-    """Return what `publish` noted about the committed results."""
-    return json.loads((Path(figures) / "manifest.json").read_text())
