@@ -183,6 +183,9 @@ def nested(text):
         (f"<think>\nSo:\n```python\n{EDITED}x = 1\n```\n</think>\n```python\n{EDITED}```", EDITED),
         (f"So:\n```python\n{EDITED}x = 1\n```\n</think>\n```python\n{EDITED}```", EDITED),
         (f"{EDITED}\nRun it:\n```bash\npython train.py\n```", EDITED),
+        *((f"```{label}{EDITED}```", EDITED) for label in (
+            "python ", "python", "\npython\n", "python\n\ufeff",
+        )),
         (f"```python\n{EDITED}x = '\\d' is 1\n```".replace("\n", "\r\n"), f"{EDITED}x = '\\d' is 1\n"),
     ],
 )  # fmt: skip
@@ -196,6 +199,7 @@ def test_the_python_is_found_whatever_stands_around_it(task, recwarn, reply, scr
     [
         ("```diff\n--- a\n+++ b\n-x = 1\n+x = 2\n```", "without a code block"),
         ("```\n-a\n+b\n```\nDone", "it does nothing"),
+        ("```diff\n" + nested("x = 1\n" + EDITED) + "-f()\n+g()\n```", "without a code block"),
         ('```json\n{"a": 1}\n```\nNote: x', "without a code block"),
         ("Done", "without a code block"),
         ("```\npip install x y\n```\nThen\n```\npip install y z\n```", "invalid syntax (line 1)"),
@@ -211,6 +215,7 @@ def test_the_python_is_found_whatever_stands_around_it(task, recwarn, reply, scr
         ("```python\nx = " + "-" * 50_000 + "1\n```", "it cannot be read"),
         ("```python\n" * 3000, "it is cut off"),
         ("It was so.\n" * 5000 + EDITED, "without a code block"),
+        ("import numpy as np\n" + "- a\n" * 5000, "without a code block"),
     ],
 )  # fmt: skip
 def test_what_is_no_whole_program_is_a_failure_of_the_coder_and_is_not_run(task, reply, words):
@@ -225,6 +230,12 @@ def test_a_file_that_is_no_program_need_not_become_one(task):
     reply = "Here:\n```yaml\nlr: 0.2\nsteps: 3\n```\nA long sentence between.\n```bash\npython x\n```"
     coder = ChatCoder(lambda messages: reply)
     assert coder.edit_many(requests(task, "0.2", script="lr: 0.1\nsteps: 3\n")) == ["lr: 0.2\nsteps: 3\n"]
+
+
+def test_a_script_with_a_byte_order_mark_is_a_program(task):
+    reply = f"Run:\n```bash\npip install x\n```\nThen:\n```python\n{EDITED}```"
+    coder = ChatCoder(lambda messages: reply)
+    assert coder.edit_many(requests(task, "Use 9.", script="\ufeff" + TRAIN)) == [EDITED]
 
 
 def test_an_edit_that_does_not_compile_keeps_the_script_and_is_a_corner_case(tmp_path):

@@ -664,6 +664,8 @@ def test_a_field_that_a_server_refuses_is_left_out_and_stays_out(caplog, status,
         ("stop", "Invalid parameter: stop"),
         ("temperature", "temperature must be 1 for this model"),
         ("top_p", "topP cannot be used with this model"),
+        ("seed", "The parameter seed is not implemented"),
+        ("temperature", "temperature is incompatible with thinking"),
     ],
 )  # fmt: skip
 def test_refusals_as_servers_word_them(name, words):
@@ -683,6 +685,20 @@ def test_refusals_as_servers_word_them(name, words):
         (400, said("Conversation roles must alternate user/assistant/user/assistant/...")),
         (500, said("Only user and assistant roles are supported!")),
         (422, said("messages.0.role: must be one of user, assistant")),
+        (400, said("Developer instruction is not enabled for models/gemma-3-27b-it")),
+        (400, json.dumps({"errors": [{"message": "System role not supported"}]})),
+        (
+            400,
+            json.dumps(
+                {
+                    "error": {
+                        "message": "Provider returned error",
+                        "code": 400,
+                        "metadata": {"raw": "System role not supported"},
+                    }
+                }
+            ),
+        ),
     ],
 )
 def test_a_system_turn_that_is_refused_goes_to_the_head_of_the_first_user_turn(status, words):
@@ -764,6 +780,15 @@ def test_a_call_that_carries_our_fields_is_read_as_text(message):
     with FakeOpenAI(lambda messages: message) as server:
         text = client(server).reply(HELLO)
     assert text == LIST_FILES and parse_action(text).arguments == {"dir_path": "."}
+
+
+def test_a_call_of_an_action_needs_no_brackets_in_its_name():
+    arguments = {"script_name": "train.py", "edit_instruction": "Scale.", "save_name": "new.py"}
+    with FakeOpenAI(
+        lambda messages: call("edit_script", json.dumps(arguments)) | {"content": FOUR}
+    ) as server:
+        found = parse_action(client(server).reply(HELLO))
+    assert (found.name, found.arguments) == ("Edit Script (AI)", arguments)
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,9 @@ DURING = "\nDuring handling of the above exception, another exception occurred:\
             ("ExceptionGroup", 4),
         ),
         (MAIN.replace("KeyError", "f.<locals>.Bad"), 1, ("Bad", 3)),
+        # behind a progress bar whose line has no end
+        (f"{MAIN}  0%|  | 0/9 [00:00<?, ?it/s]{MAIN.replace('3', '8')}", 1, ("KeyError", 8)),
+        (f"  0%|  | 0/9 [00:00<?, ?it/s]{MAIN}Exception ignored in: <f>\n{INNER}", 1, ("KeyError", 3)),
     ],
 )
 def test_the_error_is_read_from_the_traceback_that_ended_the_script(output, code, expected):

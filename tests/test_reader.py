@@ -45,6 +45,7 @@ def test_each_form_on_the_list_is_read(what, text, last):
         (HEAD + LOOK).lower(),
         (HEAD + LOOK).replace("\n", "\r\n"),
         (HEAD + LOOK).replace("\n", "\n\t"),
+        (HEAD + LOOK).replace(" ", "\u00a0"),
         (HEAD + LOOK).replace("\n", " "),
         "\ufeff" + HEAD + LOOK,
         "```\n" + HEAD + LOOK + "\n```",

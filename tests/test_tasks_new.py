@@ -449,6 +449,22 @@ def test_inputs_that_no_starter_could_take_are_refused(tmp_path):
     incomes = table["income"].copy()
     incomes[2] = np.inf
     assert "'income' is infinite in row 3" in refused(tmp_path, table.assign(income=incomes))
+    incomes[2] = -1e300
+    message = refused(tmp_path, table.assign(income=incomes))
+    assert "'income' is -1e+300, at most 3.4e+38 can be used, in row 3" in message
+
+
+def test_whole_numbers_of_any_length_are_numbers_and_name_rows_to_the_last_digit(tmp_path):
+    for number, least in enumerate((2**63, 10**25, -(10**25))):
+        cells = pd.Series([str(least + row) for row in range(ROWS)])
+        table = own_table().assign(long=cells, mixed=cells.where(cells.index % 2 > 0, "-7.5"))
+        assert made_quietly(tmp_path / str(number), table, id_column="long").task.columns == 5
+        found = spec_for(tmp_path, table.assign(long=cells.where(cells.index != 3)), "left", "auc")
+        roles = columns.find_roles(read.read_table(found.data)[0], found)
+        assert roles.inputs["long"].dropna().tolist() == [float(cell) for cell in cells.drop(3)]
+        assert roles.inputs["mixed"].tolist() == [float(cell) for cell in table["mixed"]]
+        message = refused(tmp_path, table.assign(long=cells.where(cells.index != 3)), id_column="long")
+        assert "the id column 'long' is empty in 1 rows, first in row 4" in message
 
 
 def test_words_without_categories_are_refused_with_the_way_to_use_them(tmp_path):
@@ -544,6 +560,13 @@ def test_dates_are_named_and_the_cure_reads_them(form, tmp_path):
     assert made_quietly(tmp_path / "cured", table.assign(when=months)).task.columns == 5
 
 
+@pytest.mark.parametrize("form", ["%Y-%m", "%m/%Y", "%b-%y", "%B %Y"])
+def test_months_are_dates(form):
+    days = pd.Series(pd.date_range("1990-01-15", periods=300, freq="MS"))
+    _, cure = cells.dates_in(days.dt.strftime(form).rename("when"))
+    assert f"format={form!r}).dt.month" in cure
+
+
 def test_dates_in_several_forms_and_as_answers_are_named(tmp_path):
     table = own_table()
     mixed = DAYS.dt.strftime("%d.%m.%Y").where(DAYS.index % 3 > 0, DAYS.dt.strftime("%Y-%m-%d"))
@@ -635,6 +658,7 @@ def numbers_in(**changed):
         (numbers_in(r3=np.nan, r9=np.nan), "rmse", "empty in 2 rows, first in row 4"),
         (numbers_in() * 0, "rmse", "is 0 in every row"),
         (numbers_in(r5=np.inf), "mae", "infinite in row 6"),
+        (numbers_in(r5=1e300), "rmse", "1e.300, at most 3.4e.38 can be used, in row 6"),
         (numbers_in(r5=-2.0), "rmsle", "is -2 in row 6"),
         (numbers_in(r39=900.0), "qwk", "goes from 0 to 900"),
         (numbers_in().astype(str).where(numbers_in() != 3, "x"), "rmse", "'x' in row 4.*write a number"),

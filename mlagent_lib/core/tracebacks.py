@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-HEAD = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):")
+HEAD = re.compile(r"(?:.*\])?(?:Exception Group )?Traceback \(most recent call last\):")
 _GROUP = re.compile(r"^  [|+] ")  # what stands before each line of an exception group
 _CHAINED = re.compile(r"During handling of the above |The above exception was the direct cause ")
 _IGNORED = re.compile(  # what stands above a traceback that ended nothing

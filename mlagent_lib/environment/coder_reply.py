@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 _FENCE = re.compile(r"([^`~]*?)(`{3,}+|~{3,}+)[ \t]*([^`]*)")
+_LABEL = re.compile(r"(?i)^(?:python|py)\d*[ \t]*")
+_DIFF = re.compile(r"(?i)\b(?:diff|patch)\b")  # what was taken out stands there too
 _PYTHON = re.compile(r"(?i)^$|\b(?:i?python|py)[\d.]*\b")
 _CODE = re.compile(r"""(?:[^#"']|"[^"]*"|'[^']*')*""")  # before a fence at the end of a line of code
 _WORD = rf"(?!(?:{'|'.join(keyword.kwlist)})\b)[a-z]['\w-]*[,:.!?]*(?: \w|$)"
@@ -85,7 +87,9 @@ class _Reader:
 
     def is_trusted(self, fence: _Fence) -> bool:
         """Return whether what stands in such a block is meant to be the file."""
-        return bool(fence.mark) and (not self._is_python or bool(_PYTHON.search(fence.label.strip())))
+        if not fence.mark or _DIFF.search(fence.label):
+            return False
+        return not self._is_python or bool(_PYTHON.search(fence.label.strip()))
 
     def is_whole(self, text: str) -> bool:
         """Return whether a text keeps the last line and at least half of the lines of the script."""
@@ -100,12 +104,21 @@ class _Reader:
         """
         ends = (end for end in self._fences if end.is_end_of(fence))
         for end in chain(ends, [_Fence(len(self._lines))]):
-            body = self._lines[fence.line + 1 : end.line] + [end.before] * bool(end.before.strip())
+            body = self._body(fence, end) + [end.before] * bool(end.before.strip())
             is_sure = fence.mark and end.mark
             text, fault = self._judged(body) if is_sure else self._trimmed(body)
             if not (fault.startswith(_OPEN) or (fault and end.before.strip())):
                 break
+        fault = fault or ("it is a diff" if _DIFF.search(fence.label) else "")
         return text, fault, end.line if end.mark else 0
+
+    def _body(self, fence: _Fence, end: _Fence) -> list[str]:
+        """Return the lines between fences, also where the label has the first one, or a line of its own."""
+        body, label = self._lines[fence.line + 1 : end.line], fence.label.strip()
+        first = _LABEL.sub("", label)
+        if first in self._known:
+            return [first, *body]
+        return body[bool(not label and body and _LABEL.fullmatch(body[0])) :]
 
     def _judged(self, body: list[str]) -> tuple[str, str]:
         text = _text(body)
@@ -122,6 +135,8 @@ class _Reader:
             text = _text(body)
             return text, _OPEN if text.count('"""') % 2 or text.count("'''") % 2 else "no line of it is known"
         begin, end = 0, len(body)
+        if max(known[0], end - known[-1]) > _MOST:
+            return _text(body), "there is too much around it"
         for _ in range(_MOST):
             text = _text(body[begin:end])
             fault, lines = _compiled(text)
@@ -138,7 +153,8 @@ class _Reader:
 def _text(body: list[str]) -> str:
     """Return lines as a text, without the indentation of the first one, as a list item has it."""
     indent = re.match(r"\s*", next(filter(str.strip, body), "")).group()
-    return "\n".join(line.removeprefix(indent) for line in body).rstrip("\n") + "\n"
+    text = "\n".join(line.removeprefix(indent) for line in body).rstrip("\n") + "\n"
+    return text.removeprefix("\ufeff")
 
 
 def fault_of(script: str) -> str:
@@ -156,7 +172,7 @@ def _compiled(script: str) -> tuple[str, list[int]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the script: they are told where it runs
-            tree = ast.parse(script)
+            tree = ast.parse(script.removeprefix("\ufeff"))  # as Python reads a file
             compile(tree, "script", "exec", dont_inherit=True)
     except SyntaxError as error:
         return f"{error.msg} (line {error.lineno})", [error.lineno] if error.lineno else []

@@ -47,7 +47,7 @@ _OPENS = rf"^{_MARKS}*(?:\d{{1,2}}[.)]{_MARKS}*)?"
 
 
 def _words(name: str) -> str:
-    return r"[ _-]?".join(re.escape(word) for word in name.split())
+    return r"(?:[^\S\n]|[_-])?".join(re.escape(word) for word in name.split())
 
 
 def _lines(names: Iterable[str]) -> re.Pattern:

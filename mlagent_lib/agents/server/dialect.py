@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from mlagent_lib.environment.actions import ACTIONS, FIELDS, split_fields
+from mlagent_lib.environment.actions import ACTIONS, FIELDS, read_name, split_fields
 
 SYSTEM = "a system turn"
 _REFUSES = re.compile(
-    r"unsupported|(?:not|n't) (?:be )?(?:support|permit|allow|accept|us(?:e|ing)|set|recogni|valid)"
+    r"unsupported|(?:not|n't) (?:be )?(?:support|permit|allow|accept|us(?:e|ing)|set|recogni|valid|enabl"
+    r"|implement|compat)|incompat"
     r"|unrecogni[sz]ed|unknown|unexpected|invalid (?:param|argument|field|role)"
     r"|must be (?:one of|the default|1\b)"
     r"|extra[ _](?:inputs|fields|forbidden)|deprecated|cannot both|must alternate"
@@ -149,7 +150,7 @@ def _as_text(call: Mapping[str, object]) -> str:
         return ""
     plain = {_plain(name): value for name, value in given.items()}
     found = {name: plain[_plain(name)] for name in FIELDS if _plain(name) in plain}
-    action = {_plain(name): name for name in ACTIONS}.get(_plain(str(call.get("name"))))
+    action = read_name(str(call.get("name")), ACTIONS)
     if action and not found:
         found = {"Action": action, "Action Input": given}
     return "\n".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in found.items())

@@ -242,7 +242,7 @@ def retry_after(value: str | None) -> float | None:
 
 def _load(data: bytes):
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
 
@@ -254,7 +254,8 @@ def server_message(data: bytes, secrets: Sequence[str]) -> str:
         loaded = loaded[0]
     error = loaded.get("error") or loaded if isinstance(loaded, dict) else None
     if isinstance(error, dict):
-        error = " ".join(str(error[k]) for k in ("code", "param", "message", "detail") if error.get(k))
+        said = ("code", "param", "message", "detail", "errors", "metadata")  # the last: OpenRouter's cause
+        error = " ".join(str(error[k]) for k in said if error.get(k))
     if loaded is None and not data.lstrip().startswith(b"<"):  # plain words; a page would tell nothing
         error = data.decode("utf-8", "replace")
     text = error if isinstance(error, str) else ""

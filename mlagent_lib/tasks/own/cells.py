@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pandas as pd
 
 MOST_CATEGORIES = 500  # ours: one-hot encoded they still fit the memory of a run
 STRAY_SHARE = 0.1  # a column with fewer words than this among its numbers has typing errors, not categories
 FEWEST_OF_WORD = 5  # rows of a word from which it is no typing error
 ROWS_OF_CATEGORY = 20  # a different cell, from which a column of numbers and a few words is categories
+LARGEST = float(np.finfo(np.float32).max)
 _LOOKED_AT = 2_000  # different cells, to tell dates
 _SIGNS = "%€$£¥₹"
 # How numbers are written -> the sign before the fraction, the signs between thousands.
@@ -19,6 +21,7 @@ _DATES = [f"%Y{sign}%m{sign}%d" for sign in "-/."] + ["%Y年%m月%d日"]
 _DATES += [day.replace("-", sign) + sign + year for sign in "./-" for year in ("%Y", "%y")
            for day in ("%d-%m", "%m-%d")]  # fmt: skip
 _DATES += ["%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d-%b-%y"]
+_DATES += ["%Y-%m", "%Y/%m", "%m/%Y", "%b-%y", "%b %Y", "%B %Y"]
 _CLOCK = r"[T ]\d{1,2}:\d\d[^,]*$"
 _CODE = r"[A-Z]\d[\dA-Z.]*|\d+[A-Z]"
 _UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # of these each letter counts as a word
@@ -37,6 +40,21 @@ def words_in(column: pd.Series) -> float:
         2.5
     """
     return float(column.str.count(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+").mean())
+
+
+def is_too_large(numbers: pd.Series) -> pd.Series:
+    """Return which numbers are infinite, or so large that scikit-learn's trees and squares refuse them."""
+    return numbers.abs() > LARGEST
+
+
+def stated_size(number: float) -> str:
+    """Return what to say of a number that is too large.
+
+    Example:
+        >>> stated_size(1e300), stated_size(float("inf"))
+        ('1e+300, at most 3.4e+38 can be used,', 'infinite')
+    """
+    return "infinite" if np.isinf(number) else f"{number:g}, at most {LARGEST:.2g} can be used,"
 
 
 def too_many(cells: pd.Series) -> bool:

@@ -17,7 +17,9 @@ from mlagent_lib.tasks.own.cells import (
     are_codes,
     are_words,
     dates_in,
+    is_too_large,
     read_numbers,
+    stated_size,
     too_many,
     words_in,
 )
@@ -84,7 +86,7 @@ def find_roles(frame: pd.DataFrame, spec: OwnSpec) -> Roles:
 def _make_plain(frame: pd.DataFrame, text: str | None) -> list[str]:
     """Turn columns of words that are numbers, such as 1.200,5, into numbers; return notes on them."""
     found = {name: read_numbers(frame[name]) for name in frame if name != text and are_words(frame[name])}
-    ways = {name: how for name, (numbers, how) in found.items() if how and _covers(numbers, frame[name])}
+    ways = {name: how for name, (numbers, how) in found.items() if _covers(numbers, frame[name])}
     sure = [way for way in WAYS if any(how.startswith(way) for how in ways.values())]
     for name, how in ways.items():
         if how == EITHER and len(sure) != 1:
@@ -104,7 +106,8 @@ def _make_plain(frame: pd.DataFrame, text: str | None) -> list[str]:
                 f"{name!r} can stand before a fraction or between thousands",
                 cure="write all numbers of the file with a decimal point, and nothing between thousands",
             )
-    return [f"the column {name!r} is written with {how}: read as numbers" for name, how in ways.items()]
+    told = {name: how for name, how in ways.items() if how}
+    return [f"the column {name!r} is written with {how}: read as numbers" for name, how in told.items()]
 
 
 def _covers(numbers: pd.Series, column: pd.Series) -> bool:
@@ -119,6 +122,7 @@ def _are_thousands(numbers: pd.Series) -> bool:
 
 
 def _check_ids(ids: pd.Series) -> None:
+    _refuse_empty(ids, "id", "give each row an id, or leave the column out by --drop")
     twice = ids[ids.duplicated(keep=False)]
     if len(twice):
         raise TaskError(
@@ -130,14 +134,18 @@ def _check_ids(ids: pd.Series) -> None:
 
 
 def _groups(groups: pd.Series) -> pd.Series:
-    missing = groups.isna()
+    _refuse_empty(groups, "group", "give each row a group; a row of its own gets a group of its own")
+    return groups.astype(str)
+
+
+def _refuse_empty(column: pd.Series, role: str, cure: str) -> None:
+    missing = column.isna()
     if missing.any():
         raise TaskError(
-            f"the group column {groups.name!r} is empty in {int(missing.sum())} rows, first in row "
+            f"the {role} column {column.name!r} is empty in {int(missing.sum())} rows, first in row "
             f"{int(missing.to_numpy().argmax()) + 1}",
-            cure="give each row a group; a row of its own gets a group of its own",
+            cure=cure,
         )
-    return groups.astype(str)
 
 
 def clean_inputs(inputs: pd.DataFrame, spec: OwnSpec, reserved: Iterable[str]) -> pd.DataFrame:
@@ -177,10 +185,11 @@ def _cleaned(column: pd.Series, is_tabular: bool) -> pd.Series:
     if present.map(lambda value: isinstance(value, bool | np.bool_)).all():
         return column.astype(float) if len(present) < len(column) else column.astype(int)
     if pd.api.types.is_numeric_dtype(column):
-        infinite = np.isinf(column.to_numpy(float))
+        infinite = is_too_large(column.astype(float)).to_numpy()
         if infinite.any():
             raise TaskError(
-                f"the column {column.name!r} is infinite in row {int(infinite.argmax()) + 1}",
+                f"the column {column.name!r} is {stated_size(column[infinite].iloc[0])} in row "
+                f"{int(infinite.argmax()) + 1}",
                 cure="leave the cell empty: an empty cell is a missing value",
             )
         return column

@@ -45,6 +45,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         frame = pd.read_csv(io.StringIO(text), index_col=False, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise TaskError(f"{path} is not a table: {error}", cure=_SAVE) from error
+    frame = _without_objects(frame)
     if header[0].strip():
         return frame, ()
     first = frame.columns[0]
@@ -54,6 +55,17 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
             f"column 1 of {path} has no name", cure="give it one in the first line, or remove the column"
         )
     return frame.drop(columns=first), ("the first column has no name and numbers the rows: left out",)
+
+
+def _without_objects(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with words for whole numbers that 64 bits cannot hold, and no empty words beside them.
+
+    pandas reads such a column as objects, or as words with "" where a cell is empty.
+    """
+    for name, column in frame.select_dtypes(["object", "str"]).items():
+        is_large = column.dtype == object and pd.api.types.infer_dtype(column) == "integer"
+        frame[name] = column.astype("str") if is_large else column.mask(column == "")
+    return frame
 
 
 def _text_of(path: Path) -> str:

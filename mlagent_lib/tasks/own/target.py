@@ -9,7 +9,7 @@ import pandas as pd
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks.metrics import METRICS, get_metric
-from mlagent_lib.tasks.own.cells import are_words, dates_in, read_numbers
+from mlagent_lib.tasks.own.cells import are_words, dates_in, is_too_large, read_numbers, stated_size
 from mlagent_lib.tasks.own.spec import closest
 
 MOST_CLASSES = 50
@@ -178,10 +178,11 @@ def _numbers(column: pd.Series, metric: str) -> pd.Series:
             else "write a number there as in the other rows, or remove the row",
         )
     numbers = column.astype(float)
-    infinite = ~np.isfinite(numbers)
+    infinite = is_too_large(numbers)
     if infinite.any():
         raise TaskError(
-            f"target {column.name!r} is infinite in row {_row(infinite)}", cure="correct or remove the row"
+            f"target {column.name!r} is {stated_size(numbers[infinite].iloc[0])} in row {_row(infinite)}",
+            cure="correct or remove the row, or give the numbers in a larger unit",
         )
     return numbers
 
