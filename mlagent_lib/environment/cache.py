@@ -8,7 +8,6 @@ only among the newest: memory is bounded.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import threading
@@ -18,7 +17,7 @@ from functools import cache as once
 from importlib.metadata import version
 from pathlib import Path
 
-from mlagent_lib.core.files import write_json
+from mlagent_lib.core.files import sha256_bytes, write_json
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.environment.workspace import State, WorkspaceStore
 from mlagent_lib.tasks.task import Task
@@ -65,7 +64,7 @@ def execution_key(state: State, script: str, task: Task, limits: Limits, reseed:
     scoring += task.grader.identity() if task.grader else []  # its files may lie outside of the task's folder
     parts = [state.digest, script, scoring, limits.to_json(), library_versions()]
     parts += [reseed] if reseed else []
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return _row_digest(parts)
 
 
 class ExecutionCache:
@@ -131,5 +130,5 @@ def _size(execution: Execution) -> int:
     return _ENTRY_BYTES + len(execution.output.encode("utf-8", "surrogatepass"))
 
 
-def _row_digest(row: dict) -> str:
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+def _row_digest(row: dict | list) -> str:
+    return sha256_bytes(json.dumps(row, sort_keys=True).encode())

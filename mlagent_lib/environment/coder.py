@@ -128,7 +128,6 @@ class _LocalCoder:
     Args:
         generate: Takes prompts and returns replies, in order. Greedy, so that the same request gives the same
             script and results can be cached; the newest are kept.
-        name: Recorded in each step.
     """
 
     def __init__(self, generate: Callable[[list], list[str]], name: str = "base"):
@@ -169,8 +168,7 @@ class ScriptCoder(_LocalCoder):
     """A chat model in this process as coder: asked as `ChatCoder` asks, it answers with the whole script.
 
     Args:
-        generate: As for every coder in this process; it takes conversations (of `chat_messages`).
-        name: Recorded in each step.
+        generate: Takes conversations (of `chat_messages`) and returns replies, as for `BlockCoder`.
         problem: Takes a conversation and its script, returns why it is too long for the model, or nothing.
     """
 
@@ -219,9 +217,7 @@ class ChatCoder:
     """Any chat model as coder: it gets script and instruction, and answers with the file in a code fence.
 
     Args:
-        complete: Takes chat messages and returns the reply's text. Raises `EndpointError` when the server
-            fails.
-        name: Recorded in each step.
+        complete: Takes chat messages and returns the reply's text, or raises `EndpointError`.
         workers: Requests that may be under way at once.
     """
 

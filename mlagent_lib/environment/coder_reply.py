@@ -42,10 +42,6 @@ class _Fence:
 def find_script(reply: str, script: str) -> str:
     r"""Return the edited script in a coder's reply. A file that is no Python program need not become one.
 
-    Args:
-        reply: What the coder wrote, without its thinking.
-        script: What it was asked to edit.
-
     Raises:
         ValueError: No block holds a whole script, or it does not compile.
 
@@ -106,7 +102,9 @@ class _Reader:
         for end in chain(ends, [_Fence(len(self._lines))]):
             body = self._body(fence, end) + [end.before] * bool(end.before.strip())
             is_sure = fence.mark and end.mark
-            text, fault = self._judged(body) if is_sure else self._trimmed(body)
+            text, fault = self._trimmed(body) if not is_sure else (_text(body), "")
+            if is_sure and self._is_python:
+                fault = fault_of(text)
             if not (fault.startswith(_OPEN) or (fault and end.before.strip())):
                 break
         fault = fault or ("it is a diff" if _DIFF.search(fence.label) else "")
@@ -119,10 +117,6 @@ class _Reader:
         if first in self._known:
             return [first, *body]
         return body[bool(not label and body and _LABEL.fullmatch(body[0])) :]
-
-    def _judged(self, body: list[str]) -> tuple[str, str]:
-        text = _text(body)
-        return text, fault_of(text) if self._is_python else ""
 
     def _trimmed(self, body: list[str]) -> tuple[str, str]:
         """Return a text without the prose around it, and what is wrong with what is left.

@@ -45,7 +45,6 @@ class Environment(gymnasium.Env):
     outcomes and scores, `mlagent_lib.reward` knows what they are worth.
 
     Args:
-        max_steps: Steps until truncation.
         reward: Called as ``reward(result, task)`` for each step.
     """
 
@@ -117,11 +116,10 @@ class Environment(gymnasium.Env):
 
     def fork(self, n: int) -> list[Environment]:
         """Return ``n`` environments that start where this one is; they share runner and cache."""
-        forks = []
-        for _ in range(n):
-            twin = Environment(self.task, self.tools, max_steps=self.max_steps, reward=self._reward)
-            twin.state = self.state
-            forks.append(twin)
+        options = {"max_steps": self.max_steps, "reward": self._reward}
+        forks = [Environment(self.task, self.tools, **options) for _ in range(n)]
+        for fork in forks:
+            fork.state = self.state
         return forks
 
     def _info(self, result: StepResult | None = None) -> dict:

@@ -59,7 +59,6 @@ def luck_of(
     Args:
         pairs: States before and after, whose scripts have feedback scores.
         tools: Its tier must be a warm one.
-        script: Which file is run; None for the task's starter.
 
     Raises:
         Unscored: A script could not be run, through a fault of ours.
@@ -77,12 +76,10 @@ def luck_of(
         if failed:
             raise failed
         rounds.append([execution.score for execution in executions])
-    return [
-        _luck(pair, [scores[2 * n : 2 * n + 2] for scores in rounds], tools) for n, pair in enumerate(pairs)
-    ]
-
-
-def _luck(pair: tuple[State, State], scores: list[list[float | None]], tools: Toolbox) -> Luck:
-    sign = 1.0 if tools.task(pair[0].task).greater_is_better else -1.0
-    gains = tuple(None if None in row else sign * (row[1] - row[0]) for row in scores)
-    return Luck(sign * (pair[1].score - pair[0].score), gains)
+    found = []
+    for number, (before, after) in enumerate(pairs):
+        sign = 1.0 if tools.task(before.task).greater_is_better else -1.0
+        rows = [scores[2 * number : 2 * number + 2] for scores in rounds]
+        gains = tuple(None if None in row else sign * (row[1] - row[0]) for row in rows)
+        found.append(Luck(sign * (after.score - before.score), gains))
+    return found

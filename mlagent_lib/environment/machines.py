@@ -1,4 +1,4 @@
-"""Runs of scripts spread over processes and machines by a joblib backend: loky here, Dask or Ray there.
+"""Isolated runs of scripts over processes and machines by a joblib backend: loky here, Dask or Ray there.
 
 Only the execution is spread. Replies are parsed, scripts edited, submissions graded and results cached by the
 caller, so labels never leave it: a worker gets the files of a workspace and the path of the task's data, and

@@ -142,21 +142,18 @@ class Runner:
         return results
 
     def warm(self) -> None:
-        """Start all servers now, in parallel, instead of on the first runs."""
+        """Start all servers that are free now, in parallel, instead of on the first runs."""
         nothing = RunRequest({"warm.py": b""}, None, "warm.py", collect=())
-        barrier = threading.Barrier(self.workers)
-
-        def start(_: int) -> None:
-            server = self._free.get()
-            try:
-                with contextlib.suppress(threading.BrokenBarrierError):
-                    barrier.wait(timeout=1.0)  # so that no server is taken twice
-                self._attempt(server, nothing)
-            finally:
+        servers: list[WarmServer | ColdServer] = []
+        try:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    servers.append(self._free.get_nowait())
+            with ThreadPoolExecutor(self.workers, "mlagent-warm") as pool:
+                list(pool.map(lambda server: self._attempt(server, nothing), servers))
+        finally:
+            for server in reversed(servers):
                 self._free.put(server)
-
-        with ThreadPoolExecutor(self.workers, "mlagent-warm") as pool:
-            list(pool.map(start, range(self.workers)))
 
     def close(self) -> None:
         """Wait for the runs in progress, stop all servers, remove all temporary files."""

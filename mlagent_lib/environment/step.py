@@ -61,7 +61,6 @@ class StepResult:
     Attributes:
         state: The state after the step; the same as before when the step was UNSCORED.
         reason: A fixed class name that says why, e.g. ``bad-json`` or ``timeout``.
-        observation: What the agent sees.
         score_before: m_t on the feedback labels, in the task's unit.
         score_after: m_{t+1}, only for EDITED.
         seconds: Duration of the execution; a cache hit carries its recorded duration.

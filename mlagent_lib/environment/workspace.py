@@ -9,7 +9,6 @@ hash.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import write_bytes
+from mlagent_lib.core.files import sha256_bytes, sha256_file, write_bytes
 
 STATE_SCHEMA = "mlagent.state/1"
 
@@ -72,7 +71,7 @@ class State:
 
     def __post_init__(self):
         object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
-        hashes = {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items()}
+        hashes = {path: sha256_bytes(data) for path, data in self.files.items()}
         object.__setattr__(self, "_hashes", MappingProxyType(hashes))
 
     def __reduce__(self):
@@ -81,12 +80,12 @@ class State:
     @property
     def digest(self) -> str:
         """Return the sha256 of the workspace tree: equal trees have equal digests, whatever their history."""
-        return hashlib.sha256(json.dumps([self.task_digest, dict(self._hashes)]).encode()).hexdigest()
+        return sha256_bytes(json.dumps([self.task_digest, dict(self._hashes)]).encode())
 
     @property
     def id(self) -> str:
         """Return a short name of the whole state, history included."""
-        return hashlib.sha256(json.dumps(self.to_json(embed=False)).encode()).hexdigest()[:16]
+        return sha256_bytes(json.dumps(self.to_json(embed=False)).encode())[:16]
 
     def with_file(self, path: str, content: bytes) -> State:
         """Return the state with one file written."""
@@ -116,7 +115,7 @@ class State:
         files = {}
         for path, digest in row["files"].items():
             content = _decode(embedded.get(digest))
-            if content is None or hashlib.sha256(content).hexdigest() != digest:
+            if content is None or sha256_bytes(content) != digest:
                 raise RunError(
                     f"file {path!r} of a state of task {row['task']!r} is missing or damaged "
                     f"(sha256 {digest[:12]}…)",
@@ -151,7 +150,7 @@ class WorkspaceStore:
 
     def put(self, data: bytes) -> str:
         """Store some bytes and return their sha256; a damaged blob of that name is made good."""
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256_bytes(data)
         if not self.holds(digest):
             write_bytes(self._path(digest), data)
         return digest
@@ -159,7 +158,7 @@ class WorkspaceStore:
     def holds(self, digest: str) -> bool:
         """Return whether the bytes with this sha256 are here and intact."""
         try:
-            return hashlib.sha256(self._path(digest).read_bytes()).hexdigest() == digest
+            return sha256_file(self._path(digest)) == digest
         except FileNotFoundError:
             return False
 
@@ -176,7 +175,7 @@ class WorkspaceStore:
             raise RunError(
                 f"no blob {digest[:12]}… under {self.folder}", cure="make this stage again"
             ) from None
-        if hashlib.sha256(data).hexdigest() != digest:
+        if sha256_bytes(data) != digest:
             raise RunError(
                 f"blob {path} is damaged: its content has another sha256", cure=f"delete {path} and rerun"
             )

@@ -22,7 +22,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Box:
-    """A workspace: its path, and which folder it was when it was made."""
+    """A workspace: its path, and which folder it was when it was made (device, inode)."""
 
     path: str
     identity: tuple[int, int]
@@ -64,10 +64,8 @@ def fill(
 ) -> None:
     """Write ``files`` (see `check_names`) into an empty workspace, and links to the data.
 
-    Args:
-        data_dir: The folder with the data; None for none.
-        owner: The user to whom all shall belong; None for us.
-        links: Names in ``data_dir`` to link under these names; without any, ``data`` leads to it.
+    All shall belong to the user ``owner`` (None: to us). ``links`` are names in ``data_dir`` to link under
+    these names; without any, ``data`` leads to it.
     """
     made: list[str] = []
     for name, content in files.items():

@@ -20,6 +20,7 @@ with its parent *thread*, and a thread of a pool ends early; and the folder has 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -79,12 +80,9 @@ def who_refuses(root: str = "/proc/sys") -> str:
         ("user/max_user_namespaces", "0", "a limit of the kernel"),
     )
     for name, value, meaning in settings:
-        try:
-            found = Path(root, name).read_text().strip()
-        except OSError:
-            continue
-        if found == value:
-            return f" ({meaning}: {name.replace('/', '.')}={value})"
+        with contextlib.suppress(OSError):
+            if Path(root, name).read_text().strip() == value:
+                return f" ({meaning}: {name.replace('/', '.')}={value})"
     return ""
 
 

@@ -59,10 +59,7 @@ def user_exists(uid: int) -> bool:
 class WarmServer:
     """One warm server, started on first use. Not for several threads at once: a `Runner` sees to that.
 
-    Args:
-        folder: Where this server's workspace goes; made on start and removed by `close`.
-        tier: How its runs are isolated.
-        modules: What to have loaded before the first run.
+    Its folder is made on start and removed by `close`.
     """
 
     def __init__(self, folder: str, tier: Tier, modules: tuple[str, ...] = WARM_MODULES):

@@ -145,7 +145,7 @@ def _supervise(job: Job, ruleset: int | None, lifeline: int, execute: Callable[[
 
 
 def _enter_namespaces(job: Job) -> int:
-    """Enter fresh namespaces and return the first process of the one for processes."""
+    """Enter fresh namespaces and return the first process of the one for processes, which ends with us."""
     uid, gid = os.getuid(), os.getgid()
     flags = kernel.NEW_PIDS | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS
     if job.uid is not None:  # real root needs no user namespace, and dropping to a user comes later
@@ -155,11 +155,6 @@ def _enter_namespaces(job: Job) -> int:
         kernel.unshare(flags | kernel.NEW_USER)
         kernel.map_own_ids(uid, gid)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    return _start_head()
-
-
-def _start_head() -> int:
-    """Start the first process of the new process namespace; it ends when this process ends."""
     if _CAT is None:
         raise OSError(errno.ENOENT, "the program cat is missing, which holds the namespaces of a run")
     theirs, _ = os.pipe()  # the other end stays open until we exit, and no other process keeps it

@@ -198,31 +198,24 @@ def disk_use(folder: str, *, max_files: int) -> tuple[int, int]:
 
 
 def _entries(path: str, most: int) -> list[os.DirEntry]:
-    for attempt in range(2):
+    with contextlib.suppress(OSError):
         try:
-            with os.scandir(path) as entries:
-                return list(itertools.islice(entries, most))
+            entries = os.scandir(path)
         except PermissionError:
-            if attempt or not open_up(path):
-                return []
-        except OSError:
-            return []
+            open_up(path)
+            entries = os.scandir(path)
+        with entries:
+            return list(itertools.islice(entries, most))
     return []
 
 
-def open_up(path: str) -> bool:
+def open_up(path: str) -> None:
     """Give ourselves back the rights on a folder made with mode 0; a link in its place is not followed."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
-    except OSError:
-        return False
     finally:
         os.close(descriptor)
-    return True
 
 
 def deleted_bytes(tree: list[Process]) -> int:

@@ -17,8 +17,6 @@ class RunRequest:
     Attributes:
         files: The workspace: relative path to content.
         data_dir: A folder that the run reads as ``data``, or None.
-        script: Which of ``files`` to execute.
-        limits: What it may use.
         collect: Files to bring back.
         reseed: 0 for the seeds that the script sets; 1, 2, ... for the same script with other luck (see
             `isolation.script_seeds`).
@@ -69,7 +67,6 @@ class RunResult:
             ``disk``, ``files``, ``processes``, ``output``.
         exit_code: As a shell gives it, negative for a signal, None when it was stopped.
         output: The last of stdout and stderr together, as plain text. Untrusted: never parse a score from it.
-        seconds: Wall-clock seconds.
         error_type: Class name of the exception that ended it, or the name of a signal.
         error_line: Line of the script where that exception passed.
         collect_errors: Name to reason (see `isolation.box.collect`) of those that could not be had.

@@ -46,20 +46,15 @@ def shifted(seed: object, by: int) -> object:
 def shift(by: int) -> None:
     """Move every whole-number seed of this process from now on. Meant for a forked run; cannot be undone.
 
-    Args:
-        by: Which luck, 1 or more; 0 changes nothing.
+    ``by`` is which luck, 1 or more; 0 changes nothing.
     """
     if not by:
         return
-    _shift_random(by)
-    if "numpy" in sys.modules:
-        _shift_numpy(by)
-
-
-def _shift_random(by: int) -> None:
     original = random.Random.seed
     random.Random.seed = lambda self, a=None, version=2: original(self, shifted(a, by), version)
     random.seed = random._inst.seed
+    if "numpy" in sys.modules:
+        _shift_numpy(by)
 
 
 def _shift_numpy(by: int) -> None:
@@ -101,11 +96,7 @@ class _Bytes:
 
 
 def settle(by: int) -> None:
-    """Make what gets no seed repeatable in this process. Meant for a forked run; cannot be undone.
-
-    Args:
-        by: Which luck, as for `shift`.
-    """
+    """Make what gets no seed repeatable in this process, with the luck ``by``; cannot be undone either."""
     source = _Bytes(b"%d" % by)
     os.urandom = os.getrandom = random._urandom = source.draw  # NumPy and secrets ask the last of them
     seed = random.Random.seed
