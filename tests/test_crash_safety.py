@@ -454,7 +454,7 @@ HARMS = {
 @pytest.mark.parametrize("harm", HARMS)
 def test_an_adapter_that_is_not_what_the_training_wrote_is_trained_again(tmp_path, harm):
     with pytest.raises(ZeroDivisionError), Stage(tmp_path, "02_sft", params=PARAMS) as stage:
-        stage.write_bytes("adapter/adapter_model.safetensors", b"weights")
+        stage.write_text("adapter/adapter_model.safetensors", "weights")
         stage.write_json("adapter/adapter_config.json", {"r": 8})
         assert not stages.is_trained(stage)
         stage.write_json("training.json", {"steps": 3, "files": hashes_below(stage.path("adapter"))})
@@ -466,7 +466,7 @@ def test_an_adapter_that_is_not_what_the_training_wrote_is_trained_again(tmp_pat
 
 def test_a_finished_adapter_that_was_damaged_is_refused_with_the_notebook_that_makes_it(tmp_path):
     with Stage(tmp_path, "02_sft", params=PARAMS) as stage:
-        stage.write_bytes("adapter/adapter_model.safetensors", b"weights")
+        stage.write_text("adapter/adapter_model.safetensors", "weights")
         stage.write_json("adapter/adapter_config.json", {"r": 8})
     (tmp_path / "02_sft" / "adapter" / "adapter_model.safetensors").write_bytes(b"weightz")
     with (

@@ -32,7 +32,6 @@ from mlagent_lib.core.files import (
     mend_jsonl,
     sha256_file,
     sweep,
-    write_bytes,
     write_json,
     write_text,
 )
@@ -73,16 +72,6 @@ def notebook_of(stage: str) -> str | None:
     return next((name for name, stages in NOTEBOOKS if stage in stages), None)
 
 
-def read_manifest(stage_dir: str | Path) -> dict | None:
-    """Return the manifest of a stage folder, or None where there is none or it cannot be read."""
-    try:
-        manifest = json.loads((Path(stage_dir) / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_whole = isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
-    return manifest if is_whole and all(isinstance(manifest.get(key), dict) for key in _RECORDS) else None
-
-
 def read_record(path: str | Path) -> dict:
     """Return the JSON object in a file, empty where there is none or it is damaged."""
     try:
@@ -92,21 +81,26 @@ def read_record(path: str | Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
+def read_manifest(stage_dir: str | Path) -> dict | None:
+    """Return the manifest of a stage folder, or None where there is none or it cannot be read."""
+    found = read_record(Path(stage_dir) / _MANIFEST)
+    is_whole = found.get("schema") == SCHEMA and all(isinstance(found.get(key), dict) for key in _RECORDS)
+    return found if is_whole else None
+
+
 def stage_problem(stage_dir: str | Path, params: dict | None = None) -> str | None:
     """Return why a stage is not finished and intact, or None where it is.
 
-    Every output and every input is hashed again, so a damaged, deleted or replaced file is found.
-
-    Args:
-        params: If given, the parameters that the stage must have been made with. Parameters that the stage
-            does not record, and those that only say where a run lies, are not compared.
+    Every output and every input is hashed again, so a damaged, deleted or replaced file is found. Of
+    ``params``, those that the stage records must be the same, but for those that only say where a run lies.
     """
     stage_dir = Path(stage_dir)
     manifest = read_manifest(stage_dir)
     if manifest is None:
         return "damaged manifest" if (stage_dir / _MANIFEST).exists() else "not finished"
-    changed = _changed_params(manifest["params"], params or {})
-    if changed:
+    made, wanted = manifest["params"], params or {}
+    known = (set(made) & set(wanted)) - set(_PLACE_PARAMS)
+    if changed := sorted(name for name in known if made[name] != wanted[name]):
         return f"made with other parameters ({', '.join(changed)})"
     groups = (("output", stage_dir, manifest["outputs"]), ("input", stage_dir.parent, manifest["inputs"]))
     for kind, base, entries in groups:
@@ -130,14 +124,9 @@ def hashes_below(folder: str | Path) -> dict[str, str]:
 
 
 def damaged_file(folder: str | Path, hashes: dict[str, str]) -> str | None:
-    """Return the first file that is missing or no longer what `hashes_below` saw, or None if all are whole.
-
-    Args:
-        folder: Where the files are.
-        hashes: What they were.
-    """
+    """Return the first file that is missing or not what `hashes_below` saw, or None if all are whole."""
     for name, digest in hashes.items():
-        path = Path(folder) / name
+        path = Path(folder) / os.path.expanduser(name)
         if not path.is_file() or sha256_file(path) != digest:
             return name
     return None
@@ -278,10 +267,6 @@ class Stage:
         """Write an output as UTF-8 text, atomically, and return its path."""
         return write_text(self.path(name), text)
 
-    def write_bytes(self, name: str, data: bytes) -> Path:
-        """Write an output as bytes, atomically, and return its path."""
-        return write_bytes(self.path(name), data)
-
     def append_jsonl(self, name: str, row: dict) -> None:
         """Append one row to a JSONL output (see `files.append_jsonl`)."""
         append_jsonl(self.path(name), row)
@@ -296,17 +281,10 @@ class Stage:
                 )
             self._move_aside()
             return
-        try:
-            started = json.loads((self.dir / _STARTED).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            started = None
-        except ValueError:
-            started = {}
-        if started is not None and not (isinstance(started, dict) and set(started) >= _STARTED_KEYS):
-            started = {}  # damaged
-        if started is None and not (self.dir.exists() and any(self.dir.iterdir())):
+        started = read_record(self.dir / _STARTED)
+        if not started and not (self.dir.exists() and any(self.dir.iterdir())):
             return
-        if self.overwrite or not started or not self._is_same_work(started):
+        if self.overwrite or not self._is_same_work(started):
             self._move_aside()
             return
         self.resumed, self._attempts = True, int(started["attempts"]) + 1
@@ -318,11 +296,7 @@ class Stage:
 
     def _check_still_there(self) -> None:
         """Raise `RunError` where the folder was removed, or made anew by somebody else, since we entered."""
-        try:
-            found = json.loads((self.dir / _STARTED).read_text(encoding="utf-8")).get("token")
-        except (OSError, ValueError, AttributeError):
-            found = None
-        if found != self._token:
+        if read_record(self.dir / _STARTED).get("token") != self._token:
             raise RunError(
                 f"{self.dir} was removed or replaced while {self.name} was being made: it is not complete",
                 cure="start the same command again, and leave the folder of a run alone until it has ended",
@@ -341,11 +315,11 @@ class Stage:
         return shutil.disk_usage(self.dir).free < _FULL_BYTES
 
     def _is_same_work(self, started: dict) -> bool:
-        same = ("params", self._work_params()), ("package", mlagent_lib.__version__)
-        if any(started.get(key) != value for key, value in same):
+        work = {"params": self._work_params(), "package": mlagent_lib.__version__}
+        if not set(started) >= _STARTED_KEYS or any(started[key] != value for key, value in work.items()):
             return False
-        files = ((self.run_dir / os.path.expanduser(k), v["sha256"]) for k, v in started["inputs"].items())
-        return all(path.is_file() and sha256_file(path) == digest for path, digest in files)
+        files = {name: entry["sha256"] for name, entry in started["inputs"].items()}
+        return damaged_file(self.run_dir, files) is None
 
     def _move_aside(self) -> None:
         number = 1
@@ -406,8 +380,3 @@ def _describe(path: Path) -> dict:
         with open(path, "rb") as handle:
             entry["rows"] = max(sum(1 for line in handle if line.strip()) - (path.suffix == ".csv"), 0)
     return entry
-
-
-def _changed_params(recorded: dict, wanted: dict) -> list[str]:
-    names = (set(recorded) & set(wanted)) - set(_PLACE_PARAMS)
-    return sorted(name for name in names if recorded[name] != wanted[name])

@@ -210,7 +210,6 @@ def sweep(folder: str | Path, *, older_than_s: float = 0.0) -> int:
     """Return how many half-written files of killed processes were below ``folder``, after deleting them.
 
     Args:
-        folder: Where to look; need not exist.
         older_than_s: Seconds. Younger files are left alone: somebody may be writing them.
     """
     latest, count = time.time() - older_than_s, 0
@@ -226,8 +225,6 @@ def lock(descriptor: int, path: str | Path, *, wait: bool = True) -> None:
     """Lock an open file for this process alone.
 
     Args:
-        descriptor: Of the file.
-        path: What is locked, for the message.
         wait: Until another holder has gone.
 
     Raises:

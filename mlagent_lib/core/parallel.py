@@ -19,8 +19,6 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], worke
     the end of the program.
 
     Args:
-        function: Called once for each item, from several threads.
-        items: What to call it with.
         workers: 1 or more; 1 calls it in the caller's own thread.
 
     Raises:

@@ -6,12 +6,11 @@ The default of each field is the paper's value, or our choice where the paper gi
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, dataclass_transform
+from typing import TYPE_CHECKING, Any
 
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.files import read_yaml
@@ -54,14 +53,18 @@ class _Checked:
                 raise ProfileError(f"{name} is {value!r}", cure="give a finite number that is not negative")
 
 
-@dataclass_transform(frozen_default=True)
 def _constants(stage: str) -> Callable[[type], type]:
-    """Make a class a dataclass whose defaults, sources and reasons are a stage's in ``profiles.yaml``."""
+    """Make a class a dataclass: fields, defaults, sources and reasons are a stage's in ``profiles.yaml``."""
 
     def made(kind: type) -> type:
+        own = kind.__dict__.get("__annotations__", {})
+        told = {}
         for name, known in _DATA["constants"][stage].items():
-            told = {"source": known["source"], "why": known.get("why", "")}
-            setattr(kind, name, field(default=_value(known["paper"]), metadata=told))
+            default = _value(known["paper"])
+            origin = {"source": known["source"], "why": known.get("why", "")}
+            setattr(kind, name, field(default=default, metadata=origin))
+            told[name] = type(default).__name__
+        kind.__annotations__ = told | own
         return dataclass(frozen=True)(kind)
 
     return made
@@ -71,33 +74,12 @@ def _constants(stage: str) -> Callable[[type], type]:
 class CollectProfile(_Checked):
     """Expert trajectories: how many, how long, and how ideas are chosen for them."""
 
-    tasks: str | tuple[str, ...]
-    trajectories_per_task: int
-    max_steps: int
-    ideas_per_task: int
-    selection: str
-    ideas_kept: int
-    ideas_k: int
-
 
 @_constants("sft")
 class SFTProfile(_Checked):
     """Exploration-enriched fine-tuning on the expert's turns."""
 
-    lr: float
-    epochs: float
-    batch: int
-    max_length: int
-    warmup_share: float
-    weight_decay: float
-    lora_r: int
-    lora_alpha: int
-    holdout_share: float
-    micro_batch: int
-    checkpointing: bool
-
     def __post_init__(self) -> None:
-        """Check the ranges."""
         super().__post_init__()
         if self.holdout_share >= 1:
             raise ProfileError(f"SFTProfile.holdout_share is {self.holdout_share}", cure="give less than 1")
@@ -107,27 +89,7 @@ class SFTProfile(_Checked):
 class GRPOProfile(_Checked):
     """Step-wise RL. The paper uses PPO ("any RL algorithm applies"); GRPO is our deviation."""
 
-    steps: int
-    states_per_step: int
-    group_size: int
-    lr: float
-    beta: float
-    epsilon: float
-    temperature: float
-    max_new_tokens: int
-    reward_form: str
-    num_iterations: int
-    eval_every: int
-    eval_states: int
-    eval_samples: int
-    test_samples: int
-    pool_size: int
-    micro_batch: int
-    checkpointing: bool
-    vllm: str
-
     def __post_init__(self) -> None:
-        """Check the ranges."""
         super().__post_init__()
         if self.vllm not in ("no", "colocate") and not self.vllm.startswith(("http://", "https://")):
             raise ProfileError(
@@ -145,33 +107,10 @@ class GRPOProfile(_Checked):
 class EvalProfile(_Checked):
     """Evaluation on the report labels."""
 
-    tasks: str | tuple[str, ...]
-    k: int
-    max_steps: int
-    temperature: float
-    policies: tuple[str, ...]
-    luck_seeds: int
-
 
 @_constants("pretrain")
 class PretrainProfile(_Checked):
     """The pocket model, made from nothing: the paper has no such model, it starts from Qwen2.5-7B."""
-
-    hidden: int
-    layers: int
-    heads: int
-    feed_forward: int
-    vocabulary: int
-    max_positions: int
-    examples: int
-    tokenizer_examples: int
-    coder_share: float
-    batch: int
-    lr: float
-    use_cpu: bool
-    bf16: bool
-    measure_examples: int
-    seed: int
 
 
 POLICIES: tuple[str, ...] = EvalProfile().policies
@@ -205,23 +144,6 @@ class Loading(_Checked):
 class Profile(_Checked):
     """One profile: what is common to the stages, and one section for each of them."""
 
-    name: str
-    purpose: str
-    budget_minutes: float
-    model: str
-    coder: str
-    backend: str
-    precision: str
-    four_bit: bool
-    card_gb: float
-    prompt_tokens: int
-    coder_tokens: int
-    generation_rows: int
-    reply_format: str
-    prompt_style: str
-    workers: int
-    threads: int
-    script_seconds: float
     collect: CollectProfile = field(default_factory=CollectProfile)
     sft: SFTProfile = field(default_factory=SFTProfile)
     grpo: GRPOProfile = field(default_factory=GRPOProfile)
@@ -229,7 +151,6 @@ class Profile(_Checked):
     pretrain: PretrainProfile = field(default_factory=PretrainProfile)
 
     def __post_init__(self) -> None:
-        """Check also that a whole prompt with its reply is never cut by the trainer."""
         super().__post_init__()
         longest = self.prompt_tokens + self.grpo.max_new_tokens
         if self.prompt_tokens and longest > self.sft.max_length:
@@ -253,15 +174,10 @@ class Profile(_Checked):
     @property
     def loading(self) -> Loading:
         """Return how this profile's local model is loaded."""
-        return Loading(
-            backend=self.backend,
-            precision=self.precision,
-            four_bit=self.four_bit,
-            window=self.sft.max_length if self.prompt_tokens else 0,
-            generation_rows=self.generation_rows,
-            coder_tokens=self.coder_tokens,
-            fast_inference=self.grpo.vllm == "colocate",
-        )
+        window = self.sft.max_length if self.prompt_tokens else 0
+        same = ("backend", "precision", "four_bit", "generation_rows", "coder_tokens")
+        shared = {name: getattr(self, name) for name in same}
+        return Loading(window=window, fast_inference=self.grpo.vllm == "colocate", **shared)
 
     def to_json(self) -> dict:
         """Return the whole profile as plain nested dictionaries."""
@@ -275,13 +191,11 @@ class Profile(_Checked):
         rows = []
         for stage, section in (("common", self), *((name, getattr(self, name)) for name in _SECTIONS)):
             for item in fields(section):
-                if item.name in _SECTIONS or item.name in ("name", "purpose"):
-                    continue
-                value = getattr(section, item.name)
-                differs = value != item.default
-                why = item.metadata["why"] if differs else ""
-                row = {"stage": stage, "name": item.name, "value": value, "paper": item.default}
-                rows.append({**row, "source": item.metadata["source"], "differs": differs, "why": why})
+                if item.name not in (*_SECTIONS, "name", "purpose"):
+                    value, told = getattr(section, item.name), item.metadata
+                    row = {"stage": stage, "name": item.name, "value": value, "paper": item.default}
+                    row |= {"source": told["source"], "differs": value != item.default}
+                    rows.append(row | {"why": told["why"] if row["differs"] else ""})
         return rows
 
     def as_table(self) -> pd.DataFrame:
@@ -300,19 +214,17 @@ class Profile(_Checked):
             >>> get_profile("smoke").with_values("arm", grpo__steps=5, model="other").grpo.steps
             5
         """
-        common: dict[str, Any] = {"name": name}
-        sections: dict[str, dict[str, Any]] = {}
+        made: dict[str, Any] = {"name": name}
         for key, value in changes.items():
-            stage, dots, constant = key.partition("__")
-            owner = getattr(self, stage) if dots and stage in _SECTIONS else self
+            stage, _, constant = key.partition("__")
+            section = stage in _SECTIONS
+            owner = made.get(stage, getattr(self, stage)) if section else self
             known = [item.name for item in fields(owner) if item.name not in _SECTIONS]
-            constant = constant if owner is not self else key
-            if constant not in known:
-                message = f"profile constant {key!r} is unknown{_hint(constant, known)}"
+            if (constant if section else key) not in known:
+                message = f"profile constant {key!r} is unknown{_hint(constant or key, known)}"
                 raise ProfileError(message, cure=f"choose one of {', '.join(known)}")
-            (common if owner is self else sections.setdefault(stage, {}))[constant] = value
-        made = {stage: dataclasses.replace(getattr(self, stage), **new) for stage, new in sections.items()}
-        return dataclasses.replace(self, **common, **made)
+            made[stage if section else key] = replace(owner, **{constant: value}) if section else value
+        return replace(self, **made)
 
 
 def _profile(name: str) -> Profile:

@@ -25,9 +25,6 @@ def split_thinking(text: str) -> tuple[str, int]:
     start. Tags that an answer quotes, in a string or in a block of code, are no thought. Tags, and blanks
     around a thought, do not count. A text without a thought comes back as it is.
 
-    Args:
-        text: A model's reply.
-
     Example:
         >>> split_thinking("<think>\nTrees?\n</think>\n\nAction: List Files")
         ('Action: List Files', 6)

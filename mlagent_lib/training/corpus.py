@@ -11,57 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from mlagent_lib.agents.prompts import pocket_text
 from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
+from mlagent_lib.core.files import read_yaml
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.coder import block_prompt
 from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.pocket import catalogue
 from mlagent_lib.tasks.pocket.cards import FACTS
 
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-_FIRST = _words(
-    """
-    amber arctic autumn bamboo basalt bright canyon cedar cobalt copper coral crystal delta desert dusk
-    echo ember falcon fern flint forest frost garnet glacier golden granite harbour hazel hidden honey
-    indigo iron island ivory jade jasper juniper lagoon lantern lemon linen lunar maple marble meadow
-    mellow misty mossy nimble north oaken ocean olive onyx opal orchid pearl pepper pine plain polar
-    prairie quartz quiet rapid raven river rocky rose ruby rust saffron sandy scarlet shadow silent silver
-    small solar south spring steel stone storm sugar summer swift tidal timber topaz urban velvet violet
-    warm west wild willow winter wooden young pocket tiny mini
-    """
-)
-_SECOND = _words(
-    """
-    apples arrows bakery beads beetles berries bills birds boats bones bottles bridges buses cables
-    candles cards cells chairs chats cities clouds coins comments crops dunes engines essays faces farms
-    ferries fields fish flights flowers flats fruits games gauges gears glyphs grains hands hills homes
-    horses houses icons insects jars journals keys kites lakes lamps leaves letters loans maps masks meals
-    mills moths mugs news notes nuts pages papers parks patents paths petals phones photos pieces plants
-    plates players poems pollen ponds posts queries rails rents reviews riddles roads rocks roofs routes
-    sales scans seeds sensors shells ships shoes shops signals signs spots stamps stars stops stories
-    streets taxis teams tickets tiles tools towers towns toys trades trains trees trips tunes users valves
-    votes walks walls waves wells wheels wines words yards whales digits grades mail rivers
-    """
-)
-_METRICS = {
-    "label": (("accuracy", True),),
-    "probability": (("auc", True), ("logloss", False)),
-    "rank": (("map@5", True),),
-    "regression": (("mae", False), ("rmsle", False), ("rmse", False), ("qwk", True), ("pearson", True)),
-    "multioutput": (("mcrmse", False), ("rmse", False)),
-}
+_DATA = read_yaml(Path(__file__).with_suffix(".yaml"))
+_FIRST, _SECOND = _DATA["first"].split(), _DATA["second"].split()
+_METRICS = {kind: tuple(metrics.items()) for kind, metrics in _DATA["metrics"].items()}
 _LOOK_SHARE = 0.12  # ours: turns that look instead of editing
-_OFF_GRID_SHARE = (
-    0.3  # ours: coder edits with whole numbers that no idea proposes, so that numbers are copied
-)
+_OFF_GRID_SHARE = 0.3  # ours: coder edits with numbers that no idea proposes, so that numbers are copied
 _FINAL_SHARE = 0.04  # ours: turns that end the trajectory
 
 
@@ -71,7 +38,6 @@ def examples(
     """Yield chat examples without end: ``{"kind", "prompt", "completion"}``.
 
     Args:
-        seed: Root of the random streams.
         coder_share: Fraction of coder edits, 0 to 1; the rest are agent turns.
         forbidden: Task names that must not occur (those of the suite).
     """

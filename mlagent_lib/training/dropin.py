@@ -130,13 +130,7 @@ def step_reward_func(
 
 
 class StepRewardFunc:
-    """Executes each sampled action ONCE from its own state and returns what it is worth.
-
-    Args:
-        tools: Runner, coder and cache.
-        form: Reward form.
-        closing: What `close` closes.
-    """
+    """Executes each sampled action ONCE from its own state and returns what it is worth."""
 
     __name__ = "step_reward"  # TRL logs it under this name
 

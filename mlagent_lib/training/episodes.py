@@ -47,13 +47,6 @@ class EpisodeReward(BatchReward):
     TRL asks for ``G * max_steps`` completions of each start; they are filled with the actions of G
     trajectories. Where a trajectory ends early the rows left over are one masked token each, which adds
     nothing to the gradient.
-
-    Args:
-        pool: First states by id.
-        tools: Runner, coder and cache.
-        prompter: Makes the prompts, and says how many actions a trajectory has at most.
-        form: Reward form.
-        group_size: G, the trajectories of a start.
     """
 
     __name__ = "episode_return"

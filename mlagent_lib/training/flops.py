@@ -39,9 +39,6 @@ def update_flops(
     causal attention, which has no weights, costs twice. The adapters themselves (below 2 %) are left out.
 
     Args:
-        shape: The model.
-        rows: Completions.
-        prompt: Tokens of a prompt, on average.
         completion: Tokens of a completion, on average; only these need the output layer.
         prompt_rows: Prompts that are read; fewer than ``rows`` where a group shares its prompt.
 
@@ -61,9 +58,6 @@ def update_flops(
 
 def peak_tflops(card: str) -> tuple[float, str] | None:
     """Return the peak of a card in TFLOPS with its source, or None where we have no data sheet of it.
-
-    Args:
-        card: Its name, as the driver gives it.
 
     Example:
         >>> peak_tflops("NVIDIA H100 80GB HBM3")[0], peak_tflops("NVIDIA A100-SXM4-80GB")[0]

@@ -73,8 +73,6 @@ def train_grpo(
         select: States kept back to choose the checkpoint on; never trained on.
         make_tools: Takes the base model's coder where the profile has it, else None; returns the toolbox.
         adapter: The SFT adapter to start from; also the reference of the KL term.
-        out: Folder of the stage; ``metrics.jsonl`` is written here.
-        seed: Root of the streams.
         arm: Method and share of on-policy states; the full method where None. ``episode-wise`` trains on
             whole trajectories from the starters of the pool's tasks, the paper's baseline: a step then takes
             ``states_per_step`` tasks and ``group_size`` trajectories of each. A training with on-policy
@@ -169,10 +167,6 @@ def grpo_settings(
     """Return the settings of TRL's GRPO trainer, by name: none that matters is left to a default.
 
     Args:
-        loaded: Device and precision come from it.
-        profile: The profile's numbers.
-        out: Folder of the stage.
-        seed: Root of the streams.
         rows_per_action: Rows of a batch for each of the G samples of a state: 1, or the length of an episode.
 
     Raises:
@@ -301,10 +295,6 @@ def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict]
     """Return TRL's trainer with what `StepTrainer` adds; the algorithm is TRL's.
 
     Args:
-        loaded: Model and tokenizer.
-        wanted: TRL's settings, of `grpo_settings`.
-        recorder: Told what happens.
-        rows: The data set, one row a state.
         done: Steps that were made before.
 
     Raises:
@@ -421,16 +411,7 @@ def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> d
 
 
 def _train_row(logs: dict, step: int, found: dict, rewarded: float, rollout: float, total: float) -> dict:
-    """Return one row of metrics.jsonl; the names are explained in the glossary of the report.
-
-    Args:
-        logs: TRL's.
-        step: Number of the update.
-        found: Statistics of the step's actions.
-        rewarded: Seconds that the reward function took.
-        rollout: Seconds of sampling and rewarding.
-        total: Seconds of the step.
-    """
+    """Return one row of metrics.jsonl; the names are explained in the glossary of the report."""
     generation = max(rollout - rewarded, 0.0)
     row = {
         "split": "train",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from operator import attrgetter
 
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.profiles import Profile
@@ -154,13 +155,6 @@ def activation_bytes(shape: Shape, tokens: int, precision: str, *, checkpointing
 
     With checkpointing a layer keeps its input only, and one layer at a time is made again.
 
-    Args:
-        shape: The model.
-        tokens: Tokens read at once.
-        precision: Of the computation.
-        checkpointing: Whether activations are made again in the backward pass.
-        r: Rank of the adapter.
-
     Example:
         >>> activation_bytes(SHAPES["0.5B"], 1, "bfloat16", checkpointing=False, r=16)  # 24 * 61216
         1469184
@@ -193,15 +187,12 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """Return a table of GB, one line for each part, one column for each phase."""
-        names = list(dict.fromkeys(name for parts in self.phases.values() for name in parts))
-        head = f"{'GB':<28}" + "".join(f"{phase:>14}" for phase in self.phases)
-        rows = [head]
-        for name in names:
+        rows = {"GB": list(self.phases)}
+        for name in dict.fromkeys(name for parts in self.phases.values() for name in parts):
             cells = (parts.get(name) for parts in self.phases.values())
-            shown = ("" if value is None else f"{value / GB:.2f}" for value in cells)
-            rows.append(f"{name:<28}" + "".join(f"{cell:>14}" for cell in shown))
-        total = "".join(f"{self.total(phase) / GB:>14.2f}" for phase in self.phases)
-        return [*rows, f"{f'in all, {SPARE:.0%} spare':<28}{total}"]
+            rows[name] = ["" if value is None else f"{value / GB:.2f}" for value in cells]
+        rows[f"in all, {SPARE:.0%} spare"] = [f"{self.total(phase) / GB:.2f}" for phase in self.phases]
+        return [f"{name:<28}" + "".join(f"{cell:>14}" for cell in cells) for name, cells in rows.items()]
 
 
 def estimate(
@@ -218,10 +209,7 @@ def estimate(
     samples shorter prompts than its longest needs less, too.
 
     Args:
-        profile: All sizes come from it.
         backend: ``plain`` or ``unsloth``: whether all logits are there at once.
-        precision: Of the computation; the profile's where not given.
-        on_card: Whether it runs on a CUDA card; a CPU has no context.
         card_gb: Size of the card, of which a vLLM engine on it takes its share.
 
     Raises:
@@ -233,53 +221,38 @@ def estimate(
             f"the shape of model {profile.model!r} is not known, so its memory cannot be estimated",
             cure=f"choose one of {', '.join(f'Qwen/Qwen2.5-{size}-Instruct' for size in SHAPES)}",
         )
-    kind = precision or (profile.precision if profile.precision in _BYTES else "bfloat16")
-    lora = lora_parameters(shape, profile.sft.lora_r)
-    weights = weight_bytes(shape, kind, profile.four_bit)
-    fixed = {"base weights": weights, **({"CUDA context": CONTEXT} if on_card else {})}
-    engine = {"vLLM engine": VLLM_SHARE * card_gb * GB} if profile.grpo.vllm == "colocate" else {}
-
-    def logits(positions: int, size: int) -> float:
-        return (min(positions, _FUSED_ROWS) if backend == "unsloth" else positions) * shape.vocabulary * size
-
-    def active(tokens: int, checkpointing: bool) -> float:
-        return activation_bytes(shape, tokens, kind, checkpointing=checkpointing, r=profile.sft.lora_r)
-
     sft, grpo = profile.sft, profile.grpo
+    kind = precision or (profile.precision if profile.precision in _BYTES else "bfloat16")
+    lora = lora_parameters(shape, sft.lora_r)
+    fixed = {"base weights": weight_bytes(shape, kind, profile.four_bit)}
+    fixed |= {"CUDA context": CONTEXT} if on_card else {}
+    fixed |= {"adapter, gradient, Adam": lora * _ADAM}
+    both = fixed | {"reference adapter": lora * 4}
+    engine = {"vLLM engine": VLLM_SHARE * card_gb * GB} if grpo.vllm == "colocate" else {}
+
+    def update(tokens: int, positions: int, size: int, checkpointing: bool) -> dict[str, float]:
+        """Return what a backward pass takes; Unsloth never has the logits of all positions at once."""
+        activations = activation_bytes(shape, tokens, kind, checkpointing=checkpointing, r=sft.lora_r)
+        at_once = min(positions, _FUSED_ROWS) if backend == "unsloth" else positions
+        return {"activations": activations, "logits": at_once * shape.vocabulary * size}
+
     reads = sft.max_length * min(sft.micro_batch or sft.batch, sft.batch)
     replies = grpo.states_per_step * grpo.group_size
     rows = min(grpo.micro_batch or replies, replies)
-    longest = _prompt_tokens(profile) + grpo.max_new_tokens
-    sampled = min(profile.generation_rows or replies, replies)
+    # where prompts are not cut, what SFT reads bounds them
+    longest = grpo.max_new_tokens + (profile.prompt_tokens or max(sft.max_length - grpo.max_new_tokens, 0))
+    sampled = longest * min(profile.generation_rows or replies, replies)
+    # the widest moment of reading the prompts: the product in an MLP
+    wide = sampled * _BYTES[kind] * (3 * shape.feed_forward + 2 * shape.hidden)
+    sampling = {"keys and values": cache_bytes(shape, 1, sampled, kind), "reading prompts": wide}
+    learning = update(rows * longest, rows * grpo.max_new_tokens, _GRPO_LOGIT, grpo.checkpointing)
     return Estimate(
         {
-            "SFT": fixed
-            | {"adapter, gradient, Adam": lora * _ADAM}
-            | {"activations": active(reads, sft.checkpointing), "logits": logits(reads, _SFT_LOGIT)},
-            "GRPO sampling": fixed
-            | {"adapter, gradient, Adam": lora * _ADAM, "reference adapter": lora * 4}
-            | (engine or _sampling(shape, sampled, longest, kind)),
-            "GRPO update": fixed
-            | {"adapter, gradient, Adam": lora * _ADAM, "reference adapter": lora * 4}
-            | {
-                "activations": active(rows * longest, grpo.checkpointing),
-                "logits": logits(rows * grpo.max_new_tokens, _GRPO_LOGIT),
-            }
-            | engine,
+            "SFT": fixed | update(reads, reads, _SFT_LOGIT, sft.checkpointing),
+            "GRPO sampling": both | (engine or sampling),
+            "GRPO update": both | learning | engine,
         }
     )
-
-
-def _prompt_tokens(profile: Profile) -> int:
-    """Return the longest prompt; where prompts are not cut, what SFT reads bounds them."""
-    return profile.prompt_tokens or max(profile.sft.max_length - profile.grpo.max_new_tokens, 0)
-
-
-def _sampling(shape: Shape, rows: int, tokens: int, precision: str) -> dict[str, float]:
-    """Return keys and values, and the widest moment of reading the prompts: the product in an MLP."""
-    size = _BYTES[precision]
-    wide = rows * tokens * size * (3 * shape.feed_forward + 2 * shape.hidden)
-    return {"keys and values": cache_bytes(shape, rows, tokens, precision), "reading prompts": wide}
 
 
 # What may be given up, in this order and each as little as possible: less at once (the same numbers come out,
@@ -298,56 +271,33 @@ def alternative(profile: Profile, available_gb: float, **options) -> tuple[str, 
     """Return a smaller variant of a profile that fits, in words, and its estimate; None where none does.
 
     The model stays if it can; else the largest smaller one is taken.
-
-    Args:
-        profile: What does not fit.
-        available_gb: Memory to fit into, in GB.
-        options: As for `estimate`.
     """
-    names = [name for name in SHAPES if SHAPES[name].layers * SHAPES[name].hidden <= _size(profile)]
+    own = shape_of(profile.model)
+
+    def estimated(changes: dict[str, object]) -> Estimate:
+        return estimate(profile.with_values(profile.name, **changes), card_gb=available_gb, **options)
+
+    def now(name: str) -> object:
+        return attrgetter(name.replace("__", "."))(profile)
+
     suffix = "-Instruct" if profile.model.endswith("-Instruct") else ""
-    for size in reversed(names):
-        model = f"Qwen/Qwen2.5-{size}{suffix}"
-        same = SHAPES[size] == shape_of(profile.model)
-        taken: dict[str, object] = {} if same else {"model": model}
-        for name, rungs in _LADDER.items():
-            taken[name] = rungs[-1]
-        if _peak(profile, taken, available_gb, options) > available_gb * GB:
+    for size, shape in reversed(SHAPES.items()):
+        taken: dict[str, object] = {} if shape == own else {"model": f"Qwen/Qwen2.5-{size}{suffix}"}
+        taken |= {name: rungs[-1] for name, rungs in _LADDER.items()}
+        if shape.layers * shape.hidden > own.layers * own.hidden or estimated(taken).peak > available_gb * GB:
             continue
         for name, rungs in reversed(_LADDER.items()):  # what costs most is given back first
-            for rung in (_now(profile, name), *rungs):
-                trial = taken | {name: rung}
-                if _peak(profile, trial, available_gb, options) <= available_gb * GB:
-                    taken = trial
-                    break
-        words = {name: value for name, value in taken.items() if value != _now(profile, name)}
-        told = ", ".join(f"{name.replace('__', '.')}={value}" for name, value in words.items())
-        other = profile.with_values(profile.name, **taken)
-        return told, estimate(other, card_gb=available_gb, **options)
+            trials = (taken | {name: rung} for rung in (now(name), *rungs))
+            taken = next(trial for trial in trials if estimated(trial).peak <= available_gb * GB)
+        changed = (
+            f"{name.replace('__', '.')}={value}" for name, value in taken.items() if value != now(name)
+        )
+        return ", ".join(changed), estimated(taken)
     return None
-
-
-def _size(profile: Profile) -> int:
-    shape = shape_of(profile.model)
-    return shape.layers * shape.hidden if shape else 0
-
-
-def _now(profile: Profile, name: str) -> object:
-    stage, _, constant = name.rpartition("__")
-    return getattr(getattr(profile, stage) if stage else profile, constant)
-
-
-def _peak(profile: Profile, changes: dict[str, object], available_gb: float, options: dict) -> float:
-    return estimate(profile.with_values(profile.name, **changes), card_gb=available_gb, **options).peak
 
 
 def check_fit(profile: Profile, available_gb: float, **options) -> Estimate:
     """Return the estimate of a profile that fits.
-
-    Args:
-        profile: What shall run.
-        available_gb: Memory of the card (or of the machine), in GB of 10**9 bytes.
-        options: As for `estimate`.
 
     Raises:
         ProfileError: It does not fit; the message names a combination that does.
@@ -374,12 +324,6 @@ def available_gb() -> tuple[float, bool]:
 
 def announce(profile: Profile, backend: str, precision: str, say=print) -> None:
     """Print what a profile will need, before anything is loaded; nothing for the pocket model.
-
-    Args:
-        profile: What shall run.
-        backend: ``plain`` or ``unsloth``, as chosen.
-        precision: As resolved for the device.
-        say: Receives each line.
 
     Raises:
         ProfileError: It does not fit; the message names a combination that does.

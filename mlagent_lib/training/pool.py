@@ -28,8 +28,6 @@ def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict
     """Return the trajectories of each part, split within each task.
 
     Args:
-        rows: Expert trajectories.
-        seed: Root of the streams.
         share: Fraction kept back for *select*, and again for *test*: at least one trajectory of each task
             each, and never so many that none is left to train on.
 
@@ -120,9 +118,7 @@ class StatePool:
         """Return the pool of these states without doubles and ends.
 
         Args:
-            found: The states.
             limit: Most states to keep, shared evenly between tasks; None keeps all.
-            seed: Root of the stream that chooses among them.
         """
         unique = list({state.id: state for state in found if not state.done}.values())
         if limit is None or len(unique) <= limit:
@@ -161,10 +157,8 @@ class OnPolicyStates:
 
     Args:
         share: Of the groups, 0 to 1.
-        group_size: Rows of a group.
         max_steps: Length of a trajectory: no group starts at its end.
         row_of: Returns the data set's row for a state.
-        stream: Draws groups and states.
     """
 
     def __init__(

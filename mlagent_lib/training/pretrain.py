@@ -43,10 +43,6 @@ def build_tokenizer(texts: list[str], vocab_size: int):
 
     Whole phrases become one piece, so a reply is some 30 tokens and a state some 110; digits stay single, so
     that numbers are copied digit by digit.
-
-    Args:
-        texts: What to learn the pieces from.
-        vocab_size: Number of pieces, special ones included.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -94,18 +90,13 @@ def build_model(profile: PretrainProfile, vocab_size: int):
     return Qwen2ForCausalLM(config)
 
 
-def as_chat(example: dict) -> dict:
-    """Return a corpus example in TRL's conversational prompt-completion form."""
-    return {
-        "prompt": [{"role": "user", "content": example["prompt"]}],
-        "completion": [{"role": "assistant", "content": example["completion"]}],
-    }
+def _asked(example: dict) -> list[dict]:
+    return [{"role": "user", "content": example["prompt"]}]
 
 
 def tokenized(example: dict, tokenizer) -> dict:
     """Return the token ids of a corpus example, with labels on the answer only (-100 elsewhere)."""
-    turn = {"role": "user", "content": example["prompt"]}
-    head = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    head = tokenizer.apply_chat_template(_asked(example), tokenize=False, add_generation_prompt=True)
     prompt = tokenizer(head, add_special_tokens=False)["input_ids"]
     answer = tokenizer(example["completion"] + END_TURN, add_special_tokens=False)["input_ids"]
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
@@ -115,16 +106,13 @@ def train(profile: PretrainProfile, out: Path, forbidden: frozenset[str]) -> dic
     """Train the pocket model, save it under ``out`` and return what was measured.
 
     Args:
-        profile: Sizes and training settings.
-        out: Folder for weights, tokenizer, card and ``measured.json``.
         forbidden: Names of the suite's tasks, none of which may occur in the corpus.
     """
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     began = time.perf_counter()
-    corpus = list(
-        islice(examples(profile.seed, coder_share=profile.coder_share, forbidden=forbidden), profile.examples)
-    )
+    drawn = examples(profile.seed, coder_share=profile.coder_share, forbidden=forbidden)
+    corpus = list(islice(drawn, profile.examples))
     log.info("corpus of %d examples", len(corpus))
     sample = [f"{row['prompt']}\n{row['completion']}" for row in corpus[: profile.tokenizer_examples]]
     tokenizer = build_tokenizer(sample, profile.vocabulary)
@@ -184,12 +172,6 @@ def save(model, tokenizer, out: Path) -> None:
 def measure(model, tokenizer, seed: int, *, count: int) -> dict:
     """Return how well a model does both jobs on examples it has not seen.
 
-    Args:
-        model: The model, adapter off.
-        tokenizer: Its tokenizer.
-        seed: Root of the streams; the examples come from a stream of their own.
-        count: Examples for each of the two jobs.
-
     Returns:
         ``coder_exact``: share of edits whose script equals the rule coder's, character by character, where
             the instruction is one of the catalogue; ``coder_edits`` of them were measured.
@@ -201,18 +183,14 @@ def measure(model, tokenizer, seed: int, *, count: int) -> dict:
     found = {"count": count}
     stream = derive_seed(seed, "measure")
     coder = list(islice(examples(stream, coder_share=1.0), count))
-    replies = generate_texts(
-        model, tokenizer, [[as_chat(row)["prompt"][0]] for row in coder], temperature=0.0
-    )
+    replies = generate_texts(model, tokenizer, list(map(_asked, coder)), temperature=0.0)
     right = [_same_block(reply, row["completion"]) for reply, row in zip(replies, coder, strict=True)]
     for name, proposed in (("coder_exact", True), ("coder_exact_other", False)):
         kind = [ok for ok, row in zip(right, coder, strict=True) if row["proposed"] is proposed]
         found[name] = round(sum(kind) / len(kind), 4) if kind else None
     found["coder_edits"] = sum(row["proposed"] for row in coder)
     agent = list(islice(examples(derive_seed(stream, "agent"), coder_share=0.0), count))
-    replies = generate_texts(
-        model, tokenizer, [[as_chat(row)["prompt"][0]] for row in agent], temperature=1.0, seed=stream
-    )
+    replies = generate_texts(model, tokenizer, list(map(_asked, agent)), temperature=1.0, seed=stream)
     found["agent_valid"] = sum(isinstance(parse_action(reply), Action) for reply in replies) / count
     return found
 
@@ -226,46 +204,12 @@ def _same_block(reply: str, expected: str) -> bool:
 
 def write_card(out: Path, profile: PretrainProfile, measured: dict) -> None:
     """Write the model card next to the weights, from the measured numbers."""
-    shape = f"hidden {profile.hidden}, {profile.layers} layers, {profile.heads} heads"
-    count, edits = measured["count"], measured["coder_edits"]
-    rows = {
-        "architecture": f"Qwen2, {shape}, {measured['parameters'] / 1e6:.1f} million parameters",
-        "tokenizer": f"byte-level BPE of {profile.vocabulary} pieces that span words; digits stay single",
-        "training text": f"{measured['examples']:,} examples: {profile.coder_share:.0%} coder edits, "
-        "the rest agent turns on task cards that do not exist, with random scripts, histories and scores",
-        "never seen": "any task of the suite, held-in or held-out; any executed score",
-        f"coder: edits of the catalogue exactly as asked (n = {edits:,})": _share(measured["coder_exact"]),
-        f"coder: edits with numbers that no idea proposes (n = {count - edits:,})": _share(
-            measured["coder_exact_other"]
-        ),
-        f"policy: sampled turns that are valid actions (n = {count:,})": _share(measured["agent_valid"]),
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    note = f"\n{measured['note']}\n" if "note" in measured else ""
-    text = f"""---
-license: mit
-library_name: transformers
-tags: [didactic, ml-agent]
----
-# The pocket model
+    from jinja2 import Environment, StrictUndefined
 
-Trained from nothing by this kit, on text that this kit generates. It plays the policy (with LoRA) and can
-play the coder (adapter off) on a laptop. **It is a didactic stand-in for Qwen2.5-7B and its coder, not a
-language model**: outside the edit catalogue of the pocket suite it knows nothing.
-
-| | |
-|---|---|
-{table}
-
-Rebuild: `mlagent pretrain --out DIR` (seed {profile.seed}). The figures above come from `measured.json`.
-{note}
-{fill(TOKENIZER_NOTE.format(rules="Qwen's"), 110)}
-"""
-    write_text(out / "README.md", text)
-
-
-def _share(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1%}"
+    text = Path(__file__).with_name("pocket_card.md.jinja").read_text(encoding="utf-8")
+    options = {"trim_blocks": True, "keep_trailing_newline": True, "undefined": StrictUndefined}
+    told = {"note": "", "tokenizer_note": fill(TOKENIZER_NOTE.format(rules="Qwen's"), 110)} | measured
+    write_text(out / "README.md", Environment(**options).from_string(text).render(profile=profile, **told))
 
 
 def main(out: Path, profile: PretrainProfile | None = None) -> dict:

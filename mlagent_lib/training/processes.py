@@ -93,7 +93,6 @@ def plan_batch(total: int, *, micro: int = 0, group: int = 1, world: int = 1) ->
         micro: Most rows that a device reads at once; 0 for its whole share. The largest divisor of the share
             up to it is taken, so that no pass is shorter than another.
         group: Rows that belong together (G); a device gets whole groups.
-        world: Devices.
 
     Raises:
         ProfileError: The batch cannot be shared out in whole groups.

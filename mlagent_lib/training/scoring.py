@@ -27,9 +27,6 @@ class BatchReward:
     TRL's rollouts know prompts only, so `start_batch` is told the rows of a batch before anything is sampled.
 
     Args:
-        pool: States by id.
-        tools: Runner, coder and cache.
-        form: Reward form.
         group_size: G, the actions (or trajectories) of a state.
     """
 
@@ -129,11 +126,7 @@ def rewards_of(results: Sequence[StepResult], tools: Toolbox, form: str) -> list
 
 
 class StepClock:
-    """Where the seconds of a batch of steps go: the coder, scripts that are waited for, and the rest.
-
-    Args:
-        runner: Tells when scripts ran (`Runner.spans`).
-    """
+    """Where the seconds of a batch of steps go: the coder, scripts that are waited for, and the rest."""
 
     def __init__(self, runner):
         self._runner = runner
@@ -266,11 +259,6 @@ def evaluate_steps(
 
     Args:
         generate: Takes conversations and a seed, returns replies.
-        states: Where to start from.
-        tools: Runner, coder and cache.
-        prompter: Makes the prompts.
-        form: Reward form.
-        seed: Of the sampling.
         samples: Replies a state.
     """
     repeated = [state for state in states for _ in range(samples)]

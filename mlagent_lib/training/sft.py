@@ -48,12 +48,8 @@ def train_sft(
     """Train a LoRA adapter on the rows, save it under ``out/adapter`` and return what was measured.
 
     Args:
-        rows: Of `sft_rows`.
-        profile: Settings.
-        model: Name of the base model.
         backend: How to load it: a profile's `Loading`, or a backend's name.
         out: Folder of the stage; ``metrics.jsonl`` is written here, too.
-        seed: Root of the streams.
 
     Returns:
         Of the ``rows``, how many were trained (``rows_trained``), how many of those lose the end of their

@@ -114,11 +114,7 @@ class Backend(ABC):
         save_adapter(self.model, folder)
 
     def trainer_settings(self, *, checkpointing: bool) -> dict[str, Any]:
-        """Return the settings of TRL's configurations that follow from device and precision.
-
-        Args:
-            checkpointing: Whether activations are made again in the backward pass, to save memory.
-        """
+        """Return the settings of TRL's configurations that follow from device and precision."""
         on_card = self.device == "cuda"
         return {
             "use_cpu": not on_card,
@@ -149,8 +145,6 @@ def resolve_precision(wanted: str, *, device: str, has_bfloat16: bool = False) -
     """Return the precision that a device computes in: float32 on a CPU, whatever is wanted.
 
     Args:
-        wanted: ``auto``, ``bfloat16``, ``float16`` or ``float32``.
-        device: ``cpu`` or ``cuda``.
         has_bfloat16: Whether the card computes in bfloat16 itself (compute capability 8.0 and later).
 
     Raises:
@@ -187,7 +181,6 @@ def lora_config(r: int, alpha: int):
     """Return a LoRA configuration over all linear layers.
 
     Args:
-        r: Rank.
         alpha: Scale; the update is multiplied by ``alpha / r``.
     """
     from peft import LoraConfig
@@ -203,12 +196,7 @@ def lora_config(r: int, alpha: int):
 
 
 def save_adapter(model, folder: Path | str) -> None:
-    """Write the trained adapter alone, without a trainer's reference copy; the same one gives the same bytes.
-
-    Args:
-        model: With an adapter called ``default``.
-        folder: Where to.
-    """
+    """Write the trained adapter alone, without the reference; the same adapter gives the same bytes."""
     model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
     config = Path(folder) / "adapter_config.json"
     values = json.loads(config.read_text(encoding="utf-8"))

@@ -13,7 +13,6 @@ def base_coder(backend: Backend, *, style: str = "pocket", max_new_tokens: int =
     gets the whole script and gives it back edited, as a coder behind a server does.
 
     Args:
-        backend: The loaded model; the coder shares its memory.
         style: Prompt style of the policy: ``pocket`` for blocks, ``full`` for whole scripts.
         max_new_tokens: Longest reply in tokens; 0 for the one that the profile loads with.
     """

@@ -28,9 +28,6 @@ log = logging.getLogger("mlagent.backends")
 def choose(name: str = "auto") -> str:
     """Return the backend to use: ``auto`` is Unsloth where CUDA and the package are there, else plain.
 
-    Args:
-        name: ``auto``, ``plain`` or ``unsloth``.
-
     Raises:
         MlagentError: The name is unknown, or Unsloth was asked for and cannot run here.
     """
@@ -64,9 +61,6 @@ def _missing_for_unsloth() -> tuple[str, str] | None:
 
 def prepare(loading: Loading | str = "auto") -> str:
     """Return the backend to use, with Unsloth imported where it is the one. To be called before all else.
-
-    Args:
-        loading: How the model will be loaded, or only the backend's name.
 
     Raises:
         MlagentError: The backend cannot run here.
@@ -138,7 +132,6 @@ def load(
     Args:
         name: ``pocket``, a folder, or a model's name.
         backend: How to load it: a profile's `Loading`, or only ``auto``, ``plain`` or ``unsloth``.
-        adapter: Folder of a LoRA adapter to put on.
         trainable: Whether the adapter shall be trained further.
 
     Raises:

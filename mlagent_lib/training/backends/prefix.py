@@ -22,7 +22,6 @@ def completion_logits(model, ids: torch.Tensor, mask: torch.Tensor, completion_l
     """Return the logits that predict each completion token, shape (rows, completion_length, vocabulary).
 
     Args:
-        model: A causal language model.
         ids: Prompts and completions, shape (rows, length): prompts padded on the left, completions on the
             right.
         mask: 1 for tokens, 0 for padding, same shape.
@@ -44,9 +43,6 @@ def share_prefixes(model) -> None:
     """Let ``model.generate`` read equal prompts once, by our own loop where that can run the model.
 
     Called on a model that runs as it is.
-
-    Args:
-        model: A causal language model, with or without an adapter.
     """
     plain = model.generate
 

@@ -22,12 +22,9 @@ def generate_texts(
 
     Args:
         model: The model, with or without adapter; its ``generation_config`` says what ends a reply.
-        tokenizer: Its tokenizer; prompts are padded on the left.
-        conversations: Chat messages that end with the user's turn.
         temperature: 0 for the likeliest token; else samples.
         max_new_tokens: Longest reply in tokens; a reply that reaches it is cut.
         seed: Seeds this call's sampling and leaves the global stream as it was.
-        batch_size: Conversations generated together.
         window: Longest prompt and reply together, in tokens; 0 for no check.
 
     Raises:

@@ -78,7 +78,6 @@ def make_ready(model, tokenizer) -> None:
 
     Args:
         model: As loaded, before an adapter is put on.
-        tokenizer: Of `load_tokenizer`.
 
     Raises:
         MlagentError: Neither of them says how a text ends.

@@ -34,9 +34,6 @@ class UnslothBackend(Backend):
         Args:
             path: Folder or name of the base weights. With an adapter Unsloth reads them from the place that
                 the adapter names.
-            loading: Settings.
-            adapter: Folder of a LoRA adapter.
-            trainable: Whether the adapter shall be trained further; it is frozen otherwise.
         """
         import torch
         from unsloth import FastLanguageModel
