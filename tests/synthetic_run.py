@@ -13,6 +13,7 @@ from mlagent_lib.core.files import write_json
 from mlagent_lib.results.evaluation import (
     TaskScale,
     best_at_k_table,
+    difference_table,
     overall_table,
     task_table,
     trajectory_table,
@@ -200,6 +201,8 @@ def make_run(folder: Path, all_rows: list[dict] | None = None, *, profile: str =
             stage.append_jsonl("trajectories.jsonl", row)
         task_table(table, draws=100).to_csv(stage.path("tasks.csv"), index=False)
         overall_table(table, draws=100).to_csv(stage.path("overall.csv"), index=False)
+        found = difference_table(table, [("rl", "sft")], measures=("gap",))
+        found.to_csv(stage.path("differences.csv"), index=False)
     for number, name in enumerate(("00_tour", "03_grpo"), 1):  # wall time varies from machine to machine
         path = folder / name / "manifest.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "wall_s": 60.0 * number}))

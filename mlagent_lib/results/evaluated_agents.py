@@ -19,18 +19,13 @@ import pandas as pd
 from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, sha256_file
-from mlagent_lib.results.evaluation import (
-    SCALE_COLUMNS,
-    TaskScale,
-    overall_table,
-    task_table,
-    trajectory_table,
-)
+from mlagent_lib.results import evaluation
+from mlagent_lib.results.evaluation import TaskScale, trajectory_table
+from mlagent_lib.results.run_folder import EVALUATION
 
 logger = logging.getLogger("mlagent.agents")
 
 AGENTS = "agents"
-EVALUATION = "04_evaluation"
 ROWS = "trajectories.jsonl"
 SCALES = "scales.json"
 
@@ -106,7 +101,7 @@ def run_scales(run_dir: str | Path) -> dict[str, TaskScale]:
     lists = [json.loads((stage / SCALES).read_text(encoding="utf-8")) for stage in agent_stages(run_dir)]
     if read_manifest(run_dir / EVALUATION):
         table = pd.read_csv(run_dir / EVALUATION / "tasks.csv", keep_default_na=False)
-        lists.insert(0, table.drop_duplicates("task")[list(SCALE_COLUMNS)].to_dict("records"))
+        lists.insert(0, table.drop_duplicates("task")[list(evaluation.SCALE_COLUMNS)].to_dict("records"))
     for row in (row for rows in lists for row in rows):
         scale = TaskScale(**row)
         if not _same(found.setdefault(scale.task, scale), scale):
@@ -131,12 +126,8 @@ def main_tables(run_dir: str | Path) -> dict[str, pd.DataFrame]:
         `overall_table` give them, and ``agents.csv`` (see `agents_table`).
     """
     table = trajectory_table(with_agents(run_dir), run_scales(run_dir))
-    return {
-        "trajectories.csv": table,
-        "tasks.csv": task_table(table),
-        "overall.csv": overall_table(table),
-        "agents.csv": agents_table(run_dir),
-    }
+    found = {"trajectories.csv": table, "tasks.csv": evaluation.task_table(table)}
+    return found | {"overall.csv": evaluation.overall_table(table), "agents.csv": agents_table(run_dir)}
 
 
 def unequal_conditions(run_dir: str | Path) -> list[str]:

@@ -139,16 +139,6 @@ def gap_closed(score: float, init: float, best: float) -> float:
     return (score - init) / (best - init) + 0.0  # no negative zero
 
 
-def avg_at_k(scores: Iterable[float]) -> float:
-    """Return avg@K, the mean score of K trajectories (v1 section 5.1).
-
-    Example:
-        >>> avg_at_k([0.5, 0.75, 1.0])
-        0.75
-    """
-    return float(np.mean(list(scores)))
-
-
 def best_at_k(scores: Iterable[float], *, greater_is_better: bool, k: int | None = None) -> float:
     """Return best@K: the best of K trajectories (v1 section 5.1), or the expected best of ``k`` out of K.
 
@@ -279,7 +269,7 @@ def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> 
             seeds = [good] if k is None else [own for _, own in good.groupby("seed") if len(own) >= k]
             up = bool(first["greater_is_better"])
             best = [best_at_k(own["score"], greater_is_better=up, k=k) for own in seeds]
-            line |= {"avg_at_k": avg_at_k(good["score"]), "best_at_k": float(np.mean(best)) if best else nan}
+            line |= {"avg_at_k": good["score"].mean(), "best_at_k": float(np.mean(best)) if best else nan}
             line["avg_by_feedback"] = good["score_by_feedback"].mean() if "score_by_feedback" in good else nan
             line["gain_pct"] = good["gain_pct"].mean()
             line |= _ends("gap", bootstrap_mean(measured(good, "gap"), "value", draws=draws), "gap_closed")

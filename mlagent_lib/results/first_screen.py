@@ -7,12 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mlagent_lib.results.evaluation import (
-    DIFFERENCES,
-    difference_table,
-    scales_from_table,
-    trajectory_table,
-)
+from mlagent_lib.results.evaluation import DIFFERENCES
 from mlagent_lib.results.intervals import paired_difference
 from mlagent_lib.results.judge import OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR
 from mlagent_lib.results.run_folder import RunFolder
@@ -46,20 +41,6 @@ class FirstScreen(NamedTuple):
     sentence: str
     tiles: list[Tile]
     caveats: list[str]
-
-
-def differences_of(run: RunFolder) -> pd.DataFrame:
-    """Return the RL minus SFT rows of ``differences.csv``; where it is absent, from the trajectories."""
-    table = run.tables.get("differences")
-    if table is None:
-        if "tasks" not in run.tables or not run.trajectories:
-            return pd.DataFrame(columns=DIFFERENCES)
-        scales = scales_from_table(run.tables["tasks"])
-        rows = [row for row in run.trajectories if row.get("task") in scales]
-        found = trajectory_table(rows, scales) if rows else None
-        table = difference_table(found, [(AFTER, BEFORE)] if rows else (), measures=("gap",))
-    table = table[(table["after"] == AFTER) & (table["before"] == BEFORE)]
-    return table[table["measure"] == "gap"]
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
@@ -101,12 +82,6 @@ def _reward_tiles(run: RunFolder) -> list[Tile]:
     return [Tile(f"{label}, before and after RL", value, note)]
 
 
-def _validity_tiles(run: RunFolder) -> list[Tile]:
-    rows = _held_back(run, "validity")
-    value = " → ".join(f"{number(100 * row['validity'], 0)} %" for row in (*rows[:1], *rows[-1:]))
-    return [Tile("valid actions on states not trained on", value, "after SFT → after RL")] if rows else []
-
-
 def _caveats(run: RunFolder, differences: pd.DataFrame) -> list[str]:
     notes = []
     if str(run.run.get("profile", "")) == "smoke":
@@ -129,9 +104,13 @@ def _caveats(run: RunFolder, differences: pd.DataFrame) -> list[str]:
 
 def first_screen(run: RunFolder) -> FirstScreen:
     """Return the verdict of a run: RL against SFT on both splits, in words set by the intervals."""
-    differences = differences_of(run)
+    table = run.tables.get("differences", pd.DataFrame(columns=DIFFERENCES))
+    differences = table[(table["after"] == AFTER) & (table["before"] == BEFORE) & (table["measure"] == "gap")]
     tiles = [_gap_tile(run, row) for row in differences.itertuples() if row.split in ("held-in", "held-out")]
-    tiles += [*_reward_tiles(run), *_validity_tiles(run)]
+    tiles += _reward_tiles(run)
+    if rows := _held_back(run, "validity"):
+        value = " → ".join(f"{number(100 * row['validity'], 0)} %" for row in (rows[0], rows[-1]))
+        tiles.append(Tile("valid actions on states not trained on", value, "after SFT → after RL"))
     if differences.empty:
         sentence = "No verdict yet: the evaluation of the policies after SFT and after RL is not there."
     else:

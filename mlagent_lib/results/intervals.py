@@ -87,11 +87,6 @@ def best_of(k: int) -> Statistic:
     return statistic
 
 
-def _cells(df: pd.DataFrame, value: str, tasks: list, seeds: list) -> Cells:
-    groups = {key: part[value].to_numpy(float) for key, part in df.groupby(["seed", "task"], sort=True)}
-    return [[groups.get((seed, task), np.empty(0)) for task in tasks] for seed in seeds]
-
-
 def _draw(cells: Cells, chosen: np.ndarray, statistic: Statistic, generator) -> np.ndarray:
     """Return (draws, tasks) means over the resampled seeds of resampled trajectories; NaN where none fell."""
     draws, slots = chosen.shape
@@ -141,7 +136,11 @@ def _grids(sides: list[pd.DataFrame], value: str, draws: int, root: int):
     tasks, seeds = sorted(sides[0]["task"].unique()), sorted(sides[0]["seed"].unique())
     generator = rng(root, "bootstrap", value)
     chosen = generator.integers(len(seeds), size=(draws, len(seeds)))
-    return [_cells(side, value, tasks, seeds) for side in sides], chosen, generator
+    grids = []
+    for side in sides:
+        cells = {key: part[value].to_numpy(float) for key, part in side.groupby(["seed", "task"], sort=True)}
+        grids.append([[cells.get((seed, task), np.empty(0)) for task in tasks] for seed in seeds])
+    return grids, chosen, generator
 
 
 def bootstrap_mean(

@@ -110,7 +110,8 @@ def terms(pairs: Iterable[tuple[str, str]], kind: str) -> str:
     return wrapped("dl", "".join(f"<dt>{escape(name)}</dt><dd>{body}</dd>" for name, body in pairs), kind)
 
 
-def _page(body: str) -> str:
+def page(body: str) -> str:
+    """Return markup together with the style that it needs."""
     return f'<style>{CSS}</style><div class="mla-root">{body}</div>'
 
 
@@ -281,7 +282,7 @@ def show_trajectory(row: Mapping, scale: TaskScale | None = None, *, steps: int 
     lines = [f"{row['task']} ({facts})", f"scores: {path}", end, *(f"idea: {idea}" for idea in ideas)]
     lines += [line for step in chosen for line in _step_lines(step, scale)]
     lines += [f"... {left} more steps"] if left else []
-    return Shown(_page(wrapped("article", body, "card")), "\n".join(lines))
+    return Shown(page(wrapped("article", body, "card")), "\n".join(lines))
 
 
 def _step_lines(step: Mapping, scale: TaskScale | None) -> list[str]:
@@ -309,7 +310,7 @@ def show_source(*objects: object) -> Shown:
             wrapped("pre", wrapped("span", _coloured(source), "l"), "pre"),
         ]
         texts.append(f"# {place}\n{source}")
-    return Shown(_page("".join(blocks)), "\n\n".join(texts))
+    return Shown(page("".join(blocks)), "\n\n".join(texts))
 
 
 def _coloured(source: str) -> str:
@@ -354,4 +355,4 @@ def table_html(df: pd.DataFrame, *, caption: str = "", digits: int = 3) -> Shown
 
     The index is not shown; ``digits`` are the decimals of numbers that are not whole.
     """
-    return Shown(_page(table_markup(df, caption=caption, digits=digits)), df.to_string(index=False))
+    return Shown(page(table_markup(df, caption=caption, digits=digits)), df.to_string(index=False))

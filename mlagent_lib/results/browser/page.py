@@ -193,13 +193,9 @@ def widget(
         f'style="width:100%;height:{int(height)}px;border:0;color-scheme:inherit" '
         f'srcdoc="{html.escape(_render(run))}"></iframe>'
     )
-    return Shown(f'<style>{show.CSS}</style><div class="mla-root">{frame}</div>', _text(run))
-
-
-def _text(run: _Run) -> str:
     lines = [f"Trajectories of {run.name}: {_facts(*run.size)}"]
     lines += [f"left out: {problem}" for problem in run.problems]
     lines += [_empty(run)] if _empty(run) else []
     if counts := count(run.data):
         lines.append(pd.DataFrame(counts).to_string(index=False, na_rep="-", float_format="{:.3f}".format))
-    return "\n".join(lines)
+    return Shown(show.page(frame), "\n".join(lines))
