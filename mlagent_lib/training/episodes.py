@@ -52,13 +52,7 @@ class EpisodeReward(BatchReward):
     __name__ = "episode_return"
 
     def __init__(
-        self,
-        pool: dict[str, State],
-        tools: Toolbox,
-        prompter: Prompter,
-        *,
-        form: str,
-        group_size: int,
+        self, pool: dict[str, State], tools: Toolbox, prompter: Prompter, *, form: str, group_size: int
     ):
         super().__init__(pool, tools, form=form, group_size=group_size)
         self.prompter, self.max_steps = prompter, prompter.max_steps

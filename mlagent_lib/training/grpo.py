@@ -33,6 +33,7 @@ from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, base_coder, load, save_adapter
 from mlagent_lib.training.episodes import EpisodeReward
+from mlagent_lib.training.memory import VLLM_SHARE
 from mlagent_lib.training.pool import OnPolicyStates, StatePool
 from mlagent_lib.training.processes import from_main, is_main, over_processes, plan_batch, world_size
 from mlagent_lib.training.scoring import BatchReward, StepReward, evaluate_steps
@@ -211,14 +212,10 @@ def _vllm_settings(vllm: str, window: int) -> dict:
     """
     if vllm == "no":
         return {"use_vllm": False}
-    settings = {"use_vllm": True, "vllm_importance_sampling_correction": True}
-    if vllm == "colocate":
-        return settings | {
-            "vllm_mode": "colocate",
-            "vllm_gpu_memory_utilization": 0.3,
-            "vllm_max_model_length": window or None,
-        }
-    return settings | {"vllm_mode": "server", "vllm_server_base_url": vllm}
+    own = {"vllm_gpu_memory_utilization": VLLM_SHARE, "vllm_max_model_length": window or None}
+    place = own if vllm == "colocate" else {"vllm_server_base_url": vllm}
+    mode = "colocate" if vllm == "colocate" else "server"
+    return {"use_vllm": True, "vllm_importance_sampling_correction": True, "vllm_mode": mode} | place
 
 
 class Recorder:
@@ -256,11 +253,27 @@ class Recorder:
         self.charged += self._processor + self.reward.last["seconds_scripts"]
 
     def trained(self, logs: dict, step: int) -> None:
-        """Write the row of a step."""
+        """Write the row of a step from TRL's logs; its names are explained in the glossary of the report."""
         self._check_finite(logs, step)
-        found = over_processes(self.reward.last)
-        row = _train_row(logs, step, found, self.reward.seconds, self.rollout_seconds, self._seconds)
-        self._write(row | {"seconds_charged": round(self._processor + row["seconds_scripts"], 4)})
+        found, rollout, total = over_processes(self.reward.last), self.rollout_seconds, self._seconds
+        row = {
+            "split": "train",
+            "step": step,
+            **found,
+            "reward_std": float(logs["reward_std"]),
+            "kl": float(logs.get("kl", 0.0)),
+            "entropy": float(logs.get("entropy", 0.0)),
+            "loss": float(logs["loss"]),
+            **_gradient(float(logs.get("grad_norm", 0.0))),
+            "lr": float(logs["learning_rate"]),
+            "completion_tokens": float(logs.get("completions/mean_length", 0.0)),
+            "clipped_share": float(logs.get("completions/clipped_ratio", 0.0)),
+            "seconds_generation": round(max(rollout - self.reward.seconds, 0.0), 4),
+            "seconds_update": round(max(total - rollout, 0.0), 4),
+            "seconds_total": round(total, 4),
+            "seconds_charged": round(self._processor + found["seconds_scripts"], 4),
+        }
+        self._write(row)
 
     def _check_finite(self, logs: dict, step: int) -> None:
         """Raise where an update was no number; float16 may overflow now and then, and skips that update."""
@@ -276,7 +289,8 @@ class Recorder:
         """Write the row for the states kept back, once a step, and keep the adapter when it is the best."""
         if not is_main():
             return
-        if not _has(self.metrics, "holdout", step):
+        known = read_jsonl(self.metrics, missing_ok=True)[0]
+        if not any(row.get("split") == "holdout" and row["step"] == step for row in known):
             found = self._measure(step)
             row = {"split": "holdout", "step": step, "charged": round(self.charged, 3)}
             self._write(row | {name: found[name] for name in ("reward", "validity", "unscored")})
@@ -349,6 +363,7 @@ def _keep_reference(model) -> None:
 
 def _callback(recorder: Recorder):
     """Return the trainer's callback that tells the recorder what happens."""
+    import torch
     from transformers import TrainerCallback
 
     class Log(TrainerCallback):
@@ -359,7 +374,8 @@ def _callback(recorder: Recorder):
             recorder.step_began()
 
         def on_step_end(self, args, state, control, **kwargs):
-            _await_card()
+            if torch.cuda.is_available():  # calls return before a card has done what it was given
+                torch.cuda.synchronize()
             recorder.step_ended()
             if from_main(recorder.is_time_up):
                 control.should_training_stop = control.should_save = True
@@ -376,14 +392,6 @@ def _callback(recorder: Recorder):
             recorder.kept_back(state.global_step, model)
 
     return Log()
-
-
-def _await_card() -> None:
-    """Wait until a card has done what it was given: calls return before, and clocks would stop too early."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> dict:
@@ -410,28 +418,6 @@ def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> d
     }
 
 
-def _train_row(logs: dict, step: int, found: dict, rewarded: float, rollout: float, total: float) -> dict:
-    """Return one row of metrics.jsonl; the names are explained in the glossary of the report."""
-    generation = max(rollout - rewarded, 0.0)
-    row = {
-        "split": "train",
-        "step": step,
-        **found,
-        "reward_std": float(logs["reward_std"]),
-        "kl": float(logs.get("kl", 0.0)),
-        "entropy": float(logs.get("entropy", 0.0)),
-        "loss": float(logs["loss"]),
-        **_gradient(float(logs.get("grad_norm", 0.0))),
-        "lr": float(logs["learning_rate"]),
-        "completion_tokens": float(logs.get("completions/mean_length", 0.0)),
-        "clipped_share": float(logs.get("completions/clipped_ratio", 0.0)),
-        "seconds_generation": round(generation, 4),
-        "seconds_update": round(max(total - rollout, 0.0), 4),
-        "seconds_total": round(total, 4),
-    }
-    return row
-
-
 def _gradient(norm: float) -> dict:
     """Return the norm of the gradient, or that it overflowed, in which case the update was skipped."""
     return {"grad_norm": norm} if math.isfinite(norm) else {"skipped_update": 1}
@@ -441,11 +427,6 @@ def _best_row(metrics: Path) -> dict:
     """Return the row of the best checkpoint: highest reward on the states kept back, the earlier in a tie."""
     rows = [row for row in read_jsonl(metrics)[0] if row.get("split") == "holdout"]
     return max(rows, key=lambda row: (row["reward"], -row["step"]))
-
-
-def _has(metrics: Path, split: str, step: int) -> bool:
-    rows = read_jsonl(metrics)[0] if metrics.exists() else []
-    return any(row.get("split") == split and row["step"] == step for row in rows)
 
 
 def _save_adapter(model, folder: Path) -> None:

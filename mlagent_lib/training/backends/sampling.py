@@ -54,11 +54,7 @@ def generate_texts(
                 model.device
             )
             _check_window(batch["input_ids"].shape[1], max_new_tokens, window)
-            out = model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                **options,
-            )
+            out = model.generate(**batch, max_new_tokens=max_new_tokens, **options)
             replies += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     model.train(training)
     return replies
