@@ -1,9 +1,8 @@
 """Runs of scripts that a model wrote: a request in, a result out, isolated and warm.
 
-`Runner` keeps one warm server per worker (`isolation.client`), hands every run to a free one, and turns what
-the run left behind into a `RunResult`. What a script does wrong is a status of the result. What we do wrong
-(a server that died, a jail that could not be built) is tried again and then raised as `Unscored`; it never
-becomes the script's failure.
+`Runner` keeps one warm server per worker (`isolation.client`) and hands every run to a free one. What a
+script does wrong is a status of the result. What we do wrong (a server that died, a jail that could not be
+built) is tried again and then raised as `Unscored`; it never becomes the script's failure.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class WarmServer:
                 self._box.path, request.script, request.limits.to_json(), [data_dir] if data_dir else [],
                 tier.landlock, tier.seccomp, tier.namespaces, self._owner, request.reseed, hidden_tasks,
             )  # fmt: skip
-            self._send(vars(job))
+            jail.send(self._requests, vars(job))
             report = self._receive(request.limits.seconds + _GRACE_SECONDS)
             self._check(report)
             output = base64.b64decode(report["output"])
@@ -136,10 +136,9 @@ class WarmServer:
             self._box = box.make(workspace, self._owner)
         trees, listings = paths.readable()
         folder = None if self.tier.bubblewrap else folder  # the launcher removes it, from outside
-        self._send(
-            {"modules": self.modules, "import_from": paths.import_path(), "trees": trees,
-             "listings": listings, "workspace": workspace, "folder": folder}
-        )  # fmt: skip
+        config = {"modules": self.modules, "import_from": paths.import_path(), "trees": trees}
+        config |= {"listings": listings, "workspace": workspace, "folder": folder}
+        jail.send(self._requests, config)
         self._receive(START_SECONDS)
 
     def _popen(self, words: list[str], **more: object) -> subprocess.Popen:
@@ -166,19 +165,12 @@ class WarmServer:
             words = [launcher, os.path.dirname(workspace), str(descriptor), bwrap, "--args", str(descriptor)]
             return self._popen([*words, "--", *server], pass_fds=(descriptor,))
 
-    def _send(self, message: dict) -> None:
-        line = json.dumps(message, allow_nan=False).encode() + b"\n"
-        while line:
-            line = line[os.write(self._requests, line) :]
-
     def _receive(self, seconds: float) -> dict:
         deadline = time.monotonic() + seconds
-        poll = select.poll()
-        poll.register(self._replies, select.POLLIN)
         while b"\n" not in self._rest:
-            if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
+            data = self._read(deadline)
+            if data is None:
                 raise ServerLost(f"the warm server did not answer within {seconds:.0f} s")
-            data = os.read(self._replies, 1 << 16)
             if not data:
                 raise ServerLost(f"the warm server ended{self._last_words()}")
             self._rest += data
@@ -187,6 +179,13 @@ class WarmServer:
             return json.loads(line)
         except ValueError:
             raise ServerLost("the warm server sent a broken line") from None
+
+    def _read(self, deadline: float) -> bytes | None:
+        """Return what the server has sent, nothing when it has ended, None when it is late."""
+        poll = select.poll()
+        poll.register(self._replies, select.POLLIN)
+        ready = poll.poll(1000 * max(0.0, deadline - time.monotonic()))
+        return os.read(self._replies, 1 << 16) if ready else None
 
     def _last_words(self) -> str:
         self._log.seek(0)
@@ -200,7 +199,10 @@ class WarmServer:
             if kill:
                 process.kill()  # the guard of a run sees its lifeline end, and kills the run
             process.stdin.close()
-            self._wait_for_end()
+            deadline = time.monotonic() + _STOP_SECONDS
+            with contextlib.suppress(OSError):
+                while self._read(deadline):
+                    pass  # until both the server and the guard, which share the pipe, have closed it
             process.kill()
             process.wait()
             process.stdout.close()
@@ -208,13 +210,3 @@ class WarmServer:
             self._log.close()
             self._log = None
         box.remove(self.folder)
-
-    def _wait_for_end(self) -> None:
-        """Wait until both the server and the guard, which share the pipe, have closed it."""
-        deadline = time.monotonic() + _STOP_SECONDS
-        poll = select.poll()
-        poll.register(self._replies, select.POLLIN)
-        with contextlib.suppress(OSError):
-            while poll.poll(1000 * max(0.0, deadline - time.monotonic())):
-                if not os.read(self._replies, 1 << 16):
-                    return

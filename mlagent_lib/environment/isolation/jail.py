@@ -91,6 +91,13 @@ def close_all_but(*keep: int | None) -> None:
     os.closerange(start, os.sysconf("SC_OPEN_MAX"))
 
 
+def send(descriptor: int, message: dict) -> None:
+    """Write a message as one line of JSON."""
+    line = json.dumps(message, allow_nan=False).encode() + b"\n"
+    while line:
+        line = line[os.write(descriptor, line) :]
+
+
 # ---- the guard -----------------------------------------------------------------------------------
 
 
@@ -107,10 +114,7 @@ def guard(job: Job, ruleset: int | None, reply: int, lifeline: int, execute: Cal
     try:
         close_all_but(reply, lifeline, ruleset)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        report = _supervise(job, ruleset, lifeline, execute)
-        line = json.dumps(report, allow_nan=False).encode() + b"\n"
-        while line:
-            line = line[os.write(reply, line) :]
+        send(reply, _supervise(job, ruleset, lifeline, execute))
         code = 0
     finally:
         if code:

@@ -170,7 +170,7 @@ def _serve_one(job, ruleset: int | None, requests: int, reply: int) -> bool:
     os.close(exit_descriptor)
     if status != 0:
         left = _part("limits_os").sweep(os.getpid())
-        os.write(reply, json.dumps({"stop": "guard-died", "left": left}).encode() + b"\n")
+        jail.send(reply, {"stop": "guard-died", "left": left})
     return parent_there
 
 
@@ -198,7 +198,7 @@ def main() -> None:
         gc.disable()
         if config["modules"]:
             kernel.collapse_memory()
-        os.write(reply, json.dumps({"ready": True, "missing": missing}).encode() + b"\n")
+        jail.send(reply, {"ready": True, "missing": missing})
         for line in lines:
             job = jail.Job(**json.loads(line))
             ruleset = rulesets.get(job.read) if job.landlock else None
