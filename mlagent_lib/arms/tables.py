@@ -56,22 +56,21 @@ def gather(
     return load(out)
 
 
+_SCALES = (
+    *("task", "split", "paper_task", "metric", "greater_is_better"),
+    *("init", "best", "init_feedback", "best_feedback"),
+)
+
+
 def scales_table(tasks: Iterable[Task]) -> pd.DataFrame:
     """Return one line per task: both ends of its scale, on the report and on the feedback labels."""
-    return pd.DataFrame(
-        {
-            "task": task.name,
-            "split": task.split,
-            "paper_task": task.paper_task,
-            "metric": task.metric,
-            "greater_is_better": bool(task.greater_is_better),
-            "init": task.baseline["report"],
-            "best": task.best["report"],
-            "init_feedback": task.baseline["feedback"],
-            "best_feedback": task.best["feedback"],
-        }
-        for task in tasks
-    )
+    rows = []
+    for task in tasks:
+        ends = [scores[labels] for labels in ("report", "feedback") for scores in (task.baseline, task.best)]
+        rows.append(
+            (task.name, task.split, task.paper_task, task.metric, bool(task.greater_is_better), *ends)
+        )
+    return pd.DataFrame(rows, columns=_SCALES)
 
 
 def _folder(runs_dir: Path | str, unit: Unit) -> Path:

@@ -198,22 +198,14 @@ def blame_table(lab: Lab, stage: Stage, arm: Arm, states) -> pd.DataFrame:
     ]
     tools = lab.tools(RuleCoder())
     results = run_steps([(by_id[row["state_id"]], row["reply"]) for row in rows], tools)
-    table = [
-        arm.keys
-        | {
-            "seed": lab.seed,
-            "task": row["task"],
-            "state": row["state_id"],
-            "outcome": row["outcome"],
-            "reason": row["reason"],
-            "reward": row["reward"],
-            "exact_outcome": result.outcome.value,
-            "exact_reason": result.reason,
-            "exact_reward": reward_of(result, lab.task(row["task"]), COMPARED),
-        }
-        for row, result in zip(rows, results, strict=True)
-        if result.action is not None and result.action.name == POOL_ACTION
-    ]
+    table = []
+    for row, result in zip(rows, results, strict=True):
+        if result.action is None or result.action.name != POOL_ACTION:
+            continue
+        line = arm.keys | {"seed": lab.seed, "task": row["task"], "state": row["state_id"]}
+        line |= {name: row[name] for name in ("outcome", "reason", "reward")}
+        line |= {"exact_outcome": result.outcome.value, "exact_reason": result.reason}
+        table.append(line | {"exact_reward": reward_of(result, lab.task(row["task"]), COMPARED)})
     return pd.DataFrame(table)
 
 

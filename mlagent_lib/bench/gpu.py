@@ -181,18 +181,11 @@ def table(record: dict) -> list[tuple[str, ...]]:
             rows.append((row["shape"], row["backend"], *("-",) * 5, f"failed: {row['failed']}"))
             continue
         share = row.get("share_of_peak")
-        rows.append(
-            (
-                row["shape"],
-                row["backend"],
-                f"{row['tokens_per_second']:,.0f}",
-                f"{row['step_seconds']:.2f}",
-                f"{row['update_seconds']:.2f}",
-                f"{row['peak_bytes'] / 2**30:.1f}",
-                "-" if share is None else f"{share:.0%}",
-                f"{row['prompt_tokens']:.0f} + {row['completion_tokens']:.0f} tokens, {row['steps']} steps",
-            )
-        )
+        numbers = (f"{row['tokens_per_second']:,.0f}", f"{row['step_seconds']:.2f}")
+        numbers += (f"{row['update_seconds']:.2f}", f"{row['peak_bytes'] / 2**30:.1f}")
+        lengths = f"{row['prompt_tokens']:.0f} + {row['completion_tokens']:.0f} tokens, {row['steps']} steps"
+        peak = "-" if share is None else f"{share:.0%}"
+        rows.append((row["shape"], row["backend"], *numbers, peak, lengths))
     return rows
 
 

@@ -35,15 +35,8 @@ ROWS, RANK, MAX_STEPS = 16, 64, 15  # conversations sampled at once; r of the Lo
 _WARM_UP = 2  # first steps compile and allocate; they are left out
 _TASKS = ("pocket-homes", "pocket-digits", "pocket-manuals", "pocket-forests")
 _PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "unsloth",
-    "unsloth_zoo",
-    "triton",
-    "xformers",
+    *("torch", "transformers", "trl", "peft", "accelerate"),
+    *("unsloth", "unsloth_zoo", "triton", "xformers"),
 )
 
 

@@ -303,15 +303,9 @@ def pool_of(lab: Lab, parts: Parts, tasks: Sequence[str] = ()) -> StatePool:
 
 
 def train_rl(
-    lab: Lab,
-    stage: Stage,
-    parts: Parts,
-    adapter: Path,
-    arm: Arm | None = None,
-    *,
-    charged_limit: float = float("inf"),
-    progress: Callable[[dict], None] | None = None,
-) -> None:
+    lab: Lab, stage: Stage, parts: Parts, adapter: Path, arm: Arm | None = None, *,
+    charged_limit: float = float("inf"), progress: Callable[[dict], None] | None = None,
+) -> None:  # fmt: skip
     """Train a policy by RL as an arm says, and write ``adapter/``, ``metrics.jsonl`` and ``training.json``.
 
     Args:
