@@ -225,13 +225,13 @@ def test_adapters_by_name_and_by_folder(tmp_path):
 def test_the_profile_is_the_one_that_made_the_adapter(tmp_path):
     run = tmp_path / "run"
     made = adapter(run / "03_grpo" / "adapter")
-    assert acting.profile_for(str(made), None, None).name == "laptop"
+    assert acting.profile_of_policy(str(made), None, None).name == "laptop"
     (run / "run.json").write_text('{"profile": "smoke", "seed": 3}')
-    assert acting.profile_for("base", run, None).name == "smoke"
-    assert acting.profile_for("openai:m", run, "laptop").name == "laptop"
+    assert acting.profile_of_policy("base", run, None).name == "smoke"
+    assert acting.profile_of_policy("openai:m", run, "laptop").name == "laptop"
     recorded = {**get_profile("smoke").to_json(), "model": "some/model", "reply_format": "no-thought"}
     (run / "03_grpo" / "manifest.json").write_text(json.dumps({"profile": recorded}))
-    found = acting.profile_for(str(run), None, None)
+    found = acting.profile_of_policy(str(run), None, None)
     assert (found.name, found.model, found.reply_format) == ("smoke", "some/model", "no-thought")
 
 

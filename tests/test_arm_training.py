@@ -13,7 +13,7 @@ from tiny_task import NAME, make_tools, neighbours, write_task
 from mlagent_lib import cli
 from mlagent_lib.arms.schedule import plan, run_of
 from mlagent_lib.arms.tables import gather
-from mlagent_lib.arms.units import make, units_of
+from mlagent_lib.arms.units import make_unit, units_of_seed
 from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.profiles import PROFILES, get_profile
@@ -116,7 +116,7 @@ def made(tmp_path_factory):
     Whoever opens report labels before the evaluation of an arm is stopped.
     """
     runs, said = tmp_path_factory.mktemp("runs"), []
-    units = {unit.name: unit for unit in units_of(0)}
+    units = {unit.name: unit for unit in units_of_seed(0)}
     read = grading._read_labels
 
     def watched(path, stamp):
@@ -130,9 +130,9 @@ def made(tmp_path_factory):
         patch.setattr(grading, "_read_labels", watched)
         for name in MADE:
             said.append(f"begin {name}")
-            make(units[name], str(runs), said.append)
+            make_unit(units[name], str(runs), said.append)
         count = len(said)
-        make(units["arm-base"], str(runs), said.append)  # finished: kept
+        make_unit(units["arm-base"], str(runs), said.append)  # finished: kept
         assert len(said) == count and opened == {"feedback.csv", "report.csv"}
     return runs, said
 

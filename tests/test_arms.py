@@ -30,7 +30,7 @@ from mlagent_lib.arms.schedule import (
     run,
     run_of,
 )
-from mlagent_lib.arms.units import Unit, charged_seconds, collected, units_of
+from mlagent_lib.arms.units import Unit, charged_seconds, collected, units_of_seed
 from mlagent_lib.core.arms import ARMS, GROUPS, METHODS, STARTS, arm_of, get_arm
 from mlagent_lib.core.artifacts import SCHEMA
 from mlagent_lib.core.errors import MlagentError, ProfileError, RunError
@@ -89,7 +89,7 @@ def test_names_are_unique_and_every_arm_is_in_the_order_of_work_once():
     names = [arm.name for arm in ARMS]
     assert len(set(names)) == len(names) == 18
     assert sorted(ORDER) == sorted(names)
-    assert set(FIRST_GUESS) == {family(unit) for unit in units_of(0)}
+    assert set(FIRST_GUESS) == {family(unit) for unit in units_of_seed(0)}
 
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
@@ -121,7 +121,7 @@ def test_an_unknown_arm_lists_the_known_ones():
 
 
 def test_units_come_after_what_they_need_and_each_is_there_once():
-    units = units_of(3)
+    units = units_of_seed(3)
     names = [unit.name for unit in units]
     assert len(set(names)) == len(names) and {unit.seed for unit in units} == {3}
     # four collections, five starts, an arm each, one search
@@ -131,7 +131,7 @@ def test_units_come_after_what_they_need_and_each_is_there_once():
 
 
 def test_what_units_need():
-    needs = {unit.name: set(unit.needs) for unit in units_of(0)}
+    needs = {unit.name: set(unit.needs) for unit in units_of_seed(0)}
     assert needs["collect-far-apart"] == needs["collect-one-idea"] == set()
     assert needs["sft-none"] == needs["sft-far-apart"] == {"collect-far-apart"}
     assert needs["sft-one-idea"] == {"collect-far-apart", "collect-one-idea"}
@@ -148,7 +148,7 @@ def test_a_unit_that_does_not_exist_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(ProfileError, match="unit 'arm-nothing' is unknown"):
         ablation_units.main(["0", "arm-nothing", str(tmp_path)])
     with pytest.raises(ProfileError, match="unit 'nothing' is unknown.*collect, sft, arm, search"):
-        ablation_units.make(Unit(0, "nothing"), str(tmp_path), print)
+        ablation_units.make_unit(Unit(0, "nothing"), str(tmp_path), print)
     assert not list(tmp_path.iterdir())
 
 

@@ -22,7 +22,7 @@ isolated = pytest.mark.skipif(probe().chosen is None, reason="no isolation tier 
 def test_quartiles_and_goals_by_hand():
     assert bench.quartiles([4.0]) == (4.0, 4.0, 4.0)
     assert bench.quartiles([1.0, 3.0, 2.0]) == (1.5, 2.0, 2.5)
-    finding = bench.Measurement("a", "", 1.15, 1.0, 2.0, "x", "<= 1.15", 3, "")
+    finding = bench.BenchRow("a", "", 1.15, 1.0, 2.0, "x", "<= 1.15", 3, "")
     assert finding.reached and not replace(finding, value=1.16).reached
     assert not replace(finding, goal=">= 5").reached and replace(finding, goal=">= 1.15").reached
 

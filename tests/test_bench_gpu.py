@@ -95,16 +95,16 @@ def test_the_share_of_the_peak():
     assert below["goals"][1]["reached"] is False
     unknown = bench_gpu.assemble([row("unsloth")], gpu={"name": "Other", "driver": "1"})
     assert unknown["goals"][1]["reached"] is None and "share_of_peak" not in unknown["rows"][0]
-    assert "peak unknown (no data sheet" in bench_gpu.told(unknown)[-1]
+    assert "peak unknown (no data sheet" in bench_gpu.goal_lines(unknown)[-1]
 
 
 def test_the_table_shows_what_failed_and_the_lines_below_say_what_was_reached():
     rows = [row("plain", failed="out of memory"), row("unsloth")]
     record = bench_gpu.assemble(rows, gpu=H100)
-    _, first, second = bench_gpu.table(record)
+    _, first, second = bench_gpu.gpu_rows(record)
     assert first == ("7B", "plain", "-", "-", "-", "-", "-", "failed: out of memory")
     assert second == ("7B", "unsloth", "1,234", "30.00", "10.00", "50.0", "35%", "900 + 256 tokens, 4 steps")
-    compared, share, card = bench_gpu.told(record)
+    compared, share, card = bench_gpu.goal_lines(record)
     assert compared.endswith(": not measured") and share.endswith(": reached (share_of_peak 0.35)")
     assert card.startswith("NVIDIA H100 80GB HBM3, driver 580.1; peak 989.5 TFLOPS (NVIDIA H100 data sheet")
 
@@ -215,7 +215,7 @@ def test_the_worker_measures_sampling_and_training(tmp_path):
         checkpointing=False,
     )
     (tmp_path / "work").mkdir()
-    found = worker.measure(
+    found = worker.measure_backend(
         "plain", TOY, tmp_path / "model", tmp_path / "work", grpo=settings, rows=3, tasks=["pocket-homes"],
         style="pocket",
     )  # fmt: skip
@@ -237,7 +237,7 @@ def test_out_of_memory_is_written_down_and_anything_else_is_raised(tmp_path, mon
         def measure(*arguments, **options):
             raise error
 
-        monkeypatch.setattr(worker, "measure", measure)
+        monkeypatch.setattr(worker, "measure_backend", measure)
 
     words = ["measure", "plain", "0.5B", "model", str(tmp_path / "record.json")]
     fail(OutOfMemoryError("CUDA out of memory"))

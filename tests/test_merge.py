@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from arm_tables import GAPS, METHODS, raw_tables, searches, steps, trajectories, write_raw
 
-from mlagent_lib.arms.tables import merged
+from mlagent_lib.arms.tables import merged_tables
 from mlagent_lib.core.arms import arm_of
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import sha256_file, write_json
@@ -45,7 +45,7 @@ def lines(text: str, who: str, seed: int) -> list[str]:
 
 def test_the_unit_that_was_made_replaces_its_rows_and_all_others_stay_as_they_were(out):
     tables, manifest = full_of_seed_1()
-    found, about = merged(tables, manifest, out)
+    found, about = merged_tables(tables, manifest, out)
     for name in ("trajectories", "step_rewards"):
         before = (out / f"{name}.csv").read_text()
         new, after = (table.to_csv(index=False) for table in (tables[name], found[name]))
@@ -74,7 +74,7 @@ def test_what_the_runs_lack_is_not_left_where_it_is_there_already(out):
     about = json.loads(manifest_path.read_text())
     about["units"]["seed0/search"] = {"outputs": {}}
     write_json(manifest_path, about)
-    found, now = merged(*full_of_seed_1(), out)
+    found, now = merged_tables(*full_of_seed_1(), out)
     assert now["left"] == [] and "seed0/search" in now["kept"]
     assert set(found["searches"]["seed"]) == {"0"} and set(found["searches"]["method"]) == set(METHODS)
     assert len(found["searches"]) == len(searches().query("seed == 0"))  # seed 1 has no such unit
@@ -87,9 +87,9 @@ def test_arms_from_a_start_that_was_made_again_otherwise_are_named_and_stay_so(o
     write_json(out / "manifest.json", about)
     tables, manifest = full_of_seed_1()
     manifest["units"] |= {f"seed{seed}/collect-far-apart": {"outputs": {"a": "old"}} for seed in (0, 1)}
-    assert merged(tables, manifest, out)[1]["other_start"] == EQUAL_TIME
+    assert merged_tables(tables, manifest, out)[1]["other_start"] == EQUAL_TIME
     manifest["units"]["seed0/collect-far-apart"] = {"outputs": {"a": "new"}}
-    found, now = merged(tables, manifest, out)
+    found, now = merged_tables(tables, manifest, out)
     of_seed_0 = {f"seed0/arm-{arm_of(name).name}" for name in GAPS}
     assert of_seed_0 < set(now["other_start"]) and "seed2/arm-sft" not in now["other_start"]
     for name in RAW:
@@ -98,7 +98,7 @@ def test_arms_from_a_start_that_was_made_again_otherwise_are_named_and_stay_so(o
         out / "manifest.json",
         now | {"files": {f"{name}.csv": sha256_file(out / f"{name}.csv") for name in RAW}},
     )
-    again = merged(tables, manifest, out)[1]  # the collection is the same now as at the last time
+    again = merged_tables(tables, manifest, out)[1]  # the collection is the same now as at the last time
     assert again["other_start"] == now["other_start"] and again["kept"] == now["kept"]
     told = origin_lines(again)
     assert told[0].startswith(f"{len(now['kept'])} units stay from earlier results, of which 15 started from")
@@ -107,7 +107,7 @@ def test_arms_from_a_start_that_was_made_again_otherwise_are_named_and_stay_so(o
 
 
 def test_an_arm_that_was_made_again_is_compared_with_what_it_was(out):
-    now = merged(*full_of_seed_1(), out)[1]
+    now = merged_tables(*full_of_seed_1(), out)[1]
     # 0.5 before and 0.9 now, both plus 0.05 for seed 1; the unscored 9.0 of seed 2 is no part of it
     assert now["made_again"] == {"seed1/arm-full": {"before": 0.55, "now": 0.95}}
     assert "differs from before by 0.400 at most" in origin_lines(now)[1]
@@ -116,7 +116,7 @@ def test_an_arm_that_was_made_again_is_compared_with_what_it_was(out):
 def test_results_of_other_tasks_are_refused(out):
     scales = raw_tables()["scales"].assign(best=[0.91, 1.0])
     with pytest.raises(RunError, match=r"scales\.csv has other tasks or other scores.*leave out --add"):
-        merged(*full_of_seed_1(scales=scales), out)
+        merged_tables(*full_of_seed_1(scales=scales), out)
 
 
 def test_a_damaged_folder_is_refused(out):
@@ -125,7 +125,7 @@ def test_a_damaged_folder_is_refused(out):
     with pytest.raises(
         RunError, match=r"step_rewards\.csv is not the file that manifest\.json was written for"
     ):
-        merged(*full_of_seed_1(), out)
+        merged_tables(*full_of_seed_1(), out)
     path.unlink()
     with pytest.raises(RunError, match=r"step_rewards\.csv is missing"):
-        merged(*full_of_seed_1(), out)
+        merged_tables(*full_of_seed_1(), out)

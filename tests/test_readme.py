@@ -23,7 +23,7 @@ def part(text: str, name: str) -> str:
     ("place", "name"), [(place, name) for place, names in publish.DOCUMENTS.items() for name in names]
 )
 def test_a_generated_table_is_what_the_committed_files_give(repository, place, name):
-    made = publish.generated(repository, repository / "figures")[name]()
+    made = publish.document_tables(repository, repository / "figures")[name]()
     assert part((repository / place).read_text(encoding="utf-8"), name) == made
 
 

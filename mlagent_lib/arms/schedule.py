@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlagent_lib.arms.units import Unit, units_of
+from mlagent_lib.arms.units import Unit, units_of_seed
 from mlagent_lib.core.arms import PROFILE, get_arm
 from mlagent_lib.core.artifacts import read_manifest, stage_problem
 from mlagent_lib.core.errors import ProfileError, RunError
@@ -106,7 +106,7 @@ def plan(runs_dir: Path | str, seeds: Sequence[int] | None = None, arms: Sequenc
     """
     wanted = _wanted(seeds, arms)
     chosen: list[Unit] = []
-    every = (unit for seed in {seed for seed, _ in wanted} for unit in units_of(seed))
+    every = (unit for seed in {seed for seed, _ in wanted} for unit in units_of_seed(seed))
     by_name = {(unit.seed, unit.name): unit for unit in every}
 
     def add(unit: Unit) -> None:

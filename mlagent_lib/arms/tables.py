@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mlagent_lib.arms.schedule import plan, run_of
-from mlagent_lib.arms.units import Unit, units_of
+from mlagent_lib.arms.units import Unit, units_of_seed
 from mlagent_lib.core.arms import ARMS, PROFILE, arm_of
 from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.errors import RunError
@@ -48,7 +48,7 @@ def gather(
     tables["units"] = _units(runs_dir, at.units, at.done)
     manifest = _manifest(runs_dir, done, at.left)
     if add:
-        tables, manifest = merged(tables, manifest, out)
+        tables, manifest = merged_tables(tables, manifest, out)
     for name in RAW:
         write_text(out / f"{name}.csv", tables[name].to_csv(index=False, lineterminator="\n"))
     sums = {f"{name}.csv": sha256_file(out / f"{name}.csv") for name in RAW}
@@ -132,7 +132,7 @@ def _manifest(runs_dir: Path | str, done: Sequence[Unit], left: Sequence[Unit]) 
     }
 
 
-def merged(
+def merged_tables(
     tables: Mapping[str, pd.DataFrame], manifest: Mapping, out: Path | str
 ) -> tuple[dict[str, pd.DataFrame], dict]:
     """Return tables and manifest with what a folder holds of units that the manifest does not name.
@@ -217,7 +217,9 @@ def _made_from(units: Iterable[str], changed: set[str]) -> set[str]:
     needs = {}
     for key in units:
         seed = key.removeprefix("seed").split("/")[0]
-        needs |= {key_of(unit): [f"seed{seed}/{need}" for need in unit.needs] for unit in units_of(int(seed))}
+        needs |= {
+            key_of(unit): [f"seed{seed}/{need}" for need in unit.needs] for unit in units_of_seed(int(seed))
+        }
 
     def touched(key: str) -> bool:
         return key in changed or any(touched(need) for need in needs.get(key, ()))

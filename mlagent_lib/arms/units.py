@@ -71,7 +71,7 @@ class Unit:
         return self.name.partition("-")[0]
 
 
-def units_of(seed: int) -> list[Unit]:
+def units_of_seed(seed: int) -> list[Unit]:
     """Return the units of one seed, each after those that it needs."""
     units = [Unit(seed, "collect-far-apart")]
     made = {"collect-far-apart"}
@@ -107,7 +107,7 @@ def open_unit(unit: Unit, runs_dir: str, arm: Arm | None = None) -> Lab:
     return replace(lab, profile=arm.profile() if arm else lab.profile, cache=cache)
 
 
-def make(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
+def make_unit(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
     """Make one unit; one that is finished and intact is kept."""
     kind, _, rest = unit.name.partition("-")
     works = {"collect": _collect, "sft": _start, "arm": _arm, "search": _search}
@@ -270,10 +270,10 @@ def main(words: list[str]) -> None:
     """Make the unit ``SEED NAME RUNS_DIR``; lines of JSON on the output tell how far it is."""
     _end_with(os.getppid())
     seed, name, runs_dir = words
-    unit = next((unit for unit in units_of(int(seed)) if unit.name == name), None)
+    unit = next((unit for unit in units_of_seed(int(seed)) if unit.name == name), None)
     if unit is None:
         raise ProfileError(f"unit {name!r} is unknown", cure="see `mlagent ablations --plan`")
-    make(
+    make_unit(
         unit,
         runs_dir,
         lambda text: print(json.dumps({"unit": name, "seed": unit.seed, "at": text}), flush=True),

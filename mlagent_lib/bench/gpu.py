@@ -173,7 +173,7 @@ def goals(rows: Sequence[dict]) -> list[dict]:
     ]
 
 
-def table(record: dict) -> list[tuple[str, ...]]:
+def gpu_rows(record: dict) -> list[tuple[str, ...]]:
     """Return the rows that ``mlagent bench --gpu`` prints, the heading first."""
     rows = [("size", "backend", "tokens/s", "s a step", "s its update", "peak GiB", "of peak", "")]
     for row in record["rows"]:
@@ -189,7 +189,7 @@ def table(record: dict) -> list[tuple[str, ...]]:
     return rows
 
 
-def told(record: dict) -> list[str]:
+def goal_lines(record: dict) -> list[str]:
     """Return the lines below the table: the goals, and what the numbers come from."""
     words = {True: "reached", False: "missed", None: "not measured"}
     lines = []

@@ -74,7 +74,7 @@ def write_model(shape: Shape, folder: Path) -> None:
     get_peft_model(model, lora_config(RANK, RANK)).save_pretrained(folder / "adapter")
 
 
-def measure(
+def measure_backend(
     backend: str, shape: Shape, model: Path, work: Path, *, grpo: GRPOProfile = GRPO, rows: int = ROWS,
     tasks: Sequence[str] = _TASKS, style: str = "full",
 ) -> dict:  # fmt: skip
@@ -188,7 +188,7 @@ def main(words: Sequence[str]) -> int:
 
     choose(backend)
     try:
-        found = measure(backend, SHAPES[shape], Path(folder), Path(out).parent)
+        found = measure_backend(backend, SHAPES[shape], Path(folder), Path(out).parent)
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's; also as seen through Unsloth
             raise

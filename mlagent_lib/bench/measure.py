@@ -49,7 +49,7 @@ QUESTIONS = Path(__file__).with_name("questions.yaml")
 
 
 @dataclass(frozen=True)
-class Measurement:
+class BenchRow:
     """One line of the bench.
 
     Attributes:
@@ -79,7 +79,7 @@ class Measurement:
         """Whether the median reaches the goal.
 
         Example:
-            >>> Measurement("a", "", 6.0, 5.0, 7.0, "x", ">= 5", 3, "").reached
+            >>> BenchRow("a", "", 6.0, 5.0, 7.0, "x", ">= 5", 3, "").reached
             True
         """
         sign, _, number = self.goal.partition(" ")
@@ -416,7 +416,7 @@ def run_bench(
             low, middle, high = quartiles(values)
             about = {key: asked[key] for key in ("question", "unit", "goal")}
             spread = {"value": middle, "low": low, "high": high, "count": len(values)}
-            found.append(Measurement(letter, note=note, **about, **spread))
+            found.append(BenchRow(letter, note=note, **about, **spread))
     record = {
         "schema": SCHEMA,
         "findings": [vars(row) | {"reached": row.reached} for row in found],
@@ -443,7 +443,7 @@ def _quick_ones(bench: _Bench) -> list[State]:
     ]
 
 
-def table(record: dict) -> list[tuple[str, ...]]:
+def printed_rows(record: dict) -> list[tuple[str, ...]]:
     """Return the rows that ``mlagent bench`` prints, the heading first."""
     rows = [("", "question", "median", "quartiles", "goal", "", "n", "behind it")]
     for row in record["findings"]:

@@ -73,7 +73,7 @@ def _with_flags(arguments: argparse.Namespace, prices: dict, chosen: Any) -> dic
 
 
 def _once(arguments: argparse.Namespace, run: Path | None, prices: dict) -> int:
-    profile = acting.profile_for(arguments.policy, run, arguments.profile)
+    profile = acting.profile_of_policy(arguments.policy, run, arguments.profile)
     chosen = acting.agent_spec(arguments.policy, profile, coder=arguments.coder, run=run)
     cache = ReplyCache(arguments.reply_cache or f"runs/{FOLDER}")
     with acting.passing_lab(profile, arguments.seed or 0) as lab:

@@ -12,7 +12,7 @@ def call(arguments: argparse.Namespace) -> int:
     """Do what the arguments of ``mlagent bench`` say."""
     if arguments.gpu:
         return _gpu(arguments)
-    from mlagent_lib.bench.measure import missed, run_bench, table
+    from mlagent_lib.bench.measure import missed, printed_rows, run_bench
 
     run, only = Path(arguments.run), arguments.only
     if only is None and not (run / "04_evaluation").is_dir():
@@ -21,7 +21,7 @@ def call(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out) if arguments.out else None
     record = run_bench(only or "abcdef", run=run, tasks=arguments.tasks, out=out, say=say)
     print(f"{record['device']}, isolation {record['tier']}, {record['scripts']} scripts")
-    print_table(table(record))
+    print_table(printed_rows(record))
     for line in missed(record):
         print(line)
     return 0
@@ -29,13 +29,13 @@ def call(arguments: argparse.Namespace) -> int:
 
 def _gpu(arguments: argparse.Namespace) -> int:
     """Measure, print, and return the exit code: 1 where a measurement failed, other than for memory."""
-    from mlagent_lib.bench.gpu import BACKENDS, SIZES, failures, run_bench_gpu, table, told
+    from mlagent_lib.bench.gpu import BACKENDS, SIZES, failures, goal_lines, gpu_rows, run_bench_gpu
     from mlagent_lib.run.notebooks import notebooks_folder
 
     out = Path(arguments.out) if arguments.out else notebooks_folder().parent / "figures" / "bench_gpu.json"
     record = run_bench_gpu(arguments.shapes or SIZES, arguments.backends or BACKENDS, out=out, say=say)
-    print_table(table(record))
-    for line in told(record):
+    print_table(gpu_rows(record))
+    for line in goal_lines(record):
         print(line)
     print(out)
     return 1 if failures(record) else 0

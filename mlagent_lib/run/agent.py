@@ -146,7 +146,7 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / _FILE).is_file() and (folder / _WEIGHTS).is_file()
 
 
-def profile_for(policy: str, run: Path | None, name: str | None) -> Profile:
+def profile_of_policy(policy: str, run: Path | None, name: str | None) -> Profile:
     """Return the profile to act under: the one named, else the one that made the adapter or the run.
 
     Raises:
@@ -388,7 +388,7 @@ def open_run(
                 f"the run {run_dir} has {name} {known.get(name)}, not {given}",
                 cure=f"leave --{name} out, or choose another --out",
             )
-    chosen = profile_for(policy, run, known.get("profile") or profile)
+    chosen = profile_of_policy(policy, run, known.get("profile") or profile)
     root = checked("seed", known.get("seed", 0 if seed is None else seed), 0)
     lab = lab_in(run_dir, get_profile(chosen.name), root)
     lab.profile = chosen

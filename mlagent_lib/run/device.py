@@ -7,14 +7,14 @@ from mlagent_lib.core.profiles import get_profile
 LARGE_GB = 39.0  # the profile `gpu` trains a 7B model in 16 bits, see `mlagent memory --profile gpu`
 
 
-def profile_for(card_gb: float) -> str:
+def profile_for_card(card_gb: float) -> str:
     """Return the profile for a card of that memory; without one that of a laptop.
 
     Args:
         card_gb: Memory in 10**9 bytes, 0 for none.
 
     Example:
-        >>> profile_for(0), profile_for(15.8), profile_for(42.3)
+        >>> profile_for_card(0), profile_for_card(15.8), profile_for_card(42.3)
         ('laptop', 'colab-t4', 'gpu')
     """
     if card_gb <= 0:
@@ -34,7 +34,7 @@ def chosen_profile(wanted: str = "") -> str:
     import torch
 
     card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    name = wanted or profile_for(card.total_memory / 1e9 if card else 0.0)
+    name = wanted or profile_for_card(card.total_memory / 1e9 if card else 0.0)
     found = get_profile(name)
     device = f"{card.name}, {card.total_memory / 1e9:.0f} GB" if card else "no GPU"
     why = "as you asked" if wanted else "chosen by the device"

@@ -307,7 +307,7 @@ def part_table(parts) -> pd.DataFrame:
 # 02 and 03: training
 
 
-def model_card(lab: Lab) -> pd.DataFrame:
+def model_facts(lab: Lab) -> pd.DataFrame:
     """Return what is known of the model: for the pocket model the numbers of its card, else only its name."""
     from mlagent_lib.training.backends import model_path
 
@@ -425,7 +425,7 @@ def verdict_word(found: Interval) -> str:
     }[found.verdict]
 
 
-def curve_table(lab: Lab, rows: Sequence[Mapping]) -> pd.DataFrame:
+def learning_curve(lab: Lab, rows: Sequence[Mapping]) -> pd.DataFrame:
     """Return the table of the figure ``learning_curve``."""
     return for_figure(lab, learning_curve_table({lab.seed: rows}))
 

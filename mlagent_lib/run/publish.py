@@ -360,7 +360,7 @@ DOCUMENTS = {  # which generated tables stand in which text, by the names of the
 }
 
 
-def generated(root: Path | str, figures: Path | str) -> dict[str, Callable[[], str]]:
+def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable[[], str]]:
     """Return what makes each generated table, by the name of its markers."""
     figures = Path(figures)
     return {
@@ -384,7 +384,7 @@ def refresh_documents(root: Path | str, figures: Path | str) -> list[str]:
     Raises:
         RunError: A marker is missing.
     """
-    bodies, changed = generated(root, figures), []
+    bodies, changed = document_tables(root, figures), []
     for place, names in DOCUMENTS.items():
         path = Path(root) / place
         if not path.is_file():
