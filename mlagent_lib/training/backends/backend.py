@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,42 +68,22 @@ class Backend(ABC):
         """Return a context in which the adapter is off: the weights that play the coder."""
         return self.model.disable_adapter() if self.has_adapter else nullcontext()
 
-    def generate(
-        self,
-        conversations: list[list[dict]],
-        *,
-        temperature: float,
-        max_new_tokens: int,
-        seed: int | None = None,
-    ) -> list[str]:
-        """Return one reply for each conversation, in order (see `generate_texts`).
+    def generate(self, conversations: list[list[dict]], seed: int | None = None, **options) -> list[str]:
+        """Return one reply for each conversation, in order; options are those of `generate_texts`.
 
         Raises:
             RunError: A prompt and its reply do not fit the window.
         """
+        rows = self.loading.generation_rows or GENERATION_ROWS
+        options |= {"seed": seed, "batch_size": rows, "window": self.loading.window}
         with self._sampling():
-            return generate_texts(
-                self.model,
-                self.tokenizer,
-                conversations,
-                temperature=temperature,
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-                batch_size=self.loading.generation_rows or GENERATION_ROWS,
-                window=self.loading.window,
-            )
+            return generate_texts(self.model, self.tokenizer, conversations, **options)
 
     def sampler(
         self, *, temperature: float, max_new_tokens: int
     ) -> Callable[[list[list[dict]], int], list[str]]:
         """Return the function of conversations and a seed that samples replies (for `LocalPolicy`)."""
-
-        def generate(conversations: list[list[dict]], seed: int) -> list[str]:
-            return self.generate(
-                conversations, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
-            )
-
-        return generate
+        return partial(self.generate, temperature=temperature, max_new_tokens=max_new_tokens)
 
     def save(self, folder: Path | str) -> None:
         """Write the adapter alone (see `save_adapter`).
@@ -130,15 +111,13 @@ class Backend(ABC):
         """Return a context in which the model samples; what a backend has to switch is switched there."""
         return nullcontext()
 
-    def _need_adapter(self) -> None:
-        if not self.has_adapter:
+    def _need_adapter(self, wanted: bool = True) -> None:
+        """Raise `RunError` where there is no adapter, or where there is one and none is wanted."""
+        if wanted and not self.has_adapter:
             raise RunError("the model has no adapter", cure="attach one with attach_lora, or load one")
-
-    def _need_no_adapter(self) -> None:
-        if self.has_adapter:
-            raise RunError(
-                "the model has an adapter already", cure="train that one further, or load without it"
-            )
+        if not wanted and self.has_adapter:
+            cure = "train that one further, or load without it"
+            raise RunError("the model has an adapter already", cure=cure)
 
 
 def resolve_precision(wanted: str, *, device: str, has_bfloat16: bool = False) -> str:
@@ -178,21 +157,11 @@ def device_and_precision(loading: Loading) -> tuple[str, str]:
 
 
 def lora_config(r: int, alpha: int):
-    """Return a LoRA configuration over all linear layers.
-
-    Args:
-        alpha: Scale; the update is multiplied by ``alpha / r``.
-    """
+    """Return a LoRA configuration over all linear layers; the update is multiplied by ``alpha / r``."""
     from peft import LoraConfig
 
-    return LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=0.0,
-        bias="none",
-        target_modules=list(LORA_TARGETS),
-        task_type="CAUSAL_LM",
-    )
+    fixed = {"lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM"}
+    return LoraConfig(r=r, lora_alpha=alpha, target_modules=list(LORA_TARGETS), **fixed)
 
 
 def save_adapter(model, folder: Path | str) -> None:

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.profiles import Loading
+from mlagent_lib.core.provenance import versions
 from mlagent_lib.training.backends.backend import Backend
 
 POCKET = Path(__file__).parent.parent / "pocket_model"
 PATCHED = ("transformers", "peft", "trl")  # what Unsloth changes while it is imported
 _OLDEST_CARD = (7, 0)  # compute capability; Unsloth's documentation: V100, T4 and later
-
-log = logging.getLogger("mlagent.backends")
 
 
 def choose(name: str = "auto") -> str:
@@ -36,13 +33,11 @@ def choose(name: str = "auto") -> str:
     if name not in ("auto", "unsloth"):
         raise MlagentError(f"backend {name!r} is unknown", cure="choose auto, plain or unsloth")
     missing = _missing_for_unsloth()
-    if not missing:
-        return "unsloth"
-    if name == "unsloth":
+    if missing and name == "unsloth":
         raise MlagentError(
             f"backend 'unsloth' cannot run here: {missing[0]}", cure=f"{missing[1]}, or choose backend plain"
         )
-    return "plain"
+    return "plain" if missing else "unsloth"
 
 
 def _missing_for_unsloth() -> tuple[str, str] | None:
@@ -66,8 +61,7 @@ def prepare(loading: Loading | str = "auto") -> str:
         MlagentError: The backend cannot run here.
         RunError: A library that Unsloth changes was imported before it.
     """
-    wanted = _as_loading(loading).backend
-    chosen = choose(wanted)
+    chosen = choose(_as_loading(loading).backend)
     if chosen == "unsloth":
         _import_unsloth()
     return chosen
@@ -96,13 +90,9 @@ def _import_unsloth() -> None:
 
 def _compiled() -> Path:
     """Return where Unsloth keeps the trainers it writes: a stale one of other versions breaks training."""
-    names = []
-    for package in ("unsloth", "trl", "transformers"):
-        try:
-            names.append(version(package))
-        except PackageNotFoundError:
-            names.append("none")
-    return Path.home() / ".cache" / "mlagent" / "unsloth" / "-".join(names)
+    packages = ("unsloth", "trl", "transformers")
+    found = versions(packages)
+    return Path.home() / ".cache/mlagent/unsloth" / "-".join(found.get(name, "none") for name in packages)
 
 
 def model_path(name: str) -> str:

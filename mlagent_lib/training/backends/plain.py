@@ -50,12 +50,8 @@ class PlainBackend(Backend):
         return cls(path, model, tokenizer, device, precision, loading)
 
     def attach_lora(self, r: int, alpha: int, *, seed: int) -> None:
-        """Put a fresh adapter on all linear layers; its first weights come from the seed, B is zero.
-
-        Raises:
-            RunError: There is an adapter already.
-        """
-        self._need_no_adapter()
+        """Put a fresh adapter on all linear layers (see `Backend.attach_lora`)."""
+        self._need_adapter(False)
         from peft import get_peft_model
         from transformers import set_seed
 
@@ -67,13 +63,10 @@ class PlainBackend(Backend):
         share_prefixes(self.model)
 
     def merge(self, folder: Path | str) -> None:
-        """Write base weights with the adapter added, in 16 bits, and the tokenizer; the model stays as it is.
+        """Write the merged model (see `Backend.merge`).
 
         The base is read once more on the CPU: 4-bit weights would lose their rounding for good, and the
         model that is loaded may be in training.
-
-        Raises:
-            RunError: There is no adapter.
         """
         self._need_adapter()
         import torch
@@ -97,22 +90,16 @@ def _card() -> str:
 
 def _four_bit(device: str, dtype: Any) -> dict[str, Any]:
     """Return the options for NF4 weights with double quantization (QLoRA, arXiv 2305.14314 section 3)."""
+    missing, cure = "", "use a GPU runtime, or a profile without four_bit"
     if device != "cuda":
-        raise MlagentError(
-            "4-bit weights cannot be had here: no CUDA device is visible",
-            cure="use a GPU runtime, or a profile without four_bit",
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MlagentError(
-            "4-bit weights cannot be had here: the package bitsandbytes is not installed",
-            cure="install the extra 'unsloth', or take a profile without four_bit",
-        )
+        missing = "no CUDA device is visible"
+    elif importlib.util.find_spec("bitsandbytes") is None:
+        missing = "the package bitsandbytes is not installed"
+        cure = "install the extra 'unsloth', or take a profile without four_bit"
+    if missing:
+        raise MlagentError(f"4-bit weights cannot be had here: {missing}", cure=cure)
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+    config = BitsAndBytesConfig(load_in_4bit=True, **nf4)
     return {"quantization_config": config, "dtype": dtype, "device_map": {"": _card()}}

@@ -59,12 +59,8 @@ class UnslothBackend(Backend):
         return cls(path, model, tokenizer, device, precision, loading)
 
     def attach_lora(self, r: int, alpha: int, *, seed: int) -> None:
-        """Put a fresh adapter on all linear layers; its first weights come from the seed, B is zero.
-
-        Raises:
-            RunError: There is an adapter already.
-        """
-        self._need_no_adapter()
+        """Put a fresh adapter on all linear layers (see `Backend.attach_lora`)."""
+        self._need_adapter(False)
         from unsloth import FastLanguageModel
 
         self.model = FastLanguageModel.get_peft_model(
@@ -81,11 +77,7 @@ class UnslothBackend(Backend):
         )
 
     def merge(self, folder: Path | str) -> None:
-        """Write base weights with the adapter added, in 16 bits, and the tokenizer; the model stays as it is.
-
-        Raises:
-            RunError: There is no adapter.
-        """
+        """Write the merged model (see `Backend.merge`)."""
         self._need_adapter()
         self.model.save_pretrained_merged(str(folder), self.tokenizer, save_method="merged_16bit")
         save_tokenizer(self.tokenizer, folder)
