@@ -25,7 +25,7 @@ from mlagent_lib.cli import main
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.results.browser import page_html, widget, write_page
-from mlagent_lib.results.browser.data import STEP_COLUMNS, changed_blocks, count, payload
+from mlagent_lib.results.browser.data import STEP_COLUMNS, changed_blocks, counts_by_policy, payload
 from mlagent_lib.results.browser.rows import Scale, TrajectoryFile, read_files, scales_of
 from mlagent_lib.results.show import reply_fields, reply_pieces
 
@@ -220,7 +220,7 @@ def test_a_damaged_table_is_named_and_the_page_is_made(run, table):
 
 
 def test_counts_worked_by_hand(run):
-    lines = {line["policy"]: line for line in count(data_of(page_html(run)))}
+    lines = {line["policy"]: line for line in counts_by_policy(data_of(page_html(run)))}
     sft = lines["after SFT"]
     assert (sft["trajectories"], sft["steps"], sft["edited"], sft["error"], sft["neutral"]) == (1, 3, 1, 1, 1)
     assert sft["mean reward"] == pytest.approx((0.25 + 0.0 + 0.5) / 3)
@@ -554,7 +554,7 @@ def test_the_table_of_counts_is_that_of_python_and_follows_the_filters(tab, run)
     rows = "[...document.querySelectorAll('#count-table tbody tr')]"
     cells = f"{rows}.map(row => [...row.children].map(cell => cell.innerText))"
     expected = []
-    for line in count(data_of(page_html(run))):
+    for line in counts_by_policy(data_of(page_html(run))):
         *counts, mean = line.values()
         expected.append(
             [str(value) for value in counts]

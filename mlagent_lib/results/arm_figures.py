@@ -39,7 +39,7 @@ from mlagent_lib.results.evaluation import (
 from mlagent_lib.results.figures import draw_files, put
 from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.results.paper.numbers import gains, paper_table, rl_curve
-from mlagent_lib.results.plots_arms import COLUMNS
+from mlagent_lib.results.plots_arms import PANEL_COLUMNS
 from mlagent_lib.results.style import GAP, csv_bytes, with_run
 
 GAIN = "relative gain, %"
@@ -52,7 +52,7 @@ MEANS = {
     "gain": ("gain_pct", "gain", "trajectories"),
     "reward": ("reward", "reward", "states"),
 }
-Rows = Iterator[tuple]  # of the columns `COLUMNS`
+Rows = Iterator[tuple]  # of the columns `PANEL_COLUMNS`
 
 
 def build(folder: Path | str, *, check: bool = False) -> list[str]:
@@ -95,14 +95,16 @@ def figure_tables(tables: Tables) -> dict[str, pd.DataFrame]:
 def frame(tables: Tables, name: str) -> pd.DataFrame:
     """Return the table of one figure."""
     found = MAKERS[name](tables)
-    return found if isinstance(found, pd.DataFrame) else pd.DataFrame(list(found), columns=list(COLUMNS))
+    return (
+        found if isinstance(found, pd.DataFrame) else pd.DataFrame(list(found), columns=list(PANEL_COLUMNS))
+    )
 
 
 def _ours(table: pd.DataFrame) -> bool:
     return "seeds" not in table or bool((table["seeds"].fillna(0) > 0).any())
 
 
-def of(tables: Tables, names: Iterable[str]) -> pd.DataFrame:
+def trajectories_of(tables: Tables, names: Iterable[str]) -> pd.DataFrame:
     """Return the trajectories of these policies, named as in `evaluation.who`."""
     rows = tables["trajectories"]
     return rows[rows["who"].isin(names)]
@@ -113,7 +115,7 @@ def main_table(tables: Tables, k: int = 8) -> pd.DataFrame:
 
     ``k`` is the number of trajectories of a seed that best@k picks from.
     """
-    rows = of(tables, MAIN)
+    rows = trajectories_of(tables, MAIN)
     return task_table(rows, k=k) if len(rows) else rows
 
 
@@ -180,7 +182,7 @@ def _main_gains(tables: Tables) -> pd.DataFrame:
         for task, part in own.groupby("task", sort=True):
             found = bootstrap_mean(part, "value", draws=500)
             rows.append(_measured(f"{OURS}: avg@8, every pocket task", series, _short(task), found, GAIN))
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(PANEL_COLUMNS))
     ends = ["value", "low", "high"]
     return table.assign(**table[ends].clip(lower=-100.0))  # one ruined metric would flatten all others
 
@@ -268,7 +270,7 @@ def _best_at_k_pools(tables: Tables) -> Rows:
         for row in paper_table("best@K", topic="data-size", task=task).itertuples():
             series = row.method.replace("RL on ", "").replace(" states", "")
             yield _cited(f"{PAPER}: {_short(task)}", series, "", row.value, f"best@K, {row.metric}", row.x)
-    mine = of(tables, MAIN)
+    mine = trajectories_of(tables, MAIN)
     mine = named(best_at_k_table(mine, draws=500)).query("split == 'all'") if len(mine) else ()
     for series in MAIN if len(mine) else ():
         for row in mine[mine["who"] == series].itertuples():

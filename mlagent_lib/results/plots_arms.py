@@ -26,7 +26,7 @@ from mlagent_lib.results.style import (
     styled,
 )
 
-COLUMNS = ("panel", "series", "label", "x", "value", "low", "high", "n", "seeds", "unit")
+PANEL_COLUMNS = ("panel", "series", "label", "x", "value", "low", "high", "n", "seeds", "unit")
 NOTE = "95 % bootstrap interval over trajectories and seeds"
 SEEDS = "bands and bars: lowest and highest seed"
 
@@ -53,7 +53,7 @@ def _panels(figure: Figure, df: pd.DataFrame, **options) -> list[tuple]:
 
 def _dots(name: str, df: pd.DataFrame, *, width: float = 9.4, ends_note: str = NOTE) -> Figure:
     """Draw a panel for each of the table's: labels down, values across, one marker for each series."""
-    need(df, name, COLUMNS)
+    need(df, name, PANEL_COLUMNS)
     tallest = df.groupby("panel")["label"].nunique().max()
     several = df["series"].nunique() > 1
     with styled():
@@ -90,7 +90,7 @@ def _lines(name: str, df: pd.DataFrame, *, x: str, width: float = 9.4, ends_note
 
     Of two words for x, the first is the paper's.
     """
-    need(df, name, COLUMNS)
+    need(df, name, PANEL_COLUMNS)
     paper, _, ours = x.partition(" / ")
     with styled():
         figure = new_figure(width, 3.6)
@@ -100,18 +100,18 @@ def _lines(name: str, df: pd.DataFrame, *, x: str, width: float = 9.4, ends_note
                 axis.plot(own["x"], own["value"], ms=5, **at.stroke)
                 if own["low"].notna().any():
                     axis.fill_between(own["x"], own["low"], own["high"], color=at.colour, alpha=0.15, lw=0)
-            axis.set_xlabel(paper if "paper" in part["panel"].iloc[0] else ours or paper)
-            axis.set_ylabel(part["unit"].iloc[0])
+            first = part.iloc[0]
+            axis.set(xlabel=paper if "paper" in first["panel"] else ours or paper, ylabel=first["unit"])
             axis.legend(loc="best")
         footer(figure, df, *_facts(df, ends_note))
     return figure
 
 
-@drawn(*COLUMNS)
+@drawn(*PANEL_COLUMNS)
 def gain_radar(df: pd.DataFrame) -> Figure:
     """Draw the gain of each task on a radar, each axis from the starter (centre ring) to the best of them.
 
-    Columns: `COLUMNS`; value is the gain over the best method's on that task, at least -1.
+    Columns: `PANEL_COLUMNS`; value is the gain over the best method's on that task, at least -1.
     """
     figure = new_figure(11.0, 5.6)
     for axis, part in _panels(figure, df, subplot_kw={"projection": "polar"}):
@@ -181,15 +181,13 @@ def saturation(df: pd.DataFrame) -> Figure:
     near = df[df["share"].abs() <= 1.0]
     for axis, column, key, low in ((v1, "v1", "sft", 0.0), (v2, "v2", "rl", -1.0)):
         axis.plot(near["share"], near[column], ls="", ms=4, alpha=0.35, mec="none", **look(key).mark)
-        axis.set_title(f"reward of {column}")
-        axis.set_xlabel("share of the gap that the edit closed")
+        axis.set(title=f"reward of {column}", xlabel="share of the gap that the edit closed")
         axis.set_ylim(low - 0.05, 1.05)
     v1.set_ylabel("reward")
     bins = np.linspace(0, 1, 21)
     counts.hist(df["v1"], bins=bins, color=look("sft").colour, ec=INK, lw=0.5, hatch="///")
-    counts.set_title(f"{saturated:.0f} % of edits at an end of v1")
-    counts.set_xlabel("reward of v1")
-    counts.set_ylabel("edits")
+    title = f"{saturated:.0f} % of edits at an end of v1"
+    counts.set(title=title, xlabel="reward of v1", ylabel="edits")
     far = f"{len(df) - len(near)} beyond ±1 not drawn on the left"
     same = f"v1 pays the same for {lost:.0f} % of pairs whose gains differ by 1 %"
     footer(figure, df, f"n = {len(df)} edits", far, same)

@@ -90,10 +90,8 @@ def learning_curve(df: pd.DataFrame) -> Figure:
                 axis.plot(run["step"], run[column], color=colour, lw=0.7, alpha=0.55)
             mean = part.groupby("step")[column].mean()
             axis.plot(mean.index, mean, color=colour, marker=marker, ms=4.5, ls=line, lw=2.2, label=name)
-        axis.set_title(title)
+        axis.set(title=title, xlabel="update step", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("update step")
-        axis.set_ylabel(label)
     axes[1].set_ylim(-0.02, 1.02)
     axes[2].set_ylim(bottom=0)
     axes[0].legend(loc="best")
@@ -204,8 +202,7 @@ def outcome_shares(df: pd.DataFrame) -> Figure:
     axis = figure.subplots()
     widths = 100 * table.loc[policies, [name for name in OUTCOMES if name in table]]
     _stack(axis, widths, [f"{look(p).label}\n(n = {int(counts.loc[p, 'n'])})" for p in policies])
-    axis.set_xlim(0, 100)
-    axis.set_xlabel("percent of the scored steps")
+    axis.set(xlim=(0, 100), xlabel="percent of the scored steps")
     figure.legend(loc="outside upper center", ncols=3)
     footer(figure, df, "n: scored steps", f"{int(counts['unscored'].sum())} unscored steps left out")
     return figure
@@ -225,8 +222,7 @@ def best_at_k(df: pd.DataFrame) -> Figure:
             axis.fill_between(run["k"], run["low"], run["high"], color=at.colour, alpha=0.13, lw=0)
             line = at.stroke | {"marker": at.marker.strip("|"), "mec": INK, "mew": 0.5}
             axis.plot(run["k"], run["value"], **line)
-        axis.set_xticks(sorted(part["k"].unique()))
-        axis.set_xlabel("k trajectories, the best one counts")
+        axis.set(xticks=sorted(part["k"].unique()), xlabel="k trajectories, the best one counts")
         axis.axhline(0, color=MUTED, lw=1, zorder=0)
         handles |= {name: handle for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.axes[0].set_ylabel(GAP)
@@ -249,8 +245,7 @@ def minutes(df: pd.DataFrame) -> Figure:
     for y, total in enumerate(totals):
         text = f"{total:.1f} min" if total >= 1 else f"{60 * total:.0f} s"
         note(axis, text, (total, y), offset=5, fontsize=8.5)
-    axis.set_xlim(0, max(float(totals.max()), 1e-9) * 1.13)
-    axis.set_xlabel("minutes of wall time")
+    axis.set(xlim=(0, max(float(totals.max()), 1e-9) * 1.13), xlabel="minutes of wall time")
     axis.set_title(f"Where the {totals.sum():.1f} minutes went")
     if len(parts) > 1:
         figure.legend(loc="outside upper right", ncols=min(5, len(parts)))
@@ -275,19 +270,15 @@ def idea_map(df: pd.DataFrame) -> Figure:
         chosen = part[part["selected"].astype(float) == 1]
         places.scatter(chosen["x"], chosen["y"], s=120, ec=INK, lw=1.8, zorder=3, **mark)
     places.scatter([], [], s=120, c="white", ec=INK, lw=1.8, label="chosen")
-    places.set_title("Candidate ideas")
-    places.set_xticks([])
-    places.set_yticks([])
+    places.set(title="Candidate ideas", xticks=[], yticks=[])
     places.spines[["left", "bottom"]].set_visible(False)
     places.legend(
         loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, handletextpad=0.3, columnspacing=1.2
     )
     _strip(between, spread, "mean_distance")
-    between.set_title("Between chosen ideas")
-    between.set_ylabel("mean distance over pairs (more is better)")
+    between.set(title="Between chosen ideas", ylabel="mean distance over pairs (more is better)")
     _strip(nearest, spread, "coverage")
-    nearest.set_title("To the nearest chosen")
-    nearest.set_ylabel("mean distance over candidates (less is better)")
+    nearest.set(title="To the nearest chosen", ylabel="mean distance over candidates (less is better)")
     count = int((spread["selection"] == "random").sum())
     footer(figure, df, f"{len(ideas)} candidates", f"{count} random choices of the same size")
     return figure
@@ -333,9 +324,8 @@ def reward_shape(df: pd.DataFrame) -> Figure:
         for case, line in levels.items():
             for value in part[part["case"] == case]["reward"].head(1):
                 axis.axhline(value, **line)
-        axis.set_title(titles.get(form, form))
+        axis.set(title=titles.get(form, form), ylabel="reward of the step")
         axis.set_xlabel("Δ: change of the score, share of the gap")
-        axis.set_ylabel("reward of the step")
         axis.margins(y=0.08)
     axes[0].legend(loc="best")
     footer(figure, df[["form"]], "formula, not a measurement; invalid and error get the same")

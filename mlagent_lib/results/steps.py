@@ -16,14 +16,14 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.results.evaluation import or_nan
 
 OUTCOMES = ("edited", "neutral", "corner", "error", "invalid")
-STEP_COLUMNS = (
+STEP_TABLE = (
     "policy", "task", "split", "seed", "trajectory", "step", "action", "outcome", "valid", "reward",
     "score_before", "score_after", "seconds", "cache_hit", "unscored",
 )  # fmt: skip
 
 
 def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
-    """Return one line per step, `STEP_COLUMNS`: ``valid`` is NaN for a step that we failed to score."""
+    """Return one line per step, `STEP_TABLE`: ``valid`` is NaN for a step that we failed to score."""
     table = []
     for row in rows:
         own = (row["source"], row["task"], row.get("split", ""), row.get("seed", 0), row["id"])
@@ -35,7 +35,7 @@ def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
             numbers = (or_nan(step.get(name)) for name in ("score_before", "score_after", "seconds"))
             said = (step["step"], step.get("action") or "", outcome, valid, reward)
             table.append((*own, *said, *numbers, bool(step.get("cache_hit")), lost))
-    return pd.DataFrame(table, columns=list(STEP_COLUMNS))
+    return pd.DataFrame(table, columns=list(STEP_TABLE))
 
 
 def diversity_table(rows: Iterable[Mapping]) -> pd.DataFrame:

@@ -20,15 +20,15 @@ STEP_COLUMNS = (
     "step", "action", "outcome", "reason", "before", "after", "reward", "script", "script_after", "diff",
     "reply", "feedback", "metric", "seconds", "cached", "tier",
 )  # fmt: skip
-OUTCOMES = tuple(outcome.value for outcome in Outcome)
+ALL_OUTCOMES = tuple(outcome.value for outcome in Outcome)
 _FINAL = ("feedback_last", "feedback_best", "report_start", "report_last", "report_best", "stop")
 
 
-class Table:
+class Interned:
     """A list without repetitions, whose members are named by their place.
 
     Example:
-        >>> table = Table()
+        >>> table = Interned()
         >>> [table.add(text) for text in ("a", "b", "a")], table.items
         ([0, 1, 0], ['a', 'b'])
     """
@@ -62,8 +62,8 @@ class _Shared:
     """The tables that all trajectories share."""
 
     def __init__(self) -> None:
-        self.texts, self.lines, self.scripts = Table(), Table(), Table()
-        self.replies, self.diffs = Table(), Table()
+        self.texts, self.lines, self.scripts = Interned(), Interned(), Interned()
+        self.replies, self.diffs = Interned(), Interned()
         self._known: dict[tuple[int, int], int] = {}
 
     def text(self, text: str) -> int:
@@ -93,7 +93,7 @@ class _Shared:
 def _step(step: Mapping, shared: _Shared) -> list:
     before, after = shared.script(step.get("script_before")), shared.script(step.get("script_after"))
     return [  # in the order of `STEP_COLUMNS`
-        step["step"], shared.text(step["action"] or ""), OUTCOMES.index(step["outcome"]),
+        step["step"], shared.text(step["action"] or ""), ALL_OUTCOMES.index(step["outcome"]),
         shared.text(step.get("reason") or ""), step["score_before"], step["score_after"], step["reward"],
         before, after, shared.diff(before, after), shared.reply(step["reply"]),
         shared.text(step["observation"]), step.get("visible_metric"), step["seconds"],
@@ -132,14 +132,14 @@ def payload(
             key = name if keys[name] == 1 else f"{name}~{keys[name]}"
             trajectories.append(_trajectory(row, place, key, shared))
     labels = {visible(name): visible(look(name)[0]) for name in ordered(t["policy"] for t in trajectories)}
-    known = {"schema": SCHEMA, "columns": STEP_COLUMNS, "fields": FIELDS, "outcomes": OUTCOMES}
-    known |= {"marks": [MARKS[name] for name in OUTCOMES], "policies": labels, "files": names}
+    known = {"schema": SCHEMA, "columns": STEP_COLUMNS, "fields": FIELDS, "outcomes": ALL_OUTCOMES}
+    known |= {"marks": [MARKS[name] for name in ALL_OUTCOMES], "policies": labels, "files": names}
     known["scales"] = {visible(name): vars(scale) for name, scale in scales.items()}
     tables = ("texts", "lines", "scripts", "diffs", "replies")
     return known | {name: getattr(shared, name).items for name in tables} | {"trajectories": trajectories}
 
 
-def count(data: Mapping) -> list[dict]:
+def counts_by_policy(data: Mapping) -> list[dict]:
     """Return one line of counts for each policy: trajectories, steps, steps of each outcome, mean reward.
 
     The mean is over the steps with a reward; None where there are none.
@@ -150,7 +150,7 @@ def count(data: Mapping) -> list[dict]:
         own = [t for t in data["trajectories"] if t["policy"] == policy]
         steps = [step for t in own for step in t["steps"]]
         rewards = [step[reward] for step in steps if step[reward] is not None]
-        counts = {name: sum(step[outcome] == i for step in steps) for i, name in enumerate(OUTCOMES)}
+        counts = {name: sum(step[outcome] == i for step in steps) for i, name in enumerate(ALL_OUTCOMES)}
         line = {"policy": label, "trajectories": len(own), "steps": len(steps), **counts}
         lines.append(line | {"mean reward": sum(rewards) / len(rewards) if rewards else None})
     return lines

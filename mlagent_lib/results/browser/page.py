@@ -20,7 +20,7 @@ import pandas as pd
 
 from mlagent_lib.core.files import write_text
 from mlagent_lib.results import show
-from mlagent_lib.results.browser.data import count, payload
+from mlagent_lib.results.browser.data import counts_by_policy, payload
 from mlagent_lib.results.browser.rows import TrajectoryFile, read_files, scales_of
 from mlagent_lib.results.show import Shown, element, escape
 
@@ -196,6 +196,6 @@ def widget(
     lines = [f"Trajectories of {run.name}: {_facts(*run.size)}"]
     lines += [f"left out: {problem}" for problem in run.problems]
     lines += [_empty(run)] if _empty(run) else []
-    if counts := count(run.data):
+    if counts := counts_by_policy(run.data):
         lines.append(pd.DataFrame(counts).to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     return Shown(show.page(frame), "\n".join(lines))

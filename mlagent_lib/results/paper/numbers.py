@@ -23,8 +23,8 @@ COLUMNS = (
     "topic", "version", "place", "quantity", "item", "method", "scaffold", "task", "split", "metric",
     "better", "x", "x_unit", "value", "unit", "spread", "decimals", "error", "source_kind", "note",
 )  # fmt: skip
-FIGURES = ("x", "value", "spread", "error")
-TEXTS = tuple(name for name in COLUMNS if name not in (*FIGURES, "decimals"))
+NUMERIC = ("x", "value", "spread", "error")
+TEXTS = tuple(name for name in COLUMNS if name not in (*NUMERIC, "decimals"))
 
 
 def paper_table(quantity: str | list[str] | None = None, **filters: str | list[str]) -> pd.DataFrame:
@@ -301,7 +301,7 @@ def read_csv(name: str) -> pd.DataFrame:
 def _all_numbers() -> pd.DataFrame:
     table = pd.concat([read_csv(name) for name in FILES], ignore_index=True)
     table["decimals"] = table["value"].str.partition(".")[2].str.len()
-    for column in FIGURES:
+    for column in NUMERIC:
         filled = table[column].where(table[column] != "")
         try:
             table[column] = pd.to_numeric(filled)
