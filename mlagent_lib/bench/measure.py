@@ -44,6 +44,7 @@ EXECUTE = (
 )
 _EDITS_PER_TASK = 1  # edited scripts of each task besides its starter
 _LONGEST = 3.0  # seconds: slower scripts would hide the overhead that is measured here
+BENCH = "bench.json"  # beside the figures; made by `mlagent bench --out figures/bench.json`
 _BARE = Path(__file__).with_name("bare.py")
 QUESTIONS = Path(__file__).with_name("questions.yaml")
 
@@ -477,3 +478,25 @@ def read_bench(path: Path) -> dict:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise RunError(f"{path} is no record of the bench", cure=f"run `mlagent bench --out {path}`")
     return record
+
+
+def speed_lines(figures: Path | str) -> str:
+    """Return the table of the bench as Markdown, from the committed record alone."""
+    record = read_bench(Path(figures) / BENCH)
+    versions = record["versions"]
+    lines = ["| | question | median [quartiles] | goal | n | behind it |", "|---|---|---|---|---|---|"]
+    for row in record["findings"]:
+        unit = " ms" if row["unit"] == "ms" else ""
+        values = [f"{row[name]:.3g}" for name in ("value", "low", "high")]
+        goal = row["goal"].replace(">=", "≥").replace("<=", "≤")
+        goal += ": reached" if row["reached"] else ": missed"
+        lines.append(
+            f"| {row['key']} | {row['question']} | {values[0]}{unit} [{values[1]}, {values[2]}] | {goal} | "
+            f"{row['count']} | {row['note']} |"
+        )
+    where = (
+        f"Measured in one run on {record['device']}, isolation {record['tier']}, with {record['scripts']} "
+        f"scripts (the starter of each task and an edit of it), Python {versions['python']}, "
+        f"scikit-learn {versions['scikit-learn']}, torch {versions['torch']}."
+    )
+    return "\n\n".join(["\n".join(lines), *missed(record), where])

@@ -13,12 +13,14 @@ def call(arguments: argparse.Namespace) -> int:
 
     folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
     if arguments.runs or arguments.readme:
+        from mlagent_lib.bench.measure import speed_lines
         from mlagent_lib.run.publish import publish, refresh_documents
 
         if arguments.runs:
             publish(arguments.runs, folder)
             print(f"{folder}: made from {len(arguments.runs)} runs")
-        for place in refresh_documents(folder.parent, folder):
+        speed = {"speed": lambda: speed_lines(folder)}
+        for place in refresh_documents(folder.parent, folder, speed):
             print(f"{folder.parent / place}: tables brought up to date")
         return 0
     changed = redraw_all(folder, check=arguments.check)

@@ -8,12 +8,11 @@ that says which runs they come from. ``mlagent figures`` alone redraws the pictu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.bench.measure import missed, read_bench
 from mlagent_lib.core.artifacts import read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, sha256_file, write_bytes, write_json, write_text
@@ -31,7 +30,6 @@ from mlagent_lib.run.stages import edit_tables, score_tables
 from mlagent_lib.tasks.paper.recipes import paper_task_lines
 from mlagent_lib.tasks.registry import find_task, list_tasks
 
-BENCH = "bench.json"  # beside the figures; made by `mlagent bench --out figures/bench.json`
 METRICS = "03_grpo/metrics.jsonl"
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
 
@@ -272,28 +270,6 @@ def _luck_line(figures: Path) -> str:
     )
 
 
-def speed_lines(figures: Path | str) -> str:
-    """Return the table of the bench as Markdown, from the committed record alone."""
-    record = read_bench(Path(figures) / BENCH)
-    versions = record["versions"]
-    lines = ["| | question | median [quartiles] | goal | n | behind it |", "|---|---|---|---|---|---|"]
-    for row in record["findings"]:
-        unit = " ms" if row["unit"] == "ms" else ""
-        values = [f"{row[name]:.3g}" for name in ("value", "low", "high")]
-        goal = row["goal"].replace(">=", "≥").replace("<=", "≤")
-        goal += ": reached" if row["reached"] else ": missed"
-        lines.append(
-            f"| {row['key']} | {row['question']} | {values[0]}{unit} [{values[1]}, {values[2]}] | {goal} | "
-            f"{row['count']} | {row['note']} |"
-        )
-    where = (
-        f"Measured in one run on {record['device']}, isolation {record['tier']}, with {record['scripts']} "
-        f"scripts (the starter of each task and an edit of it), Python {versions['python']}, "
-        f"scikit-learn {versions['scikit-learn']}, torch {versions['torch']}."
-    )
-    return "\n\n".join(["\n".join(lines), *missed(record), where])
-
-
 def soak_lines(folder: Path | str) -> str:
     """Return what is said of the two soaks, from their committed records alone."""
     folder = Path(folder)
@@ -370,21 +346,23 @@ def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable
         "paper-tasks": lambda: "\n".join(paper_task_lines()),
         "results": lambda: result_lines(figures),
         "claims": lambda: claim_lines(figures / "ablations"),
-        "speed": lambda: speed_lines(figures),
         "soak": lambda: soak_lines(Path(root) / "tests" / "soak"),
     }
 
 
-def refresh_documents(root: Path | str, figures: Path | str) -> list[str]:
+def refresh_documents(
+    root: Path | str, figures: Path | str, more: Mapping[str, Callable[[], str]]
+) -> list[str]:
     """Write the generated tables between their markers, and return the names of the texts that changed.
 
     Args:
         root: The checkout; a text that is not there is left out.
+        more: What makes further tables, by the name of their markers.
 
     Raises:
         RunError: A marker is missing.
     """
-    bodies, changed = document_tables(root, figures), []
+    bodies, changed = {**document_tables(root, figures), **more}, []
     for place, names in DOCUMENTS.items():
         path = Path(root) / place
         if not path.is_file():
