@@ -13,12 +13,12 @@ import pytest
 
 from mlagent_lib.core.errors import IsolationError
 from mlagent_lib.environment.isolation import (
-    box,
     jail,
     landlock,
     limits_os,
     paths,
     probe,
+    run_folder,
     run_status,
     seccomp,
 )
@@ -34,14 +34,14 @@ isolated = pytest.mark.skipif(probe._chosen() is None, reason="no isolation tier
 
 @pytest.fixture
 def work(tmp_path):
-    return box.make(str(tmp_path / "work"), None)
+    return run_folder.make(str(tmp_path / "work"), None)
 
 
 def test_a_workspace_holds_its_files_and_the_link_to_the_data(work, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.csv").write_text("a\n1\n")
-    box.fill(work, {"train.py": b"x = 1", "deep/er/utils.py": b"y = 2"}, str(tmp_path / "data"), None)
-    assert box.collect(work, "deep/er/utils.py", 100) == b"y = 2"
+    run_folder.fill(work, {"train.py": b"x = 1", "deep/er/utils.py": b"y = 2"}, str(tmp_path / "data"), None)
+    assert run_folder.collect(work, "deep/er/utils.py", 100) == b"y = 2"
     assert os.path.islink(os.path.join(work.path, "data"))
     assert Path(work.path, "data", "train.csv").read_text() == "a\n1\n"
 
@@ -49,12 +49,12 @@ def test_a_workspace_holds_its_files_and_the_link_to_the_data(work, tmp_path):
 @pytest.mark.parametrize("name", ["/etc/passwd", "../up", "a/../../up", "", ".", "nul\0"])
 def test_names_that_leave_the_workspace_are_refused(name):
     with pytest.raises(ValueError, match="relative path"):
-        box.check_names([name], ())
+        run_folder.check_names([name], ())
 
 
 def test_no_file_may_lie_below_the_link_to_the_data():
     with pytest.raises(ValueError, match="link to the task's data"):
-        box.check_names(["data/train.csv"], ("data",))
+        run_folder.check_names(["data/train.csv"], ("data",))
 
 
 def _plant(kind, folder, outside):
@@ -83,8 +83,8 @@ def test_only_a_plain_file_can_be_handed_in(kind, work, tmp_path):
     outside = tmp_path / "submission.csv"
     outside.write_text("labels")
     _plant(kind, work.path, str(outside))
-    with pytest.raises(box.Refused, match=kind):
-        box.collect(work, "submission.csv", 1 << 20)
+    with pytest.raises(run_folder.Refused, match=kind):
+        run_folder.collect(work, "submission.csv", 1 << 20)
 
 
 @linux
@@ -92,8 +92,8 @@ def test_a_folder_on_the_way_may_not_be_a_link(work, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.csv").write_text("x")
     os.symlink(tmp_path / "out", os.path.join(work.path, "out"))
-    with pytest.raises(box.Refused, match="symlink"):
-        box.collect(work, "out/a.csv", 100)
+    with pytest.raises(run_folder.Refused, match="symlink"):
+        run_folder.collect(work, "out/a.csv", 100)
 
 
 @linux
@@ -114,7 +114,7 @@ def test_anything_can_be_removed_and_links_are_not_followed(work, tmp_path):
         where = inner
     os.close(where)
     assert limits_os.disk_use(work.path, max_files=100)[1] > 100  # too deep counts as too many
-    box.remove(work.path)
+    run_folder.remove(work.path)
     assert not os.path.exists(work.path)
     assert keep.read_text() == "still here"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["keep.txt"]
@@ -383,5 +383,5 @@ def test_removing_needs_no_rights_on_the_file_itself(tmp_path):
     (tmp_path / "work" / "x").write_text("")
     os.chmod(tmp_path / "work" / "x", 0)
     os.chmod(tmp_path / "work", stat.S_IRUSR)
-    box.remove(str(tmp_path / "work"))
+    run_folder.remove(str(tmp_path / "work"))
     assert not (tmp_path / "work").exists()

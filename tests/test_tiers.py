@@ -497,7 +497,7 @@ def test_a_workspace_that_cannot_be_made_is_a_lost_server_that_leaves_nothing(ti
         raise OSError(errno.EINVAL, "Invalid argument", path)
 
     server = client.WarmServer(str(tmp_path / "base" / "server"), TIERS[tier], modules=())
-    monkeypatch.setattr(client.box, "make", refuse)
+    monkeypatch.setattr(client.run_folder, "make", refuse)
     with pytest.raises(client.ServerLost, match="Invalid argument"):
         server.run(RunRequest({"a.py": b""}, None, "a.py", SMALL, ()))
     assert server.process is None and not (tmp_path / "base" / "server").exists()

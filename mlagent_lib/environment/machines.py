@@ -26,7 +26,7 @@ import joblib
 
 from mlagent_lib.core.errors import IsolationError, MlagentError, Unscored
 from mlagent_lib.core.files import sha256_file
-from mlagent_lib.environment.isolation import box
+from mlagent_lib.environment.isolation import run_folder
 from mlagent_lib.environment.isolation.client import WARM_MODULES
 from mlagent_lib.environment.isolation.probe import choose
 from mlagent_lib.environment.runner import Runner, RunRequest, RunResult
@@ -267,7 +267,7 @@ def _remove_orphans() -> None:
         try:
             os.kill(int(path.name.rpartition("-")[2]), 0)
         except ProcessLookupError:
-            box.remove(str(path))
+            run_folder.remove(str(path))
 
 
 def _dask_options(options: dict) -> dict:

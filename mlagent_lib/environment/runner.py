@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from mlagent_lib.core.errors import Unscored
-from mlagent_lib.environment.isolation import box
+from mlagent_lib.environment.isolation import run_folder
 from mlagent_lib.environment.isolation.client import WARM_MODULES, ServerLost, WarmServer
 from mlagent_lib.environment.isolation.plain_process import ColdServer
 from mlagent_lib.environment.isolation.probe import TierReport, choose, probe
@@ -176,4 +176,4 @@ def _close(servers: list, base: str, owner_pid: int) -> None:
         return  # a fork of the owner: the servers are not ours
     for server in servers:
         server.close()
-    box.remove(base)
+    run_folder.remove(base)

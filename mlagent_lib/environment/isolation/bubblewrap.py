@@ -3,7 +3,7 @@
 Landlock locks in each run. Bubblewrap locks in a process that it starts, and runs are forked from a warm
 server, so here the *server* sees an empty root, into which `arguments` mounts, read-only, what every run may
 read, and its workspace. Root, ``/proc`` and ``/dev`` are private and read-only, so that nothing passes from
-run to run but what `box.empty` removes: ``/tmp`` cannot be written, and there is no shared memory. The
+run to run but what `run_folder.empty` removes: ``/tmp`` cannot be written, and there is no shared memory. The
 server is process 1 in there and not dumpable: a run cannot reach its pipe to the parent through
 ``/proc/1/fd``, as it could with bubblewrap's own process 1.
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import box, bubblewrap, jail, limits_os, paths
+from . import bubblewrap, jail, limits_os, paths, run_folder
 from .request import RunRequest, RunResult
 from .run_status import result_of
 from .tiers import Tier
@@ -67,7 +67,7 @@ class WarmServer:
         self.process: subprocess.Popen | None = None
         self._requests = self._replies = -1
         self._log, self._rest = None, b""
-        self._box: box.Box | None = None
+        self._box: run_folder.Box | None = None
         self._owner: int | None = None
         self._mounts = bubblewrap.Mounts()
 
@@ -83,7 +83,7 @@ class WarmServer:
             if tier.bubblewrap and self._mounts.add(data_dir):
                 self.close()  # a mount cannot be added to a running server
             self._start()
-            box.fill(self._box, request.files, data_dir, self._owner, request.links)
+            run_folder.fill(self._box, request.files, data_dir, self._owner, request.links)
             hidden_tasks = limits_os.user_tasks(os.getuid()) if tier.bubblewrap else 0
             job = jail.Job(
                 self._box.path, request.script, request.limits.to_json(), [data_dir] if data_dir else [],
@@ -94,7 +94,7 @@ class WarmServer:
             self._check(report)
             output = base64.b64decode(report["output"])
             result = result_of(report, output, self._box, request, tier.name)
-            box.empty(self._box.path)
+            run_folder.empty(self._box.path)
             return result
         except BaseException as error:
             # whatever happened (also Ctrl-C), the state of the run is unknown: nothing of it may live on
@@ -127,13 +127,13 @@ class WarmServer:
         folder = os.path.realpath(self.folder)
         workspace = os.path.join(folder, "work")
         if self.tier.bubblewrap:
-            self._box = box.make(workspace, None)
+            self._box = run_folder.make(workspace, None)
             self.process = self._inside_bubblewrap(workspace)
         else:
             program = str(Path(__file__).with_name("warm_server.py"))
             self.process = self._popen([program, self.folder])  # the folder only tells who it is
             self._owner = throwaway_uid(self.process.pid) if self.tier.own_user else None
-            self._box = box.make(workspace, self._owner)
+            self._box = run_folder.make(workspace, self._owner)
         trees, listings = paths.readable()
         folder = None if self.tier.bubblewrap else folder  # the launcher removes it, from outside
         config = {"modules": self.modules, "import_from": paths.import_path(), "trees": trees}
@@ -209,4 +209,4 @@ class WarmServer:
         if self._log is not None:
             self._log.close()
             self._log = None
-        box.remove(self.folder)
+        run_folder.remove(self.folder)

@@ -13,7 +13,7 @@ import sys
 
 def main() -> None:
     """Launch one server, and stay until it has ended."""
-    import box  # run as a script, so this folder is the first place where modules are looked for
+    import run_folder  # run as a script, so this folder is the first place where modules are looked for
 
     folder, arguments, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     pid = os.fork()
@@ -27,7 +27,7 @@ def main() -> None:
     with open(os.devnull) as null:
         os.dup2(null.fileno(), 0)  # the end of the requests must reach nobody but the server
     os.waitpid(pid, 0)
-    box.remove_of_server(folder)
+    run_folder.remove_of_server(folder)
 
 
 if __name__ == "__main__":

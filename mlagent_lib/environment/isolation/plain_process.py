@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from ...core.limits import Limits
-from . import box, jail
+from . import jail, run_folder
 from .request import RunRequest, RunResult
 from .run_status import result_of
 
@@ -34,18 +34,18 @@ class ColdServer:
         if request.reseed:
             raise ValueError("tier T0 cannot run a script with other seeds; use a warm tier")
         os.makedirs(self.folder, exist_ok=True)
-        workspace = box.make(os.path.join(os.path.realpath(self.folder), "work"), None)
+        workspace = run_folder.make(os.path.join(os.path.realpath(self.folder), "work"), None)
         try:
             data_dir = request.data_dir and str(request.data_dir)
-            box.fill(workspace, request.files, data_dir, None, request.links)
+            run_folder.fill(workspace, request.files, data_dir, None, request.links)
             report, output = _execute(workspace.path, request.script, request.limits)
             return result_of(report, output, workspace, request, "T0")
         finally:
-            box.remove(workspace.path)
+            run_folder.remove(workspace.path)
 
     def close(self, *, kill: bool = False) -> None:
         """Remove the folder of the workspaces."""
-        box.remove(self.folder)
+        run_folder.remove(self.folder)
 
 
 def _execute(folder: str, script: str, limits: Limits) -> tuple[dict, bytes]:

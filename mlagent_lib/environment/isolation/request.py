@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.limits import Limits
-from . import box
+from . import run_folder
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class RunRequest:
         if self.links and self.data_dir is None:
             raise ValueError("links need a data folder that they lead to")
         linked = self.links or (() if self.data_dir is None else ("data",))
-        box.check_names([*self.files], linked)
-        box.check_names([*self.collect, *self.links], ())
+        run_folder.check_names([*self.files], linked)
+        run_folder.check_names([*self.collect, *self.links], ())
 
     def located(self) -> RunRequest:
         """Return the request with the full path of its data folder.
@@ -69,7 +69,7 @@ class RunResult:
         output: The last of stdout and stderr together, as plain text. Untrusted: never parse a score from it.
         error_type: Class name of the exception that ended it, or the name of a signal.
         error_line: Line of the script where that exception passed.
-        collect_errors: Name to reason (see `isolation.box.collect`) of those that could not be had.
+        collect_errors: Name to reason (see `isolation.run_folder.collect`) of those that could not be had.
         peak_memory_bytes: Most memory seen, the shared libraries included.
     """
 

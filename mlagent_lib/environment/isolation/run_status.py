@@ -7,7 +7,7 @@ import re
 import signal
 
 from ...core.tracebacks import HEAD, cause_of
-from . import box, paths
+from . import paths, run_folder
 from .request import RunRequest, RunResult
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -21,7 +21,9 @@ _LIMITS = (
 )
 
 
-def result_of(report: dict, output: bytes, workspace: box.Box, request: RunRequest, tier: str) -> RunResult:
+def result_of(
+    report: dict, output: bytes, workspace: run_folder.Box, request: RunRequest, tier: str
+) -> RunResult:
     """Return the result of a run that has ended.
 
     Args:
@@ -32,8 +34,8 @@ def result_of(report: dict, output: bytes, workspace: box.Box, request: RunReque
     collected, refused = {}, {}
     for name in request.collect:
         try:
-            collected[name] = box.collect(workspace, name, request.limits.file_bytes)
-        except box.Refused as error:
+            collected[name] = run_folder.collect(workspace, name, request.limits.file_bytes)
+        except run_folder.Refused as error:
             refused[name] = str(error)
     short = {workspace.path: "/workspace", **machine_paths()}
     if request.data_dir is not None:

@@ -182,8 +182,9 @@ def main() -> None:
     os.dup2(2, 1)
     os.close(null)
     _load_package()
-    # `execute` and `_load` find some of them among the loaded modules
-    from _mlagent_isolation import box, jail, kernel, landlock, script_seeds, script_workers, warm_up  # noqa: F401
+    for name in ("jail", "kernel", "landlock", "run_folder", "script_seeds", "script_workers", "warm_up"):
+        importlib.import_module(f"{_PACKAGE}.{name}")
+    jail, kernel, landlock = map(_part, ("jail", "kernel", "landlock"))
 
     lines = _lines(requests)
     config = json.loads(next(lines))
@@ -206,7 +207,7 @@ def main() -> None:
                 break
     finally:
         if config["folder"] is not None:  # a server inside bubblewrap cannot remove it
-            box.remove_of_server(config["folder"])
+            _part("run_folder").remove_of_server(config["folder"])
 
 
 if __name__ == "__main__":
