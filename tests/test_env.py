@@ -109,6 +109,13 @@ def test_before_reset_there_is_nothing_to_step_from(env):
             use()
 
 
+@pytest.mark.parametrize("reply", [3, None, b"Action: List Files"])
+def test_an_action_is_a_text(env, reply):
+    env.reset()
+    with pytest.raises(MlagentError, match=f"an action is a text, not a {type(reply).__name__}"):
+        env.step(reply)
+
+
 def test_our_failure_is_raised_and_the_step_can_be_tried_again(task, tmp_path):
     broken = [Unscored("no memory")]
     tools = make_tools(

@@ -188,7 +188,9 @@ def test_prepare_runs_once_and_leaves_the_benchmarks_marker(tmp_path):
         ("print('OSError: Could not find kaggle.json')\nraise SystemExit(1)\n", "Kaggle does not know you",
          "API token"),
         ("print('404 Client Error')\nraise SystemExit(1)\n", "the address is gone", "new address"),
-        ("import subprocess\nsubprocess.run(['unzip-nowhere'])\n", "line 2.*unzip-nowhere", ""),
+        ("import subprocess\nsubprocess.run(['unzip-nowhere'])\n",
+         "line 2.*unzip-nowhere.*a program that it starts is missing", "install it"),
+        ("import os\nos.kill(os.getpid(), 9)\n", "ended by the signal SIGKILL", "memory"),
         ("raise OSError(28, 'No space left on device')\n", "line 1.*the disk is full", "free some space"),
         ("open('MLAgentBench/benchmarks/feedback/env/train.csv')\n",
          "line 1.*the path is written for another folder", "write ../env"),
@@ -229,6 +231,11 @@ FAILS = "import os, subprocess, sys\nopen('../env/half.csv', 'w').write('x')\n"
         (f"{FAILS}subprocess.run([sys.executable, '-c', '1 / 0'])", "a program that it starts failed"),
         ("try:\n    open('/nowhere/data')\nexcept OSError:\n    pass", "put no data into env/ or scripts/"),
         ("open('../env/data.csv', 'w').close()", "put no data into env/ or scripts/"),
+        (
+            f"{FAILS}print('Access denied with the following error:')",
+            "Google Drive does not hand the file out",
+        ),
+        ("open('../env/data.csv', 'w').write(' <!DOCTYPE html>')", "env/data.csv is a web page"),
     ],
 )
 def test_a_prepare_that_fails_with_exit_status_0_has_failed(tmp_path, monkeypatch, program, words):
@@ -389,7 +396,8 @@ def test_a_number_that_hides_an_error_is_no_score(tmp_path):
     assert judge(grader, b"6.5") == 6.5
     with pytest.raises(SubmissionError, match="evaluator-refused"):
         judge(grader, b"no number")
-    with pytest.raises(Unscored, match="must accept as well"):  # one that scores everything alike is broken
+    # one that scores everything alike is broken
+    with pytest.raises(Unscored, match="no submission; it refuses .* must accept as well.*let it raise"):
         judge(of("def get_score(f): return 0.5\n", tmp_path), b"1", control=b"2")
 
 

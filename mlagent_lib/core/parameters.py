@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from math import isfinite
+from math import isfinite, nan
 from numbers import Real
 from typing import Any
 
@@ -89,6 +89,8 @@ def _whole(name: str, value: Any, like: int) -> int:
 
 
 def _number(name: str, value: Any, like: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        _refuse(name, value, f"give a number such as {like:g}")
-    return float(value)
+    try:
+        found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
+    except OverflowError:  # a whole number that no float holds
+        found = nan
+    return found if isfinite(found) else _refuse(name, value, f"give a number such as {like:g}")

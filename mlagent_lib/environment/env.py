@@ -78,10 +78,14 @@ class Environment(gymnasium.Env):
 
         Raises:
             Unscored: We failed. The state is unchanged, so the step can be tried again.
-            MlagentError: `reset` was not called.
+            MlagentError: `reset` was not called, or the reply is no text.
         """
         if self.state is None:
             raise MlagentError("step() before reset()", cure="call env.reset() first")
+        if not isinstance(text, str):
+            raise MlagentError(
+                f"an action is a text, not a {type(text).__name__}", cure="pass the reply as a str, decoded"
+            )
         result = run_step(self.state, text, self.tools)
         if result.outcome is Outcome.UNSCORED:
             raise Unscored(result.failure, cure="try the step again: the state is unchanged")

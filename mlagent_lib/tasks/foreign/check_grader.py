@@ -50,8 +50,9 @@ def read_grader(script: Path, function: str = FUNCTIONS["folder"]) -> Reading:
     try:
         tree = ast.parse(script.read_bytes(), str(script))
     except (SyntaxError, ValueError) as error:
-        told = f"line {getattr(error, 'lineno', None)}: {getattr(error, 'msg', error)}"
-        return Reading(f"it is no Python file, {told}", "correct the file")
+        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        told = f"it is no Python file{line}: {getattr(error, 'msg', error)}"
+        return Reading(told, "correct the file")
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     imports = (node.names for node in tree.body if isinstance(node, ast.ImportFrom))
     names |= {alias.asname or alias.name for some in imports for alias in some}

@@ -289,6 +289,9 @@ def _judge(
 
 def _ours(grader: ForeignGrader, verdict: Grading, why: str) -> Unscored:
     told, cure = verdict.explain(grader.place, grader.script.parent.parent)
+    if verdict.is_sound:
+        told += ", the score that it gives to a text that is no submission"
+        cure = "let it raise an error for what it cannot read, or give the folder a starter of another score"
     printed = f"; it printed: {verdict.output}" if verdict.output and verdict.stage != "done" else ""
     return Unscored(f"a submission cannot be scored: {told}{printed}; {why}", cure=cure)
 

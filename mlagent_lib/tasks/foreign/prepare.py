@@ -21,6 +21,8 @@ from mlagent_lib.tasks.foreign.old_code import diagnose, tables
 MARKER = "prepared"  # the file that MLAgentBench itself leaves in scripts/
 _MOST_OUTPUT = 1 << 20
 _LAST_WORDS = 400  # characters of output that a message quotes
+_PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+_OVERRIDE = f"if the data are there all the same, make an empty file scripts/{MARKER}"
 
 
 def prepare_folder(
@@ -60,6 +62,12 @@ def prepare_folder(
         raise _failed(program, code, output, seconds)
     made = _data_files(folder) - before
     _check_ended_well(program, output, made=bool(made) or was_prepared)
+    for path in sorted(Path(row[0]) for row in made):
+        if path.suffix not in (".html", ".htm") and _PAGE.match(_head(path)):
+            place = path.relative_to(folder).as_posix()
+            told = f"{folder.name}/scripts/{program.name} ended with 0, but {place} is a web page"
+            cure = "log in where it asks for that, or fetch the file with a browser"
+            raise TaskError(told, cure=f"{cure}; {_OVERRIDE}")
     write_text(marker, "success\n")
     say(f"{folder.name} is prepared")
     return True
@@ -115,6 +123,9 @@ def _failed(program: Path, code: int | None, output: str, seconds: float) -> Tas
     name = f"{program.parent.parent.name}/scripts/{program.name}"
     if code is None:
         return TaskError(f"{name} did not end within {seconds:g} s", cure="give it more time with --seconds")
+    if code < 0:
+        told = f"{name} was ended by the signal {signal.Signals(-code).name}"
+        return TaskError(told, cure="see whether the memory of this machine suffices, then run it again")
     files, home = {program.name: program.read_bytes()}, program.parent.parent
     found = diagnose(files, program.name, "error", output, "scripts", home)
     for rule in tables()["downloads"]:
@@ -137,15 +148,19 @@ def _data_files(folder: Path) -> set[tuple]:
     return {row for row in found if row[1]}
 
 
+def _head(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return handle.read(200)
+
+
 def _check_ended_well(program: Path, output: str, *, made: bool) -> None:
     """Raise `TaskError` where a ``prepare.py`` ended with 0 although what it started had failed."""
     name = f"{program.parent.parent.name}/scripts/{program.name}"
-    override = f"if the data are there all the same, make an empty file scripts/{MARKER}"
     for rule in (*tables()["downloads"], *tables()["children"]):
         if found := re.search(rf"^.*(?:{rule['error']}).*$", output, re.MULTILINE):
             line = " ".join(found.group(0).split())[-_LAST_WORDS:]
             told = f"{name} ended with 0, but printed {line!r}: {rule['cause']}"
-            raise TaskError(told, cure=f"{rule['cure']}; {override}")
+            raise TaskError(told, cure=f"{rule['cure']}; {_OVERRIDE}")
     if not made:
-        cure = f"see whether its download works; a run reads nothing outside of the folder; {override}"
+        cure = f"see whether its download works; a run reads nothing outside of the folder; {_OVERRIDE}"
         raise TaskError(f"{name} ended with 0, but put no data into env/ or scripts/", cure=cure)
