@@ -186,6 +186,7 @@ def nested(text):
         *((f"```{label}{EDITED}```", EDITED) for label in (
             "python ", "python", "\npython\n", "python\n\ufeff",
         )),
+        (f"```python\n{EDITED}```<|im_end|>\n", EDITED),
         (f"```python\n{EDITED}x = '\\d' is 1\n```".replace("\n", "\r\n"), f"{EDITED}x = '\\d' is 1\n"),
     ],
 )  # fmt: skip

@@ -34,6 +34,11 @@ THOUGHTS = [
     ("Sure.\n<think>abc</think>x", "Sure.\nx", 3),
     ("<think>" + "long " * 10_000 + "</think>x", "x", 49_999),
     ("<think>```python\nx\n</think>y", "y", 11),
+    ("◁think▷abc◁/think▷x", "x", 3),
+    ("<|channel|>analysis<|message|>abc<|channel|>final<|message|>x", "x", 3),
+    ('<|start|>assistant<|channel|>analysis<|message|>1"<|start|>assistant<|channel|>final<|message|>x', "x", 2),
+    ("<|channel|>final<|message|>x", "x", 0),
+    ("<|channel|>analysis<|message|>abc", "", 3),
 ]
 ANSWERS = [
     "",

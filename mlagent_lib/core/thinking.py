@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 
-# The tags of Qwen, DeepSeek and most others, and Magistral's; in any case, as models write them too.
-_TAG = r"(?:<|\[(?=/?THINK\])) ?(?P<end>/?) ?(?:think(?:ing)?|thought|reasoning|seed:think) ?[>\]]"
+# The tags of Qwen, DeepSeek and most others, Magistral's and Kimi's; in any case, as models write them too.
+# Where a server leaves them in, the channels of gpt-oss: all before its final one is a thought.
+_TAG = (
+    r"(?:(?:<|◁|\[(?=/?THINK\])) ?(?P<end>/?) ?(?:think(?:ing)?|thought|reasoning|seed:think) ?[>\]▷]"
+    r"|(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary|(?P<final>final))<\|message\|>)"
+)
 _MARK = re.compile(
     rf"(?P<first>^[ \t\ufeff]*)?(?P<tag>{_TAG})(?P<last>[ \t]*$)?|^[ \t]*(?P<fence>`{{3,}}|~{{3,}})[^`~\n]*$"
     r"|(?P<line>\n)|(?<!\\)(?P<quote>[\"`]|(?<!\w)'|'(?!\w))",  # no apostrophes
@@ -38,18 +42,19 @@ def split_thinking(text: str) -> tuple[str, int]:
     answer, length, at, is_thought, in_code, quotes = [], 0, 0, False, False, set()
     for mark in _MARK.finditer(text):
         start, end = mark.span("tag")
+        is_end = bool(mark["end"] or mark["final"])
         if mark["quote"]:
             quotes ^= {mark["quote"]}
         elif mark["line"]:
             quotes.clear()
         elif mark["fence"]:
             in_code ^= not is_thought
-        elif is_thought and mark["end"]:
+        elif is_thought and is_end:
             length, at, is_thought = length + len(text[at:start].strip()), end, False
-        elif not is_thought and not in_code and (_is_alone(mark, at) or (mark["end"] and not quotes)):
+        elif not is_thought and not in_code and (_is_alone(mark, at) or (is_end and not quotes)):
             answer.append(text[at:start])
-            at, is_thought = end, not mark["end"]
-            if mark["end"]:  # nothing opened it: all that came before was thought
+            at, is_thought = end, not is_end
+            if is_end:  # nothing opened it: all that came before was thought
                 length += len("".join(answer).strip())
                 answer.clear()
     if not at:

@@ -16,6 +16,7 @@ from itertools import chain
 
 _FENCE = re.compile(r"([^`~]*?)(`{3,}+|~{3,}+)[ \t]*([^`]*)")
 _LABEL = re.compile(r"(?i)^(?:python|py)\d*[ \t]*")
+_STOP = re.compile(r"(?:<\|\w+\|>|</s>)\s*\Z")  # a token that a server left in
 _DIFF = re.compile(r"(?i)\b(?:diff|patch)\b")  # what was taken out stands there too
 _PYTHON = re.compile(r"(?i)^$|\b(?:i?python|py)[\d.]*\b")
 _CODE = re.compile(r"""(?:[^#"']|"[^"]*"|'[^']*')*""")  # before a fence at the end of a line of code
@@ -49,7 +50,7 @@ def find_script(reply: str, script: str) -> str:
         >>> find_script("Run:\n```bash\npip install x\n```\nThen:\n~~~Python3\nx = 2\n~~~\n", "x = 1\n")
         'x = 2\n'
     """
-    lines = reply.replace("\r\n", "\n").split("\n")
+    lines = _STOP.sub("", reply.replace("\r\n", "\n")).split("\n")
     matches = ((number, _FENCE.fullmatch(line)) for number, line in enumerate(lines))
     fences = [_Fence(number, *match.groups()) for number, match in matches if match][:_MOST]
     reader = _Reader(lines, fences, script)
