@@ -34,11 +34,6 @@ class Attempt:
 def attempt(task: Task, execute: Execute, script: bytes | None = None) -> Attempt:
     """Return what a script, or the starter, scores.
 
-    Args:
-        task: Gives the files and the labels.
-        execute: Runs them.
-        script: Text of another starter; None for the one that is there.
-
     Raises:
         Unscored: The labels cannot be scored.
     """

@@ -26,10 +26,6 @@ def divide(env: Path, read_only: tuple[str, ...]) -> tuple[dict[str, bytes], tup
 
     The folder ``data`` is always linked. A folder without a script that holds many files, or one that is no
     text, is linked as a whole.
-
-    Args:
-        env: The folder ``env/`` of a task.
-        read_only: Globs of files that the agent may not change.
     """
     files: dict[str, bytes] = {}
     links: list[str] = []

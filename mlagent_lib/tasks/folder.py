@@ -57,11 +57,7 @@ def write_tables(
 ) -> None:
     """Write the visible rows, the hidden inputs, and the hidden labels, which only the owner may open.
 
-    Args:
-        folder: Of the task.
-        sample: First the visible, then the feedback, then the report rows.
-        rows: How many of each.
-        draws: Gives ids and order of the hidden rows.
+    The sample holds first the visible, then the feedback, then the report rows, as many of each as ``rows`` says.
     """
     data, labels = folder / "env" / "data", folder / "scripts" / "labels"
     data.mkdir(parents=True, exist_ok=True)

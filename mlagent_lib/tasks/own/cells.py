@@ -106,9 +106,6 @@ def read_numbers(column: pd.Series, like: str = "") -> tuple[pd.Series, str]:
 def dates_in(column: pd.Series) -> tuple[str, str] | None:
     """Return what to say of a column of dates, and the cure; None where most cells are no dates.
 
-    Args:
-        column: Words.
-
     Example:
         >>> dates_in(pd.Series(["31.12.2023", "1.1.2024 10:30"], name="day"))[0]
         "dates, such as '31.12.2023' in row 1"

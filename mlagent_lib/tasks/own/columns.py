@@ -151,11 +151,6 @@ def _refuse_empty(column: pd.Series, role: str, cure: str) -> None:
 def clean_inputs(inputs: pd.DataFrame, spec: OwnSpec, reserved: Iterable[str]) -> pd.DataFrame:
     """Return the inputs as they will be written: true and false as 1 and 0, no empty words.
 
-    Args:
-        inputs: As `find_roles` returns them.
-        spec: Names the text column, which is called ``text`` from here on.
-        reserved: Names that the task's own files use.
-
     Raises:
         TaskError: A column is empty, holds stray words or infinity, or has a name that the task needs.
     """

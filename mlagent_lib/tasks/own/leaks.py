@@ -27,11 +27,6 @@ _ID_CAMEL = re.compile(r"[a-z](Id|ID|No|Nr|Index|Key)$")
 def check_leaks(inputs: pd.DataFrame, target: Target, spec: OwnSpec) -> list[str]:
     """Return notes on columns that look like ids but say nothing.
 
-    Args:
-        inputs: One row for each example, as `columns.clean_inputs` returns them.
-        target: The answers.
-        spec: Names the columns that are kept although they leak.
-
     Raises:
         TaskError: A column that names the rows tells the answer, or one column alone determines it.
     """
@@ -162,11 +157,6 @@ def row_keys(inputs: pd.DataFrame, spec: OwnSpec) -> pd.Series:
 
 def check_contradictions(keys: pd.Series, target: Target, spec: OwnSpec) -> list[str]:
     """Return notes on rows that stand there more than once.
-
-    Args:
-        keys: As `row_keys` returns them.
-        target: The answers.
-        spec: Says whether contradictions are kept.
 
     Raises:
         TaskError: Rows with equal inputs have different classes, and nobody allowed that. Different numbers

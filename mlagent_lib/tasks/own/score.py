@@ -188,14 +188,7 @@ def candidates_of(task: Task) -> tuple[tuple[str, ...], ...]:
 
 
 def beats(task: Task, one: Answered, other: Answered, seed: int) -> bool:
-    """Return whether one script beats another on the report rows beyond luck: a paired bootstrap.
-
-    Args:
-        task: The task.
-        one: What should be better.
-        other: What it is compared with.
-        seed: Root of the draws.
-    """
+    """Return whether one script beats another on the report rows beyond luck: a paired bootstrap."""
     truth = read_labels(task, "report")[1]
     sign, draws = 1 if task.greater_is_better else -1, rng(seed, "headroom", task.name)
     lost = counted = 0

@@ -86,10 +86,6 @@ def listed(names: Iterable[str], most: int = 12) -> str:
 def check_place(name: str, folder: Path) -> None:
     """Refuse a name or a folder that a new task cannot have.
 
-    Args:
-        name: Of the task.
-        folder: Where it is to lie.
-
     Raises:
         TaskError: The name is no name or is taken, or the folder holds something.
     """

@@ -69,10 +69,6 @@ def check_metric(name: str) -> None:
 def judge_target(column: pd.Series, metric: str) -> Target:
     """Return the answers as they are graded by this metric.
 
-    Args:
-        column: The answers as they were read; its name is used in messages.
-        metric: Name of the metric.
-
     Raises:
         TaskError: Answers are missing or all equal, or the metric does not fit them.
 

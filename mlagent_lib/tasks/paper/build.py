@@ -131,12 +131,6 @@ def best_known(
     A score that was given comes first; then the best of ML-Agent's eight trajectories (v1 Table 1), another
     split of the same data; then the best value that the metric can take.
 
-    Args:
-        found: The recipe.
-        baseline: Scores of the starter on both hidden sets.
-        given: A score in the metric's unit, or None.
-        source: Where a given score comes from.
-
     Raises:
         TaskError: The given score does not beat the starter's, or no score can.
 

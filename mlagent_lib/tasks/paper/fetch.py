@@ -99,14 +99,7 @@ def choose_client(wanted: str = "auto") -> Client:
 
 
 def explain(error: BaseException, found: Recipe, login: str, started: bool) -> TaskError:
-    """Return the error to raise for what a client raised; nothing of its text is repeated.
-
-    Args:
-        error: What the client raised.
-        found: The recipe.
-        login: Where the login lies.
-        started: Whether some bytes had arrived.
-    """
+    """Return the error to raise for what a client raised; nothing of its text is repeated."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None) or getattr(error, "status", None)
     names, rules = {kind.__name__ for kind in type(error).__mro__}, f"{found.page}/rules"
@@ -169,11 +162,6 @@ def _is_whole(folder: Path) -> Path | None:
 
 def fetch(found: Recipe, home: Path, client: Client | str = "auto") -> Path:
     """Return the folder with the downloaded files of a task; download what is not there yet.
-
-    Args:
-        found: The recipe.
-        home: Folder for caches.
-        client: A client, or ``auto``, ``kagglehub`` or ``kaggle``.
 
     Raises:
         TaskError: No client, no login, refused, not found, no network, no room: see `explain`.

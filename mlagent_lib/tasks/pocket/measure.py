@@ -110,9 +110,6 @@ class Measurement:
         """Return the best blocks that a coordinate ascent on the feedback score finds.
 
         The report labels take no part in the choice.
-
-        Args:
-            front: Blocks to try on each axis, the best single edits first.
         """
         best = dict(self.blocks)
         for _ in range(ROUNDS):
@@ -126,12 +123,7 @@ class Measurement:
 
 
 def measure(task: Task, execute: Execute = run_trusted) -> dict:
-    """Return the record of one task: baseline, best, and how many single edits help, hurt or fail.
-
-    Args:
-        task: A pocket task.
-        execute: From (task, files) to an object with ``status``, ``output``, ``seconds`` and ``collected``.
-    """
+    """Return the record of one task: baseline, best, and how many single edits help, hurt or fail."""
     work = Measurement(task, execute)
     baseline = work.run(work.blocks).scores
     if baseline is None:
@@ -220,10 +212,6 @@ def confirm(folder: Path, names: list[str], execute: Execute = run_trusted) -> l
 
     After a change of words (a description, a comment) the measured scores stay true, and need no new search.
 
-    Args:
-        folder: A built suite.
-        names: Tasks to confirm.
-
     Returns:
         The tasks whose scores changed: they must be measured again.
     """
@@ -243,12 +231,7 @@ def confirm(folder: Path, names: list[str], execute: Execute = run_trusted) -> l
 
 
 def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> None:
-    """Run starter and best known script of tasks once and write their scores into ``task.yaml``.
-
-    Args:
-        folder: A built suite.
-        names: Tasks whose files differ from those that were measured.
-    """
+    """Run starter and best known script of tasks once and write their scores into ``task.yaml``."""
     for name in names:
         task = load_task(folder / name)
         for entry, made in _known(task, recorded_scores().get(name, {}), execute).items():

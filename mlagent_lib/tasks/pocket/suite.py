@@ -96,10 +96,6 @@ def fingerprint() -> str:
 def build_suite(folder: Path, names: list[str] | None = None) -> list[str]:
     """Write the tasks into a folder and return the names of those whose scores are not recorded for these
     files.
-
-    Args:
-        folder: An empty or missing folder.
-        names: Tasks to build; all by default.
     """
     scores = recorded_scores()
     unmeasured = []
