@@ -57,7 +57,7 @@ def write_tables(
 ) -> None:
     """Write the visible rows, the hidden inputs, and the hidden labels, which only the owner may open.
 
-    The sample holds first the visible, then the feedback, then the report rows, as many of each as ``rows`` says.
+    The sample holds first the visible, then the feedback, then the report rows, as many as ``rows`` says.
     """
     data, labels = folder / "env" / "data", folder / "scripts" / "labels"
     data.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from mlagent_lib.tasks.own.cells import (
     too_many,
     words_in,
 )
-from mlagent_lib.tasks.own.spec import OwnSpec, closest, listed, quoted
+from mlagent_lib.tasks.own.spec import OwnSpec, closest, listed, quoted, refusal
 
 MISSING = "missing"  # stands in empty cells of words and texts, which most encoders and vectorisers refuse
 WORDS_OF_TEXT = 5  # words a cell, on average, from which a column of different cells is taken for text
@@ -60,14 +60,12 @@ def find_roles(frame: pd.DataFrame, spec: OwnSpec) -> Roles:
         if name is None:
             continue
         if name not in frame.columns:
-            raise TaskError(
-                f"{role} names the column {name!r}, which is not in {spec.data.name}",
-                cure=f"{closest(name, frame.columns)}the columns are {listed(frame.columns, most=20)}",
+            near, columns = closest(name, frame.columns), listed(frame.columns, most=20)
+            raise refusal(
+                "unknown column", role=role, name=name, file=spec.data.name, near=near, columns=columns
             )
         if role_of.setdefault(name, role) != role and role != "--keep":
-            raise TaskError(
-                f"the column {name!r} is given twice, by {role_of[name]} and {role}", cure="give it one role"
-            )
+            raise refusal("two roles", name=name, other=role_of[name], role=role)
     notes = []
     if spec.id_column is not None:
         _check_ids(frame[spec.id_column])
@@ -75,9 +73,7 @@ def find_roles(frame: pd.DataFrame, spec: OwnSpec) -> Roles:
     groups = None if spec.group is None else _groups(frame[spec.group])
     inputs = frame.drop(columns=[name for role, name in named if name and role != "--text"])
     if inputs.shape[1] == 0:
-        raise TaskError(
-            f"no column of {spec.data.name} is left as an input", cure="drop fewer columns or add some"
-        )
+        raise refusal("no input", file=spec.data.name)
     used = frame[[*inputs, spec.target]].copy()
     told = _make_plain(used, spec.text)
     return Roles(used[list(inputs)], used[spec.target], groups, (*notes, *told))
@@ -90,22 +86,14 @@ def _make_plain(frame: pd.DataFrame, text: str | None) -> list[str]:
     sure = [way for way in WAYS if any(how.startswith(way) for how in ways.values())]
     for name, how in ways.items():
         if how == EITHER and len(sure) != 1:
-            raise TaskError(
-                f"a comma or point in the column {name!r} can stand before a fraction or between thousands: "
-                f"{max(frame[name].dropna(), key=len)!r}",
-                cure="write its numbers with a decimal point, and nothing between thousands",
-            )
+            raise refusal("comma or point", name=name, shown=max(frame[name].dropna(), key=len))
         if how == EITHER:  # as in the other columns
             found[name], ways[name] = read_numbers(frame[name], sure[0]), sure[0]
         frame[name] = found[name][0]
     commas = [name for name, how in ways.items() if how.startswith("decimal")]
     for name in frame.select_dtypes("float").columns.difference(commas) if commas else ():
         if _are_thousands(frame[name].dropna()):
-            raise TaskError(
-                f"the column {commas[0]!r} is written with decimal commas, so that a point in the column "
-                f"{name!r} can stand before a fraction or between thousands",
-                cure="write all numbers of the file with a decimal point, and nothing between thousands",
-            )
+            raise refusal("point among commas", first=commas[0], name=name)
     told = {name: how for name, how in ways.items() if how}
     return [f"the column {name!r} is written with {how}: read as numbers" for name, how in told.items()]
 
@@ -125,12 +113,8 @@ def _check_ids(ids: pd.Series) -> None:
     _refuse_empty(ids, "id", "give each row an id, or leave the column out by --drop")
     twice = ids[ids.duplicated(keep=False)]
     if len(twice):
-        raise TaskError(
-            f"the id {twice.iloc[0]!s} of column {ids.name!r} stands in {int((ids == twice.iloc[0]).sum())} "
-            f"rows ({len(twice)} rows share their id with another)",
-            cure=f"where rows of one id belong together, say --group {ids.name} instead of --id; "
-            "else correct the file",
-        )
+        key, count = twice.iloc[0], int((ids == twice.iloc[0]).sum())
+        raise refusal("repeated id", key=key, column=ids.name, count=count, shared=len(twice))
 
 
 def _groups(groups: pd.Series) -> pd.Series:
@@ -141,11 +125,8 @@ def _groups(groups: pd.Series) -> pd.Series:
 def _refuse_empty(column: pd.Series, role: str, cure: str) -> None:
     missing = column.isna()
     if missing.any():
-        raise TaskError(
-            f"the {role} column {column.name!r} is empty in {int(missing.sum())} rows, first in row "
-            f"{int(missing.to_numpy().argmax()) + 1}",
-            cure=cure,
-        )
+        row, count = int(missing.to_numpy().argmax()) + 1, int(missing.sum())
+        raise refusal("empty cells", role=role, column=column.name, count=count, row=row, cure=cure)
 
 
 def clean_inputs(inputs: pd.DataFrame, spec: OwnSpec, reserved: Iterable[str]) -> pd.DataFrame:
@@ -167,7 +148,7 @@ def clean_inputs(inputs: pd.DataFrame, spec: OwnSpec, reserved: Iterable[str]) -
     for name in inputs.columns:
         column = inputs[name]
         if column.isna().all():
-            raise TaskError(f"the column {name!r} is empty", cure=f"leave it out: --drop {quoted(name)}")
+            raise refusal("empty column", name=name, flagged=quoted(name))
         if name == spec.text:
             cleaned["text"] = _words(column, spec)
         else:
@@ -182,27 +163,17 @@ def _cleaned(column: pd.Series, is_tabular: bool) -> pd.Series:
     if pd.api.types.is_numeric_dtype(column):
         infinite = is_too_large(column.astype(float)).to_numpy()
         if infinite.any():
-            raise TaskError(
-                f"the column {column.name!r} is {stated_size(column[infinite].iloc[0])} in row "
-                f"{int(infinite.argmax()) + 1}",
-                cure="leave the cell empty: an empty cell is a missing value",
-            )
+            size, row = stated_size(column[infinite].iloc[0]), int(infinite.argmax()) + 1
+            raise refusal("large cell", column=column.name, size=size, row=row)
         return column
     found = dates_in(column) if is_tabular and too_many(present) else None
     if found:
-        raise TaskError(
-            f"the column {column.name!r} holds {found[0]}",
-            cure=f"{found[1]}, or leave it out by --drop {quoted(column.name)}",
-        )
+        raise refusal("dates", column=column.name, what=found[0], cure=found[1], flagged=quoted(column.name))
     stray = read_numbers(present)[0].isna()
     if _are_typing_errors(present, stray):
         first = present[stray].index[0]
-        raise TaskError(
-            f"the column {column.name!r} holds numbers, but in {int(stray.sum())} rows words, such as "
-            f"{column[first]!r} in row {column.index.get_loc(first) + 1}",
-            cure="write a number there as in the other rows, or leave the cell empty: an empty cell is a "
-            "missing value; where these are codes and no numbers, write a letter before each (n4 for 4)",
-        )
+        where = {"count": int(stray.sum()), "row": column.index.get_loc(first) + 1}
+        raise refusal("typing errors", column=column.name, cell=column[first], **where)
     return column.fillna(MISSING)
 
 
@@ -217,9 +188,7 @@ def _are_typing_errors(cells: pd.Series, stray: pd.Series) -> bool:
 
 def _words(column: pd.Series, spec: OwnSpec) -> pd.Series:
     if not pd.api.types.is_string_dtype(column) or pd.api.types.is_numeric_dtype(column):
-        raise TaskError(
-            f"--text names the column {column.name!r}, which holds no texts", cure="name a column of words"
-        )
+        raise refusal("no text", column=column.name)
     return column.fillna(MISSING)
 
 
@@ -238,17 +207,9 @@ def check_categories(inputs: pd.DataFrame) -> None:
             continue
         different, length = present.nunique(), words_in(present)
         if different > len(present) / 2 and length >= WORDS_OF_TEXT:
-            raise TaskError(
-                f"the column {name!r} looks like free text ({length:.0f} words a cell, {different} "
-                "different cells)",
-                cure=f"make it a text task by --text {quoted(name)}, or leave it out by --drop",
-            )
-        raise TaskError(
-            f"the column {name!r} has {different} different words in {len(present)} rows, too many for "
-            f"categories (at most half of the rows, and {MOST_CATEGORIES})",
-            cure=f"leave it out by --drop {quoted(name)} (--id where it names the rows, --group where rows "
-            "of one value belong together), or turn it into numbers or fewer words in the file",
-        )
+            raise refusal("free text", name=name, length=length, different=different, flagged=quoted(name))
+        many = {"different": different, "count": len(present), "most": MOST_CATEGORIES}
+        raise refusal("many words", name=name, flagged=quoted(name), **many)
 
 
 def same_kinds(train: pd.DataFrame, test: pd.DataFrame) -> None:
@@ -260,8 +221,4 @@ def same_kinds(train: pd.DataFrame, test: pd.DataFrame) -> None:
     for name in test.columns:
         kinds = {pd.api.types.is_numeric_dtype(table[name]) for table in (train, test)}
         if len(kinds) > 1:
-            raise TaskError(
-                f"the column {name!r} has words in so few rows that one of the splits reads as numbers",
-                cure="write a letter before each number of it (n4 for 4), or numbers for the words, in all "
-                "rows of the file",
-            )
+            raise refusal("kinds differ", name=name)

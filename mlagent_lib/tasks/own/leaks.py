@@ -7,10 +7,9 @@ import re
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.tasks.metrics import auc
-from mlagent_lib.tasks.own.spec import OwnSpec, listed, quoted
+from mlagent_lib.tasks.own.spec import OwnSpec, listed, quoted, refusal
 from mlagent_lib.tasks.own.target import FEWEST_OF_CLASS, Target
 from mlagent_lib.tasks.splits import normalised_rows
 
@@ -42,22 +41,12 @@ def check_leaks(inputs: pd.DataFrame, target: Target, spec: OwnSpec) -> list[str
         if looks_like_id(inputs[name]):
             said, how, limit = _says(codes[rows], target, rows)
             if said > limit and name not in spec.keep:
-                raise TaskError(
-                    f"the column {name!r} names the rows and yet predicts {spec.target!r} ({how}): "
-                    "the rows were sorted by the answer, or named after it was known",
-                    cure=f"leave it out by --id {quoted(name)}; or, where it is known before the answer, "
-                    f"--keep {quoted(name)}",
-                )
+                raise refusal("id tells", name=name, target=spec.target, how=how, flagged=quoted(name))
             notes.append(f"the column {name!r} looks like an id ({how}): --id {quoted(name)} leaves it out")
             continue
         share = _determines(codes[rows], target, rows)
         if share >= (DETERMINES if target.classes else DETERMINES_NUMBER) and name not in spec.keep:
-            raise TaskError(
-                f"the column {name!r} alone determines {spec.target!r} ({share:.1%} of the error is gone "
-                "without any other column): a copy of the answer, or something that was known after it",
-                cure=f"leave it out by --drop {quoted(name)}; or, where it is known before the answer, "
-                f"--keep {quoted(name)}",
-            )
+            raise refusal("column tells", name=name, target=spec.target, share=share, flagged=quoted(name))
     return notes
 
 
@@ -171,11 +160,6 @@ def check_contradictions(keys: pd.Series, target: Target, spec: OwnSpec) -> list
     count = int(keys.isin(contradict).sum())
     if count and target.classes and not spec.keep_contradictions:
         rows = (np.flatnonzero(keys == contradict[0])[:4] + 1).tolist()
-        raise TaskError(
-            f"{count} rows of {spec.data.name} contradict each other: their inputs are equal, their answers "
-            f"differ, first in rows {listed(map(str, rows))}",
-            cure="correct them, add the column that tells them apart, or keep them as visible rows by "
-            "--keep-contradictions",
-        )
+        raise refusal("contradictions", count=count, file=spec.data.name, rows=listed(map(str, rows)))
     note = f"{int(repeated.sum())} rows stand there more than once (equal inputs): all of them are visible"
     return [note + (f"; {count} of them contradict each other" if count else "")]

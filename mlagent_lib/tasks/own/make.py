@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.seeding import rng
@@ -23,7 +22,7 @@ from mlagent_lib.tasks.own.columns import MISSING, check_categories, clean_input
 from mlagent_lib.tasks.own.leaks import check_contradictions, check_leaks, row_keys
 from mlagent_lib.tasks.own.read import read_table
 from mlagent_lib.tasks.own.score import STARTER, find_best, given_best, measure_starter, stated
-from mlagent_lib.tasks.own.spec import OwnSpec, check_place
+from mlagent_lib.tasks.own.spec import OwnSpec, check_place, refusal
 from mlagent_lib.tasks.own.split import check_size, split_rows
 from mlagent_lib.tasks.own.target import Target, check_metric, judge_target
 from mlagent_lib.tasks.pocket.cards import CARDS
@@ -235,8 +234,5 @@ def _check(draft: Path, execute: Execute) -> None:
     broken = [finding for finding in check_task(load_task(draft), execute) if not finding.ok]
     if broken:
         first = broken[0]
-        raise TaskError(
-            f"the new task breaks {len(broken)} rules of a task folder, first: {first.rule} ({first.where}: "
-            f"{first.message})",
-            cure=f"{first.cure}; --seconds sets the time limit",
-        )
+        told = {"rule": first.rule, "where": first.where, "message": first.message, "cure": first.cure}
+        raise refusal("rule broken", count=len(broken), **told)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.core.errors import TaskError
-from mlagent_lib.tasks.own.spec import closest
+from mlagent_lib.tasks.own.spec import closest, refusal
 
 MOST_ROWS = 200_000  # ours: a script loads the table within seconds and in 2 GiB, with room for a model
 MOST_BYTES = 256 << 20
@@ -37,23 +36,18 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     text = _text_of(path)
     header, rows = _shape_of(path, text)
     if rows > MOST_ROWS:
-        raise TaskError(
-            f"{path} has {rows:,} rows, at most {MOST_ROWS:,} fit the limits of a script",
-            cure="take a random sample of the rows (of the groups, where rows belong together)",
-        )
+        raise refusal("many rows", path=path, rows=rows, most=MOST_ROWS)
     try:
         frame = pd.read_csv(io.StringIO(text), index_col=False, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise TaskError(f"{path} is not a table: {error}", cure=_SAVE) from error
+        raise refusal("no table", path=path, error=error) from error
     frame = _without_objects(frame)
     if header[0].strip():
         return frame, ()
     first = frame.columns[0]
     counts = pd.Series(range(len(frame)), index=frame.index)
     if not any(frame[first].equals(counts + start) for start in (0, 1)):
-        raise TaskError(
-            f"column 1 of {path} has no name", cure="give it one in the first line, or remove the column"
-        )
+        raise refusal("first column unnamed", path=path)
     return frame.drop(columns=first), ("the first column has no name and numbers the rows: left out",)
 
 
@@ -72,36 +66,27 @@ def _text_of(path: Path) -> str:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         near = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise TaskError(
-            f"the file {path} {what}",
-            cure=f"{closest(path.name, near)}give the path of a file of comma-separated values",
-        )
+        raise refusal("no file", path=path, what=what, near=closest(path.name, near))
     size = path.stat().st_size
     if size > MOST_BYTES:
-        raise TaskError(
-            f"{path} has {size >> 20} MiB, at most {MOST_BYTES >> 20} fit the limits of a script",
-            cure="take a random sample of the rows",
-        )
+        raise refusal("large file", path=path, size=size >> 20, most=MOST_BYTES >> 20)
     data = path.read_bytes()
     for magic, what in _MAGIC.items():
         if data.startswith(magic):
-            raise TaskError(f"{path} is {what}, not comma-separated values", cure=_SAVE)
+            raise refusal("other file", path=path, what=what)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise TaskError(f"{path} is encoded in UTF-16", cure="save it as UTF-8")
+        raise refusal("utf-16", path=path)
     if b"\0" in data:
-        raise TaskError(f"{path} holds a zero byte, so it is no text", cure=_SAVE)
+        raise refusal("zero byte", path=path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise TaskError(
-            f"line {line} of {path} holds the byte 0x{data[error.start]:02x}, which is not UTF-8",
-            cure="save the file as UTF-8; from Windows programs it is mostly Windows-1252 now",
-        ) from None
+        raise refusal("not utf-8", line=line, path=path, byte=data[error.start]) from None
     if not text.strip():
-        raise TaskError(f"{path} is empty", cure="give a file with column names and rows")
+        raise refusal("empty file", path=path)
     if text.lstrip()[0] in "{[<":
-        raise TaskError(f"{path} looks like JSON or HTML, not comma-separated values", cure=_SAVE)
+        raise refusal("json or html", path=path)
     return text
 
 
@@ -119,47 +104,30 @@ def _shape_of(path: Path, text: str) -> tuple[list[str], int]:
                 header = fields
                 _check_header(path, header)
             elif len(fields) != len(header):
-                raise TaskError(
-                    f"row {rows + 1} of {path} (line {reader.line_num}) has {len(fields)} fields, the first "
-                    f"line has {len(header)}",
-                    cure="correct the row; a field that holds a comma needs quotes around it",
-                )
+                sizes = {"fields": len(fields), "names": len(header)}
+                raise refusal("ragged row", row=rows + 1, path=path, line=reader.line_num, **sizes)
             elif fields == header:
-                raise TaskError(
-                    f"row {rows + 1} of {path} (line {reader.line_num}) is the line of column names again",
-                    cure="remove it: files that are joined keep one such line",
-                )
+                raise refusal("header again", row=rows + 1, path=path, line=reader.line_num)
             else:
                 rows += 1
     except csv.Error as error:
-        raise TaskError(
-            f"line {reader.line_num} of {path} cannot be read ({error})",
-            cure="close the quotes there; a quote inside a quoted field is written twice",
-        ) from error
+        raise refusal("broken quotes", line=reader.line_num, path=path, error=error) from error
     finally:
         csv.field_size_limit(usual)
     if not rows:
-        raise TaskError(f"{path} has column names but no rows", cure="give a file with rows")
+        raise refusal("no rows", path=path)
     return header, rows
 
 
 def _check_header(path: Path, header: list[str]) -> None:
     for sign, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if "".join(header).count(sign) >= len(header):
-            raise TaskError(f"the columns of {path} are separated by {name}, not commas", cure=_SAVE)
+            raise refusal("other separator", path=path, name=name)
     if len(header) == 1:
-        raise TaskError(
-            f"{path} has one column only, {header[0]!r}", cure="give a table with inputs and answers"
-        )
+        raise refusal("one column", path=path, name=header[0])
     for number, name in enumerate(header, 1):
         if not name.strip() and number > 1:
-            raise TaskError(
-                f"column {number} of {path} has no name",
-                cure="give it one in the first line, or remove the column",
-            )
+            raise refusal("column unnamed", number=number, path=path)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise TaskError(
-            f"the column name {twice[0]!r} stands {header.count(twice[0])} times in {path}",
-            cure="give each column a name of its own",
-        )
+        raise refusal("column twice", name=twice[0], count=header.count(twice[0]), path=path)

@@ -11,6 +11,7 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.attempt import Execute, attempt
 from mlagent_lib.tasks.grading import LABEL_SETS, header_of, parse_table, read_labels, score_answer
 from mlagent_lib.tasks.metrics import get_metric
+from mlagent_lib.tasks.own.spec import refusal
 from mlagent_lib.tasks.pocket.catalogue import Edit, edits, is_classification, replace_block
 from mlagent_lib.tasks.task import Task
 
@@ -96,16 +97,9 @@ def measure_starter(task: Task, execute: Execute) -> Answered:
     """
     found = answer_of(task, task.env_files()["train.py"], execute)
     if isinstance(found, str):
-        raise TaskError(
-            f"the starter does not run on this table ({found})",
-            cure="give it more time by --seconds, use fewer rows or columns, or --drop the column it names",
-        )
+        raise refusal("starter fails", why=found)
     if min(found.scores.values()) <= 0:
-        raise TaskError(
-            f"the starter's {task.metric} is {_pair(found.scores)} (feedback, report), which is not above 0: "
-            "gains are measured relative to it",
-            cure="choose a metric whose value is positive, such as accuracy, rmse or mae, or better inputs",
-        )
+        raise refusal("score not positive", metric=task.metric, scores=_pair(found.scores))
     return found
 
 
@@ -122,16 +116,11 @@ def given_best(task: Task, starter: Answered, best: float) -> dict:
     """
     sign = 1 if task.greater_is_better else -1
     perfect = get_metric(task.metric).perfect
-    better = "higher" if task.greater_is_better else "lower"
     if not np.isfinite(best) or sign * best > sign * perfect:
-        raise TaskError(f"--best {best:g} is beyond the best possible {task.metric}, {perfect:g}",
-                        cure="give a score that can be reached")  # fmt: skip
+        raise refusal("best beyond", best=best, metric=task.metric, perfect=perfect)
     if any(sign * best <= sign * score for score in starter.scores.values()):
-        raise TaskError(
-            f"--best {best:g} is not better than the starter, whose {task.metric} is {_pair(starter.scores)} "
-            f"(feedback, report; {better} is better)",
-            cure="give a better score, or leave --best out to have standard models tried",
-        )
+        scores = _pair(starter.scores)
+        raise refusal("best not better", best=best, metric=task.metric, scores=scores, better=task.better)
     return {name: float(best) for name in LABEL_SETS} | {"provenance": "given by --best, not measured here"}
 
 
@@ -156,26 +145,15 @@ def find_best(task: Task, starter: Answered, execute: Execute, seed: int) -> dic
             found[keys] = answered
     tried = len(found) + len(failed)
     if not found:
-        raise TaskError(
-            f"none of {tried} standard models ran, the first because of {failed[0]}",
-            cure="raise --seconds, use fewer rows, or give a known score by --best",
-        )
+        raise refusal("no model runs", tried=tried, why=failed[0])
     keys = max(found, key=lambda keys: sign * found[keys].scores["feedback"])
     top = found[keys]
     better = all(sign * (top.scores[name] - starter.scores[name]) > 0 for name in LABEL_SETS)
     if all(score == get_metric(task.metric).perfect for score in starter.scores.values()):
-        raise TaskError(
-            f"the starter already reaches the best possible {task.metric}: some columns together give the "
-            "answer away",
-            cure="leave out by --drop what was known after the answer",
-        )
+        raise refusal("starter is perfect", metric=task.metric)
     if not better or not beats(task, top, starter, seed):
-        raise TaskError(
-            f"the task has no headroom: the best of {tried} standard models reaches a {task.metric} of "
-            f"{_pair(top.scores)} (feedback, report), the starter {_pair(starter.scores)}, which is not "
-            "clearly better (a bootstrap of the report rows)",
-            cure="add rows or inputs that matter, or state by --best a score that you know to be reachable",
-        )
+        pairs = {"best": _pair(top.scores), "starter": _pair(starter.scores)}
+        raise refusal("no headroom", tried=tried, metric=task.metric, **pairs)
     words = " ".join(known[key].instruction for key in keys)
     note = f"the best of {tried} standard models, chosen on the feedback labels: {words}"
     return stated(top.scores, note + (f" ({len(failed)} of them failed)" if failed else ""))

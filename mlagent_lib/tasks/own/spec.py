@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from mlagent_lib.core.errors import TaskError
+from mlagent_lib.core.files import read_yaml
 from mlagent_lib.tasks.registry import list_tasks
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -47,6 +49,23 @@ class OwnSpec:
     seed: int = 0
     best: float | None = None
     seconds: float = 20.0
+
+
+@cache
+def refusals() -> dict[str, list[str]]:
+    """Return message and cure of everything that an own table is refused for."""
+    return read_yaml(Path(__file__).with_name("refusals.yaml"))
+
+
+def refusal(reason: str, /, **fields: object) -> TaskError:
+    """Return the error for one reason of `refusals`, with what its braces stand for.
+
+    Example:
+        >>> print(refusal("taken name", name="pocket-homes"))
+        'pocket-homes' is the name of a pocket task. What to do: choose another name
+    """
+    message, cure = (text.format(**fields) for text in refusals()[reason])
+    return TaskError(message, cure=cure)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -90,16 +109,10 @@ def check_place(name: str, folder: Path) -> None:
         TaskError: The name is no name or is taken, or the folder holds something.
     """
     if not _NAME.fullmatch(name):
-        raise TaskError(
-            f"{name!r} cannot be the name of a task",
-            cure="start with a letter, then letters, digits, '-', '_' and '.', at most 64 characters",
-        )
+        raise refusal("bad name", name=name)
     if name in list_tasks():
-        raise TaskError(f"{name!r} is the name of a pocket task", cure="choose another name")
+        raise refusal("taken name", name=name)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise TaskError(f"{folder} is there already and is no folder", cure="choose another --out")
+        raise refusal("out is a file", folder=folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise TaskError(
-            f"the folder {folder} is not empty",
-            cure="choose another --out, or remove the folder first",
-        )
+        raise refusal("out is not empty", folder=folder)

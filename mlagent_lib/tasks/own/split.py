@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.errors import TaskError
+from mlagent_lib.tasks.own.spec import refusal
 from mlagent_lib.tasks.own.target import Target
 from mlagent_lib.tasks.splits import Split, deal, units_of
 
@@ -23,11 +23,7 @@ _SUBMISSION_BYTES, _FIELD_BYTES = 3 << 20, 26  # of one label set, well within w
 def check_size(rows: int) -> None:
     """Refuse a table that is too short with a `TaskError` that states the minimum and why."""
     if rows < FEWEST_ROWS:
-        raise TaskError(
-            f"the table has {rows} rows, at least {FEWEST_ROWS} are needed: a fifth is hidden for feedback "
-            f"and a fifth for the report, and on fewer than {FEWEST_HIDDEN} rows a gain looks like luck",
-            cure="add rows",
-        )
+        raise refusal("few rows", rows=rows, least=FEWEST_ROWS, hidden=FEWEST_HIDDEN)
 
 
 def split_rows(
@@ -46,11 +42,7 @@ def split_rows(
         TaskError: There are too few groups, too few rows that can be hidden, or a class is not in every part.
     """
     if groups is not None and groups.nunique() < FEWEST_GROUPS:
-        raise TaskError(
-            f"the group column {groups.name!r} has {groups.nunique()} groups, at least {FEWEST_GROUPS} are "
-            "needed to have several in each split",
-            cure="add groups, or choose a finer one",
-        )
+        raise refusal("few groups", column=groups.name, count=groups.nunique(), least=FEWEST_GROUPS)
     units = units_of(keys, groups)
     tied = np.zeros(units.max() + 1, bool)
     tied[units[keys.duplicated(keep=False).to_numpy()]] = True
@@ -70,11 +62,8 @@ def _check_parts(counts: np.ndarray, tied: int) -> None:
     why = f" ({tied} rows are repeated or belong to a repeated one, so that they cannot be hidden)" * bool(
         tied
     )
-    raise TaskError(
-        f"the split has {counts[0]} visible, {counts[1]} feedback and {counts[2]} report rows{why}, at "
-        f"least {FEWEST_VISIBLE}, {FEWEST_HIDDEN} and {FEWEST_HIDDEN} are needed",
-        cure="remove repeated rows (numbers are compared to six decimals), add rows, or take smaller groups",
-    )
+    parts = dict(zip(("visible", "feedback", "report"), counts, strict=True))
+    raise refusal("small part", **parts, why=why, least=FEWEST_VISIBLE, hidden=FEWEST_HIDDEN)
 
 
 def _check_classes(split: Split, target: Target, groups: pd.Series | None) -> None:
@@ -83,7 +72,4 @@ def _check_classes(split: Split, target: Target, groups: pd.Series | None) -> No
         if all(has[rows].any() for rows in (*split.fitted_and_valid, split.feedback, split.report)):
             continue
         own = "" if groups is None else f" (its rows are in {groups[has].nunique()} groups)"
-        raise TaskError(
-            f"class {code} of the answer{own} cannot be in every part: fit, validation, feedback, report",
-            cure="add rows or groups of this class, or remove it",
-        )
+        raise refusal("class not everywhere", code=code, own=own)

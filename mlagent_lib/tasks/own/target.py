@@ -10,7 +10,7 @@ import pandas as pd
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks.metrics import METRICS, get_metric
 from mlagent_lib.tasks.own.cells import are_words, dates_in, is_too_large, read_numbers, stated_size
-from mlagent_lib.tasks.own.spec import closest
+from mlagent_lib.tasks.own.spec import closest, refusal
 
 MOST_CLASSES = 50
 MOST_RATINGS = 50
@@ -56,14 +56,9 @@ def check_metric(name: str) -> None:
     """
     known = [found for found in METRICS if found != "mcrmse"]
     if name == "mcrmse":
-        raise TaskError(
-            "mcrmse is a mean over several target columns, and a task made here has one",
-            cure="choose rmse, or make one task for each target column",
-        )
+        raise refusal("mcrmse")
     if name not in METRICS:
-        raise TaskError(
-            f"metric {name!r} is unknown", cure=f"{closest(name, known)}choose one of {', '.join(known)}"
-        )
+        raise refusal("unknown metric", name=name, near=closest(name, known), known=", ".join(known))
 
 
 def judge_target(column: pd.Series, metric: str) -> Target:
@@ -80,15 +75,9 @@ def judge_target(column: pd.Series, metric: str) -> Target:
     check_metric(metric)
     missing = column.isna()
     if missing.any():
-        raise TaskError(
-            f"target {column.name!r} is empty in {int(missing.sum())} rows, first in row {_row(missing)}",
-            cure="remove these rows, or fill them in; if NA or None is a class, give it another name",
-        )
+        raise refusal("empty answer", column=column.name, count=int(missing.sum()), row=_row(missing))
     if column.nunique() == 1:
-        raise TaskError(
-            f"target {column.name!r} is {_shown(column.iloc[0])} in every row, so there is nothing to learn",
-            cure="choose another target or add rows",
-        )
+        raise refusal("one answer", column=column.name, shown=_shown(column.iloc[0]))
     of_classes = get_metric(metric).answer in ("class", "probability", "guesses")
     if are_words(column) and (column.nunique() > MOST_CLASSES or not of_classes):
         found = dates_in(column)
@@ -126,15 +115,9 @@ def _classes(column: pd.Series, metric: str) -> Target:
             cure=_NUMBERS if _is_number(column) else "join rare classes, or choose another target",
         )
     if metric == "auc" and len(names) != 2:
-        raise TaskError(
-            f"auc needs two classes, target {name!r} has {len(names)}",
-            cure="choose logloss or accuracy, or make a target with two classes",
-        )
+        raise refusal("auc of many", name=name, count=len(names))
     if metric == "map@5" and len(names) < GUESSES:
-        raise TaskError(
-            f"map@5 takes five different guesses, target {name!r} has {len(names)} classes",
-            cure="choose accuracy or logloss",
-        )
+        raise refusal("map@5 of few", name=name, count=len(names))
     counts = column.value_counts()
     if counts.min() < FEWEST_OF_CLASS:
         rare = [found for found in names if counts[found] < FEWEST_OF_CLASS]
@@ -176,28 +159,19 @@ def _numbers(column: pd.Series, metric: str) -> pd.Series:
     numbers = column.astype(float)
     infinite = is_too_large(numbers)
     if infinite.any():
-        raise TaskError(
-            f"target {column.name!r} is {stated_size(numbers[infinite].iloc[0])} in row {_row(infinite)}",
-            cure="correct or remove the row, or give the numbers in a larger unit",
-        )
+        size = stated_size(numbers[infinite].iloc[0])
+        raise refusal("large answer", column=column.name, size=size, row=_row(infinite))
     return numbers
 
 
 def _ratings(numbers: pd.Series) -> Target:
     broken = numbers % 1 != 0
     if broken.any():
-        raise TaskError(
-            f"qwk compares ratings, which are whole numbers, but target {numbers.name!r} is "
-            f"{_shown(numbers[broken].iloc[0])} in row {_row(broken)}",
-            cure="round the target, or choose rmse, mae or pearson",
-        )
+        shown = _shown(numbers[broken].iloc[0])
+        raise refusal("broken rating", name=numbers.name, shown=shown, row=_row(broken))
     low, high = int(numbers.min()), int(numbers.max())
     if high - low >= MOST_RATINGS:
-        raise TaskError(
-            f"target {numbers.name!r} goes from {low} to {high}: qwk is for scales of at most "
-            f"{MOST_RATINGS} ratings",
-            cure="choose rmse, mae or pearson",
-        )
+        raise refusal("many ratings", name=numbers.name, low=low, high=high, most=MOST_RATINGS)
     meaning = f"The answer is the rating {numbers.name}, a whole number from {low} to {high}."
     values = numbers.to_numpy()
     return Target(values, "regression", list(range(low, high + 1)), meaning, (values - low).astype(int))
@@ -206,11 +180,8 @@ def _ratings(numbers: pd.Series) -> Target:
 def _free(numbers: pd.Series, metric: str) -> Target:
     negative = numbers < 0
     if metric == "rmsle" and negative.any():
-        raise TaskError(
-            f"rmsle is defined from 0 on, but target {numbers.name!r} is "
-            f"{_shown(numbers[negative].iloc[0])} in row {_row(negative)}",
-            cure="choose rmse or mae, or correct the row",
-        )
+        shown = _shown(numbers[negative].iloc[0])
+        raise refusal("negative answer", name=numbers.name, shown=shown, row=_row(negative))
     order = numbers.rank(method="min").to_numpy() - 1  # what is left of many equal numbers is shared out too
     strata = (order * BINS // len(order)).astype(int)
     meaning = f"The answer is the number {numbers.name}."
