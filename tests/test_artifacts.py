@@ -168,7 +168,8 @@ def test_too_little_space_is_said_at_the_start(tmp_path):
 
 def test_manifest_records_what_a_reader_wants_to_know(tmp_path):
     finish(tmp_path, "01_collection", text="hello")
-    with Stage(tmp_path, "02_sft", params=PARAMS, inputs=("01_collection/text.txt",), device="cpu") as stage:
+    with Stage(tmp_path, "02_sft", params=PARAMS, device="cpu") as stage:
+        stage.read("01_collection/text.txt")
         stage.append_jsonl("rows.jsonl", {"a": 1})
         stage.append_jsonl("rows.jsonl", {"a": 2})
         stage.write_text("table.csv", "a,b\n1,2\n")
@@ -245,7 +246,8 @@ def test_a_finished_stage_is_not_overwritten(tmp_path):
 )
 def test_damage_is_found_and_the_stage_made_again(tmp_path, harm, problem):
     finish(tmp_path, "01_collection", **{"in": "in"})
-    with Stage(tmp_path, "02_sft", params=PARAMS, inputs=("01_collection/in.txt",)) as stage:
+    with Stage(tmp_path, "02_sft", params=PARAMS) as stage:
+        stage.read("01_collection/in.txt")
         stage.write_text("text.txt", "one")
     folder = tmp_path / "02_sft"
     assert stage_problem(folder, PARAMS) is None

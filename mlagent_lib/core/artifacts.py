@@ -151,7 +151,6 @@ class Stage:
         params: JSON values that identify the work. ``seed`` and ``profile`` (a name) are copied to the top
             of the manifest.
         profile: The resolved profile (a dataclass or a dictionary), for the manifest.
-        inputs: Files to record as inputs at once (see `read`).
         overwrite: Make a finished stage again; the old one is moved aside.
         device: What the work runs on; asked of torch, if it is loaded, where not given.
 
@@ -166,7 +165,6 @@ class Stage:
         *,
         params: dict | None = None,
         profile: Any = None,
-        inputs: tuple[str | Path, ...] = (),
         overwrite: bool = False,
         device: str | None = None,
     ):
@@ -178,7 +176,6 @@ class Stage:
         self.summary: dict[str, Any] = {}  # numbers worth having in the manifest itself
         self.resumed = False
         self.inputs: dict[str, dict] = {}
-        self._first_inputs = tuple(inputs)
         self._lock = FolderLock(self.run_dir / ".locks" / name, wait_s=5.0)
         self._started_at = 0.0
         self._attempts, self._torn_lines = 1, 0
@@ -198,8 +195,6 @@ class Stage:
             with explained(self.dir):
                 self.dir.mkdir(parents=True, exist_ok=True)
             self._write_started()
-            for path in self._first_inputs:
-                self.read(path)
         except BaseException:
             self._lock.__exit__()
             raise

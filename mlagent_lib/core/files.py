@@ -22,7 +22,6 @@ from typing import Any
 
 from mlagent_lib.core.errors import RunError
 
-CHUNK_BYTES = 1 << 20
 MIN_FREE_BYTES = 256 << 20  # a laptop run writes far less; below this something else is about to fail
 _HALF = ".tmp-"  # how the name of a file begins that is not whole yet
 _CURES = {
@@ -51,11 +50,8 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of the file's bytes as 64 hexadecimal digits, read in chunks."""
-    digest = hashlib.sha256()
     with open(path, "rb") as handle:
-        while chunk := handle.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @contextmanager
@@ -171,16 +167,9 @@ def read_jsonl(path: str | Path, *, missing_ok: bool = False) -> tuple[list[dict
         if missing_ok:
             return [], 0
         raise RunError(f"{path} is missing", cure="run the stage that writes it first") from error
-    rows, bad = [], 0
-    for line in content.split(b"\n"):
-        if not line.strip():
-            continue
-        row = _row_of(line)
-        if row is None:
-            bad += 1
-        else:
-            rows.append(row)
-    return rows, bad
+    found = [_row_of(line) for line in content.split(b"\n") if line.strip()]
+    rows = [row for row in found if row is not None]
+    return rows, len(found) - len(rows)
 
 
 def _row_of(line: bytes) -> dict | None:
