@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from mlagent_lib.core.limits import Limits
+
+if TYPE_CHECKING:  # cards are read wherever tasks are listed, long before rows are
+    import numpy as np
+    import pandas as pd
 
 PLAIN = "learner = make_pipeline(prepare, model)"  # the learning block of every starter
 
