@@ -36,7 +36,7 @@ THOUGHTS = [
     ("<think>```python\nx\n</think>y", "y", 11),
     ("◁think▷abc◁/think▷x", "x", 3),
     ("<|channel|>analysis<|message|>abc<|channel|>final<|message|>x", "x", 3),
-    ("<|channel|>analysis<|message|>\"<|start|>assistant<|channel|>final<|message|>x", "x", 1),
+    ('<|channel|>analysis<|message|>"<|start|>assistant<|channel|>final<|message|>x', "x", 1),
     ("<|channel|>final<|message|>x", "x", 0),
     ("<|channel|>analysis<|message|>abc", "", 3),
 ]

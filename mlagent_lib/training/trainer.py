@@ -8,10 +8,7 @@ overridden is private in TRL 1.14.2 (``trl/trainer/grpo_trainer.py``) and Transf
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mlagent_lib.training.grpo import Recorder
+from typing import Any
 
 
 class StepTrainer:
@@ -24,7 +21,7 @@ class StepTrainer:
         steps_done: Steps that were made before an interruption.
     """
 
-    recorder: Recorder
+    recorder: Any  # a `grpo.Recorder`
     shares_prompts = False
     rows_at_once = 0
     steps_done = 0

@@ -85,7 +85,7 @@ class WarmServer:
             self._start()
             run_folder.fill(self._box, request.files, data_dir, self._owner, request.links)
             hidden_tasks = limits_os.user_tasks(os.getuid()) if tier.bubblewrap else 0
-            job = jail.Job(
+            job = jail.Jailed(
                 self._box.path, request.script, request.limits.to_json(), [data_dir] if data_dir else [],
                 tier.landlock, tier.seccomp, tier.namespaces, self._owner, request.reseed, hidden_tasks,
             )  # fmt: skip

@@ -36,7 +36,7 @@ _CAT = shutil.which("cat", path=os.defpath)
 
 
 @dataclass(frozen=True)
-class Job:
+class Jailed:
     """What the parent asks of the server for one run.
 
     Attributes:
@@ -101,7 +101,9 @@ def send(descriptor: int, message: dict) -> None:
 # ---- the guard -----------------------------------------------------------------------------------
 
 
-def guard(job: Job, ruleset: int | None, reply: int, lifeline: int, execute: Callable[[Job], int]) -> None:
+def guard(
+    job: Jailed, ruleset: int | None, reply: int, lifeline: int, execute: Callable[[Jailed], int]
+) -> None:
     """Run ``job`` to its end, report on ``reply``, leave no process, and exit. Never returns.
 
     Args:
@@ -122,7 +124,7 @@ def guard(job: Job, ruleset: int | None, reply: int, lifeline: int, execute: Cal
         os._exit(code)  # never back into the server's code
 
 
-def _supervise(job: Job, ruleset: int | None, lifeline: int, execute: Callable[[Job], int]) -> dict:
+def _supervise(job: Jailed, ruleset: int | None, lifeline: int, execute: Callable[[Jailed], int]) -> dict:
     output_read, output_write = os.pipe()
     notes_read, notes_write = os.pipe()
     # the kernel counts all threads of the user, so the run gets its own number on top of what is there
@@ -148,7 +150,7 @@ def _supervise(job: Job, ruleset: int | None, lifeline: int, execute: Callable[[
     return watch.report(stop, left, seconds)
 
 
-def _enter_namespaces(job: Job) -> int:
+def _enter_namespaces(job: Jailed) -> int:
     """Enter fresh namespaces and return the first process of the one for processes, which ends with us."""
     uid, gid = os.getuid(), os.getgid()
     flags = kernel.NEW_PIDS | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS
@@ -187,7 +189,7 @@ def _end_namespaces(head: int) -> None:
 class _Watch:
     """The guard's eyes on one run: output, notes, clock, memory, processes, disk."""
 
-    def __init__(self, job: Job, pid: int, output: int, notes: int, lifeline: int):
+    def __init__(self, job: Jailed, pid: int, output: int, notes: int, lifeline: int):
         self.job, self.pid, self.output, self.notes, self.lifeline = job, pid, output, notes, lifeline
         self.limits = job.limits
         self.exit_descriptor = os.pidfd_open(pid)
@@ -304,7 +306,12 @@ class _Watch:
 
 
 def _first_process(
-    job: Job, ruleset: int | None, execute: Callable[[Job], int], output: int, notes: int, process_base: int
+    job: Jailed,
+    ruleset: int | None,
+    execute: Callable[[Jailed], int],
+    output: int,
+    notes: int,
+    process_base: int,
 ) -> None:
     """In the forked child: become the run. Never returns."""
     try:
@@ -328,7 +335,7 @@ def _first_process(
 
 
 def _lock_in(
-    job: Job, ruleset: int | None, output: int, notes: int, shared_memory: bool, process_base: int
+    job: Jailed, ruleset: int | None, output: int, notes: int, shared_memory: bool, process_base: int
 ) -> None:
     """Give up every right that the run does not need; each step needs the rights that the next gives up."""
     os.setsid()

@@ -201,7 +201,7 @@ def main() -> None:
             kernel.collapse_memory()
         jail.send(reply, {"ready": True, "missing": missing})
         for line in lines:
-            job = jail.Job(**json.loads(line))
+            job = jail.Jailed(**json.loads(line))
             ruleset = rulesets.get(job.read) if job.landlock else None
             if not _serve_one(job, ruleset, requests, reply):
                 break

@@ -29,7 +29,7 @@ from mlagent_lib.tasks.foreign.leaderboard import FILE as LEADERBOARD
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, worse_than
 from mlagent_lib.tasks.foreign.mlebench_read import Competition, Tables, read_board, read_public, read_tables
 from mlagent_lib.tasks.foreign.mlebench_split import divide_answers
-from mlagent_lib.tasks.foreign.mlebench_starter import Starter, make_starter, sample_starter
+from mlagent_lib.tasks.foreign.mlebench_starter import StarterScript, make_starter, sample_starter
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
 from mlagent_lib.tasks.task import Task, checksums, load_task
 
@@ -113,11 +113,11 @@ def import_competition(
     return load_task(out)
 
 
-def _starter(source: Competition, tables: Tables, given: Path | None) -> Starter:
+def _starter(source: Competition, tables: Tables, given: Path | None) -> StarterScript:
     if given is None:
         return make_starter(read_public(source, "train"), read_public(source, "test"), tables)
     try:
-        return Starter(given.read_text(encoding="utf-8"), "other", "other", GIVEN)
+        return StarterScript(given.read_text(encoding="utf-8"), "other", "other", GIVEN)
     except (OSError, UnicodeDecodeError) as error:
         told = f"the starter {given} cannot be read ({type(error).__name__})"
         raise TaskError(told, cure="correct --starter") from error
@@ -219,7 +219,7 @@ class _StarterError(TaskError):
 
 
 def _measure_first(
-    folder: Path, card: dict, tables: Tables, execute: Execute, made: Starter, *, given: bool
+    folder: Path, card: dict, tables: Tables, execute: Execute, made: StarterScript, *, given: bool
 ) -> dict[str, float | str]:
     """Return the scores of the starter, or of the sample as it is where a generated starter fails."""
     failed = None

@@ -27,7 +27,7 @@ MOST_TEXTS = 500  # different texts as answers; more are free text, which no cla
 
 
 @dataclass(frozen=True)
-class Starter:
+class StarterScript:
     """A generated starter and what it says of its task.
 
     Attributes:
@@ -48,7 +48,7 @@ def _texts() -> dict:
     return read_yaml(Path(__file__).with_suffix(".yaml"))
 
 
-def make_starter(train: pd.DataFrame, test: pd.DataFrame, tables: Tables) -> Starter:
+def make_starter(train: pd.DataFrame, test: pd.DataFrame, tables: Tables) -> StarterScript:
     """Return the starter of a competition, given train.csv and test.csv; empty tables where there are none.
 
     Example:
@@ -82,7 +82,7 @@ def make_starter(train: pd.DataFrame, test: pd.DataFrame, tables: Tables) -> Sta
         columns="[str(name) for name in learner.classes_]" if form == "classes" else "targets",
         rows=rows,
     )
-    return Starter(script, modality, kind, f"{layout['how']} on {text or f'{len(inputs)} columns'}")
+    return StarterScript(script, modality, kind, f"{layout['how']} on {text or f'{len(inputs)} columns'}")
 
 
 def _form(train: pd.DataFrame, test: pd.DataFrame, tables: Tables) -> tuple[str, list[str]]:
@@ -154,16 +154,18 @@ def _sample_path(tables: Tables) -> str:
     return json.dumps(f"data/{tables.sample_name}")
 
 
-def sample_starter(tables: Tables) -> Starter:
+def sample_starter(tables: Tables) -> StarterScript:
     """Return the starter that hands in the sample submission."""
     script = _texts()["sample"].format(sample=_sample_path(tables))
-    return Starter(script, "other", "other", "the sample submission, unchanged")
+    return StarterScript(script, "other", "other", "the sample submission, unchanged")
 
 
-def _constant(train: pd.DataFrame, tables: Tables) -> Starter:
+def _constant(train: pd.DataFrame, tables: Tables) -> StarterScript:
     """Return a starter that gives every row the same answer, where the training rows tell one."""
     for name in tables.targets:
         if name not in train or not train[name].notna().any() or not _fits(train[name], tables.sample[name]):
             return sample_starter(tables)
     script = _head(tables, []) + _texts()["constant"].format(targets=json.dumps(list(tables.targets)))
-    return Starter(script, "other", "other", "one answer for all rows: the mean, or the commonest class")
+    return StarterScript(
+        script, "other", "other", "one answer for all rows: the mean, or the commonest class"
+    )

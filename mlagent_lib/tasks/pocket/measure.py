@@ -192,7 +192,7 @@ def _store(records: dict) -> None:
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
     content = {
-        "note": "measured by python -m mlagent_lib.tasks.pocket.suite --measure",
+        "note": "measured by python -m mlagent_lib.tasks.pocket.measure --measure",
         "versions": versions,
         "tasks": {spec.name: records[spec.name] for spec in CARDS if spec.name in records},
     }
@@ -242,7 +242,7 @@ def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> N
 
 def main(arguments: list[str]) -> None:
     """Measure all or some tasks and record the scores, or restate those of a built suite."""
-    parser = argparse.ArgumentParser(prog="python -m mlagent_lib.tasks.pocket.suite")
+    parser = argparse.ArgumentParser(prog="python -m mlagent_lib.tasks.pocket.measure")
     parser.add_argument("--measure", nargs="*", metavar="TASK", help="tasks to measure; all without a name")
     parser.add_argument(
         "--restate", nargs="+", metavar="FOLDER TASK", help="a built suite and some of its tasks"
