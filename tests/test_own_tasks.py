@@ -18,7 +18,7 @@ from mlagent_lib.agents.policies import RandomIdeas
 from mlagent_lib.cli import main
 from mlagent_lib.core.artifacts import NOTEBOOKS as STORY
 from mlagent_lib.core.artifacts import OWN_TASKS
-from mlagent_lib.core.errors import CoderError, ProfileError, RunError, TaskError
+from mlagent_lib.core.errors import CoderError, EndpointError, ProfileError, RunError, TaskError
 from mlagent_lib.environment.coder import EditRequest, RuleCoder
 from mlagent_lib.run import lab as labs
 from mlagent_lib.run.lab import Agent, RulesFirst, chosen_ideas, collect, evaluate, idea_coder, open_lab
@@ -73,6 +73,8 @@ def test_two_tasks_of_one_name_and_unknown_folders_are_refused(folders, tmp_path
             lab.adopt([folders[0]], [folders[0]])
     finally:
         lab.close()
+    with pytest.raises(ProfileError, match="two tasks are named 'tiny-homes'"):
+        run_all("smoke", 0, tmp_path / "runs", "two", tasks={"train": [folders[0]] * 2}, notebooks=())
     with pytest.raises(TaskError, match="no task folder"):
         start((str(tmp_path / "nowhere" / "x"), folders[1]), tmp_path)
     with pytest.raises(ProfileError, match="no task is given to train on"):
@@ -127,7 +129,7 @@ def no_notebooks(monkeypatch):
 
     begun = []
     monkeypatch.setattr(
-        pipeline, "_execute", lambda source, out, values, **more: begun.append((source.name, values))
+        pipeline._Notebook, "execute", lambda self: begun.append((self.source.name, self.values)) or 0.0
     )
     return begun
 
@@ -140,10 +142,12 @@ def no_notebooks(monkeypatch):
             "no catalogue of ideas fits the tasks tiny-homes, other-homes.*-p ideas=FILE.*-p expert=openai:",
         ),
         ({"ideas": "nowhere.txt"}, "nowhere.txt cannot be read"),
+        ({"expert": "random"}, "'random' is not the name of an endpoint"),
+        ({"coder": "openai:m@ftp://x"}, "'openai:m@ftp://x' is not the name of an endpoint"),
     ],
 )
 def test_what_is_missing_is_said_before_the_first_notebook(bare, tmp_path, no_notebooks, more, words):
-    with pytest.raises(TaskError, match=words):
+    with pytest.raises((TaskError, EndpointError), match=words):
         begin(bare, tmp_path, **more)
     assert no_notebooks == [] and not (tmp_path / "runs").exists()
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import mlagent_lib
+from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.core.artifacts import NOTEBOOKS, OWN_TASKS, RUN_RECORD, read_record, stage_problem
 from mlagent_lib.core.errors import ProfileError, RunError, TaskError
 from mlagent_lib.core.files import (
@@ -158,6 +159,7 @@ def run_all(
             raise ProfileError("a list of ideas is for tasks of your own", cure="name them with --tasks")
         extra["ideas"] = str(Path(extra["ideas"]).expanduser().resolve())
     values = _values_per_notebook(folder, [name for name, _ in notebooks], base, extra)
+    _check_endpoints(extra)
     places = _places(tasks, chosen, extra, say) if tasks else {}
     run_dir = runs_dir / run_id
     check_free_space(runs_dir)
@@ -186,13 +188,24 @@ def run_all(
     return run_dir
 
 
+def _check_endpoints(extra: Mapping[str, Any]) -> None:
+    """Refuse names of models that a later notebook would stumble over.
+
+    Raises:
+        EndpointError: It is not the name of an endpoint.
+    """
+    for name, known in (("expert", ("scripted",)), ("coder", ("", "base", "rules"))):
+        if extra.get(name, known[0]) not in known:
+            parse_endpoint(extra[name])
+
+
 def _places(
     tasks: Mapping[str, Sequence[str]], profile: Profile, extra: Mapping[str, Any], say: Callable[[str], None]
 ) -> dict[str, list[str]]:
     """Return the tasks with folders as full paths: notebooks work in another folder.
 
     Raises:
-        ProfileError: No task is to be trained on.
+        ProfileError: No task is to be trained on, or two have the same name.
         TaskError: A folder or a name is unknown, or a task has no ideas.
     """
     from mlagent_lib.agents.ideas import has_catalogue
@@ -200,10 +213,14 @@ def _places(
 
     if not tasks.get("train"):
         raise ProfileError("no task is given to train on", cure="give at least one with --tasks")
-    found, bare = {}, []
+    found, bare, known = {}, [], set()
     for role in ("train", "test"):
         names = [str(name) for name in tasks.get(role, ())]
-        bare += [task.name for task in map(find_task, names) if not has_catalogue(task)]
+        for task in map(find_task, names):
+            if task.name in known:
+                raise ProfileError(f"two tasks are named {task.name!r}", cure="rename one of the folders")
+            known.add(task.name)
+            bare += [] if has_catalogue(task) else [task.name]
         found[role] = [str(Path(name).resolve()) if Path(name).is_dir() else name for name in names]
     if bare:
         _check_help(bare, profile, extra, say)
