@@ -112,15 +112,38 @@ def test_the_rows_of_one_group_without_padding(loaded, batch):
     assert (ours - plain)[real].abs().max() < CLOSE
 
 
-def test_trl_computes_the_same_from_every_row_for_itself(loaded, batch, read, tmp_path):
-    from trl import GRPOTrainer
-
+@pytest.fixture(scope="module")
+def trainer(loaded, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("trainer")
     write_task(tmp_path / "tasks")
     reward = StepReward({}, make_tools(tmp_path), form="v1", group_size=2)
     profile = GRPOProfile(steps=1, states_per_step=1, group_size=2, temperature=0.7, checkpointing=False)
     wanted = grpo_settings(loaded, profile, out=tmp_path, seed=0)
     rows = [{"prompt": [{"role": "user", "content": "x"}], "state_id": "s", "task": "t"}]
-    trainer = _trainer(loaded, wanted, SimpleNamespace(reward=reward), rows, 0)
+    return _trainer(loaded, wanted, SimpleNamespace(reward=reward), rows, 0)
+
+
+def test_an_entropy_bonus_reaches_the_weights_and_costs_nothing_where_there_is_none(trainer, batch):
+    ids, mask, keep = batch
+    for bonus in (False, True):
+        trainer._entropy_bonus_enabled = bonus
+        _, entropies, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, keep, compute_entropy=True
+        )
+        assert entropies.requires_grad is bonus
+    trainer.model.zero_grad()
+    entropies.mean().backward()
+    moved = [name for name, weight in trainer.model.named_parameters() if weight.grad is not None]
+    assert moved and all("lora" in name for name in moved)
+    assert (
+        max(float(weight.grad.abs().max()) for weight in trainer.model.parameters() if weight.requires_grad)
+        > 0
+    )
+
+
+def test_trl_computes_the_same_from_every_row_for_itself(trainer, batch, read):
+    from trl import GRPOTrainer
+
     ids, mask, keep = batch
     read.clear()
     with torch.no_grad():

@@ -74,7 +74,10 @@ class StepTrainer:
             logits = completion_logits(model, ids, mask, keep) / self.temperature
             found.append(selective_log_softmax(logits, ids[:, -keep:]))
             if options.get("compute_entropy", False):
-                entropies.append(entropy_from_logits(logits.detach()))
+                # with a gradient where an entropy bonus asks for it, as in TRL
+                entropies.append(
+                    entropy_from_logits(logits if self._entropy_bonus_enabled else logits.detach())
+                )
         return torch.cat(found), torch.cat(entropies) if entropies else None, None
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
