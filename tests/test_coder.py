@@ -15,6 +15,7 @@ from mlagent_lib.environment.coder import (
     parse_block_reply,
     visible_part,
 )
+from mlagent_lib.environment.coder_reply import find_script
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import run_step, start_state
 from mlagent_lib.tasks.pocket import catalogue
@@ -263,3 +264,44 @@ def test_the_chat_coder_is_shown_script_and_instruction_and_a_lost_server_is_our
     assert made == "x = 1\n"
     assert [message["role"] for message in seen[1]] == ["system", "user"]
     assert TRAIN in seen[1][1]["content"] and "Edit instruction: up" in seen[1][1]["content"]
+
+
+WHOLE = (
+    "import pandas\nmodel = 1\nfor row in range(3):\n    model += row\npandas.Series(model).to_csv('a.csv')\n"
+)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "# ... rest of the script unchanged",
+        "# … existing code …",
+        "# The rest stays the same.",
+        "# remaining lines omitted",
+        "# ... (unchanged) ...",
+        "...",
+    ],
+)
+def test_a_script_with_a_part_left_out_is_the_coders_failure(mark):
+    for script in (f"model = 2\n{mark}\n", WHOLE.replace("model = 1", f"model = 2\n{mark}")):
+        with pytest.raises(ValueError, match="the coder left out a part of the script"):
+            find_script(f"```python\n{script}```\n", WHOLE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# Train the model...",
+        "# loop over 1...n",
+        "# the rest of the columns are numbers",
+        "text = '# ... rest of the script unchanged'",
+        "def stub():\n    ...",
+    ],
+)
+def test_a_comment_that_leaves_nothing_out_is_kept(line):
+    script = WHOLE.replace("model = 1", f"model = 2\n{line}")
+    assert find_script(f"```python\n{script}```\n", WHOLE) == script
+    kept = WHOLE.replace(
+        "model = 1", "# ... rest of the script unchanged\nmodel = 1"
+    )  # it stood there before
+    assert find_script(f"```python\n{kept}```\n", kept) == kept

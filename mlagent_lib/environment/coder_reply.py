@@ -23,6 +23,11 @@ _CODE = re.compile(r"""(?:[^#"']|"[^"]*"|'[^']*')*""")  # before a fence at the 
 _WORD = rf"(?!(?:{'|'.join(keyword.kwlist)})\b)[a-z]['\w-]*[,:.!?]*(?: \w|$)"
 _PROSE = re.compile(rf"\s*(?:[A-Z*>\d<#-]|[^\x00-\x7f]|{_WORD}|$)(?!.* = )")  # how its lines begin
 _MOST = 1000  # fences of a reply, lines of prose around a script: more is a runaway generation
+_LEFT_OUT = re.compile(  # a comment, or three points alone, in place of lines of the script
+    r"(?im)^(?:\.\.\.[ \t]*$|[ \t]*#[ \t]*(?:\.\.\.|…)[ \t]*[(\w].*"
+    r"|[ \t]*#.{0,99}\b(?:rest|remainder|remaining|existing|everything else)\b"
+    r".{0,99}\b(?:unchanged|same|as (?:before|is|it was)|omitted|goes here|stays)\b.*)"
+)
 _OPEN = "unterminated triple-quoted"  # begins Python's words for a text that ends inside a string
 _DOES = (ast.Call, ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom)
 
@@ -64,13 +69,16 @@ def find_script(reply: str, script: str) -> str:
         if not is_inner and not is_prose and (is_file or not fence.before.strip()):
             end = (closed or len(lines)) + 1
             blocks += [(text, fault if closed else "it is cut off")] if is_file else []
-    if whole:
-        return max(whole, key=lambda text: (text.strip() != script.strip(), len(text))).lstrip("\n")
     text, fault = max(blocks, key=lambda block: len(block[0]), default=("", ""))
+    if whole:
+        text = max(whole, key=lambda text: (text.strip() != script.strip(), len(text))).lstrip("\n")
+        fault = ""
     if not text.strip():
         raise ValueError("the coder answered without a code block that holds a whole Python script")
     if fault:
         raise ValueError(f"the coder's script is no whole Python program: {fault}")
+    if left_out := next((line for line in _LEFT_OUT.findall(text) if line not in script), ""):
+        raise ValueError(f"the coder left out a part of the script: {left_out.strip()!r}")
     return text
 
 
