@@ -1,6 +1,6 @@
 """`mlagent ablations`: all arms over seeds, planned, started side by side, resumable.
 
-Each unit of work is a process on one core (`ablation_units`). A unit whose manifest is intact is never made
+Each unit of work is a process on one core (`units`). A unit whose manifest is intact is never made
 again; the seconds that finished units took tell how long the rest will take.
 """
 

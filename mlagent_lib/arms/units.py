@@ -1,6 +1,6 @@
 """The units of work behind the comparison of arms: one process, one core, one folder with a manifest each.
 
-A unit reads what earlier units of its seed wrote, works, and writes; `ablations` plans and starts them. Four
+A unit reads what earlier units of its seed wrote, works, and writes; `schedule` plans and starts them. Four
 kinds: ``collect-<ideas>`` (expert trajectories), ``sft-<start>`` (an adapter to start from), ``arm-<name>``
 (RL, single steps from test states, trajectories on every task) and ``search`` (the same budget of executions
 spent by the trained policy, by sampling and by a tree search).

@@ -6,7 +6,7 @@ as its parameters and inputs are the same. Lines of JSONL that the kill has torn
 counted in the manifest (``torn_lines``). Nothing is ever overwritten: a stage that has to be made again is
 first moved aside, to ``<stage>.old-1``, ``<stage>.old-2``, ...
 
-This module does not decide what a stage does, nor in which order stages run (``pipeline``).
+This module does not decide what a stage does, nor in which order stages run (``run.notebooks``).
 """
 
 from __future__ import annotations

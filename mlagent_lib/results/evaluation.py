@@ -301,8 +301,8 @@ def overall_table(df: pd.DataFrame, steps: pd.DataFrame | None = None, *, draws:
         and gap_high, gap_unbounded, gap_by_feedback (bounded), gain_pct, gain_low, gain_high, reward,
         reward_low, reward_high, states (that the reward is a mean of), level.
     """
-    everyone, table = named(df).drop_duplicates("who"), []
-    for split, row in product(SPLITS, everyone.itertuples()):
+    df, table = named(df), []  # once, not again for every mean
+    for split, row in product(SPLITS, df.drop_duplicates("who").itertuples()):
         gap = mean_of(df, row.who, "gap", split, draws=draws)
         if gap is None:
             continue
@@ -371,7 +371,7 @@ def difference_table(
         Columns `DIFFERENCES`: ``zero`` says where the interval lies (``above``, ``includes``, ``below`` zero,
         or ``unknown``), ``verdict`` is that of `judge`.
     """
-    lines = []
+    df, lines = named(df), []  # once, not again for every pair
     cases = [(name, split) for name in measures for split in (("held-in",) if name == "reward" else SPLITS)]
     for (after, before), (measure, split) in product(pairs, cases):
         rows = steps if measure == "reward" else df

@@ -1,7 +1,8 @@
 """The work of each notebook's stage, one function each: read what earlier stages wrote, compute, write.
 
-A notebook calls one of these inside ``with stage:`` and afterwards shows what lies in the files; `story`
-makes the tables for that. Each function goes on where an interrupted attempt stopped, and draws no figure.
+A notebook calls one of these inside ``with stage:`` and afterwards shows what lies in the files;
+`notebook_tables` makes the tables for that. Each function goes on where an interrupted attempt stopped, and
+draws no figure.
 """
 
 from __future__ import annotations

@@ -102,9 +102,10 @@ class Decoder:
 
     Args:
         model: For which `reason_against` has nothing to say.
+        length: Positions that will be used, at most; all of the model's by default.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, length: int | None = None):
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         body, config = model.model, model.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -123,7 +124,9 @@ class Decoder:
             )
             for layer in body.layers
         ]
-        angles = torch.outer(torch.arange(self.limit).float(), body.rotary_emb.inv_freq.float())
+        # no more than are used: a table of 131,072 positions would be made anew in every call
+        positions = torch.arange(min(self.limit, length or self.limit)).float()
+        angles = torch.outer(positions, body.rotary_emb.inv_freq.float())
         self.cosine, self.sine = (torch.cat([part, part], dim=-1) for part in (angles.cos(), angles.sin()))
 
     def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -287,9 +290,9 @@ def replies(
     Raises:
         RunError: The model has no position left for a token that is wanted.
     """
-    decoder = Decoder(model)
     prompts, seen, which = distinct_rows(ids, mask)
     longest = int(seen.sum(dim=1).max())
+    decoder = Decoder(model, longest + most)
     if longest > decoder.limit:
         raise _full(longest, decoder.limit)
     hidden, kept = decoder.read(prompts, seen)
