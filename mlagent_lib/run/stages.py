@@ -30,7 +30,7 @@ from mlagent_lib.core.files import append_jsonl, write_text
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.coder import EditRequest, RuleCoder
 from mlagent_lib.environment.luck import luck_of
-from mlagent_lib.environment.step import run_steps
+from mlagent_lib.environment.step import Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import (
     best_at_k_table,
@@ -306,6 +306,7 @@ def pool_of(lab: Lab, parts: Parts, tasks: Sequence[str] = ()) -> StatePool:
 def train_rl(
     lab: Lab, stage: Stage, parts: Parts, adapter: Path, arm: Arm | None = None, *,
     charged_limit: float = float("inf"), progress: Callable[[dict], None] | None = None,
+    tools: Toolbox | None = None, seed: int | None = None,
 ) -> None:  # fmt: skip
     """Train a policy by RL as an arm says, and write ``adapter/``, ``metrics.jsonl`` and ``training.json``.
 
@@ -316,6 +317,8 @@ def train_rl(
         arm: Method, tasks and share of on-policy states; the full method's by default.
         charged_limit: Charged seconds after which training ends, in place of a number of updates.
         progress: Called with each row of the metrics.
+        tools: In place of the run's own.
+        seed: Of the training; the run's own by default.
     """
     from mlagent_lib.training.grpo import train_grpo
 
@@ -327,8 +330,9 @@ def train_rl(
         print(f"the pool holds {len(pool)} states: a step takes these, not {profile.grpo.states_per_step}")
         profile = profile.with_values(profile.name, grpo__states_per_step=len(pool))
     found = train_grpo(
-        profile, pool, select, make_tools=lambda coder: lab.tools(coder or make_coder(lab)), adapter=adapter,
-        out=stage.dir, seed=lab.seed, arm=arm, charged_limit=charged_limit, progress=progress,
+        profile, pool, select, adapter=adapter, out=stage.dir, arm=arm,
+        make_tools=lambda coder: tools or lab.tools(coder or make_coder(lab)),
+        seed=lab.seed if seed is None else seed, charged_limit=charged_limit, progress=progress,
     )  # fmt: skip
     counts = {"pool": len(pool), "select": len(select)}
     stage.write_json("training.json", found | counts | {"files": hashes_below(stage.path("adapter"))})

@@ -189,6 +189,16 @@ def _patterns(modality: str, kind: str) -> list[tuple[re.Pattern, Family, list[s
     return found
 
 
+def _understood(instruction: str, modality: str, kind: str) -> tuple[Family, dict] | None:
+    """Return the family that an instruction asks for and its parameters, or None."""
+    text = " ".join(instruction.lower().split()).rstrip(".")
+    for pattern, family, order, fixed in _patterns(modality, kind):
+        match = pattern.fullmatch(text)
+        if match:
+            return family, fixed | dict(zip(order, match.groups(), strict=True))
+    return None
+
+
 def interpret(instruction: str, modality: str, kind: str) -> tuple[str, str] | None:
     """Return the axis and the new lines of the block that an instruction asks for, or None.
 
@@ -201,10 +211,18 @@ def interpret(instruction: str, modality: str, kind: str) -> tuple[str, str] | N
         >>> interpret("make it good", "tabular", "regression") is None
         True
     """
-    text = " ".join(instruction.lower().split()).rstrip(".")
-    for pattern, family, order, fixed in _patterns(modality, kind):
-        match = pattern.fullmatch(text)
-        if match:
-            numbers = dict(zip(order, match.groups(), strict=True))
-            return family.axis, family.block.format(**family.fields(fixed | numbers, kind))
-    return None
+    if (found := _understood(instruction, modality, kind)) is None:
+        return None
+    family, values = found
+    return family.axis, family.block.format(**family.fields(values, kind))
+
+
+def family_of(instruction: str, modality: str, kind: str) -> str | None:
+    """Return the axis and the family of edits that an instruction asks for, or None.
+
+    Example:
+        >>> family_of("use 9 nearest neighbours", "tabular", "regression")
+        'model/knn'
+    """
+    found = _understood(instruction, modality, kind)
+    return found and f"{found[0].axis}/{found[0].name}"
