@@ -10,6 +10,7 @@
 * ``run``: a run: its stages, its notebooks, agents at work, exports, what is published of it
 * ``arms``: which arms over which seeds, in which order; an arm is a run with a changed profile
 * ``bench``: measurements side by side
+* ``sockets``: where trainers of others plug in: OpenEnv, tools for TRL, folders for Harbor
 * ``commands``: what ``mlagent`` does, a module each; ``cli`` reads its words
 * ``gym``: the tasks as Gymnasium environments
 

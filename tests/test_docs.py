@@ -6,6 +6,7 @@ import html
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from docstring_rules import PACKAGE, problems
@@ -155,6 +156,7 @@ def test_the_command_writes_pages_whose_links_all_lead_somewhere(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=PACKAGE.parent)
     modules = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_")]
     count = len(modules) + len(list(PACKAGE.rglob("__init__.py")))
+    count -= find_spec("openenv") is None  # sockets/openenv.py is of an extra
     assert (done.returncode, done.stdout) == (0, f"{out}/index.html: {count} modules\n"), done.stderr
     pages = {(out / name).resolve(): text for name, text in pages_of(out).items()}
     assert len(pages) == count + 1

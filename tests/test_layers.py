@@ -12,7 +12,7 @@ import pytest
 
 ORDER = (
     "core", "tasks", "environment", "reward", "agents", "training", "results", "run", "arms", "bench", "gym",
-    "commands", "cli", "__main__",
+    "sockets", "commands", "cli", "__main__",
 )  # fmt: skip
 PACKAGE = "mlagent_lib"
 # Files that are run alone, in a process that must not import this package.

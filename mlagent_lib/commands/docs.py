@@ -28,7 +28,7 @@ def write_docs(out: str | Path, package: str = "mlagent_lib") -> int:
 
     Args:
         out: Folder; made when missing.
-        package: Its name; it is imported, with all its modules.
+        package: Its name; it is imported, with all its modules but those of an extra that is not installed.
 
     Raises:
         MlagentError: pdoc is not installed.
@@ -47,9 +47,20 @@ def write_docs(out: str | Path, package: str = "mlagent_lib") -> int:
     pdoc.render.env.filters["to_html"] = partial(markdown2.markdown, extras=EXTRAS, safe_mode="escape")
     inner = walk_packages(import_module(package).__path__, f"{package}.")
     names = [package, *(found.name for found in inner if "._" not in found.name)]
-    modules = {name: pdoc.doc.Module.from_name(name) for name in names}
+    modules = {name: pdoc.doc.Module.from_name(name) for name in names if _is_usable(name, package)}
     for name, module in modules.items():
         page = _TO_PRIVATE.sub(r"\1", pdoc.render.html_module(module, modules))
         write_text(Path(out) / f"{name.replace('.', '/')}.html", visible(page))
     write_text(Path(out) / "index.html", pdoc.render.html_index(modules))
     return len(modules)
+
+
+def _is_usable(name: str, package: str) -> bool:
+    """Return whether a module can be imported: those of an extra that is not installed are left out."""
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or package).partition(".")[0] == package:
+            raise
+        return False
+    return True

@@ -57,16 +57,7 @@ def states_dataset(
         RunError: The run is not finished, the file is not one of trajectories, or no state is left.
         TaskError: A task is unknown.
     """
-    prompter = Prompter("full")
-    if not isinstance(source, (str, Path)):
-        found = list(source)
-    else:
-        if Path(source).is_dir():
-            run = read_run(source)
-            prompter, rows = run.prompter, run.trajectories["train"]
-        else:
-            rows = read_trajectories(source)
-        found = [state for state, taken in states_of(rows) if action in (None, taken)]
+    found, prompter = read_states(source, action)
     pool = StatePool.of(found)
     states = pool.states if limit is None else pool.sample(limit, seed, "dropin")
     if not states:
@@ -89,6 +80,21 @@ def states_dataset(
             for state in states
         ]
     )
+
+
+def read_states(
+    source: str | Path | Sequence[State], action: str | None = POOL_ACTION
+) -> tuple[list[State], Prompter]:
+    """Return the states of a source and what makes their prompts, as `states_dataset` takes them."""
+    if not isinstance(source, (str, Path)):
+        return list(source), Prompter("full")
+    prompter = Prompter("full")
+    if Path(source).is_dir():
+        run = read_run(source)
+        prompter, rows = run.prompter, run.trajectories["train"]
+    else:
+        rows = read_trajectories(source)
+    return [state for state, taken in states_of(rows) if action in (None, taken)], prompter
 
 
 def step_reward_func(
