@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -178,7 +176,7 @@ def test_a_full_window_is_an_error():
 def test_other_models_and_other_wishes_are_left_to_generate():
     assert reason_against(small("qwen2")) == "" == reason_against(with_adapter(small("llama")))
     assert reason_against(small("gpt2")) == "its architecture is gpt2, not qwen2 or llama"
-    assert "bfloat16 on cpu" in reason_against(small("llama").bfloat16())
+    assert "float16 on cpu" in reason_against(small("llama").half())
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     assert "scaled (linear)" in reason_against(small("llama", rope_parameters=scaled))
     model, (ids, mask) = small("qwen2"), prompts()
@@ -210,9 +208,37 @@ def test_the_plain_backend_samples_by_it(monkeypatch):
     assert backend.generate(talk, temperature=0, max_new_tokens=12) == plain
 
 
+def test_in_bfloat16_the_logits_are_those_of_the_model_and_a_small_adapter_is_not_lost():
+    model, (ids, mask) = with_adapter(small("llama", hidden_size=64)).to(torch.bfloat16), prompts()
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.float()
+    assert reason_against(model) == ""
+    whole = with_adapter(small("llama", hidden_size=64))
+    whole.load_state_dict({name: weight.float() for name, weight in model.state_dict().items()})
+    found, seen, which = distinct_rows(ids, mask)
+    with torch.inference_mode():
+        decoder = Decoder(model)
+        ours, exact = decoder.logits(decoder.read(found, seen)[0])[which], whole(ids, attention_mask=mask)
+        theirs = model(ids, attention_mask=mask).logits[:, -1].float()
+        exact = exact.logits[:, -1]
+        assert ours.dtype == torch.float32
+        assert (ours - exact).abs().mean() < (theirs - exact).abs().mean()  # closer than Transformers'
+        for module in model.modules():  # smaller than half a step of any weight
+            if isinstance(getattr(module, "scaling", None), dict):
+                module.scaling["default"] *= 1e-4
+        decoder = Decoder(model)
+        little = decoder.logits(decoder.read(found, seen)[0])[which]
+        with model.disable_adapter():
+            decoder = Decoder(model)
+        assert not little.equal(decoder.logits(decoder.read(found, seen)[0])[which])
+
+
 def test_a_layer_without_an_adapter_is_itself():
     from mlagent_lib.training.backends.decode import flat
 
     layer = torch.nn.Linear(3, 2)
-    assert flat(layer)[0] is layer.weight and flat(layer)[1] is layer.bias
-    assert flat(SimpleNamespace(weight=1, bias=None)) == (1, None)
+    assert flat(layer).weight is layer.weight and flat(layer).low is None
+    inputs = torch.randn(4, 3)
+    assert flat(layer)(inputs).equal(layer(inputs))
+    assert flat(torch.nn.Linear(3, 2, bias=False)).bias is None

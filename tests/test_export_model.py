@@ -224,14 +224,17 @@ def test_gguf_of_the_pocket_model_is_refused_with_the_reason(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_gguf_where_unsloth_cannot_run_is_refused_before_anything_is_loaded(public, tmp_path, monkeypatch):
+def test_gguf_where_neither_unsloth_nor_the_writer_can_run_is_refused_before_anything_is_loaded(
+    public, tmp_path, monkeypatch
+):
     import importlib.util
 
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "unsloth" else real(name, *rest)
-    )
-    with pytest.raises(MlagentError, match="unsloth is not installed"):
+        importlib.util, "find_spec",
+        lambda name, *rest: None if name in ("unsloth", "gguf") else real(name, *rest),
+    )  # fmt: skip
+    with pytest.raises(MlagentError, match=r"package gguf, which is not installed.*\[gguf\]"):
         export_model(public, "gguf", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["laptop-seed7", "public"]
 

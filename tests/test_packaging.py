@@ -23,12 +23,12 @@ def project(repository):
 
 def test_everything_is_pinned_once(project):
     extras = project["project"]["optional-dependencies"]
-    assert extras.keys() == {"test", "unsloth", "cluster", "docs", "openenv"}
+    assert extras.keys() == {"test", "unsloth", "cluster", "docs", "openenv", "gguf"}
     lines = [*project["project"]["dependencies"], *extras["test"], *extras["unsloth"]]
     assert all(PIN.fullmatch(line) for line in lines)
     names = [line.split("==")[0].lower() for line in lines]
     assert len(names) == len(set(names))
-    for name in ("cluster", "docs", "openenv"):
+    for name in ("cluster", "docs", "openenv", "gguf"):
         assert extras[name] and set(extras[name]) <= set(extras["test"])
 
 

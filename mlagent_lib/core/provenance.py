@@ -76,6 +76,15 @@ def device_name() -> str:
     return f"cpu: {platform.machine()}, {usable_cpus()} cores"
 
 
+def cpu_name() -> str:
+    """Return what the processor calls itself, e.g. ``AMD EPYC 7R13``; else its architecture."""
+    try:
+        told = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        told = None
+    return told[1] if told else platform.processor() or platform.machine()
+
+
 def usable_cpus() -> int:
     """Return the number of CPU cores that this process may use, at least 1."""
     if hasattr(os, "sched_getaffinity"):

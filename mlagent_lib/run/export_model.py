@@ -65,7 +65,8 @@ def export_model(source: str | Path, kind: str, out: str | Path, *, quantization
 
     Args:
         source: Folder of an adapter, or of a run for its RL adapter.
-        kind: ``adapter``, ``merged`` (16 bits a weight, by PEFT) or ``gguf`` (by Unsloth, on a GPU).
+        kind: ``adapter``, ``merged`` (16 bits a weight, by PEFT) or ``gguf`` (on a GPU by Unsloth, else
+            by `write_gguf`).
         out: A folder that does not exist yet.
         quantization: Of ``gguf``: ``f16``, ``q8_0``, ``q4_k_m`` and the other names of llama.cpp.
 
@@ -180,9 +181,10 @@ def _results(stage: Path, weights: str, digest: str) -> list[dict]:
 
 def _base_path(adapter: Path, origin: Origin) -> str:
     """Return what the base model is loaded from: its name, or the folder that the adapter was trained on."""
-    if origin.base == "pocket" or "/" in origin.base:
-        return origin.base
-    return str(_read_config(adapter)["base_model_name_or_path"])
+    from mlagent_lib.training.backends.weights import SHIPPED
+
+    known = origin.base == "pocket" or origin.base in SHIPPED or "/" in origin.base
+    return origin.base if known else str(_read_config(adapter)["base_model_name_or_path"])
 
 
 def _write_adapter(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
@@ -205,18 +207,22 @@ def _write_merged(adapter: Path, origin: Origin, folder: Path, quantization: str
 def _check_gguf(origin: Origin) -> None:
     """Raise where GGUF cannot be made, before anything is loaded."""
     from mlagent_lib.training.backends import choose
+    from mlagent_lib.training.backends.weights import need_reader
 
     if origin.base == "pocket":
         raise RunError(
             "the pocket model cannot become GGUF: llama.cpp does not know its tokenizer",
             cure="export it with --to merged, or train a Qwen2.5",
         )
-    choose("unsloth")
+    if choose("auto") == "plain":
+        need_reader("an export to GGUF")
 
 
 def _write_gguf(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
-    from mlagent_lib.training.backends import load
+    from mlagent_lib.training.backends import choose, load
 
+    if choose("auto") == "plain":
+        return _write_own_gguf(adapter, origin, folder, quantization)
     loaded = load(_base_path(adapter, origin), backend="unsloth", adapter=adapter)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as work:
         # Unsloth merges into the folder, and writes the files into another one beside it
@@ -231,6 +237,18 @@ def _write_gguf(adapter: Path, origin: Origin, folder: Path, quantization: str) 
             )
         for file in files:
             shutil.move(str(file), folder / Path(file).name)
+
+
+def _write_own_gguf(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
+    from mlagent_lib.training.backends import load
+    from mlagent_lib.training.backends.gguf_file import splitting_of, write_gguf
+
+    loaded = load(_base_path(adapter, origin), backend="plain", adapter=adapter)
+    splitting = splitting_of(Path(loaded.path), loaded.model.config.model_type)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as work:
+        loaded.merge(work, precision="float32")
+        name = f"{Path(origin.base).stem}-{quantization}.gguf"
+        write_gguf(Path(work), folder / name, quantization=quantization, splitting=splitting)
 
 
 _WRITERS = {"adapter": _write_adapter, "merged": _write_merged, "gguf": _write_gguf}

@@ -23,6 +23,7 @@ from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.backends import Backend, load
+from mlagent_lib.training.backends.tokens import chat_texts
 from mlagent_lib.training.processes import from_main, is_main, plan_batch, world_size
 from mlagent_lib.training.trl_settings import common_settings, make_config, prepare_trainer
 
@@ -188,5 +189,5 @@ def trainable_rows(rows: Sequence[dict], tokenizer, max_length: int) -> tuple[li
 
 def _token_ids(tokenizer, conversations: Sequence[list[dict]], **options) -> list[list[int]]:
     """Return the tokens of conversations as the chat template writes them."""
-    texts = [tokenizer.apply_chat_template(one, tokenize=False, **options) for one in conversations]
+    texts = chat_texts(tokenizer, conversations, **options)
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

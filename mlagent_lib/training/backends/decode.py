@@ -4,8 +4,8 @@ What it leaves out is work done twice: the adapter is added to flat weights once
 read the same input are one product; the keys and values of a prompt are read once for all replies to it and
 never repeated; rows that have ended are dropped; a token is drawn from the cumulated probabilities.
 
-It runs models of the shapes Qwen2 and Llama in float32 on a CPU (`reason_against` says why not); for all
-others `generate` does the work.
+It runs models of the shapes Qwen2 and Llama on a CPU, in float32, or with products in bfloat16 and all else
+in float32 (`reason_against` says why not); for all others `generate` does the work.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def reason_against(model) -> str:
     if kind not in KINDS:
         return f"its architecture is {kind or 'unknown'}, not {' or '.join(KINDS)}"
     weight = model.get_input_embeddings().weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return f"it computes in {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
     if config.hidden_act != "silu" or getattr(config, "use_sliding_window", False):
         return "its activation or its attention window is another one"
@@ -63,26 +63,51 @@ def distinct_rows(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, 
     return both[:, :length], both[:, length:], which
 
 
-def flat(layer) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return weight and bias of a linear layer with its adapter added, if one is on.
+@dataclass(frozen=True)
+class Flat:
+    """Linear layers that read the same input, as one.
+
+    In float32 the adapter is added to the weight. In bfloat16 it stays beside it, since a change of less than
+    half a step of such a number would be lost for every weight.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    low: tuple[torch.Tensor, torch.Tensor] | None  # A and B of the adapter, B times its scale
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the output in float32; the product is made in the precision of the weight."""
+        found = linear(inputs.to(self.weight.dtype), self.weight, self.bias).float()
+        return found if self.low is None else found + linear(linear(inputs, self.low[0]), self.low[1])
+
+
+def flat(*layers) -> Flat:
+    """Return linear layers with the adapter that is on them, if one is.
 
     Args:
-        layer: A linear layer of Transformers, or the one that PEFT has put around it.
+        layers: Linear layers of Transformers, or those that PEFT has put around them.
     """
-    base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-    weight = base.weight
-    if base is not layer and not layer.disable_adapters and not layer.merged:
-        for name in layer.active_adapters:
-            if name in layer.lora_A:
-                weight = weight + layer.get_delta_weight(name)
-    return weight, base.bias
-
-
-def _fused(*layers) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return layers that read the same input as one."""
-    weights, biases = zip(*map(flat, layers), strict=True)
-    bias = None if biases[0] is None else torch.cat(biases)
-    return torch.cat(weights), bias
+    weights, biases, downs, ups = [], [], [], []
+    for layer in layers:
+        base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
+        weight, whole = base.weight, base.weight.dtype == torch.float32
+        if base is not layer and not layer.disable_adapters and not layer.merged:
+            for name in layer.active_adapters:
+                if name in layer.lora_A and whole:
+                    weight = weight + layer.get_delta_weight(name)
+                elif name in layer.lora_A:
+                    downs.append(layer.lora_A[name].weight.float())
+                    up = layer.lora_B[name].weight.float() * layer.scaling[name]
+                    before = sum(len(known) for known in weights)
+                    ups.append((before, up))
+        weights.append(weight)
+        biases.append(base.bias)
+    size, low = sum(map(len, weights)), None
+    if ups:
+        places = [torch.nn.functional.pad(up, (0, 0, at, size - at - len(up))) for at, up in ups]
+        low = torch.cat(downs), torch.cat(places, dim=1)
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    return Flat(weight, None if biases[0] is None else torch.cat(biases), low)
 
 
 @dataclass(frozen=True)
@@ -90,11 +115,11 @@ class _Layer:
     """The flat weights of one layer."""
 
     before: torch.Tensor
-    qkv: tuple[torch.Tensor, torch.Tensor | None]
-    out: tuple[torch.Tensor, torch.Tensor | None]
+    qkv: Flat
+    out: Flat
     after: torch.Tensor
-    gate_up: tuple[torch.Tensor, torch.Tensor | None]
-    down: tuple[torch.Tensor, torch.Tensor | None]
+    gate_up: Flat
+    down: Flat
 
 
 class Decoder:
@@ -116,10 +141,10 @@ class Decoder:
         self.layers = [
             _Layer(
                 layer.input_layernorm.weight,
-                _fused(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+                flat(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
                 flat(layer.self_attn.o_proj),
                 layer.post_attention_layernorm.weight,
-                _fused(layer.mlp.gate_proj, layer.mlp.up_proj),
+                flat(layer.mlp.gate_proj, layer.mlp.up_proj),
                 flat(layer.mlp.down_proj),
             )
             for layer in body.layers
@@ -138,7 +163,7 @@ class Decoder:
 
     def _projected(self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]):
         """Return queries, keys and values of a layer, shape (..., heads, width) each."""
-        parts = linear(self._normed(hidden, layer.before), *layer.qkv)
+        parts = layer.qkv(self._normed(hidden, layer.before))
         parts = parts.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
         both, values = parts.split([self.heads + self.kv_heads, self.kv_heads], dim=-2)
         left, right = both.chunk(2, dim=-1)
@@ -146,13 +171,13 @@ class Decoder:
         return *both.split([self.heads, self.kv_heads], dim=-2), values
 
     def _rest(self, layer: _Layer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        hidden = hidden + linear(attended, *layer.out)
-        gate, up = linear(self._normed(hidden, layer.after), *layer.gate_up).chunk(2, dim=-1)
-        return hidden + linear(silu(gate) * up, *layer.down)
+        hidden = hidden + layer.out(attended)
+        gate, up = layer.gate_up(self._normed(hidden, layer.after)).chunk(2, dim=-1)
+        return hidden + layer.down(silu(gate) * up)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits that follow from the last hidden state."""
-        return linear(self._normed(hidden, self.norm), *self.head)
+        return self.head(self._normed(hidden, self.norm))
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor):
         """Return the last hidden state of each prompt, and keys and values of all layers.
@@ -165,7 +190,7 @@ class Decoder:
         length = ids.size(1)
         seen = torch.ones(length, length, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
         seen = seen | torch.eye(length, dtype=torch.bool)  # padding looks at itself, so that nothing is NaN
-        hidden, kept, turn = embedding(ids, self.embeddings), [], self.turn(positions)
+        hidden, kept, turn = embedding(ids, self.embeddings).float(), [], self.turn(positions)
         for layer in self.layers:
             queries, keys, values = self._projected(layer, hidden, turn)
             queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
@@ -218,7 +243,7 @@ class _Rows:
     def advance(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits after one more token of each row, shape (rows, vocabulary)."""
         decoder, rows, groups = self.decoder, len(tokens), self.decoder.heads // self.decoder.kv_heads
-        hidden, turn = embedding(tokens, decoder.embeddings), decoder.turn(self.positions)
+        hidden, turn = embedding(tokens, decoder.embeddings).float(), decoder.turn(self.positions)
         length = self.length + 1
         for layer, prompt, own in zip(decoder.layers, self.kept, self.own, strict=True):
             queries, keys, values = decoder._projected(layer, hidden, turn)

@@ -16,8 +16,8 @@ from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.profiles import Loading
 from mlagent_lib.core.provenance import versions
 from mlagent_lib.training.backends.backend import Backend
+from mlagent_lib.training.backends.weights import model_path
 
-POCKET = Path(__file__).parent.parent / "pocket_model"
 PATCHED = ("transformers", "peft", "trl")  # what Unsloth changes while it is imported
 _OLDEST_CARD = (7, 0)  # compute capability; Unsloth's documentation: V100, T4 and later
 
@@ -95,21 +95,6 @@ def _compiled() -> Path:
     return Path.home() / ".cache/mlagent/unsloth" / "-".join(found.get(name, "none") for name in packages)
 
 
-def model_path(name: str) -> str:
-    """Return where the weights of a model are: the shipped folder for ``pocket``, else the name itself.
-
-    Raises:
-        MlagentError: The pocket model is not there.
-    """
-    if name != "pocket":
-        return name
-    if not (POCKET / "model.safetensors").exists():
-        raise MlagentError(
-            f"the pocket model is missing from {POCKET}", cure=f"run 'mlagent pretrain --out {POCKET}'"
-        )
-    return str(POCKET)
-
-
 def load(
     name: str = "pocket",
     *,
@@ -120,7 +105,7 @@ def load(
     """Return a `Backend` with the model loaded, and an adapter on it when one is given.
 
     Args:
-        name: ``pocket``, a folder, or a model's name.
+        name: ``pocket``, ``smollm2``, a ``.gguf`` file, a folder, or a name on a hub.
         backend: How to load it: a profile's `Loading`, or only ``auto``, ``plain`` or ``unsloth``.
         trainable: Whether the adapter shall be trained further.
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from mlagent_lib.core.errors import MlagentError
 from mlagent_lib.core.profiles import Loading
-from mlagent_lib.training.backends.backend import Backend, device_and_precision, lora_config
+from mlagent_lib.training.backends.backend import (
+    Backend,
+    check_trainable,
+    device_and_precision,
+    lora_config,
+)
 from mlagent_lib.training.backends.tokens import load_tokenizer, make_ready, save_tokenizer, tell
 
 
@@ -35,8 +42,9 @@ class PlainBackend(Backend):
         device, precision = device_and_precision(loading)
         dtype = getattr(torch, precision)
         options = _four_bit(device, dtype) if loading.four_bit else {"dtype": dtype}
-        tokenizer = load_tokenizer(path)
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
+        with _had(path):
+            tokenizer = load_tokenizer(path)
+            model = AutoModelForCausalLM.from_pretrained(path, **options)
         make_ready(model, tokenizer)
         if not loading.four_bit:
             model = model.to(_card() if device == "cuda" else "cpu")
@@ -57,13 +65,14 @@ class PlainBackend(Backend):
 
         from mlagent_lib.training.backends.prefix import share_prefixes
 
+        check_trainable(self.model)
         set_seed(seed)
         del self.model.generate  # the shared prefixes move to the outer model
         self.model = get_peft_model(self.model, lora_config(r, alpha))
         share_prefixes(self.model)
 
-    def merge(self, folder: Path | str) -> None:
-        """Write the merged model (see `Backend.merge`).
+    def merge(self, folder: Path | str, *, precision: str = "") -> None:
+        """Write the merged model (see `Backend.merge`), or in another precision, such as ``float32``.
 
         The base is read once more on the CPU: 4-bit weights would lose their rounding for good, and the
         model that is loaded may be in training.
@@ -73,7 +82,7 @@ class PlainBackend(Backend):
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
+        dtype = getattr(torch, precision or ("float16" if self.precision == "float16" else "bfloat16"))
         with tempfile.TemporaryDirectory(prefix="mlagent-merge-") as adapter:
             self.save(adapter)
             base = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype)
@@ -81,6 +90,18 @@ class PlainBackend(Backend):
             merged = PeftModel.from_pretrained(base, adapter).merge_and_unload()
         merged.save_pretrained(folder)
         save_tokenizer(self.tokenizer, folder)
+
+
+@contextmanager
+def _had(path: str) -> Iterator[None]:
+    """Say what to do where Transformers cannot find a model, or does not know it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise MlagentError(
+            f"model {path!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
+            cure="check the name and the network; without one give pocket, smollm2, a folder or a .gguf file",
+        ) from error
 
 
 def _card() -> str:

@@ -36,7 +36,8 @@ def completion_logits(model, ids: torch.Tensor, mask: torch.Tensor, completion_l
         past_key_values=repeated(first.past_key_values, which),
         use_cache=True,
     )
-    return torch.cat([first.logits[which], rest.logits[:, :-1]], dim=1)
+    # float32: a log-probability of bfloat16 logits is off by a hundredth
+    return torch.cat([first.logits[which], rest.logits[:, :-1]], dim=1).float()
 
 
 def share_prefixes(model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.training.backends.tokens import chat_texts
 
 GENERATION_ROWS = 96  # conversations sampled at once where the profile says nothing
 
@@ -46,10 +47,7 @@ def generate_texts(
             torch.manual_seed(seed)
         for start in range(0, len(conversations), batch_size):
             part = conversations[start : start + batch_size]
-            texts = [
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-                for messages in part
-            ]
+            texts = chat_texts(tokenizer, part, add_generation_prompt=True)
             batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
                 model.device
             )

@@ -46,6 +46,36 @@ def load_tokenizer(path: str):
     return ends_with_the_turn(kind.from_pretrained(path, padding_side="left"))
 
 
+def chat_texts(tokenizer, conversations: Sequence[list[dict]], **options) -> list[str]:
+    """Return conversations as the tokenizer's chat template writes them.
+
+    Args:
+        options: Of ``apply_chat_template``, such as ``add_generation_prompt``.
+
+    Raises:
+        MlagentError: There is no template, or it refuses a turn, such as one of the system.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return [tokenizer.apply_chat_template(one, tokenize=False, **options) for one in conversations]
+    except ValueError as error:
+        if tokenizer.chat_template:
+            raise
+        raise MlagentError(
+            f"the tokenizer of {tokenizer.name_or_path or 'the model'} has no chat template",
+            cure="take the Instruct variant of the model, or put a chat_template.jinja into its folder",
+        ) from error
+    except TemplateError as error:
+        roles = sorted({turn["role"] for one in conversations for turn in one})
+        raise MlagentError(
+            f"the chat template of {tokenizer.name_or_path} refuses a conversation with the turns "
+            f"{', '.join(roles)}: {error}",
+            cure="take a profile with pocket prompts (laptop-llm), which are one turn of the user, or put a "
+            "chat_template.jinja that takes all of them into the model's folder",
+        ) from error
+
+
 def save_tokenizer(tokenizer, folder: Path | str) -> None:
     """Write a tokenizer under the class name that Transformers 4 knows too; return nothing."""
     tokenizer.save_pretrained(folder)
