@@ -263,3 +263,47 @@ def test_a_plain_trl_script_trains_ten_updates_and_is_paid_what_it_is_in_process
     assert all(served_ == own for served_, own in paid)
     assert len({reward for found, _ in paid for reward in found}) > 3
     assert all(math.isfinite(row["loss"]) for row in trainer.state.log_history if "loss" in row)
+
+
+# The soak ---------------------------------------------------------------------------------------------------
+
+SOAK = Path(__file__).parent / "soak" / "sessions.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(probing._chosen() is None, reason="no isolation tier works on this machine")
+def test_a_short_soak_with_killed_clients_loses_and_mixes_up_nothing(tmp_path):
+    out = tmp_path / "sessions.json"
+    few = ["--clients", "6", "--calls", "120", "--kill-every", "1", "--pairs", "4", "--out", str(out)]
+    done = subprocess.run([sys.executable, SOAK, *few], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(out.read_text())
+    assert report["calls"] >= 120 and report["killed_in_the_middle"] >= 1 and report["clients_at_once"] == 6
+    assert {"edited", "neutral", "invalid", "error"} <= report["outcomes"].keys()
+
+
+def test_a_mixed_up_answer_would_be_noticed(tmp_path, task, desk, monkeypatch):
+    monkeypatch.syspath_prepend(SOAK.parent)
+    sessions = pytest.importorskip("sessions")
+    monkeypatch.setattr("mlagent_lib.tasks.registry.find_task", lambda name: task)
+    start = start_state(task, desk.tools)
+    result = run_steps([(start, neighbours(8))], desk.tools)[0]
+    row = {"before": start.id, "after": result.state.id, "text": neighbours(8), "task": task.name}
+    row |= {"outcome": "edited", "reward": 1.0}
+    for changed, noticed in (
+        ({}, {}),
+        ({"after": start.id}, {"states": 1}),
+        ({"reward": 0.5}, {"rewards": 1}),
+    ):
+        found = sessions.compared([row | changed], {task.name: start}, desk.tools)["differ"]
+        assert {name: count for name, count in found.items() if count} == noticed
+
+
+def test_the_committed_soak_lost_nothing_with_fifty_clients():
+    if not SOAK.with_suffix(".json").exists():
+        pytest.skip("the long soak has not been run: python tests/soak/sessions.py")
+    report = json.loads(SOAK.with_suffix(".json").read_text())
+    assert report["clients"] == report["clients_at_once"] >= 50 and report["calls"] >= 5000
+    assert report["verdict"] == "nothing lost or mixed up" and not any(report["differ"].values())
+    assert report["lost"] == 0 and report["killed_in_the_middle"] >= 20
+    assert report["overhead"]["served_over_in_process"] <= report["overhead"]["wanted"] == 1.15
