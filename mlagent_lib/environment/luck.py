@@ -68,7 +68,7 @@ def luck_of(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     if any(state.score is None for pair in pairs for state in pair):
         raise ValueError("luck needs states that have a score")
-    jobs = [(state, script or tools.task(state.task).starter) for pair in pairs for state in pair]
+    jobs = [(state, script or tools.task(state.task).entry) for pair in pairs for state in pair]
     rounds = []
     for number in range(1, seeds + 1):
         executions = [execution for execution, _ in tools.execute_many(jobs, reseed=number)]

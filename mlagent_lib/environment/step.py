@@ -209,12 +209,12 @@ def task_request(
     Without a script it is the starter, and without limits they are the task's own.
     """
     folder = task.data_dir if task.data_dir.is_dir() else None
-    script, limits = script or task.starter, limits or task.limits
+    script, limits = script or task.entry, limits or task.limits
     return RunRequest(dict(files), folder, script, limits, reseed=reseed, links=task.links)
 
 
 def entry_script(task: Task, files: Mapping[str, bytes], source: str, saved: str) -> str:
-    """Return the file that runs after an edit: the task's starter, whichever file of it was edited.
+    """Return the file that runs after an edit: the task's entry, whichever file of it was edited.
 
     A new script that takes the starter's place runs itself: not among the task's files, made from the starter
     or from such a script, and it names ``submission.csv`` if the starter does. Anything else (a module, a
@@ -225,6 +225,8 @@ def entry_script(task: Task, files: Mapping[str, bytes], source: str, saved: str
         source: The file that was edited, in normal form.
         saved: What the edited text was saved as, likewise.
     """
+    if task.driver:  # it runs the starter, and nothing else
+        return task.driver
     own, name = task.env_files(), SUBMISSION.encode()
     is_new = saved.endswith(".py") and saved not in own and (source == task.starter or source not in own)
     is_script = name in files[saved] or name not in files.get(task.starter, b"")
@@ -246,7 +248,7 @@ def start_state(task: Task, tools: Toolbox) -> State:
     """
     tools.tasks[task.name] = task
     state = State(task=task.name, task_digest=task.digest, files=task.env_files())
-    execution, _ = tools.execute_many([(state, task.starter)])[0]
+    execution, _ = tools.execute_many([(state, task.entry)])[0]
     if isinstance(execution, Unscored):
         raise execution
     if execution.score is None:
@@ -389,7 +391,8 @@ def _act(plan: _Plan, name: str, arguments: Mapping[str, str]) -> str:
         return f"File {source} copied to {target}"
     script = read_text(files, arguments["script_name"])
     if name == "Execute Script":
-        plan.script = safe_path(arguments["script_name"])
+        named = safe_path(arguments["script_name"])
+        plan.script = plan.task.entry if named == plan.task.starter else named
     else:
         plan.saved = _writable(plan, arguments["save_name"])
         plan.edit = EditRequest(plan.task, script, arguments["edit_instruction"])

@@ -54,6 +54,7 @@ class Task:
         classes: The classes or ratings that an answer may name; empty for free numbers.
         grader: A foreign file that grades; None where our own metrics and label files do.
         starter: The entry script below ``env/``: what is run, also after another file was edited.
+        driver: A protected file below ``env/`` that is run in place of the starter, and runs it; "" for none.
         ideas: Pairs of axis and text that stand in for a catalogue of ideas; empty where there is one.
     """
 
@@ -81,7 +82,13 @@ class Task:
     classes: tuple[int, ...] = ()
     grader: ForeignGrader | None = None
     starter: str = "train.py"
+    driver: str = ""
     ideas: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def entry(self) -> str:
+        """Return the file below ``env/`` that an execution of the starter runs."""
+        return self.driver or self.starter
 
     @property
     def better(self) -> str:
@@ -288,6 +295,7 @@ def _from_card(folder: Path, card: dict) -> Task:
         "columns",
         "provenance",
         "starter",
+        "driver",
     )
     answer, grader = card.get("answer", {}), None
     if "grader" in card:

@@ -1,7 +1,7 @@
 """A soak of the server: many clients at once, killed at random, and nothing lost, mixed up or left behind.
 
-``python tests/soak/sessions.py`` starts ``mlagent serve``, 50 clients in processes of their own, and kills one
-now and then in the middle of whatever it does. Every answer that a client got is written down with the
+``python tests/soak/sessions.py`` starts ``mlagent serve`` and 50 clients in processes of their own, and kills
+one now and then in the middle of whatever it does. Every answer that a client got is written down with the
 state before it and the reply that was sent. Afterwards each is computed again in this process: reward,
 outcome and the id of the state after it (a hash of the whole state, history included) must be the same. Then
 the same edits are made through the server and in process by turns. Writes ``sessions.json`` beside itself.
@@ -310,7 +310,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict:
     clean = not (left["processes"] or left["temporary_entries"]) and grown["processes"] == 0
     return {
         "clients": options.clients, "calls": len(rows), **found, "server_counts": counts, "lost": lost,
-        "answered_to_a_dead_client": extra, **checked, "grown_on_the_server": grown, "left_after_its_end": left,
+        "answered_to_a_dead_client": extra, **checked, "grown_on_the_server": grown,
+        "left_after_its_end": left,
         "verdict": "nothing lost or mixed up" if fine and clean else "failed",
         "overhead": speed, "tier": tier, "seed": options.seed,
         "versions": versions(("openenv", "websockets", "uvicorn")), "git": git_state(),

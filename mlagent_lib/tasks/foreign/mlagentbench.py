@@ -7,6 +7,7 @@ and best known score) comes from the caller or from `known_tasks`, and may be wr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +87,11 @@ def place_starter(folder: Path, starter: str) -> str:
 
 
 def adopt_folder(
-    task: Task, execute: Execute, *, best: float | None = None, best_provenance: str = ""
+    task: Task,
+    execute: Execute,
+    *,
+    best: float | Callable[[float], float] | None = None,
+    best_provenance: str = "",
 ) -> Task:
     """Return the task after measuring its starter and writing its ``task.yaml`` and ``scripts/control.csv``.
 
@@ -95,7 +100,8 @@ def adopt_folder(
 
     Args:
         task: A folder without ``task.yaml``, loaded with direction and limits.
-        best: Best known score, and where it comes from; None for the known one.
+        best: Best known score, or what makes it of the starter's; None for the known one.
+        best_provenance: Where it comes from.
 
     Raises:
         TaskError: There is a card already, the grader or the starter fails, or the best known score does not
@@ -107,8 +113,10 @@ def adopt_folder(
     if best is None and not task.best:
         told = f"the best known score of {task.name} is not known"
         raise TaskError(told, cure="state it with --best SCORE")
-    task = replace(task, best=dict.fromkeys(LABEL_SETS, best)) if best is not None else task
     scores, submission = starter_scores(task, execute)
+    if best is not None:
+        known_best = best(scores["feedback"]) if callable(best) else best
+        task = replace(task, best=dict.fromkeys(LABEL_SETS, known_best))
     if not worse_than(scores["feedback"], task.best["feedback"], task.greater_is_better):
         raise TaskError(
             f"the starter of {task.name} scores {scores['feedback']:g}, and the best known score "
@@ -129,9 +137,10 @@ def adopt_folder(
         "direction": "maximize" if task.greater_is_better else "minimize",
         "split": "other",
         "description": task.description or about,
-        "facts": facts + ([known.warning] if known and known.warning else []),
+        "facts": [*task.facts, *facts] + ([known.warning] if known and known.warning else []),
         "provenance": task.provenance or origin,
         "starter": task.starter,
+        "driver": task.driver,
         "grader": grader.to_card(task.folder),
         "baseline": scores,
         "best": task.best | {"provenance": why},
