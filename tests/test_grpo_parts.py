@@ -31,7 +31,7 @@ from mlagent_lib.training.grpo import (
     _last_checkpoint,
     train_grpo,
 )
-from mlagent_lib.training.pool import OnPolicyStates, StatePool
+from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
 from mlagent_lib.training.scoring import (
     StepReward,
     evaluate_steps,
@@ -111,6 +111,36 @@ def test_groups_never_mix_and_the_order_within_does_not_matter(first, second, or
         if reward is None:
             assert advantage == pytest.approx(0.0, abs=1e-6)  # our failure moves nothing
     assert sum(advantages) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_groups_start_where_most_is_left_to_gain(states, share):
+    other = replace(states[0], task="other")
+    done = replace(states[0], task="done")
+    focus = Focus((*states, other, done), share, group_size=2, row_of=lambda state: state.task, seed=0)
+    rows = ["even"] * 16
+    assert focus.mix(rows) == rows  # nothing is known yet
+    focus.visit([other, done], [1.0, 0.0, 0.5, 0.5])
+    assert focus.left() == {"tiny-homes": 0.5, "other": 0.5, "done": 0.0}  # unknown: as much as anywhere
+    focus.visit([states[0]], [0.75, 0.25])
+    mixed = focus.mix(rows)
+    counts = {name: mixed.count(name) for name in ("other", "tiny-homes", "done", "even")}
+    assert counts["done"] == 0 and counts["even"] == 16 * (1 - share)
+    assert abs(counts["other"] - 2 * counts["tiny-homes"]) <= 6  # 0.5 to 0.25, each up to a group
+    assert all(mixed[at] == mixed[at + 1] for at in range(0, 16, 2))
+    focus.visit([other], [0.0, 0.0])  # 0.8 * 0.5: more is left, the best stays known
+    assert focus.left()["other"] == pytest.approx(0.6)
+    again = Focus((*states, other, done), share, group_size=2, row_of=lambda state: state.task, seed=0)
+    again.go_on(json.loads(json.dumps(focus.to_json())))
+    assert again.mix(rows) == focus.mix(rows)
+
+
+def test_the_batchs_scale_is_that_of_trl_and_none_is_none():
+    torch = pytest.importorskip("torch")
+    rewards = [0.1, 0.9, 0.5, 0.5]
+    wanted = (torch.tensor([-0.4, 0.4, 0.0, 0.0]) / (torch.tensor(rewards).std() + 1e-4)).tolist()
+    assert group_advantages(rewards, 2, "batch") == pytest.approx(wanted)
+    assert group_advantages(rewards, 2, "none") == pytest.approx([-0.4, 0.4, 0.0, 0.0])
 
 
 def test_the_advantages_are_those_of_trl():
@@ -362,8 +392,8 @@ def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypa
         reward.last = last
         recorder = Recorder(tmp_path, reward, lambda step: reward.last, lambda row: None, 0.0)
         recorder.float16 = True
-        recorder.step_began()
-        recorder.step_ended()
+        recorder.step_began(0)
+        recorder.step_ended(1)
         recorder.trained(logs | {"grad_norm": math.inf if number == 2 else 1.0}, number)
         recorder.kept_back(number, None)
     logged = {name for row in read_jsonl(tmp_path / "metrics.jsonl")[0] for name in row}
@@ -414,15 +444,22 @@ def numbers(out: Path) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kill", "states_per_step"),
-    [(("train", 7), 2), (("train", 7), 1), (("holdout", 3), 1)],  # in mid-epoch, and where an epoch ends
+    ("kill", "settings"),
+    [
+        (("train", 7), {"states_per_step": 2}),  # in mid-epoch
+        (("train", 7), {"states_per_step": 1}),
+        (("holdout", 3), {"states_per_step": 1}),  # where an epoch ends
+        (("train", 7), {"states_per_step": 2, "focus": 0.5}),
+        (("train", 7), {"states_per_step": 2, "num_iterations": 3}),
+    ],
 )
 def test_a_killed_training_ends_where_an_uninterrupted_one_ends(
-    bandit, states, tools, tmp_path, kill, states_per_step
+    bandit, states, tools, tmp_path, kill, settings
 ):
     from safetensors.torch import load_file
 
-    short = {"steps": 8, "eval_every": 3, "states_per_step": states_per_step}
+    short = {"steps": 8, "eval_every": 3, **settings}
+    saved = kill[1] // 3 * 3 * settings.get("num_iterations", 1)
     whole = train(bandit, states, tools, tmp_path / "whole", **short)
 
     def progress(row):
@@ -431,7 +468,7 @@ def test_a_killed_training_ends_where_an_uninterrupted_one_ends(
 
     with pytest.raises(Killed):
         train(bandit, states, tools, tmp_path / "cut", progress=progress, **short)
-    assert (tmp_path / "cut" / "checkpoints" / f"checkpoint-{kill[1] // 3 * 3}").is_dir()
+    assert (tmp_path / "cut" / "checkpoints" / f"checkpoint-{saved}").is_dir()
     resumed = train(bandit, states, tools, tmp_path / "cut", **short)
     assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
     assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}

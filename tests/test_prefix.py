@@ -120,7 +120,7 @@ def trainer(loaded, tmp_path_factory):
     profile = GRPOProfile(steps=1, states_per_step=1, group_size=2, temperature=0.7, checkpointing=False)
     wanted = grpo_settings(loaded, profile, out=tmp_path, seed=0)
     rows = [{"prompt": [{"role": "user", "content": "x"}], "state_id": "s", "task": "t"}]
-    return _trainer(loaded, wanted, SimpleNamespace(reward=reward), rows, 0)
+    return _trainer(loaded, wanted, SimpleNamespace(reward=reward, passes=1), rows, 0)
 
 
 def test_an_entropy_bonus_reaches_the_weights_and_costs_nothing_where_there_is_none(trainer, batch):

@@ -25,6 +25,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "selection": ("v1", "v2"),
     "backend": ("auto", "plain", "unsloth"),
     "precision": ("auto", "measured", "bfloat16", "float16", "float32"),
+    "lr_schedule": ("constant_with_warmup", "linear"),
+    "scale_rewards": ("group", "batch", "none"),
 }
 # OpenMP's threads sleep while they wait for each other. By default they spin, and where another process takes
 # one of the cores (scripts run beside the trainer), a step of the pocket model takes ten times as long.

@@ -34,7 +34,7 @@ from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, base_coder, load, save_adapter
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.memory import VLLM_SHARE
-from mlagent_lib.training.pool import OnPolicyStates, StatePool
+from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
 from mlagent_lib.training.processes import from_main, is_main, over_processes, plan_batch, world_size
 from mlagent_lib.training.scoring import BatchReward, StepReward, evaluate_steps
 from mlagent_lib.training.trainer import StepTrainer
@@ -43,6 +43,7 @@ from mlagent_lib.training.trl_settings import check_held, common_settings, make_
 log = logging.getLogger("mlagent.grpo")
 
 MAX_OVERFLOWS = 10  # ours: updates in a row that float16 may skip; its scaler halves its factor each time
+FOCUS = "focus.json"  # in a checkpoint: what is left to gain in which task
 LONGEST = 100_000  # updates: where time ends a training, their number does not
 
 
@@ -114,7 +115,7 @@ def train_grpo(
         )
         return found.statistics
 
-    shape = {"form": grpo.reward_form, "group_size": grpo.group_size}
+    shape = {"form": grpo.reward_form, "group_size": grpo.group_size, "scale": grpo.scale_rewards}
     if episodes:
         reward = EpisodeReward(pool.by_id(), tools, prompter, **shape)
     else:
@@ -126,18 +127,33 @@ def train_grpo(
         )  # fmt: skip
         if is_main():
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    step, checkpoint = _last_checkpoint(out) or (0, None)
+    passes, checkpoint = _last_checkpoint(out) or (0, None)
+    if grpo.focus and not episodes:
+        reward.focus = _focus(grpo, pool, row_of, seed, checkpoint)
     if is_main():
-        _forget_after(out / "metrics.jsonl", step if checkpoint else -1)
-    recorder = Recorder(out, reward, measure, progress or (lambda row: None), charged_limit)
+        _forget_after(out / "metrics.jsonl", passes // grpo.num_iterations if checkpoint else -1)
+    recorder = Recorder(
+        out, reward, measure, progress or (lambda row: None), charged_limit, grpo.num_iterations
+    )
     timed = replace(grpo, steps=LONGEST) if math.isfinite(charged_limit) else grpo
     rows_per_action = prompter.max_steps if episodes else 1
     wanted = grpo_settings(loaded, timed, out=out, seed=seed, rows_per_action=rows_per_action)
-    trainer = _trainer(loaded, wanted, recorder, [row_of(state) for state in pool.states], step)
+    trainer = _trainer(loaded, wanted, recorder, [row_of(state) for state in pool.states], passes)
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - began
     return from_main(_finish(trainer.model, out, adapter, recorder.metrics, seconds) if is_main() else None)
+
+
+def _focus(
+    grpo: GRPOProfile, pool: StatePool, row_of: Callable[[State], dict], seed: int, checkpoint: str | None
+) -> Focus:
+    """Return where groups start more often, with what a checkpoint remembers."""
+    stream = derive_seed(seed, "focus", os.environ.get("RANK", "0"))  # processes draw states of their own
+    focus = Focus(pool.states, grpo.focus, group_size=grpo.group_size, row_of=row_of, seed=stream)
+    if checkpoint:
+        focus.go_on(json.loads((Path(checkpoint) / FOCUS).read_text(encoding="utf-8")))
+    return focus
 
 
 def _starters(pool: StatePool) -> StatePool:
@@ -177,27 +193,28 @@ def grpo_settings(
     rows = profile.states_per_step * group
     plan = plan_batch(rows, micro=profile.micro_batch, group=group, world=world_size())
     return common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "grpo")) | {
-        "max_steps": profile.steps,
+        "max_steps": profile.steps * profile.num_iterations,
         "steps_per_generation": plan.accumulation,  # all actions of a step come from one policy
         "num_generations": group,
         "num_iterations": profile.num_iterations,
         "max_completion_length": profile.max_new_tokens,
-        "lr_scheduler_type": "constant_with_warmup",
+        "lr_scheduler_type": profile.lr_schedule,
         "warmup_steps": 3,
         "weight_decay": 0.0,
         "beta": profile.beta,
         "epsilon": profile.epsilon,
-        "epsilon_high": profile.epsilon,
+        "epsilon_high": profile.epsilon_high,
         "loss_type": "grpo",
-        "scale_rewards": "group",
+        "scale_rewards": profile.scale_rewards,
+        "entropy_coef": profile.entropy_coef,
         "importance_sampling_level": "token",
         "mask_truncated_completions": False,
         "temperature": profile.temperature,
         "top_p": 1.0,
         "top_k": 0,
-        "logging_steps": 1,
+        "logging_steps": profile.num_iterations,  # a row for each batch of actions, whatever its passes
         "save_strategy": "steps",
-        "save_steps": profile.eval_every,
+        "save_steps": profile.eval_every * profile.num_iterations,
         "save_total_limit": 2,
         "shuffle_dataset": True,
         **_vllm_settings(profile.vllm, loaded.loading.window),
@@ -228,7 +245,9 @@ class Recorder:
         measure: Callable[[int], dict],
         progress: Callable[[dict], None],
         charged_limit: float,
+        passes: int = 1,
     ):
+        self.passes = passes  # the optimizer's steps on each batch of actions: ours are batches
         self.out, self.metrics, self.reward = out, out / "metrics.jsonl", reward
         self._measure, self._progress, self._limit = measure, progress, charged_limit
         self._began = self._seconds = self.rollout_seconds = self._processor = 0.0
@@ -241,13 +260,17 @@ class Recorder:
         """Return whether the charged seconds have reached their limit."""
         return self.charged >= self._limit
 
-    def step_began(self) -> None:
-        """Start the clocks; those of the rollout stay 0 where an update reuses the last actions."""
+    def step_began(self, done: int) -> None:
+        """Start the clocks where a batch of actions begins, after so many steps of the optimizer."""
+        if done % self.passes:
+            return
         self._began, self._processor = time.perf_counter(), time.process_time()
         self.reward.seconds = self.rollout_seconds = 0.0
 
-    def step_ended(self) -> None:
-        """Stop the clocks, before anything is logged or saved."""
+    def step_ended(self, done: int) -> None:
+        """Stop the clocks after the last pass over a batch, before anything is logged or saved."""
+        if done % self.passes:
+            return
         self._seconds = time.perf_counter() - self._began
         self._processor = time.process_time() - self._processor
         self.charged += self._processor + self.reward.last["seconds_scripts"]
@@ -284,6 +307,12 @@ class Recorder:
                 f"step {step} has loss {loss} and gradient norm {gradient}: training cannot go on",
                 cure="take a smaller grpo.lr, or a card with bfloat16; then delete the stage and run again",
             )
+
+    def saved(self, checkpoint: Path) -> None:
+        """Put into a checkpoint what the reward function remembers, and its sums beside it."""
+        if focus := getattr(self.reward, "focus", None):
+            write_json(checkpoint / FOCUS, focus.to_json())
+        write_json(checkpoint.with_suffix(".json"), hashes_below(checkpoint))
 
     def kept_back(self, step: int, model) -> None:
         """Write the row for the states kept back, once a step, and keep the adapter when it is the best."""
@@ -366,30 +395,32 @@ def _callback(recorder: Recorder):
     import torch
     from transformers import TrainerCallback
 
+    passes = recorder.passes
+
     class Log(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **kwargs):
-            recorder.kept_back(state.global_step, model)  # the start, or what a kill left out
+            recorder.kept_back(state.global_step // passes, model)  # the start, or what a kill left out
 
         def on_step_begin(self, args, state, control, **kwargs):
-            recorder.step_began()
+            recorder.step_began(state.global_step)
 
         def on_step_end(self, args, state, control, **kwargs):
             if torch.cuda.is_available():  # calls return before a card has done what it was given
                 torch.cuda.synchronize()
-            recorder.step_ended()
+            recorder.step_ended(state.global_step)
             if from_main(recorder.is_time_up):
                 control.should_training_stop = control.should_save = True
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" in logs:
-                recorder.trained(logs, state.global_step)
+                recorder.trained(logs, state.global_step // passes)
 
         def on_save(self, args, state, control, model=None, **kwargs):
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             from_main(None)  # each process writes its random state into the folder first
             if is_main():
-                write_json(folder.with_suffix(".json"), hashes_below(folder))
-            recorder.kept_back(state.global_step, model)
+                recorder.saved(folder)
+            recorder.kept_back(state.global_step // passes, model)
 
     return Log()
 

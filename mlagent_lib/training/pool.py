@@ -1,4 +1,4 @@
-"""The states that step-wise RL starts from: the pool, those kept back, and those that the policy reaches.
+"""The states that step-wise RL starts from: the pool, those kept back, and those drawn in its place.
 
 The paper samples 10k states from the expert trajectories and says no more (section 5.1). Ours is split by
 trajectory, so that no two parts hold states of one trajectory: *train* for SFT and RL, *select* for the
@@ -21,6 +21,7 @@ from mlagent_lib.environment.workspace import State
 
 PARTS = ("train", "select", "test")
 POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
+FADE = 0.8  # ours: of a task's mean reward that a new group leaves: about the last five groups count
 RECENT = 128  # ours: states remembered, some four batches of the arms, so that they are the policy's of now
 
 
@@ -195,3 +196,77 @@ class OnPolicyStates:
                 self.used += 1
             mixed += group
         return mixed, states
+
+
+class Focus:
+    """Lets groups start more often in the tasks where the policy has most left to gain.
+
+    What is left is the best reward that an action of the task has had, less the mean reward of late: the
+    regret of arXiv 2110.02439 (MaxMC), with tasks for levels. The paper draws its states evenly. Where one
+    sentence is good in most tasks, even draws hardly ever tell the learner about the others.
+
+    Args:
+        share: Of the groups of a batch that are drawn so, 0 to 1; the others stay as they are.
+        row_of: Returns the data set's row for a state.
+        seed: Of the draws; each batch has a stream of its own.
+    """
+
+    def __init__(
+        self, states: Sequence[State], share: float, *, group_size: int, row_of: Callable[[State], dict],
+        seed: int,
+    ):  # fmt: skip
+        self.share, self.group_size, self.seed = share, group_size, seed
+        self._row_of, self._states = row_of, {}
+        for state in states:
+            self._states.setdefault(state.task, []).append(state)
+        self.batches, self.best, self.mean = 0, {}, {}
+
+    def left(self) -> dict[str, float]:
+        """Return what is left to gain by task; as much as anywhere where nothing is known yet.
+
+        Example:
+            >>> states = [State(task=name, task_digest="", files={}) for name in ("a", "b")]
+            >>> focus = Focus(states, 1.0, group_size=2, row_of=None, seed=0)
+            >>> focus.visit(states, [0.0, 1.0, 0.25, 0.25])
+            >>> focus.left()
+            {'a': 0.5, 'b': 0.0}
+        """
+        known = {task: self.best[task] - self.mean[task] for task in self.best}
+        return {task: known.get(task, max(known.values(), default=1.0)) for task in sorted(self._states)}
+
+    def visit(self, states: Sequence[State], rewards: Sequence[float]) -> None:
+        """Remember the rewards of groups.
+
+        Args:
+            states: Where each group started.
+            rewards: Of all actions, group by group.
+        """
+        for index, state in enumerate(states):
+            own = rewards[index * self.group_size : (index + 1) * self.group_size]
+            mean = sum(own) / len(own)
+            self.best[state.task] = max(self.best.get(state.task, max(own)), *own)
+            self.mean[state.task] = FADE * self.mean.get(state.task, mean) + (1 - FADE) * mean
+
+    def mix(self, rows: Sequence[dict]) -> list[dict]:
+        """Return the rows of a batch with the share of groups drawn anew."""
+        stream, left = rng(self.seed, "focus", self.batches), self.left()
+        self.batches += 1
+        count, total = round(self.share * len(rows) / self.group_size), sum(left.values())
+        if not self.best or total <= 0:
+            return list(rows)
+        # evenly spaced points: each task gets its share up to one group
+        ends = np.cumsum([value / total for value in left.values()])
+        points = (np.arange(count) + stream.random()) / count if count else ()
+        mixed = []
+        for index in np.minimum(np.searchsorted(ends, points, side="right"), len(ends) - 1):
+            own = self._states[list(left)[index]]
+            mixed += [self._row_of(own[int(stream.integers(len(own)))])] * self.group_size
+        return mixed + list(rows[len(mixed) :])
+
+    def to_json(self) -> dict:
+        """Return what is remembered, for a checkpoint."""
+        return {"batches": self.batches, "best": self.best, "mean": self.mean}
+
+    def go_on(self, known: dict) -> None:
+        """Take up what a checkpoint holds."""
+        self.batches, self.best, self.mean = known["batches"], known["best"], known["mean"]

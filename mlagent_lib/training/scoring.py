@@ -18,7 +18,9 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
-from mlagent_lib.training.pool import OnPolicyStates
+from mlagent_lib.training.pool import Focus, OnPolicyStates
+
+_GUARD = 1e-4  # TRL's, where all rewards are equal
 
 
 class BatchReward:
@@ -28,12 +30,15 @@ class BatchReward:
 
     Args:
         group_size: G, the actions (or trajectories) of a state.
+        scale: See `group_advantages`; for the statistics only.
     """
 
     __name__ = "reward"
 
-    def __init__(self, pool: dict[str, State], tools: Toolbox, *, form: str, group_size: int):
-        self.pool, self.tools, self.form, self.group_size = pool, tools, form, group_size
+    def __init__(
+        self, pool: dict[str, State], tools: Toolbox, *, form: str, group_size: int, scale: str = "group"
+    ):
+        self.pool, self.tools, self.form, self.group_size, self.scale = pool, tools, form, group_size, scale
         self.states: list[State] = []
         self.seconds = 0.0
         self.last: dict = {}
@@ -57,18 +62,21 @@ class StepReward(BatchReward):
 
     __name__ = "step_reward"
 
-    def __init__(self, pool: dict[str, State], tools: Toolbox, *, form: str, group_size: int):
-        super().__init__(pool, tools, form=form, group_size=group_size)
+    def __init__(self, pool: dict[str, State], tools: Toolbox, **shape):
+        super().__init__(pool, tools, **shape)
         self.visited: OnPolicyStates | None = None
+        self.focus: Focus | None = None
         self._pending: PendingSteps | None = None
         self._clock = StepClock(tools.runner)
 
     def start_batch(self, rows: list[dict]) -> list[dict]:
-        """Take the states of a batch, some groups replaced where states of the policy are mixed in.
+        """Take the states of a batch, some groups replaced where others are drawn in their place.
 
         Raises:
             RunError: A group mixes states.
         """
+        if self.focus is not None:
+            rows = self.focus.mix(rows)
         if self.visited is not None:
             rows, states = self.visited.mix(rows)
             self.pool |= states
@@ -98,7 +106,9 @@ class StepReward(BatchReward):
             self.visited.visit(results)
         rewards = rewards_of(results, self.tools, self.form)
         filled, flat = fill_groups(rewards, self.group_size)
-        advantages = group_advantages(filled, self.group_size)
+        if self.focus is not None:
+            self.focus.visit(self.states[:: self.group_size], filled)
+        advantages = group_advantages(filled, self.group_size, self.scale)
         self.seconds += time.perf_counter() - began
         self.last = step_statistics(results, rewards) | {
             "flat_groups": flat,
@@ -198,20 +208,32 @@ def fill_groups(rewards: Sequence[float | None], group_size: int) -> tuple[list[
     return filled, flat
 
 
-def group_advantages(rewards: Sequence[float], group_size: int) -> list[float]:
-    """Return each reward less its group's mean, over its group's standard deviation, as TRL does.
+def group_advantages(rewards: Sequence[float], group_size: int, scale: str = "group") -> list[float]:
+    """Return each reward less its group's mean, over a standard deviation, as TRL does.
 
     The number of rewards is a multiple of ``group_size``, which is at least 2.
+
+    Args:
+        scale: Whose deviation: ``group``, ``batch`` for that of all rewards, or ``none``. Over that of its
+            group a difference of a hundredth counts like one of a whole.
 
     Example:
         >>> [round(value, 2) for value in group_advantages([1.0, 1.0, 0.0, 0.0, 5.0, 5.0, 5.0, 5.0], 4)]
         [0.87, 0.87, -0.87, -0.87, 0.0, 0.0, 0.0, 0.0]
+        >>> rewards = [0.0, 0.01, 0.0, 1.0]
+        >>> [round(value, 2) for value in group_advantages(rewards, 2)]
+        [-0.7, 0.7, -0.71, 0.71]
+        >>> [round(value, 2) for value in group_advantages(rewards, 2, "batch")]
+        [-0.01, 0.01, -1.0, 1.0]
     """
     found = []
+    spread = 1.0 if scale == "none" else statistics.stdev(rewards) + _GUARD
     for start in range(0, len(rewards), group_size):
         group = rewards[start : start + group_size]
-        mean, spread = statistics.fmean(group), statistics.stdev(group)
-        found += [(reward - mean) / (spread + 1e-4) for reward in group]  # 1e-4: TRL's guard
+        mean = statistics.fmean(group)
+        if scale == "group":
+            spread = statistics.stdev(group) + _GUARD
+        found += [(reward - mean) / spread for reward in group]
     return found
 
 
