@@ -12,7 +12,7 @@ from mlagent_lib.training.backends import load  # noqa: E402
 from mlagent_lib.training.backends.decode import (  # noqa: E402
     Decoder,
     _Rows,
-    distinct_rows,
+    distinct_prompts,
     drawn,
     generated,
     reason_against,
@@ -55,13 +55,15 @@ def with_adapter(model):
     return found.eval()
 
 
-def prompts(rows: int = 12, distinct: int = 3, longest: int = 17):
+def prompts(rows: int = 12, distinct: int = 3, longest: int = 17, alike: int = 7):
     """Return prompts of several lengths, padded on the left, each for several rows, not in order."""
     generator = torch.Generator().manual_seed(1)
     found = torch.randint(6, WORDS, (distinct, longest), generator=generator)
     mask = torch.ones_like(found)
     for row in range(distinct):
         mask[row, : 5 * row] = 0
+    if distinct > 1:  # the first and the second begin alike
+        found[1, 5 : 5 + alike] = found[0, :alike]
     found = found * mask
     which = torch.arange(rows) % distinct
     return found[which], mask[which]
@@ -100,11 +102,11 @@ def test_an_adapter_counts_where_it_is_on_and_only_there(kind):
 
 def test_the_logits_are_those_of_the_model_also_after_rows_have_ended():
     model, (ids, mask) = small("llama"), prompts(rows=9)
-    found, seen, which = distinct_rows(ids, mask)
+    found, which = distinct_prompts(ids, mask)
     with torch.inference_mode():
         decoder = Decoder(model)
-        hidden, kept = decoder.read(found, seen)
-        rows, texts, masks = _Rows(decoder, kept, seen, which, 8), ids, mask
+        hidden, kept = decoder.read(found)
+        rows, texts, masks = _Rows(decoder, kept, list(map(len, found)), which, 8), ids, mask
         assert (
             decoder.logits(hidden)[which] - model(ids, attention_mask=mask).logits[:, -1]
         ).abs().max() < 1e-4
@@ -209,17 +211,17 @@ def test_the_plain_backend_samples_by_it(monkeypatch):
 
 
 def test_in_bfloat16_the_logits_are_those_of_the_model_and_a_small_adapter_is_not_lost():
-    model, (ids, mask) = with_adapter(small("llama", hidden_size=64)).to(torch.bfloat16), prompts()
+    model, (ids, mask) = with_adapter(small("llama", hidden_size=64)).to(torch.bfloat16), prompts(alike=0)
     for name, weight in model.named_parameters():
         if "lora_" in name:
             weight.data = weight.data.float()
     assert reason_against(model) == ""
     whole = with_adapter(small("llama", hidden_size=64))
     whole.load_state_dict({name: weight.float() for name, weight in model.state_dict().items()})
-    found, seen, which = distinct_rows(ids, mask)
+    found, which = distinct_prompts(ids, mask)
     with torch.inference_mode():
         decoder = Decoder(model)
-        ours, exact = decoder.logits(decoder.read(found, seen)[0])[which], whole(ids, attention_mask=mask)
+        ours, exact = decoder.logits(decoder.read(found)[0])[which], whole(ids, attention_mask=mask)
         theirs = model(ids, attention_mask=mask).logits[:, -1].float()
         exact = exact.logits[:, -1]
         assert ours.dtype == torch.float32
@@ -228,10 +230,10 @@ def test_in_bfloat16_the_logits_are_those_of_the_model_and_a_small_adapter_is_no
             if isinstance(getattr(module, "scaling", None), dict):
                 module.scaling["default"] *= 1e-4
         decoder = Decoder(model)
-        little = decoder.logits(decoder.read(found, seen)[0])[which]
+        little = decoder.logits(decoder.read(found)[0])[which]
         with model.disable_adapter():
             decoder = Decoder(model)
-        assert not little.equal(decoder.logits(decoder.read(found, seen)[0])[which])
+        assert not little.equal(decoder.logits(decoder.read(found)[0])[which])
 
 
 def test_a_layer_without_an_adapter_is_itself():

@@ -154,7 +154,7 @@ def test_two_real_updates_half_of_them_from_states_of_the_policy(tools, start, t
         neighbours(12),
         neighbours(16),
     ]  # all are edits: all are visited
-    seen = spoken(monkeypatch, scoring, "PendingSteps", lambda call: replies)
+    seen = spoken(monkeypatch, scoring, "PendingSteps", lambda call: replies[2 * (call % 2) :][:2])
     out = tmp_path / "out"
     old = out / "checkpoints" / "checkpoint-1"  # what an interrupted attempt has left
     old.mkdir(parents=True)
@@ -172,7 +172,8 @@ def test_two_real_updates_half_of_them_from_states_of_the_policy(tools, start, t
     assert hits > 0
     assert [row["on_policy_groups"] for row in trained] == [0, hits]
     pool = {start.id, later.id}
-    assert {state.id for state in seen[0]} == pool
-    new = [state for state in seen[1] if state.id not in pool]
+    assert [len(states) for states in seen] == [2] * 4  # each update begins its scripts in two parts
+    assert {state.id for state in seen[0] + seen[1]} == pool
+    new = [state for state in seen[2] + seen[3] if state.id not in pool]
     assert len(new) == 2 * hits and all(state.step in (1, 2) and state.score != 5.0 for state in new)
     assert np.isfinite([row["loss"] for row in trained]).all()

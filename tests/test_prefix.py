@@ -11,8 +11,8 @@ from tiny_task import make_tools, write_task
 torch = pytest.importorskip("torch")
 
 from mlagent_lib.core.profiles import GRPOProfile
-from mlagent_lib.training.backends import load
-from mlagent_lib.training.backends.prefix import completion_logits, distinct_rows, share_prefixes
+from mlagent_lib.training.backends import load, prefix
+from mlagent_lib.training.backends.prefix import completion_parts, distinct_rows, in_order, share_prefixes
 from mlagent_lib.training.grpo import _trainer, grpo_settings
 from mlagent_lib.training.scoring import StepReward
 
@@ -22,11 +22,22 @@ ORDER = (2, 0, 1, 0, 0, 2, 1)  # which prompt each row has: groups out of order 
 LENGTHS = (3, 6, 1, 4, 6, 2, 5)  # tokens of the completions
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Let a part be of three rows, so that the few rows here are read in several."""
+    monkeypatch.setattr(prefix, "PART_ROWS", 3)
+
+
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     """Return the pocket model with an adapter that changes what it says."""
     adapter = write_adapter(tmp_path_factory.mktemp("adapter"), moved=0.05)
     return load("pocket", backend="plain", adapter=adapter, trainable=True)
+
+
+def logits_of(model, ids, mask, keep):
+    """Return the logits that predict each completion token, shape (rows, keep, vocabulary)."""
+    return in_order(completion_parts(model, ids, mask, keep), keep)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +80,8 @@ def test_rows_are_distinct_by_tokens_and_mask():
 def test_logits_are_those_of_the_plain_forward_and_each_prompt_is_read_once(loaded, batch, read):
     ids, mask, keep = batch
     with torch.no_grad():
-        ours = completion_logits(loaded.model, ids, mask, keep)
-        assert read == [(3, 17), (7, 6)]
+        ours = logits_of(loaded.model, ids, mask, keep)
+        assert read == [(3, 17), (3, 3), (3, 6), (1, 6)]  # prompts, then completions by their length
         plain = loaded.model(input_ids=ids, attention_mask=mask).logits[:, -keep - 1 : -1]
     real = mask[:, -keep:].bool()
     assert ours.shape == plain.shape and int(real.sum()) == sum(LENGTHS)
@@ -93,7 +104,7 @@ def gradients(model, logits, ids, mask, keep) -> dict:
 def test_gradients_flow_through_the_shared_prompt_as_through_seven_copies(loaded, batch):
     ids, mask, keep = batch
     model = loaded.model
-    ours = gradients(model, completion_logits(model, ids, mask, keep), ids, mask, keep)
+    ours = gradients(model, logits_of(model, ids, mask, keep), ids, mask, keep)
     plain_logits = model(input_ids=ids, attention_mask=mask).logits[:, -keep - 1 : -1]
     plain = gradients(model, plain_logits, ids, mask, keep)
     assert ours.keys() == plain.keys() and all("lora" in name for name in ours)
@@ -106,7 +117,7 @@ def test_the_rows_of_one_group_without_padding(loaded, batch):
     ids, mask, keep = batch
     same = [row for row, which in enumerate(ORDER) if which == 1]  # the longest prompt: no padding at all
     with torch.no_grad():
-        ours = completion_logits(loaded.model, ids[same], mask[same], keep)
+        ours = logits_of(loaded.model, ids[same], mask[same], keep)
         plain = loaded.model(input_ids=ids[same], attention_mask=mask[same]).logits[:, -keep - 1 : -1]
     real = mask[same][:, -keep:].bool()
     assert (ours - plain)[real].abs().max() < CLOSE
@@ -149,7 +160,8 @@ def test_trl_computes_the_same_from_every_row_for_itself(trainer, batch, read):
     with torch.no_grad():
         options = {"compute_entropy": True, "batch_size": 4}
         ours = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, keep, **options)
-        assert read == [(3, 17), (4, 6), (3, 17), (3, 6)]  # in parts of four rows: 2, 0, 1, 0 and 0, 2, 1
+        # four rows at once (2, 0, 1, 0), the longest completion for itself; then three (0, 2, 1)
+        assert read == [(3, 17), (3, 4), (1, 6), (3, 17), (3, 6)]
         read.clear()
         theirs = GRPOTrainer._get_per_token_logps_and_entropies(
             trainer, trainer.model, ids, mask, keep, **options

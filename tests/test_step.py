@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,14 @@ from mlagent_lib.core.errors import CoderError, Unscored
 from mlagent_lib.environment import step as stepping
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import Runner
-from mlagent_lib.environment.step import Toolbox, run_step, run_steps, start_state, visible_metric
+from mlagent_lib.environment.step import (
+    PendingSteps,
+    Toolbox,
+    run_step,
+    run_steps,
+    start_state,
+    visible_metric,
+)
 from mlagent_lib.reward import step_reward
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.registry import find_task
@@ -549,3 +557,25 @@ def test_a_real_edit_of_a_real_pocket_task_is_isolated_scored_and_remembered(tmp
     assert invalid.outcome is Outcome.INVALID
     assert (bad.outcome, bad.reason) == (Outcome.ERROR, "ValueError") and "n_neighbors" in bad.observation
     assert again.cache_hit and again.state == good.state
+
+
+def test_experiments_that_are_under_way_are_not_made_again(start, tools):
+    holds = threading.Event()
+    runner = FakeRunner(lambda request: holds.wait(30) and None)  # each script waits, then is answered
+    tools = replace(tools, runner=runner)
+    first = PendingSteps([(start, neighbours(8)), (start, neighbours(16))], tools)
+    second = PendingSteps([(start, neighbours(16)), (start, neighbours(4))], tools)
+    holds.set()
+    found = [*first.results(), *second.results()]
+    assert [row.score_after for row in found] == [1.0, 2.0, 2.0, 0.5]
+    assert [row.cache_hit for row in found] == [False, False, True, False] and len(runner.requests) == 3
+
+
+def test_a_batch_that_breaks_leaves_nobody_waiting(start, tools):
+    def broken(request):
+        raise KeyboardInterrupt
+
+    bad = PendingSteps([(start, neighbours(8))], replace(tools, runner=FakeRunner(broken)))
+    with pytest.raises(KeyboardInterrupt):
+        bad.results()
+    assert run_step(start, neighbours(8), tools).score_after == 1.0

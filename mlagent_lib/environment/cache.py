@@ -12,11 +12,13 @@ import json
 import sys
 import threading
 from collections import OrderedDict
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import cache as once
 from importlib.metadata import version
 from pathlib import Path
 
+from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.files import sha256_bytes, write_json
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.environment.workspace import State, WorkspaceStore
@@ -82,6 +84,34 @@ class ExecutionCache:
         self._memory: OrderedDict[str, Execution] = OrderedDict()
         self._held_bytes = 0
         self._lock = threading.Lock()
+        self._underway: dict[str, Future] = {}
+
+    def claim(self, key: str) -> tuple[Future, bool]:
+        """Return where the result of an experiment is or will be, and whether the caller has to make it.
+
+        Experiments that are under way are not made a second time. Whoever has to make one gives its result to
+        `settle`, whatever it came to.
+        """
+        with self._lock:
+            if key in self._underway:
+                return self._underway[key], False
+        found, place = self.get(key), Future()
+        if found is not None:
+            place.set_result(found)
+            return place, False
+        with self._lock:
+            held = self._underway.setdefault(key, place)
+        return held, held is place
+
+    def settle(self, key: str, result: Execution | Unscored) -> None:
+        """Keep the result of a claimed experiment where it is one, and give it to all who wait for it."""
+        try:
+            if isinstance(result, Execution):
+                self.put(key, result)
+        finally:
+            with self._lock:
+                place = self._underway.pop(key)
+            place.set_result(result)
 
     def get(self, key: str) -> Execution | None:
         """Return the result of an experiment, or None when it was not made.

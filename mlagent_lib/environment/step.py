@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -117,32 +117,44 @@ class Toolbox:
     ) -> list[tuple[Execution | Unscored, bool]]:
         """Return for each (state, script) what its execution came to, and whether it was known already.
 
-        Equal experiments of one batch are made once: the later ones count as hits.
+        Equal experiments are made once, also those of a batch that is still under way: the later ones count
+        as hits.
 
         ``reseed`` is 0 for the seeds that the scripts set; 1, 2, ... for other luck (see `RunRequest`).
+        """
+        return self.claim_many(jobs, reseed=reseed)()
+
+    def claim_many(
+        self, jobs: Sequence[tuple[State, str]], *, reseed: int = 0
+    ) -> Callable[[], list[tuple[Execution | Unscored, bool]]]:
+        """Return the function that does `execute_many`, to be called once; what is known is known by now.
+
+        So which of two batches makes an experiment does not depend on the time that their scripts take.
         """
         keys = [
             execution_key(state, script, self.task(state.task), self._limits(state), reseed)
             for state, script in jobs
         ]
-        known: dict[str, Execution | Unscored] = {}
-        todo: dict[str, tuple[State, str]] = {}
-        hits = []
-        for key, job in zip(keys, jobs, strict=True):
-            found = known.get(key) or self.cache.get(key)
-            hits.append(found is not None or key in todo)
-            if found is not None:
-                known[key] = found
-            else:
-                todo.setdefault(key, job)
-        requests = [self.request(state, script, reseed) for state, script in todo.values()]
-        results = self.runner.run_many(requests, keep_unscored=True) if requests else []
-        judged = self._judge_many([state for state, _ in todo.values()], results)
-        for key, execution in zip(todo, judged, strict=True):
-            known[key] = execution
-            if isinstance(execution, Execution):
-                self.cache.put(key, execution)
-        return [(known[key], hit) for key, hit in zip(keys, hits, strict=True)]
+        claims = [self.cache.claim(key) for key in keys]
+        todo = {key: job for key, job, (_, is_ours) in zip(keys, jobs, claims, strict=True) if is_ours}
+
+        def execute() -> list[tuple[Execution | Unscored, bool]]:
+            self._execute(todo, reseed)
+            return [(place.result(), not is_ours) for place, is_ours in claims]
+
+        return execute
+
+    def _execute(self, todo: Mapping[str, tuple[State, str]], reseed: int) -> None:
+        """Make the experiments that were claimed; whoever waits for one is never left waiting."""
+        judged: Sequence = [Unscored("the batch of an experiment was broken off")] * len(todo)
+        try:
+            requests = [self.request(state, script, reseed) for state, script in todo.values()]
+            results = self.runner.run_many(requests, keep_unscored=True) if requests else []
+            judged = self._judge_many([state for state, _ in todo.values()], results)
+        finally:
+            with ExitStack() as settled:
+                for key, execution in zip(todo, judged, strict=True):
+                    settled.callback(self.cache.settle, key, execution)
 
     def request(self, state: State, script: str, reseed: int = 0) -> RunRequest:
         """Return what the runner gets for one execution.
@@ -304,7 +316,7 @@ class PendingSteps:
     def __init__(self, rows: Sequence[tuple[State, str]], tools: Toolbox):
         self._plans, self.coder_seconds = _prepare(rows, tools)
         pool = ThreadPoolExecutor(1, "mlagent-steps")
-        self._executions = pool.submit(tools.execute_many, _jobs(self._plans))
+        self._executions = pool.submit(tools.claim_many(_jobs(self._plans)))
         pool.shutdown(wait=False)
 
     def results(self) -> list[StepResult]:

@@ -51,10 +51,8 @@ class EpisodeReward(BatchReward):
 
     __name__ = "episode_return"
 
-    def __init__(
-        self, pool: dict[str, State], tools: Toolbox, prompter: Prompter, *, form: str, group_size: int
-    ):
-        super().__init__(pool, tools, form=form, group_size=group_size)
+    def __init__(self, pool: dict[str, State], tools: Toolbox, prompter: Prompter, **shape):
+        super().__init__(pool, tools, **shape)
         self.prompter, self.max_steps = prompter, prompter.max_steps
 
     @property

@@ -354,6 +354,7 @@ def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict]
         # Unsloth has kernels of its own for this, and checkpointing keeps no cache to share
         shares_prompts = loaded.name == "plain" and not config.gradient_checkpointing
         rows_at_once = loaded.loading.generation_rows
+        overlaps = loaded.device == "cpu" and not config.use_vllm
         steps_done = done
 
     Trainer.recorder = recorder

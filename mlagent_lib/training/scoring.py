@@ -34,6 +34,7 @@ class BatchReward:
     """
 
     __name__ = "reward"
+    parts = 1  # in which a batch is best sampled
 
     def __init__(
         self, pool: dict[str, State], tools: Toolbox, *, form: str, group_size: int, scale: str = "group"
@@ -48,25 +49,27 @@ class BatchReward:
         self.states = [self.pool[row["state_id"]] for row in rows]
         return rows
 
-    def begin(self, completions: Sequence) -> None:
-        """Let the scripts of these completions start, where they can start before they are waited for."""
+    def begin(self, replies: Sequence[str]) -> None:
+        """Let the scripts of these replies start, where they can start before they are waited for."""
 
 
 class StepReward(BatchReward):
     """The reward function that TRL calls: executes each sampled action ONCE from its restored state.
 
-    `begin` may be called before, as soon as the actions are known: their scripts then run while the trainer
-    does other work. A step that we failed to score gets the mean reward of its group: its advantage is then
-    zero, so our failure never moves the policy, and it is counted.
+    `begin` may be called before, as soon as some of the actions are known: their scripts then run while the
+    trainer samples the others or does other work. A step that we failed to score gets the mean reward of its
+    group: its advantage is then zero, so our failure never moves the policy, and it is counted.
     """
 
     __name__ = "step_reward"
+    parts = 2  # the scripts of the first half run while the second is sampled
 
     def __init__(self, pool: dict[str, State], tools: Toolbox, **shape):
         super().__init__(pool, tools, **shape)
         self.visited: OnPolicyStates | None = None
         self.focus: Focus | None = None
-        self._pending: PendingSteps | None = None
+        self._pending: list[PendingSteps] = []
+        self._begun = 0
         self._clock = StepClock(tools.runner)
 
     def start_batch(self, rows: list[dict]) -> list[dict]:
@@ -83,14 +86,17 @@ class StepReward(BatchReward):
         for start in range(0, len(rows), self.group_size):
             if len({row["state_id"] for row in rows[start : start + self.group_size]}) != 1:
                 raise RunError("a group mixes states", cure="make the batch a multiple of the group size")
+        self._pending, self._begun = [], 0
+        self._clock.start()
         return super().start_batch(rows)
 
-    def begin(self, completions: Sequence) -> None:
-        """Let the scripts of these completions start; the next call waits for them."""
-        self._clock.start()
-        texts = [completion[0]["content"] for completion in completions]
-        self._pending = PendingSteps(list(zip(self.states, texts, strict=True)), self.tools)
-        self.seconds += self._clock.begun(self._pending.coder_seconds)
+    def begin(self, replies: Sequence[str]) -> None:
+        """Let the scripts of the batch's next replies start; the next call waits for them."""
+        began, states = time.perf_counter(), self.states[self._begun : self._begun + len(replies)]
+        self._begun += len(replies)
+        self._pending.append(PendingSteps(list(zip(states, replies, strict=True)), self.tools))
+        self._clock.begun(self._pending[-1].coder_seconds)
+        self.seconds += time.perf_counter() - began
 
     def __call__(self, prompts, completions, **columns) -> list[float]:
         """Return one reward for each completion, in order.
@@ -98,10 +104,10 @@ class StepReward(BatchReward):
         Raises:
             Unscored: Not one action could be scored.
         """
-        if self._pending is None:
-            self.begin(completions)
+        if left := completions[self._begun :]:
+            self.begin([completion[0]["content"] for completion in left])
         began = time.perf_counter()
-        results, self._pending = self._clock.wait(self._pending), None
+        results, self._pending = self._clock.wait(self._pending), []
         if self.visited is not None:
             self.visited.visit(results)
         rewards = rewards_of(results, self.tools, self.form)
@@ -140,22 +146,21 @@ class StepClock:
 
     def __init__(self, runner):
         self._runner = runner
-        self._began = self._coder = self._scripts = 0.0
+        self._coder = self._scripts = 0.0
 
     def start(self) -> None:
         """Start with a new batch."""
-        self._began, self._coder, self._scripts = time.perf_counter(), 0.0, 0.0
+        self._coder, self._scripts = 0.0, 0.0
         self._runner.spans.clear()
 
-    def begun(self, coder_seconds: float) -> float:
-        """Return the seconds since `start`, `coder_seconds` of which the coder took."""
-        self._coder = coder_seconds
-        return time.perf_counter() - self._began
+    def begun(self, coder_seconds: float) -> None:
+        """Note what the coder took for a part of the batch."""
+        self._coder += coder_seconds
 
-    def wait(self, pending: PendingSteps) -> list[StepResult]:
-        """Return the results of steps, and note how long a script ran while they were waited for."""
+    def wait(self, pending: Sequence[PendingSteps]) -> list[StepResult]:
+        """Return the results of all parts, and note how long a script ran while they were waited for."""
         began = time.monotonic()
-        results = pending.results()
+        results = [result for part in pending for result in part.results()]
         self._scripts = covered(self._runner.spans, began, time.monotonic())
         return results
 

@@ -18,12 +18,15 @@ class StepTrainer:
         recorder: Its ``reward`` is the reward function; told how long the rollout took.
         shares_prompts: Whether the prompt of a group is read once.
         rows_at_once: Most replies sampled at once; 0 for all of a step.
+        overlaps: Whether a step is sampled in parts, so that scripts run meanwhile: not where a card samples
+            all of it in the time of a part.
         steps_done: Steps that were made before an interruption.
     """
 
     recorder: Any  # a `grpo.Recorder`
     shares_prompts = False
     rows_at_once = 0
+    overlaps = False
     steps_done = 0
 
     def _generate_and_score_completions(self, inputs):
@@ -35,24 +38,22 @@ class StepTrainer:
         self.recorder.rollout_seconds = time.perf_counter() - began
         return outputs
 
-    def _generate(self, prompts):
-        # TRL runs reward functions after the log-probabilities (`_generate_and_score_completions` calls
-        # `_calculate_rewards` last), so that scripts and model would wait for each other. They start here.
-        outputs = super()._generate(prompts)
-        self.recorder.reward.begin(outputs[3])
-        return outputs
-
     def _generate_single_turn(self, prompt_ids, *rest, **options):
         # TRL gives `model.generate` all rows of a step at once (its branch for transformers); no more than
-        # the card holds keys and values for are sampled together here.
-        size = self.rows_at_once
-        if not size or self.use_vllm or len(prompt_ids) <= size:
-            return super()._generate_single_turn(prompt_ids, *rest, **options)
-        found = []
+        # the card holds keys and values for are sampled together here. It runs reward functions after the
+        # log-probabilities (`_generate_and_score_completions` calls `_calculate_rewards` last), so that
+        # scripts and model would wait for each other. Scripts start here, as soon as replies are known.
+        reward, found, logprobs = self.recorder.reward, [], None
+        size = len(prompt_ids)
+        if self.overlaps:  # whole groups
+            size = -(-size // (reward.parts * self.num_generations)) * self.num_generations
+        if self.rows_at_once and not self.use_vllm:
+            size = min(size, self.rows_at_once)
         for start in range(0, len(prompt_ids), size):
-            part, _ = super()._generate_single_turn(prompt_ids[start : start + size], *rest, **options)
+            part, logprobs = super()._generate_single_turn(prompt_ids[start : start + size], *rest, **options)
+            reward.begin(self.processing_class.batch_decode(part, skip_special_tokens=True))
             found += part
-        return found, None
+        return found, logprobs
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, *rest, **options):
         # TRL reads the prompt anew for each of the G completions (`_full_logits_logps`); read once, the
@@ -61,24 +62,23 @@ class StepTrainer:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, *rest, **options
             )
-        import torch
         from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
-        from mlagent_lib.training.backends.prefix import completion_logits
+        from mlagent_lib.training.backends.prefix import completion_parts, in_order
 
         keep = rest[0] if rest else options["logits_to_keep"]
         size = options.get("batch_size") or len(input_ids)
         found, entropies = [], []
         for start in range(0, len(input_ids), size):
             ids, mask = (tensor[start : start + size] for tensor in (input_ids, attention_mask))
-            logits = completion_logits(model, ids, mask, keep) / self.temperature
-            found.append(selective_log_softmax(logits, ids[:, -keep:]))
-            if options.get("compute_entropy", False):
-                # with a gradient where an entropy bonus asks for it, as in TRL
-                entropies.append(
-                    entropy_from_logits(logits if self._entropy_bonus_enabled else logits.detach())
-                )
-        return torch.cat(found), torch.cat(entropies) if entropies else None, None
+            for rows, logits in completion_parts(model, ids, mask, keep):
+                logits, labels = logits / self.temperature, ids[rows, -keep:][:, : logits.size(1)]
+                found.append((rows + start, selective_log_softmax(logits, labels)))
+                if options.get("compute_entropy", False):
+                    # with a gradient where an entropy bonus asks for it, as in TRL
+                    kept = logits if self._entropy_bonus_enabled else logits.detach()
+                    entropies.append((rows + start, entropy_from_logits(kept)))
+        return in_order(found, keep), in_order(entropies, keep) if entropies else None, None
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         # Transformers finds the reference's copy "ref" in a subfolder of the checkpoint (`adapter_subdirs`)

@@ -1,8 +1,9 @@
 """A decode loop of our own for small models on a CPU: the same tokens as Transformers' ``generate``, sooner.
 
 What it leaves out is work done twice: the adapter is added to flat weights once a call; the projections that
-read the same input are one product; the keys and values of a prompt are read once for all replies to it and
-never repeated; rows that have ended are dropped; a token is drawn from the cumulated probabilities.
+read the same input are one product; what prompts begin with in common is read once, and the keys and values
+of a prompt are never repeated for the replies to it; rows that have ended are dropped; a token is drawn from
+the cumulated probabilities.
 
 It runs models of the shapes Qwen2 and Llama on a CPU, in float32, or with products in bfloat16 and all else
 in float32 (`reason_against` says why not); for all others `generate` does the work.
@@ -10,8 +11,10 @@ in float32 (`reason_against` says why not); for all others `generate` does the w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress, pairwise
 
 import torch
 from torch.nn.functional import embedding, linear, silu
@@ -61,6 +64,23 @@ def distinct_rows(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, 
     both, which = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
     length = ids.size(1)
     return both[:, :length], both[:, length:], which
+
+
+def distinct_prompts(ids: torch.Tensor, mask: torch.Tensor) -> tuple[list[tuple[int, ...]], torch.Tensor]:
+    """Return the distinct prompts of a batch, sorted and without padding, and which of them each row is.
+
+    Args:
+        ids: Token ids, shape (rows, length).
+        mask: 1 for tokens, 0 for padding, same shape.
+
+    Example:
+        >>> distinct_prompts(torch.tensor([[0, 7], [5, 6], [0, 7]]), torch.tensor([[0, 1], [1, 1], [0, 1]]))
+        ([(5, 6), (7,)], tensor([1, 0, 1]))
+    """
+    rows = [tuple(compress(*pair)) for pair in zip(ids.tolist(), mask.tolist(), strict=True)]
+    found = sorted(set(rows))
+    place = {row: number for number, row in enumerate(found)}
+    return found, torch.tensor([place[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -141,7 +161,7 @@ class Decoder:
         self.layers = [
             _Layer(
                 layer.input_layernorm.weight,
-                flat(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+                self._for_attention(layer.self_attn),
                 flat(layer.self_attn.o_proj),
                 layer.post_attention_layernorm.weight,
                 flat(layer.mlp.gate_proj, layer.mlp.up_proj),
@@ -152,64 +172,110 @@ class Decoder:
         # no more than are used: a table of 131,072 positions would be made anew in every call
         positions = torch.arange(min(self.limit, length or self.limit)).float()
         angles = torch.outer(positions, body.rotary_emb.inv_freq.float())
-        self.cosine, self.sine = (torch.cat([part, part], dim=-1) for part in (angles.cos(), angles.sin()))
+        # queries and keys are turned, and so each takes its half of the scale of their product
+        self.turns = torch.polar(torch.full_like(angles, self.width**-0.25), angles)
+
+    def _for_attention(self, layer) -> Flat:
+        """Return the projections of a layer as one.
+
+        Of queries and keys the two numbers that positions turn together, which lie half a width apart in a
+        checkpoint, become neighbours: a complex number. The products of queries and keys do not change.
+        """
+        made, turned = (
+            flat(layer.q_proj, layer.k_proj, layer.v_proj),
+            (self.heads + self.kv_heads) * self.width,
+        )
+        order = torch.arange(turned).view(-1, 2, self.width // 2).transpose(1, 2).flatten()
+        order = torch.cat([order, torch.arange(turned, len(made.weight))])
+        bias, low = made.bias, made.low
+        return Flat(
+            made.weight[order], None if bias is None else bias[order], low and (low[0], low[1][order])
+        )
 
     def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps) * weight
 
-    def turn(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what turns queries and keys at these positions: factors of a half and of the other one."""
-        return self.cosine[positions].unsqueeze(-2), self.sine[positions].unsqueeze(-2)
+    def turn(self, positions: torch.Tensor) -> torch.Tensor:
+        """Return what turns queries and keys at these positions: complex numbers, all of the same length."""
+        return self.turns[positions].unsqueeze(-2)
 
-    def _projected(self, layer: _Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]):
-        """Return queries, keys and values of a layer, shape (..., heads, width) each."""
+    def _projected(self, layer: _Layer, hidden: torch.Tensor, turn: torch.Tensor):
+        """Return queries, keys and values of a layer, shape (rows, heads, width) each."""
         parts = layer.qkv(self._normed(hidden, layer.before))
         parts = parts.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
         both, values = parts.split([self.heads + self.kv_heads, self.kv_heads], dim=-2)
-        left, right = both.chunk(2, dim=-1)
-        both = both * turn[0] + torch.cat([-right, left], dim=-1) * turn[1]
+        both = torch.view_as_real(torch.view_as_complex(both.unflatten(-1, (-1, 2))) * turn).flatten(-2)
         return *both.split([self.heads, self.kv_heads], dim=-2), values
 
     def _rest(self, layer: _Layer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         hidden = hidden + layer.out(attended)
         gate, up = layer.gate_up(self._normed(hidden, layer.after)).chunk(2, dim=-1)
-        return hidden + layer.down(silu(gate) * up)
+        return hidden + layer.down(silu(gate).mul_(up))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits that follow from the last hidden state."""
         return self.head(self._normed(hidden, self.norm))
 
-    def read(self, ids: torch.Tensor, mask: torch.Tensor):
-        """Return the last hidden state of each prompt, and keys and values of all layers.
+    def read(self, prompts: Sequence[Sequence[int]]):
+        """Return the last hidden state of each prompt, and keys and values, padded on the right.
+
+        A prompt begins where it differs from the one before: what both share is read once. Of the last layer
+        no more is computed than keys, values and the last position.
 
         Args:
-            ids: Prompts, shape (prompts, length), padded on the left.
-            mask: 1 for tokens, 0 for padding, same shape.
+            prompts: Distinct and sorted, so that those with the same beginning are neighbours.
         """
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        length = ids.size(1)
-        seen = torch.ones(length, length, dtype=torch.bool).tril() & mask[:, None, None, :].bool()
-        seen = seen | torch.eye(length, dtype=torch.bool)  # padding looks at itself, so that nothing is NaN
-        hidden, kept, turn = embedding(ids, self.embeddings).float(), [], self.turn(positions)
+        begins = [0, *(len(os.path.commonprefix(pair)) for pair in pairwise(prompts))]
+        ends = list(map(len, prompts))
+        spans = list(zip(begins, ends, strict=True))
+        stops = torch.tensor([end - begin for begin, end in spans]).cumsum(0)
+        shape, longest = (len(prompts), self.kv_heads, max(ends), self.width), max(ends)
+        ids = [token for row, (begin, _) in zip(prompts, spans, strict=True) for token in row[begin:]]
+        turn = self.turn(torch.tensor([place for span in spans for place in range(*span)]))
+        causal = torch.ones(longest, longest, dtype=torch.bool).tril()
+        hidden, kept = embedding(torch.tensor(ids), self.embeddings).float(), []
         for layer in self.layers:
-            queries, keys, values = self._projected(layer, hidden, turn)
-            queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))
-            attended = torch.nn.functional.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=seen, enable_gqa=self.heads != self.kv_heads
-            )
-            hidden = self._rest(layer, hidden, attended.transpose(1, 2).flatten(-2))
-            kept.append((keys.contiguous(), values.contiguous()))
-        return hidden[:, -1], kept
+            queries, *made = self._projected(layer, hidden, turn)
+            kept.append(tuple(self._laid_out(part, spans, shape) for part in made))
+            if len(kept) == len(self.layers):
+                hidden, queries = hidden[stops - 1], queries[stops - 1].unsqueeze(2)
+                attended = self._attended(queries, *kept[-1], causal[torch.tensor(ends) - 1, None, None])
+                return self._rest(layer, hidden, attended.flatten(1)), kept
+            own = queries.transpose(0, 1).split([end - begin for begin, end in spans], dim=1)
+            attended = [
+                self._attended(
+                    part[None], keys[None, :, :end], values[None, :, :end], causal[begin:end, :end]
+                )
+                for part, keys, values, (begin, end) in zip(own, *kept[-1], spans, strict=True)
+            ]
+            hidden = self._rest(layer, hidden, torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1))
+        raise AssertionError("a model has at least one layer")
+
+    def _laid_out(self, made: torch.Tensor, spans: Sequence[tuple[int, int]], shape: tuple) -> torch.Tensor:
+        """Return keys or values as one row for each prompt, its beginning taken from the row before."""
+        table, first = torch.zeros(shape), 0
+        for number, (begin, end) in enumerate(spans):
+            if begin:
+                table[number, :, :begin] = table[number - 1, :, :begin]
+            table[number, :, begin:end] = made[first : first + end - begin].transpose(0, 1)
+            first += end - begin
+        return table
+
+    def _attended(self, queries, keys, values, mask) -> torch.Tensor:
+        grouped = self.heads != self.kv_heads
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(queries, keys, values, attn_mask=mask, enable_gqa=grouped, scale=1.0)
 
 
 class _Rows:
     """Replies in the making: which prompt each follows, and the keys and values of its own tokens."""
 
-    def __init__(self, decoder: Decoder, kept, mask: torch.Tensor, which: torch.Tensor, most: int):
+    def __init__(self, decoder: Decoder, kept, lengths: Sequence[int], which: torch.Tensor, most: int):
         self.decoder, self.kept, self.which = decoder, kept, which
-        self.blind = mask == 0
+        ends = torch.tensor(lengths)
+        self.blind = torch.arange(max(lengths)) >= ends[:, None]
         self.padded = bool(self.blind.any())
-        self.positions = mask.sum(dim=1)[which]
+        self.positions = ends[which]
         shape = (len(which), decoder.kv_heads, most, decoder.width)
         self.own = [(torch.empty(shape), torch.empty(shape)) for _ in decoder.layers]
         self.length = 0
@@ -237,8 +303,14 @@ class _Rows:
             self.kept = [(keys[prompts], values[prompts]) for keys, values in self.kept]
             self.blind = self.blind[prompts]
         self.positions = self.positions[alive]
-        self.own = [(keys[alive], values[alive]) for keys, values in self.own]
+        self.own = [tuple(self._kept(part, alive) for part in pair) for pair in self.own]
         self._arrange()
+
+    def _kept(self, part: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+        """Return the rows that go on; what is not written yet is not copied."""
+        made = part.new_empty((int(alive.sum()), *part.shape[1:]))
+        made[:, :, : self.length] = part[:, :, : self.length][alive]
+        return made
 
     def advance(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logits after one more token of each row, shape (rows, vocabulary)."""
@@ -248,15 +320,15 @@ class _Rows:
         for layer, prompt, own in zip(decoder.layers, self.kept, self.own, strict=True):
             queries, keys, values = decoder._projected(layer, hidden, turn)
             own[0][:, :, self.length], own[1][:, :, self.length] = keys, values
-            queries = queries.unflatten(1, (decoder.kv_heads, groups)) * decoder.width**-0.5
+            queries = queries.unflatten(1, (decoder.kv_heads, groups))
             scores = self._by_prompt(queries) @ prompt[0].transpose(-1, -2)
             if self.padded:
-                scores = scores.masked_fill(self.blind[:, None, None, :], float("-inf"))
+                scores.masked_fill_(self.blind[:, None, None, :], float("-inf"))
             scores, wide = self._by_row(scores, groups), scores.size(-1)
             scores = torch.cat([scores, queries @ own[0][:, :, :length].transpose(-1, -2)], dim=-1)
             weights = scores.softmax(dim=-1)
             attended = self._by_row(self._by_prompt(weights[..., :wide]) @ prompt[1], groups)
-            attended = attended + weights[..., wide:] @ own[1][:, :, :length]
+            attended += weights[..., wide:] @ own[1][:, :, :length]
             hidden = decoder._rest(layer, hidden, attended.reshape(rows, -1))
         self.length, self.positions = length, self.positions + 1
         return decoder.logits(hidden)
@@ -315,13 +387,14 @@ def replies(
     Raises:
         RunError: The model has no position left for a token that is wanted.
     """
-    prompts, seen, which = distinct_rows(ids, mask)
-    longest = int(seen.sum(dim=1).max())
+    prompts, which = distinct_prompts(ids, mask)
+    lengths = list(map(len, prompts))
+    longest = max(lengths)
     decoder = Decoder(model, longest + most)
     if longest > decoder.limit:
         raise _full(longest, decoder.limit)
-    hidden, kept = decoder.read(prompts, seen)
-    rows = _Rows(decoder, kept, seen, which, most)
+    hidden, kept = decoder.read(prompts)
+    rows = _Rows(decoder, kept, lengths, which, most)
     found = torch.full((len(ids), most), padding)
     running, stops = torch.arange(len(ids)), torch.tensor(list(ends))
     alive = torch.ones(len(ids), dtype=torch.bool)  # of the rows that still run
