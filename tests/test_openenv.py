@@ -21,6 +21,7 @@ from openenv import GenericEnvClient
 from served import served
 from tiny_task import FakeRunner, final, make_tools, neighbours, write_task
 
+import mlagent_lib
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.isolation import probe as probing
 from mlagent_lib.environment.step import run_steps, start_state
@@ -28,6 +29,7 @@ from mlagent_lib.environment.workspace import State
 from mlagent_lib.sockets.desk import Desk, canaries
 from mlagent_lib.training.dropin import StepRewardFunc, states_dataset
 
+POCKET_MODEL = Path(mlagent_lib.__file__).parent / "training" / "pocket_model"
 OPENENV = Path(sys.executable).with_name("openenv")
 
 
@@ -248,10 +250,8 @@ def test_a_plain_trl_script_trains_ten_updates_and_is_paid_what_it_is_in_process
             paid.append((found, in_process(None, replies, state)))
             return found
 
-        from mlagent_lib.training.backends.loading import POCKET
-
         trainer = trl.GRPOTrainer(
-            str(POCKET), step_reward, train_dataset=rows,
+            str(POCKET_MODEL), step_reward, train_dataset=rows,
             args=trl.GRPOConfig(
                 output_dir=str(tmp_path / "out"), max_steps=10, per_device_train_batch_size=4,
                 num_generations=4, max_completion_length=24, report_to="none", save_strategy="no",
