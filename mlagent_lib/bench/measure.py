@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from mlagent_lib.bench import model_rows
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, read_yaml, write_json
 from mlagent_lib.core.provenance import device_name, git_state, usable_cpus, versions
@@ -368,8 +369,12 @@ def _cache_effect(bench: _Bench, count: int = 3) -> _Found:
 
 _MEASURES: dict[str, Callable[[_Bench], _Found]] = {
     "a": _against_cold, "b": _against_bare, "c": _two_workers, "d": _snapshots, "e": _grpo_overhead,
-    "f": _cache_effect,
+    "f": _cache_effect, "g": lambda bench: model_rows.against_generate(bench.folder),
+    "h": lambda bench: model_rows.busy_in_a_step(bench.folder),
+    "i": lambda bench: model_rows.busy_in_evaluation(bench.folder),
+    "j": lambda bench: model_rows.growth(bench.folder),
 }  # fmt: skip
+LETTERS = "".join(_MEASURES)
 
 
 @cache
@@ -378,7 +383,7 @@ def _questions() -> dict[str, dict[str, str]]:
 
 
 def run_bench(
-    which: str = "abcdef",
+    which: str = LETTERS,
     *,
     run: Path | None = None,
     tasks: Sequence[str] = (),
@@ -398,11 +403,11 @@ def run_bench(
     unknown = [letter for letter in which if letter not in _MEASURES]
     if unknown or not which:
         what = unknown[0] if unknown else ""
-        raise RunError(f"the bench has no question {what!r}", cure="choose letters from abcdef")
+        raise RunError(f"the bench has no question {what!r}", cure=f"choose letters from {LETTERS}")
     if "f" in which and (run is None or not (run / "04_evaluation" / "trajectories.jsonl").is_file()):
         raise RunError(
             f"question f needs a finished run, {run} is none",
-            cure="make one with `mlagent run`, or leave f out with --only abcde",
+            cure="make one with `mlagent run`, or leave f out with --only abcdeghij",
         )
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mlagent-bench-") as folder:

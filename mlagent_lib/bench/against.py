@@ -1,0 +1,104 @@
+"""`mlagent bench --against COMMIT`: this build beside another one, turn by turn, as ratios.
+
+What is compared, and what is aimed at, lies in ``against.yaml``. Nothing here is a test.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlagent_lib.bench.builds import ROOT, paired, worktree
+from mlagent_lib.bench.measure import BenchRow, quartiles
+from mlagent_lib.core.errors import RunError
+from mlagent_lib.core.files import read_yaml, write_json
+from mlagent_lib.core.provenance import device_name, git_state, versions
+from mlagent_lib.environment.isolation.probe import choose
+
+SCHEMA = "mlagent.bench-against/1"
+LETTERS = "gGhmi"  # all but r, which takes as long as two runs
+
+
+def compared() -> dict[str, dict]:
+    """Return what can be compared, by letter."""
+    return read_yaml(Path(__file__).with_name("against.yaml"))
+
+
+def ratio_row(letter: str, pairs: Sequence[tuple[dict, dict]]) -> BenchRow:
+    """Return the row of one comparison: this build over the other one, pair by pair.
+
+    Example:
+        >>> ratio_row("g", [({"own": 1.0}, {"own": 4.0}), ({"own": 1.0}, {"own": 2.0})]).value
+        0.375
+    """
+    asked = compared()[letter]
+    kind = asked["of"]
+    low, middle, high = quartiles([mine[kind] / other[kind] for mine, other in pairs])
+    sides = [_side(kind, [pair[place] for pair in pairs]) for place in (0, 1)]
+    note = f"{sides[0]} against {sides[1]}"
+    return BenchRow(letter, asked["question"], middle, low, high, "x", asked["goal"], len(pairs), note)
+
+
+def _side(kind: str, took: Sequence[dict]) -> str:
+    """Return the numbers of one build in words."""
+    middle = statistics.median(row[kind] for row in took)
+    if kind == "peak":
+        return f"{middle / 1e6:.0f} MB"
+    words = f"{middle:.2f} s"
+    if all("tokens" in row for row in took):
+        words += f" ({statistics.median(row['tokens'] / row['own'] for row in took):.0f} tokens a second)"
+    elif all("all" in row for row in took):
+        busy = statistics.median(row["all"] / row["wall"] for row in took)
+        words += (
+            f" for {statistics.median(row['actions'] for row in took):.0f} actions, {busy:.2f} cores busy"
+        )
+    return words
+
+
+def run_against(
+    commit: str, only: str = LETTERS, *, out: Path | None = None, say: Callable[[str], None] = print
+) -> dict:
+    """Return the paired ratios, this build over that of a commit, as written to ``out``.
+
+    Args:
+        commit: Any name of it that git knows.
+        only: Letters of `compared`.
+
+    Raises:
+        RunError: A letter or the commit is unknown, there is no git checkout, or a build cannot do the work.
+    """
+    known = compared()
+    unknown = [letter for letter in only if letter not in known]
+    if unknown or not only:
+        what = unknown[0] if unknown else ""
+        raise RunError(f"the bench has no comparison {what!r}", cure=f"choose letters from {''.join(known)}")
+    state = git_state()
+    if state and state["dirty"]:
+        say("files of this checkout are not committed: what lies here is measured, not its last commit")
+    began, measured, rows = time.monotonic(), {}, []
+    with worktree(commit) as (tree, name), tempfile.TemporaryDirectory(prefix="mlagent-bench-") as folder:
+        for letter in only:
+            asked = known[letter]
+            work = tuple(asked["work"])
+            if work not in measured:
+                say(f"{letter}: {asked['question']} ...")
+                place = Path(folder) / letter
+                place.mkdir()
+                measured[work] = paired((ROOT, tree), place, work, asked["turns"])
+            rows.append(ratio_row(letter, measured[work]))
+    record = {
+        "schema": SCHEMA,
+        "against": name,
+        "findings": [vars(row) | {"reached": row.reached} for row in rows],
+        "device": device_name(),
+        "tier": choose().name,
+        "versions": versions(),
+        "git": state,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if out is not None:
+        write_json(out, record)
+    return record

@@ -1,0 +1,81 @@
+"""What the bench asks of the model at work: sampling, a GRPO step, an evaluation, and how a step grows."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlagent_lib.bench.builds import MODEL, ROOT, Build
+
+GROWTH = (8, 16, 32, 64)  # states a step
+_GROUP = 4  # replies of each where growth is measured
+
+
+def work_of(folder: Path, work: Sequence[object], turns: int) -> list[dict]:
+    """Return what each of some turns took this build (see `Build.turn`)."""
+    with Build(ROOT, folder / "-".join(map(str, work)), work) as build:
+        return [build.turn() for _ in range(turns)]
+
+
+def against_generate(folder: Path, rounds: int = 7) -> tuple[list[float], str]:
+    """Return how many times more tokens a processor second our decode loop makes than ``generate``.
+
+    64 replies of at most 64 tokens to 8 prompts, as in a step of the laptop profile, in turn.
+    """
+    from mlagent_lib.agents.prompts import POCKET
+    from mlagent_lib.environment.workspace import State
+    from mlagent_lib.tasks.registry import find_task, list_tasks
+    from mlagent_lib.training.backends import load
+
+    tasks = [find_task(name) for name in list_tasks()[:8]]
+    states = [State(task=task.name, task_digest=task.digest, files=task.env_files()) for task in tasks]
+    asked = [
+        POCKET.messages(state, task) for state, task in zip(states, tasks, strict=True) for _ in range(8)
+    ]
+    loaded = load(str(MODEL), backend="plain")
+    generate, ours = loaded.sampler(temperature=1.0, max_new_tokens=64), loaded.model.generate
+    rates: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for number in range(rounds + 1):
+        for name, values in rates.items():
+            if name == "ours":
+                loaded.model.generate = ours
+            else:
+                del loaded.model.generate  # that of Transformers
+            began = time.process_time()
+            replies = generate(asked, number)
+            took = time.process_time() - began
+            values.append(sum(len(ids) + 1 for ids in loaded.tokenizer(replies)["input_ids"]) / took)
+    rates = {name: values[1:] for name, values in rates.items()}  # the first of each warms up
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    note = f"{middle['ours']:.0f} against {middle['theirs']:.0f} tokens a processor second"
+    return [mine / other for mine, other in zip(*rates.values(), strict=True)], note
+
+
+def _busy(took: Sequence[dict], what: str) -> tuple[list[float], str]:
+    wall = statistics.median(row["wall"] for row in took)
+    actions = statistics.median(row["actions"] for row in took)
+    note = f"{what} takes {wall:.1f} s for {actions:.0f} actions, {1e3 * wall / actions:.0f} ms each"
+    return [row["all"] / row["wall"] for row in took], note
+
+
+def busy_in_a_step(folder: Path) -> tuple[list[float], str]:
+    """Return how many cores are busy during a GRPO step of the laptop profile's size."""
+    return _busy(work_of(folder, ("step", 8, 8), 7), "a step of 8 states x 8 replies")
+
+
+def busy_in_evaluation(folder: Path) -> tuple[list[float], str]:
+    """Return how many cores are busy while one policy is evaluated."""
+    return _busy(work_of(folder, ("evaluation", 4, 6), 1), "one policy on 19 tasks x 4 x 6 steps")
+
+
+def growth(folder: Path, rounds: int = 3) -> tuple[list[float], str]:
+    """Return seconds an action in a step of the most states over those of the fewest."""
+    found = {
+        states: [row["wall"] / row["actions"] for row in work_of(folder, ("step", states, _GROUP), rounds)]
+        for states in GROWTH
+    }
+    table = ", ".join(f"{states}: {1e3 * statistics.median(values):.0f}" for states, values in found.items())
+    ratios = [last / first for first, last in zip(found[GROWTH[0]], found[GROWTH[-1]], strict=True)]
+    return ratios, f"ms an action by states a step, {_GROUP} replies each: {table}"
