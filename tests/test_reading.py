@@ -103,3 +103,20 @@ def test_the_command_trains_on_a_run_and_goes_on_where_it_stopped(capsys):
     before = (folder / "manifest.json").stat().st_mtime_ns
     assert cli.main(["reading", str(run), "--steps", "2", "--seed", "5"]) in (0, None)
     assert (folder / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_in_a_policy_of_a_few_weights_one_sentence_wins_or_what_fits_is_chosen():
+    from dataclasses import replace
+
+    from mlagent_lib.core.profiles import GRPOProfile, get_profile
+    from mlagent_lib.training.few_weights import TASKS, compared, learn
+
+    once = GRPOProfile(steps=60, states_per_step=32, group_size=4, beta=0.0)
+    settings = {"once": once, "reader": get_profile("reader").grpo}
+    first, last = compared(settings, seeds=3)
+    assert first["seeds that read"] == "0 of 3" and last["seeds that read"] == "3 of 3"
+    assert first["text"] < 0.1 and first["image"] > 0.9 and first["commonest"] > 0.7
+    assert all(last[modality] > 0.9 for modality in TASKS)
+    assert learn(once, 0) == learn(once, 0) != learn(once, 1)
+    blind = learn(replace(once, steps=0), 0)  # before any step: diverse, and right by chance
+    assert 0.2 < blind["image"] < 0.6 and blind["commonest"] < 0.2
