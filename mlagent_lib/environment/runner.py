@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.isolation import run_folder
-from mlagent_lib.environment.isolation.client import WARM_MODULES, ServerLost, WarmServer
+from mlagent_lib.environment.isolation.client import LIGHT_MODULES, WARM_MODULES, ServerLost, WarmServer
 from mlagent_lib.environment.isolation.plain_process import ColdServer
 from mlagent_lib.environment.isolation.probe import TierReport, choose, probe
 from mlagent_lib.environment.isolation.request import RunRequest, RunResult
@@ -71,13 +71,21 @@ class Runner:
         self._servers = [
             WarmServer(folder, self._tier, modules) if is_warm else ColdServer(folder) for folder in folders
         ]
+        # beside each full server a small one, started when the first script comes for which it is enough
+        light = [f"{folder}-light" for folder in folders] if is_warm and modules == WARM_MODULES else []
+        self._light = {
+            full: WarmServer(folder, self._tier, LIGHT_MODULES)
+            for full, folder in zip(self._servers, light, strict=False)
+        }
         self._free: queue.LifoQueue = queue.LifoQueue()  # the last used is the warmest
         for server in reversed(self._servers):
             self._free.put(server)
         # when scripts ran, on the clock of time.monotonic: the newest ones only, for whoever measures speed
         self.spans: deque[tuple[float, float]] = deque(maxlen=10_000)
         self._closed = threading.Event()
-        self._finalizer = weakref.finalize(self, _close, self._servers, self._base, os.getpid())
+        self._finalizer = weakref.finalize(
+            self, _close, [*self._servers, *self._light.values()], self._base, os.getpid()
+        )
 
     @property
     def tier(self) -> str:
@@ -96,7 +104,8 @@ class Runner:
         try:
             if self._closed.is_set():
                 raise ValueError("this runner is closed")
-            result = self._attempt(server, request)
+            chosen = self._light.get(server, server) if request.standard_only else server
+            result = self._attempt(chosen, request)
             now = time.monotonic()
             self.spans.append((now - result.seconds, now))
             return result

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlagent_lib.core.errors import CoderError, SubmissionError, Unscored
+from mlagent_lib.core.imports import standard_only
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.actions import (
@@ -222,7 +223,10 @@ def task_request(
     """
     folder = task.data_dir if task.data_dir.is_dir() else None
     script, limits = script or task.entry, limits or task.limits
-    return RunRequest(dict(files), folder, script, limits, reseed=reseed, links=task.links)
+    light = not reseed and script in files and standard_only(files, script)
+    return RunRequest(
+        dict(files), folder, script, limits, reseed=reseed, links=task.links, standard_only=light
+    )
 
 
 def entry_script(task: Task, files: Mapping[str, bytes], source: str, saved: str) -> str:

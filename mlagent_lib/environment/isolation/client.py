@@ -22,6 +22,13 @@ START_SECONDS = 240.0
 _GRACE_SECONDS = 60.0  # on top of a run's own limit, before the server counts as hung
 _STOP_SECONDS = 10.0
 
+# what a script of the standard library alone may want
+LIGHT_MODULES = (
+    "csv", "json", "re", "string", "collections", "itertools", "pathlib", "warnings", "tempfile",
+    "subprocess", "concurrent.futures", "multiprocessing", "math", "random", "statistics", "datetime",
+    "heapq", "bisect", "hashlib", "pickle", "argparse", "logging", "dataclasses", "typing", "decimal",
+    "fractions", "array",
+)  # fmt: skip
 WARM_MODULES = (
     "numpy", "pandas", "scipy.stats", "scipy.sparse", "scipy.optimize", "sklearn.linear_model",
     "sklearn.ensemble", "sklearn.tree", "sklearn.svm", "sklearn.neighbors", "sklearn.neural_network",
@@ -29,9 +36,8 @@ WARM_MODULES = (
     "sklearn.compose", "sklearn.feature_extraction.text", "sklearn.feature_selection",
     "sklearn.decomposition", "sklearn.pipeline", "sklearn.model_selection", "sklearn.calibration",
     "sklearn.metrics", "sklearn.kernel_approximation", "sklearn.gaussian_process", "sklearn.multioutput",
-    "sklearn.multiclass", "sklearn.cluster", "sklearn.random_projection", "sklearn.dummy", "csv", "json",
-    "re", "string", "collections", "itertools", "pathlib", "warnings", "tempfile", "subprocess",
-    "concurrent.futures", "multiprocessing",
+    "sklearn.multiclass", "sklearn.cluster", "sklearn.random_projection", "sklearn.dummy",
+    *LIGHT_MODULES,
 )  # fmt: skip
 
 

@@ -58,6 +58,12 @@ class Jailed:
     reseed: int = 0
     hidden_tasks: int = 0
 
+    def refused(self) -> dict[str, bool]:
+        """Return what `seccomp.program` has to refuse because Landlock does not."""
+        version = landlock.abi() if self.landlock else 0
+        apart = self.namespaces or self.uid is not None
+        return {"signals": version < 6 and not apart, "truncation": version < 3 and self.uid is None}
+
 
 _ENVIRONMENT = {
     # every numeric library gets one thread: a fork of a process with OpenMP threads would hang
@@ -362,6 +368,4 @@ def _lock_in(
         landlock.enter(ruleset)
         os.close(ruleset)
     if job.seccomp:
-        version = landlock.abi() if ruleset is not None else 0
-        apart = job.namespaces or job.uid is not None
-        seccomp.enter(signals=version < 6 and not apart, truncation=version < 3 and job.uid is None)
+        seccomp.enter(**job.refused())

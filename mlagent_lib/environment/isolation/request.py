@@ -22,6 +22,8 @@ class RunRequest:
             `isolation.script_seeds`).
         links: Names in ``data_dir`` that the run finds under these very names; none for ``data_dir`` itself
             as ``data``.
+        standard_only: The script needs the standard library alone, so a small server will do; a wrong word
+            costs time, nothing else.
 
     Raises:
         ValueError: If ``script`` is not among ``files``, or a name cannot lie in a workspace.
@@ -34,6 +36,7 @@ class RunRequest:
     collect: tuple[str, ...] = ("submission.csv",)
     reseed: int = 0
     links: tuple[str, ...] = ()
+    standard_only: bool = False
 
     def __post_init__(self):
         if self.script not in self.files:

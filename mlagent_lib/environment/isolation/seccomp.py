@@ -7,6 +7,7 @@ kernel's ``unistd_64.h`` (x86_64) and ``asm-generic/unistd.h`` (aarch64). 32-bit
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import platform
 import struct
@@ -92,6 +93,11 @@ def program(*, signals: bool, truncation: bool) -> bytes:
         signals: Also refuse signals to any other process (for kernels whose Landlock does not, ABI < 6).
         truncation: Also refuse ``truncate`` by path (ABI < 3).
     """
+    return _program(truncation, os.getpid() if signals else None)
+
+
+@functools.lru_cache(maxsize=4)
+def _program(truncation: bool, signals_from: int | None) -> bytes:
     column = list(_MACHINES).index(platform.machine())
     number = {name: numbers[column] for name, numbers in _ASKED.items()}
     refused = [numbers[column] for numbers in _REFUSED.values() if numbers[column] is not None]
@@ -108,11 +114,11 @@ def program(*, signals: bool, truncation: bool) -> bytes:
     code += _guarded(number["sched_setaffinity"], _ARG0, 0, unless=True)
     code += _for(number["socketpair"], _SOCKETPAIR)
     code += _guarded(number["close_range"], _ARG2, _CLOSE_RANGE_UNSHARE, test=_ANY_BIT)
-    if signals:
+    if signals_from is not None:
         refused += _SIGNALS[column]
         # to itself and to its own group, which `setsid` made
-        code += _guarded(number["kill"], _ARG0, os.getpid(), 0, unless=True)
-        code += _guarded(number["tgkill"], _ARG0, os.getpid(), unless=True)  # abort() still works
+        code += _guarded(number["kill"], _ARG0, signals_from, 0, unless=True)
+        code += _guarded(number["tgkill"], _ARG0, signals_from, unless=True)  # abort() still works
         code += _guarded(number["fcntl"], _ARG1, _F_SETOWN, _F_SETSIG, _F_SETOWN_EX)
         code += _guarded(number["ioctl"], _ARG1, _FIOSETOWN, _SIOCSPGRP)
     if truncation:

@@ -28,6 +28,11 @@ import types
 from collections.abc import Iterator
 
 _PACKAGE = "_mlagent_isolation"
+_PARTS = (
+    "jail", "kernel", "landlock", "limits_os", "run_folder", "script_seeds", "script_workers", "seccomp",
+    "warm_up",
+)  # fmt: skip
+_OURS = (_PACKAGE, *(f"{_PACKAGE}.{part}" for part in _PARTS))  # what a script must not find loaded
 
 
 def _load_package() -> None:
@@ -55,14 +60,14 @@ def _lines(descriptor: int) -> Iterator[bytes]:
 
 
 def _load(names: list[str]) -> list[str]:
-    """Import the modules and use them once; return the names that are not installed."""
+    """Import the modules, use the scientific stack once; return the names that are not installed."""
     missing = []
     for name in names:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError:
             missing.append(name)
-    if names and not missing:
+    if "sklearn" in sys.modules and not missing:
         _part("warm_up").warm_up()
     return missing
 
@@ -76,11 +81,10 @@ def execute(job) -> int:
     jail, seeds, workers = map(_part, ("jail", "script_seeds", "script_workers"))
     os.environ.clear()
     os.environ.update(jail.clean_environment(folder))
-    for name in [n for n in sys.modules if n == _PACKAGE or n.startswith(_PACKAGE + ".")]:
+    for name in _OURS:
         del sys.modules[name]
     sys.argv[:] = sys.orig_argv[:] = [job.script]
     sys.path.insert(0, folder)
-    importlib.invalidate_caches()
     _standard_streams()
     seeds.shift(job.reseed)
     workers.install()
@@ -153,6 +157,8 @@ def _flush_open_files() -> None:
 def _serve_one(job, ruleset: int | None, requests: int, reply: int) -> bool:
     """Fork the guard of one run and wait for it; return False when the parent has gone meanwhile."""
     jail = _part("jail")
+    if job.seccomp and not job.refused()["signals"]:
+        _part("seccomp").program(**job.refused())  # made here once, it is known to every fork
     lifeline, held = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -182,8 +188,8 @@ def main() -> None:
     os.dup2(2, 1)
     os.close(null)
     _load_package()
-    for name in ("jail", "kernel", "landlock", "run_folder", "script_seeds", "script_workers", "warm_up"):
-        importlib.import_module(f"{_PACKAGE}.{name}")
+    for name in _OURS[1:]:
+        importlib.import_module(name)
     jail, kernel, landlock = map(_part, ("jail", "kernel", "landlock"))
 
     lines = _lines(requests)

@@ -2,7 +2,7 @@
 
 MLAgentBench's ``eval.py`` has ``get_score(submission_folder)``, MLE-bench's ``grade.py`` has
 ``grade(submission, answers)``. Both are their benchmark's own code and see the hidden labels, so they run
-apart from us (fresh interpreter, limits, cleaned environment) and apart from every workspace: they get the
+apart from us (a process of its own, limits, cleaned environment) and apart from every workspace: they get the
 archived bytes of one submission and nothing else that a script wrote.
 
 A foreign grader raises for bad submissions and for its own faults alike. The rule that tells them apart: a
@@ -23,25 +23,23 @@ import math
 import os
 import select
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
 from mlagent_lib.core.files import sha256_file
+from mlagent_lib.tasks.foreign import grader_warm
 from mlagent_lib.tasks.foreign.old_code import advice
 
 FUNCTIONS = {"folder": "get_score", "frames": "grade"}
 SUBMISSION = "submission.csv"
 WALL_FACTOR, WALL_EXTRA_SECONDS = 5, 30  # ours: the limit proper is CPU time, which no busy machine breaks
 NONSENSE = b"this is no submission\n"
-_PROCESS = Path(__file__).with_name("grader_process.py")
 _MOST_LINKS = 200  # entries of env/ that a grader finds in its folder
 _MOST_REMEMBERED = 4096
 _LAST_WORDS = 300
@@ -63,6 +61,8 @@ _SET = {
     "PATH": os.defpath, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "2",
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    # arrow without a thread of its own: a process that has one cannot be forked
+    "ARROW_DEFAULT_MEMORY_POOL": "system", "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }  # fmt: skip
 _OUR_STAGES = ("start", "load", "answers", "wall")
 _REASONS = {"read": "bad-csv", "header": "header", "limit": "evaluator-limit", "crash": "evaluator-crash"}
@@ -364,7 +364,7 @@ def _remember(key: tuple, value: float | str) -> None:
 def run_grader(
     grader: ForeignGrader, submission: bytes, labels: str = "feedback", form: bytes | None = None
 ) -> Grading:
-    """Return what one grading in a fresh process came to. Never raises for what the grader does.
+    """Return what one grading in a process of its own came to. Never raises for what the grader does.
 
     The bytes of the submission are all that the process gets from a run. It must have the form of ``form``,
     another submission, where one is given.
@@ -388,8 +388,10 @@ def run_grader(
             "import_from": [str(path.resolve()) for path in (grader.script.parent, *grader.import_from)],
             "seconds": grader.seconds,
             "memory_bytes": grader.memory_bytes,
+            "folder": str(place),
+            "home": str(base / "home"),
         }
-        return _run(job, place, base / "home")
+        return _run(job)
 
 
 def _furnish(base: Path, grader: ForeignGrader) -> Path:
@@ -408,21 +410,16 @@ def _furnish(base: Path, grader: ForeignGrader) -> Path:
     return base / "scripts"
 
 
-def _run(job: dict, folder: Path, home: Path) -> Grading:
+def _run(job: dict) -> Grading:
     verdict_read, verdict_write = os.pipe()
     lifeline, held = os.pipe()  # its end tells the process that we are gone
     ends = [verdict_read, verdict_write, lifeline, held]
-    words = [sys.executable, "-s", "-P", "-B", str(_PROCESS)]
-    words.append(json.dumps(job | {"verdict": verdict_write, "lifeline": lifeline}))
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    environment = {**kept, **_SET, "HOME": str(home), "TMPDIR": str(home)}
+    environment = {**kept, **_SET, "HOME": job["home"], "TMPDIR": job["home"]}
     try:
         with tempfile.TemporaryFile() as printed:
             try:
-                process = subprocess.Popen(
-                    words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=printed,
-                    stderr=subprocess.STDOUT, pass_fds=(verdict_write, lifeline), start_new_session=True,
-                )  # fmt: skip
+                process = grader_warm.start(job, environment, printed.fileno(), verdict_write, lifeline)
             except OSError as error:
                 return Grading("start", text=str(error))
             for descriptor in (verdict_write, lifeline):
@@ -430,11 +427,9 @@ def _run(job: dict, folder: Path, home: Path) -> Grading:
                 ends.remove(descriptor)
             line: bytes | None = None
             try:
-                line = _line(verdict_read, process, job["seconds"] * WALL_FACTOR + WALL_EXTRA_SECONDS)
+                line = _line(verdict_read, process.ended, job["seconds"] * WALL_FACTOR + WALL_EXTRA_SECONDS)
             finally:  # also on Ctrl-C: it and what it started, nothing of it may live on
-                with contextlib.suppress(OSError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                code = process.wait()
+                code = process.end()
             printed.seek(max(0, printed.seek(0, os.SEEK_END) - _LAST_WORDS))
             output = " ".join(printed.read().decode("utf-8", "replace").split())
     finally:
@@ -450,12 +445,11 @@ def _run(job: dict, folder: Path, home: Path) -> Grading:
     return Grading("crash", error=name, output=output)
 
 
-def _line(descriptor: int, process: subprocess.Popen, seconds: float) -> bytes | None:
+def _line(descriptor: int, has_ended: Callable[[], bool], seconds: float) -> bytes | None:
     """Return the line of the verdict, nothing where the process ended without it, None at the limit."""
     deadline, found = time.monotonic() + seconds, b""
     while not found.endswith(b"\n"):
-        # asked without collecting it: its group keeps its number until then
-        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        ended = has_ended()
         ready = select.select([descriptor], [], [], 0 if ended else _LOOK_SECONDS)[0]
         data = os.read(descriptor, 1 << 16) if ready else b""
         found += data

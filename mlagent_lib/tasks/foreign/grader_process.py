@@ -1,22 +1,29 @@
-"""The inside of a foreign grader's process: started fresh by `grader`, it grades once and ends.
+"""The inside of a foreign grader's process: started or forked for one grading, it grades once and ends.
 
 Graders that merge or skip gaps score rows that are repeated, left out or blank. So a submission is compared
 first with one that the grader accepts, both as pandas reads them, which is what most graders see.
 
-Run as ``python -s -P -B grader_process.py JOB``. It imports the grader's file and, for tables, pandas; it
-never imports this package. The verdict is one JSON line on a pipe of its own, so that nothing a grader prints
-can be taken for a score. The end of a second pipe tells that the parent is gone: then the whole group ends.
+Run as ``python -s -P -B grader_process.py JOB``, it imports the grader's file and, for tables, pandas; it
+never imports this package. With ``--serve DESCRIPTOR NAMES...`` it loads these libraries and forks a process
+for each job that it is sent (see `grader_warm`). The verdict is one JSON line on a pipe of its own, so that
+nothing a grader prints can be taken for a score. The end of a second pipe tells that the parent is gone: then
+the whole group ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gc
+import importlib
 import importlib.util
 import json
 import linecache
 import os
 import random
+import select
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -26,8 +33,103 @@ _MOST_TEXT = 500
 
 
 def main() -> None:
-    """Grade one submission and write the verdict."""
-    job = json.loads(sys.argv[1])
+    """Grade one submission, or serve those who have some."""
+    if sys.argv[1] == "--serve":
+        _serve(socket.socket(fileno=int(sys.argv[2])), sys.argv[3:])
+    else:
+        _grade(json.loads(sys.argv[1]))
+
+
+def _serve(channel: socket.socket, names: list[str]) -> None:
+    """Load what graders import, then fork until the other end is gone."""
+    channel.set_inheritable(False)
+    for name in names:
+        with contextlib.suppress(Exception):  # the grading itself will meet it
+            importlib.import_module(name)
+    if len(os.listdir("/proc/self/task")) > 1:
+        return  # a fork of a process with threads may hang
+    gc.collect()
+    gc.freeze()
+    channel.send(b"ready")
+    desk = _Desk(channel)
+    while True:
+        for descriptor, _ in desk.poll.poll():
+            desk.attend(descriptor)
+
+
+class _Desk:
+    """Who asked for which fork: an asker gets its number, word of its end, and its status at last."""
+
+    def __init__(self, channel: socket.socket):
+        self.channel, self.poll = channel, select.poll()
+        self.poll.register(channel, select.POLLIN)
+        self.asked: dict[int, tuple[int, socket.socket]] = {}  # process and asker, by the process's handle
+
+    def attend(self, descriptor: int) -> None:
+        """Do what a descriptor asks for that has become ready."""
+        if descriptor == self.channel.fileno():
+            self._fork()
+        elif descriptor in self.asked:
+            self.poll.unregister(descriptor)
+            _tell(self.asked[descriptor][1], b"ended")  # uncollected, so its group keeps its number
+        else:
+            found = [handle for handle, (_, line) in self.asked.items() if line.fileno() == descriptor]
+            for handle in found:
+                self._finish(handle)
+
+    def _fork(self) -> None:
+        text, given, *_ = socket.recv_fds(self.channel, 1 << 20, 4)
+        if not text:
+            os._exit(0)  # nobody is left to ask, and the gradings see that themselves
+        pid = os.fork()
+        if pid == 0:
+            _become(json.loads(text), given)
+        line, handle = socket.socket(fileno=given[0]), os.pidfd_open(pid)
+        for other in given[1:]:
+            os.close(other)
+        self.asked[handle] = pid, line
+        for watched in (handle, line.fileno()):
+            self.poll.register(watched, select.POLLIN)
+        _tell(line, b"%d" % pid)
+
+    def _finish(self, handle: int) -> None:
+        pid, line = self.asked.pop(handle)
+        for kill in (os.killpg, os.kill):  # it may not lead a group yet
+            with contextlib.suppress(OSError):
+                kill(pid, signal.SIGKILL)
+        _tell(line, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        for watched in (handle, line.fileno()):
+            with contextlib.suppress(KeyError):  # the handle's, where it has told of the end
+                self.poll.unregister(watched)
+        os.close(handle)
+        line.close()
+
+
+def _tell(line: socket.socket, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # the asker may have gone
+        line.send(word)
+
+
+def _become(job: dict, given: list[int]) -> None:
+    """Turn a fork into what a fresh process is, and grade. Never returns."""
+    try:
+        os.setsid()
+        _, printed, verdict, lifeline = given
+        null = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((null, 0), (printed, 1), (printed, 2)):
+            os.dup2(source, target)
+        start = 3
+        for kept in (*sorted((verdict, lifeline)), os.sysconf("SC_OPEN_MAX")):
+            os.closerange(start, kept)
+            start = kept + 1
+        os.chdir(job["folder"])
+        os.environ.update(HOME=job["home"], TMPDIR=job["home"])
+        _grade(job | {"verdict": verdict, "lifeline": lifeline})
+    finally:
+        os._exit(1)
+
+
+def _grade(job: dict) -> None:
     for name in ("verdict", "lifeline"):
         os.set_inheritable(job[name], False)
     threading.Thread(target=_end_with_parent, args=(job["lifeline"],), daemon=True).start()
