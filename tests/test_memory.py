@@ -129,7 +129,9 @@ def test_the_parts_by_hand():
     assert found.phases["GRPO sampling"]["reference adapter"] == 4 * lora
     assert found.total("SFT") == pytest.approx(sum(found.phases["SFT"].values()) * (1 + SPARE))
     assert found.peak == max(found.total(phase) for phase in found.phases)
-    assert "CUDA context" not in estimate(profile, on_card=False).phases["SFT"]
+    on_cpu = estimate(profile, on_card=False, precision="float32").phases
+    assert "CUDA context" not in on_cpu["SFT"] and "flat weights" not in found.phases["GRPO sampling"]
+    assert on_cpu["GRPO sampling"]["flat weights"] == 4 * parameters(shape)[0]
 
 
 def test_more_of_anything_never_takes_less():

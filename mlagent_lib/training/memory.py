@@ -245,6 +245,8 @@ def estimate(
     # the widest moment of reading the prompts: the product in an MLP
     wide = sampled * _BYTES[kind] * (3 * shape.feed_forward + 2 * shape.hidden)
     sampling = {"keys and values": cache_bytes(shape, 1, sampled, kind), "reading prompts": wide}
+    if not on_card:  # the decode loop lays the linear layers out anew for the time of a call
+        sampling["flat weights"] = parameters(shape)[0] * _BYTES[kind]
     learning = update(rows * longest, rows * grpo.max_new_tokens, _GRPO_LOGIT, grpo.checkpointing)
     return Estimate(
         {
