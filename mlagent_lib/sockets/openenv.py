@@ -26,10 +26,11 @@ from pydantic import Field
 
 from mlagent_lib import __version__
 from mlagent_lib.core.errors import MlagentError, Unscored
-from mlagent_lib.sockets.desk import LONGEST_TEXT, Desk, DeskSession, Told
+from mlagent_lib.sockets.desk import Desk, DeskSession, Told
 
 NAME = "mlagent"
 SESSIONS = 64  # ours: the soak holds 50 on two cores
+SILENT_SECONDS = 120.0  # ours: a client that answers no ping for so long is gone; a busy one is only slow
 MOST_BYTES = 64 << 20  # of one message: a reply or a state that is too large is refused by name, not cut off
 
 
@@ -199,6 +200,6 @@ def serve(desk: Desk, host: str, port: int, sessions: int = SESSIONS) -> None:
     import uvicorn
 
     uvicorn.run(
-        build_app(desk, sessions), host=host, port=port, ws_max_size=max(MOST_BYTES, 4 * LONGEST_TEXT),
-        log_level="warning",
+        build_app(desk, sessions), host=host, port=port, ws_max_size=MOST_BYTES,
+        ws_ping_timeout=SILENT_SECONDS, log_level="warning",
     )  # fmt: skip

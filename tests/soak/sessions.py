@@ -57,9 +57,9 @@ class Line:
     def __init__(self, url: str):
         from websockets.sync.client import connect
 
-        self.socket = connect(
-            url.replace("http", "ws", 1) + "/ws", max_size=None, open_timeout=60, legacy=True
-        )
+        # a machine so busy that it answers no ping for 20 s is slow, not gone
+        words = {"max_size": None, "open_timeout": 120, "ping_interval": None, "legacy": True}
+        self.socket = connect(url.replace("http", "ws", 1) + "/ws", **words)
 
     def ask(self, kind: str, **data) -> dict:
         """Return the answer to one message."""
@@ -188,6 +188,8 @@ def soak(options: argparse.Namespace, folder: Path, server: Server, starts: dict
         time.sleep(0.2)
         for name, client in clients.items():
             if client.poll() is not None:
+                for other in clients.values():
+                    other.kill()
                 raise SystemExit(f"client {name} ended by itself with {client.returncode}")
         sizes = [path.read_bytes().count(b"\n") for path in logs.glob("*.jsonl")]
         at_once = max(at_once, sum((logs / f"{name}.jsonl").exists() for name in clients))
@@ -279,13 +281,20 @@ def timed(server: Server, pairs: int, start, tools, instruction: str) -> dict:
 
 def run(options: argparse.Namespace, folder: Path) -> dict:
     """Return the report of soak, comparison and times."""
+    server = Server(folder, options.clients + 1)  # one place for this process
+    try:
+        return _run(options, folder, server)
+    finally:
+        server.process.kill()
+
+
+def _run(options: argparse.Namespace, folder: Path, server: Server) -> dict:
     from mlagent_lib.agents.toolbox import toolbox
     from mlagent_lib.core.provenance import git_state, versions
     from mlagent_lib.environment.step import start_state
     from mlagent_lib.tasks.pocket import catalogue
     from mlagent_lib.tasks.registry import find_task
 
-    server = Server(folder, options.clients + 1)  # one place for this process
     own = folder / "own"
     with toolbox(workers=2, cache=own) as tools:
         starts = {name: start_state(find_task(name), tools) for name in TASKS}
