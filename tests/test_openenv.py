@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,39 +231,69 @@ def test_the_command_serves_and_ends(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_plain_trl_script_trains_ten_updates_and_is_paid_what_it_is_in_process(
-    server, desk, task, tmp_path, monkeypatch
+def test_the_plain_trl_script_of_the_readme_is_paid_over_ten_updates_what_it_is_in_process(
+    server, desk, task, tmp_path, repository, monkeypatch
 ):
-    """The lines of the README, but for a smaller configuration; every reward is compared."""
+    """The lines of the README with another address, model, rows and size; every reward is compared."""
     trl = pytest.importorskip("trl")
+    from mlagent_lib.training import dropin
+
+    text = (repository / "mlagent_lib" / "sockets" / "README.md").read_text(encoding="utf-8")
+    script = re.search(r"<!-- openenv-example -->\s*```python\n(.*?)```", text, re.DOTALL)[1]
     start = start_state(task, desk.tools)
     states = [start, *(run_steps([(start, neighbours(n))], desk.tools)[0].state for n in (8, 20, 30))]
     rows = states_dataset(states, style="pocket", tasks=[task])
-    in_process = StepRewardFunc(make_tools(tmp_path), "v2")
-    paid = []
-    with client(server) as env:
+    in_process, paid, config, trainer = (
+        StepRewardFunc(make_tools(tmp_path), "v2"),
+        [],
+        trl.GRPOConfig,
+        trl.GRPOTrainer,
+    )
 
-        def step_reward(completions, state, **columns):
-            replies = [reply[-1]["content"] for reply in completions]
-            # the untrained model says little that is an action: every other reply is one
-            replies = [neighbours(5 + n) if n % 2 else reply for n, reply in enumerate(replies)]
-            found = [env.step({"text": t, "state": s}).reward for t, s in zip(replies, state, strict=True)]
-            paid.append((found, in_process(None, replies, state)))
-            return found
-
-        trainer = trl.GRPOTrainer(
-            str(POCKET_MODEL), step_reward, train_dataset=rows,
-            args=trl.GRPOConfig(
-                output_dir=str(tmp_path / "out"), max_steps=10, per_device_train_batch_size=4,
-                num_generations=4, max_completion_length=24, report_to="none", save_strategy="no",
-                use_cpu=True, disable_tqdm=True, logging_steps=1,
-            ),
+    def small():
+        return config(
+            output_dir=str(tmp_path / "out"), max_steps=10, per_device_train_batch_size=4, num_generations=4,
+            max_completion_length=24, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+            logging_steps=1,
         )  # fmt: skip
-        trainer.train()
-    assert trainer.state.global_step == 10 and len(paid) == 10
-    assert all(served_ == own for served_, own in paid)
+
+    def compared(reward):
+        def step_reward(completions, state, **columns):
+            # the model says little that is an action of this task: every other reply is one
+            told = [[{"content": neighbours(5 + n)}] if n % 2 else c for n, c in enumerate(completions)]
+            own = in_process(None, [reply[-1]["content"] for reply in told], state)
+            paid.append((reward(told, state, **columns), own))
+            return paid[-1][0]
+
+        return step_reward
+
+    monkeypatch.setattr(trl, "GRPOConfig", small)
+    monkeypatch.setattr(
+        trl,
+        "GRPOTrainer",
+        lambda _, reward, args, rows: trainer(str(POCKET_MODEL), compared(reward), args, rows),
+    )
+    monkeypatch.setattr(dropin, "states_dataset", lambda run: rows)
+    names = {}
+    exec(compile(script.replace("http://127.0.0.1:8000", server), "README.md", "exec"), names)  # noqa: S102
+    names["env"].close()
+    assert names["trainer"].state.global_step == 10 and len(paid) == 10
+    assert all(over_the_line == own for over_the_line, own in paid)
     assert len({reward for found, _ in paid for reward in found}) > 3
-    assert all(math.isfinite(row["loss"]) for row in trainer.state.log_history if "loss" in row)
+    assert all(math.isfinite(row["loss"]) for row in names["trainer"].state.log_history if "loss" in row)
+
+
+def test_the_readme_names_only_what_is_there(repository):
+    text = (repository / "mlagent_lib" / "sockets" / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 9 and {len(row) for row in rows} == {6}
+    assert all(row[-1].strip() for row in rows)  # each says whether it was tried
+    for name in ("split", "index", "prompt", "state"):
+        assert f"{name}=" in text or f'"{name}"' in text
+    from mlagent_lib.sockets import desk, tools
+
+    assert f"{desk.MOST_STATES:,}" in text and all(f'pays="{word}"' in text for word in tools.PAYS)
+    assert all(f'"{word}"' in text for word in desk.CONTROLS)
 
 
 # The soak ---------------------------------------------------------------------------------------------------

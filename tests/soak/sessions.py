@@ -138,10 +138,13 @@ class Server:
         self.temporary = folder / "tmp"
         self.temporary.mkdir(mode=0o711)
         surroundings = os.environ | {"TMPDIR": str(self.temporary), "PYTHONPATH": str(HERE.parent.parent)}
-        self.process = subprocess.Popen(command, env=surroundings, stderr=subprocess.PIPE, text=True)
-        self.told = self.process.stderr.readline().strip()
+        self.words = folder / "server.txt"
+        with open(
+            self.words, "w"
+        ) as words:  # no pipe: a server whose words nobody reads would come to a stop
+            self.process = subprocess.Popen(command, env=surroundings, stderr=words)
         self.url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             try:
                 self.line = Line(self.url)
@@ -167,6 +170,7 @@ class Server:
         code = self.process.wait(60)
         time.sleep(0.5)
         left = sum(Path(f"/proc/{pid}").exists() for pid in below)
+        print(self.words.read_text()[-2000:], file=sys.stderr)
         return {"code": code, "processes": left, "temporary_entries": len(list(self.temporary.iterdir()))}
 
 
@@ -186,11 +190,7 @@ def soak(options: argparse.Namespace, folder: Path, server: Server, starts: dict
             words = ["--client", server.url, str(logs / f"{name}.jsonl"), name, str(options.seed)]
             clients[name] = subprocess.Popen([sys.executable, __file__, *words])
         time.sleep(0.2)
-        for name, client in clients.items():
-            if client.poll() is not None:
-                for other in clients.values():
-                    other.kill()
-                raise SystemExit(f"client {name} ended by itself with {client.returncode}")
+        _all_alive(clients)
         sizes = [path.read_bytes().count(b"\n") for path in logs.glob("*.jsonl")]
         at_once = max(at_once, sum((logs / f"{name}.jsonl").exists() for name in clients))
         if sum(sizes) >= options.calls:
@@ -216,6 +216,14 @@ def soak(options: argparse.Namespace, folder: Path, server: Server, starts: dict
         "killed_in_the_middle": kills, "clients_ever": made, "clients_at_once": at_once,
         "seconds": round(seconds, 1), "calls_per_second": round(len(rows) / seconds, 1),
     }  # fmt: skip
+
+
+def _all_alive(clients: dict) -> None:
+    ended = [name for name, client in clients.items() if client.poll() is not None]
+    if ended:
+        for client in clients.values():
+            client.kill()
+        raise SystemExit(f"clients that ended by themselves: {', '.join(ended)}")
 
 
 def compared(rows: list[dict], starts: dict, tools) -> dict:
