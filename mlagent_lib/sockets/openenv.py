@@ -7,11 +7,12 @@ its state along.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocketDisconnect
 from fastapi.responses import JSONResponse
 from openenv.core.env_server import (
     Action,
@@ -195,10 +196,17 @@ def build_app(desk: Desk, sessions: int = SESSIONS) -> FastAPI:
     return app
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a record is more than OpenEnv's answer to a client that has gone meanwhile."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, WebSocketDisconnect) and type(error).__name__ != "WebSocketDisconnected"
+
+
 def serve(desk: Desk, host: str, port: int, sessions: int = SESSIONS) -> None:
     """Serve a desk until the process is told to stop."""
     import uvicorn
 
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     uvicorn.run(
         build_app(desk, sessions), host=host, port=port, ws_max_size=MOST_BYTES,
         ws_ping_timeout=SILENT_SECONDS, log_level="warning",
