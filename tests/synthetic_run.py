@@ -18,6 +18,7 @@ from mlagent_lib.results.evaluation import (
     task_table,
     trajectory_table,
 )
+from mlagent_lib.results.reading import ACTION_COLUMNS, gap_by_step_table, gap_paths, reading_table
 from mlagent_lib.results.steps import (
     before_after_table,
     learning_curve_table,
@@ -82,6 +83,8 @@ def trajectory(task: str, policy: str, score: float | None, *, seed: int = 0, k:
             "report_last": score,
             "feedback_best": score,
             "report_best": score,
+            "report_kept": score,
+            "report_path": [scale.init, score, score],
             "report_start": scale.init,
             "stop": "steps",
         },
@@ -91,7 +94,7 @@ def trajectory(task: str, policy: str, score: float | None, *, seed: int = 0, k:
 
 def starter_rows(seeds: tuple[int, ...] = (0,)) -> list[dict]:
     """Return trajectories of no step: the policy ``starter``, whose gap is 0 exactly."""
-    ends = ("report_last", "report_best", "report_start")
+    ends = ("report_last", "report_best", "report_kept", "report_start")
     return [
         {"id": f"starter-{name}-{seed}", "task": name, "source": "starter", "seed": seed, "steps": []}
         | {"final": dict.fromkeys(ends, scale.init) | {"stop": "starter"}}
@@ -111,6 +114,27 @@ def rows(seeds: tuple[int, ...] = (0,), k: int = 3, means: dict[str, float] | No
                     score = scale.init + gap * (scale.best - scale.init)
                     out.append(trajectory(task, policy, score, seed=seed, k=index))
     return out
+
+
+def actions(policies: tuple[str, ...] = ("sft", "rl"), k: int = 3, steps: int = 2) -> pd.DataFrame:
+    """Return the actions of policies that say one sentence each, and repeat it to no effect."""
+    table = []
+    for policy in policies:
+        for task, scale in SCALES.items():
+            for index in range(k):
+                for place in range(steps):
+                    own = (policy, 0, task, scale.split, str(index), place)
+                    kind = ("favourite", "unchanged")[place % 2]
+                    outcome = ("edited", "unchanged")[place % 2]
+                    table.append(
+                        (*own, kind, outcome, f"model/{policy}", "Use trees.", f"start {place}", 1.0)
+                    )
+    return pd.DataFrame(table, columns=list(ACTION_COLUMNS))
+
+
+def reading(all_rows: list[dict]) -> pd.DataFrame:
+    """Return the measures of reading of `actions`."""
+    return reading_table(actions(), gap_paths(all_rows, SCALES, 2))
 
 
 def metrics(seed: int = 0) -> list[dict]:
@@ -178,6 +202,9 @@ def figure_tables(seeds: tuple[int, ...] = (0,)) -> dict[str, pd.DataFrame]:
         "outcome_shares": outcome_table(step_table(all_rows)),
         "reward_shape": reward_shape(),
         "best_at_k": best_at_k_table(table, draws=100),
+        "gap_by_step": gap_by_step_table(gap_paths(all_rows, SCALES, 2), draws=50),
+        "action_field": actions(),
+        "reading": reading(all_rows),
     }
     return {name: with_run(df, profile="smoke", hardware="2 CPU cores") for name, df in tables.items()}
 
@@ -201,7 +228,9 @@ def make_run(folder: Path, all_rows: list[dict] | None = None, *, profile: str =
             stage.append_jsonl("trajectories.jsonl", row)
         task_table(table, draws=100).to_csv(stage.path("tasks.csv"), index=False)
         overall_table(table, draws=100).to_csv(stage.path("overall.csv"), index=False)
-        found = difference_table(table, [("rl", "sft")], measures=("gap",))
+        pairs = [("rl", name) for name in ("sft", "fixed-edit", "random-kept")]
+        found = difference_table(table, pairs, measures=("gap",))
+        reading(all_rows).to_csv(stage.path("reading.csv"), index=False)
         found.to_csv(stage.path("differences.csv"), index=False)
     for number, name in enumerate(("00_tour", "03_grpo"), 1):  # wall time varies from machine to machine
         path = folder / name / "manifest.json"

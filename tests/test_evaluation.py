@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_run import SCALES, rows, starter_rows, step, trajectory
+from synthetic_run import SCALES, SCRIPT, rows, starter_rows, step, trajectory
 
 from mlagent_lib.results.evaluation import (
     TaskScale,
@@ -13,6 +13,7 @@ from mlagent_lib.results.evaluation import (
     best_at_k_table,
     difference_table,
     gap_closed,
+    median_trajectory,
     overall_table,
     relative_gain_pct,
     scales_from_table,
@@ -21,6 +22,7 @@ from mlagent_lib.results.evaluation import (
 )
 from mlagent_lib.results.intervals import best_of, bootstrap_mean, paired_difference
 from mlagent_lib.results.judge import TOO_FEW
+from mlagent_lib.results.report_scores import best_printed, handed_in
 from mlagent_lib.results.steps import outcome_table, spread_table, step_table
 
 # The paper's own numbers: starter, ML-Agent's average of 8 (v1 Table 1), gain in % (v2), direction.
@@ -74,12 +76,58 @@ def test_expected_best_of_k_equals_the_mean_over_all_subsets():
         assert best_of(k)(values[None, :])[0] == pytest.approx(expected)
 
 
-def test_trajectory_table_scores_the_last_submission_and_keeps_the_best_by_feedback_beside_it():
+def test_trajectory_table_scores_the_last_submission_and_keeps_the_best_by_validation_beside_it():
     row = trajectory("down", "rl", 1.5)
-    row["final"]["report_best"] = 1.25
+    row["final"]["report_kept"] = 1.25
     found = trajectory_table([row], SCALES).iloc[0]
     assert (found["score"], found["gap_closed"]) == (1.5, 0.5)
-    assert (found["score_by_feedback"], found["gap_closed_by_feedback"]) == (1.25, 0.75)
+    assert (found["score_by_validation"], found["gap_closed_by_validation"]) == (1.25, 0.75)
+    line = overall_table(trajectory_table([row], SCALES)).iloc[0]
+    assert (line["gap_closed"], line["gap_kept"]) == (0.5, 0.75)
+
+
+def test_random_ideas_stand_twice_the_second_time_handing_in_their_best():
+    row = trajectory("down", "random-ideas", 3.0)
+    row["final"]["report_kept"] = 1.5
+    made = [row, trajectory("down", "rl", 1.25)]
+    overall = overall_table(trajectory_table(made, SCALES)).query("split == 'held-in'").set_index("policy")
+    assert overall["gap_closed"].to_dict() == {"random-ideas": -1.0, "random-kept": 0.5, "rl": 0.75}
+    found = difference_table(trajectory_table(made, SCALES), [("rl", "random-kept")], measures=["gap"])
+    assert set(found["difference"]) == {0.25}
+
+
+def test_what_an_agent_keeps_is_what_its_scripts_printed_not_what_pays():
+    path = [("start", 0.5), ("better", 0.8), ("silent", None), ("worse", 0.6), ("as good", 0.8)]
+    assert best_printed(path, True) == 1 and best_printed(path, False) == 0
+    step = {"outcome": "edited", "visible_metric": 0.7, "state": {"submission": "a", "visible": 0.5}}
+    row = {"steps": [step], "final": {"submissions": {"last": "b"}}}
+    assert handed_in(row) == [("a", 0.5), ("b", 0.7)]
+    row["steps"] = [step | {"outcome": "error", "visible_metric": None}]
+    assert handed_in(row | {"final": {"submissions": {"last": "a"}}}) == [("a", 0.5), ("a", 0.5)]
+    assert handed_in(row | {"steps": []}) == [("b", None)]
+
+
+def test_the_median_trajectory_is_the_lower_middle_one_of_what_was_scored():
+    table = pd.DataFrame(
+        {
+            "policy": ["rl"] * 5 + ["sft"],
+            "trajectory": list("edcbaz"),
+            "gap_closed": [0.5, 0.2, 0.2, 0.9, math.nan, 0.3],
+            "unscored": [False] * 4 + [True, False],
+        }
+    )
+    assert median_trajectory(table) == "d"  # of c and d with 0.2, e with 0.5, b with 0.9
+    assert median_trajectory(table, "sft") == "z"
+    with pytest.raises(ValueError, match="no trajectory of 'base'"):
+        median_trajectory(table, "base")
+
+
+def test_an_edit_that_changes_nothing_is_an_outcome_of_its_own():
+    same = step(0, script_after=SCRIPT)
+    table = step_table([trajectory("up", "rl", 0.7, steps=[step(0), same, step(2, outcome="error")])])
+    assert table["outcome"].tolist() == ["edited", "unchanged", "error"]
+    shares = outcome_table(table).set_index("outcome")["share"]
+    assert shares["edited"] == shares["unchanged"] == shares["error"] == pytest.approx(1 / 3)
 
 
 def test_unscored_trajectories_are_left_out_and_counted_never_zero():

@@ -116,7 +116,7 @@ def test_one_seed_one_trajectory_draws_without_an_interval(tables):
 
 def test_footer_says_n_interval_profile_and_hardware(tables):
     figure = FIGURES["gap_by_policy"](tables["gap_by_policy"])
-    note = " ".join(text.get_text() for text in figure.texts)
+    note = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
     for word in ("n = ", "95 % bootstrap interval", "2 seeds", "profile: smoke", "hardware: 2 CPU cores"):
         assert word in note
 

@@ -78,6 +78,7 @@ def test_opening_makes_the_folder_and_refuses_what_it_does_not_know(tmp_path):
 def test_policies_and_coders_by_name(lab):
     assert isinstance(baseline_policy("starter"), Starter)
     assert isinstance(baseline_policy("random-ideas"), RandomIdeas)
+    assert baseline_policy("fixed-sequence").name == "fixed-sequence"
     with pytest.raises(ProfileError, match="policy 'best' is unknown"):
         baseline_policy("best")
     assert isinstance(expert_policy("scripted"), ScriptedExpert)
@@ -91,6 +92,12 @@ def test_policies_and_coders_by_name(lab):
     for wrong in ("endpoint", "rule", ""):
         with pytest.raises(MlagentError):
             make_coder(replace(lab, profile=replace(lab.profile, coder=wrong)))
+
+
+def test_a_fixed_policy_that_does_not_know_a_task_is_left_out_and_said(lab, capsys):
+    assert "best-edit" in lab.profile.evaluate.policies
+    assert "best-edit" not in stages.known_policies(lab)  # the tiny task was never measured
+    assert f"best-edit is left out: it knows no edit for {NAME}" in capsys.readouterr().out
 
 
 def test_ideas_by_either_selection(lab):

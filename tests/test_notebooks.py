@@ -35,7 +35,7 @@ SAME_BYTES = (  # what the README promises of two smoke runs
     "04_evaluation/tasks.csv",
     "04_evaluation/overall.csv",
     "04_evaluation/differences.csv",
-    "04_evaluation/diversity.csv",
+    "04_evaluation/reading.csv",
     "04_evaluation/luck.csv",
 )
 LONGEST, MEDIAN, NEEDS_TEXT = 25, 8, 8

@@ -140,14 +140,14 @@ def test_no_notebook_takes_a_value_of_another_type(path, cell, name, home):
 
 def test_a_trajectory_is_chosen_by_policy_and_number(tmp_path):
     (tmp_path / "04_evaluation").mkdir()
-    rows = [("rl", 0.1, "rl/b/0"), ("sft", 0.9, "sft/a/0"), ("rl", 0.7, "rl/a/0")]
-    table = pd.DataFrame(rows, columns=["policy", "gap_closed", "trajectory"])
+    rows = [("rl", 0.1, "rl/b/0"), ("sft", 0.9, "sft/a/0"), ("rl", 0.7, "rl/a/0"), ("rl", 0.4, "rl/c/0")]
+    table = pd.DataFrame(rows, columns=["policy", "gap_closed", "trajectory"]).assign(unscored=False)
     table.to_csv(tmp_path / "04_evaluation" / "trajectories.csv", index=False)
     lab = SimpleNamespace(run_dir=tmp_path)
     own, wanted = story.ranked(lab, "rl", np.int64(1))
-    assert list(own["trajectory"]) == ["rl/a/0", "rl/b/0"] and wanted == "rl/b/0"
-    assert story.ranked(lab, "sft", -1)[1] == "sft/a/0"
-    with pytest.raises(ProfileError, match="number is 2, and rl has 2 trajectories"):
+    assert own["trajectory"].to_dict() == {1: "rl/a/0", 0: "rl/c/0", -1: "rl/b/0"} and wanted == "rl/a/0"
+    assert story.ranked(lab, "sft", 0)[1] == "sft/a/0"
+    with pytest.raises(ProfileError, match="number is 2, and rl has 3 trajectories, numbered -1 to 1"):
         story.ranked(lab, "rl", 2)
     with pytest.raises(ProfileError, match="policy is 'expert', which was not evaluated.*one of rl, sft"):
         story.ranked(lab, "expert", 0)

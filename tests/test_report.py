@@ -4,6 +4,7 @@ import json
 import re
 from urllib.parse import unquote
 
+import chromium
 import pandas as pd
 import pytest
 from synthetic_run import SCALES, figure_tables, make_run, rows, step, trajectory
@@ -36,7 +37,7 @@ def test_a_whole_run_gives_a_whole_page(full):
     assert "on held-in tasks it ended above SFT, on held-out tasks it ended above SFT" in page
     assert "Whether that holds is not decided: too few seeds." in page
     assert "Missing" not in page and "Not described" not in page
-    assert page.count("data:image/svg+xml;base64,") == 8
+    assert page.count("data:image/svg+xml;base64,") == 11
     for title in (
         "Policies and tasks",
         "Learning",
@@ -55,6 +56,34 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(full):
     assert not re.search(r"""(src|href)=["'](https?:|//|file:|/)""", page)
     assert not tags_of(page.replace("<!doctype html>", "")).names & {"script", "iframe", "object", "link"}
     assert "default-src 'none'" in page
+
+
+@pytest.mark.skipif(chromium.find() is None, reason="no Chromium is installed")
+def test_no_table_scrolls_sideways_and_a_telephone_shows_every_number(full):
+    path = write_report(full)
+    wide = "[...document.querySelectorAll('.mla-scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+    named = "getComputedStyle(document.querySelector('td[data-name]'), '::before').content"
+    with chromium.Chromium(chromium.find()) as browser:
+        for width, shown in ((1280, "none"), (400, '"policy"')):
+            page = browser.page(width)
+            page.open(path)
+            assert page.run(wide) == 0 and page.run("document.documentElement.scrollWidth") <= width
+            assert page.run(named) == shown and page.errors == []
+        dark = browser.page(1280, dark=True)
+        dark.open(path)
+        assert dark.run("getComputedStyle(document.documentElement).backgroundColor") == "rgb(20, 23, 27)"
+
+
+def test_the_first_screen_says_what_a_fixed_edit_does(tmp_path):
+    made = rows(k=6, means={"sft": 0.3, "rl": 0.6})
+    same = [{**row, "source": "fixed-edit"} for row in made if row["source"] == "rl"]
+    page = page_of(make_run(tmp_path / "same", made + same))
+    head = page[: page.index("<main")]
+    assert "Saying one sentence does as well as the policy after RL" in head
+    assert "share of the commonest edit among the edits of the policy after RL: 1.00, limit 0.25" in head
+    means = {"fixed-edit": 0.6, "sft": 0.3, "rl": 0.9}
+    better = page_of(make_run(tmp_path / "more", rows(k=6, means=means)))
+    assert "closes more of the gap than the best fixed edit" in better[: better.index("<main")]
 
 
 def test_the_same_files_give_the_same_page(full):

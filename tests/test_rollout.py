@@ -90,7 +90,7 @@ def test_a_trajectory_row_by_hand(task, tmp_path):
     del row["final"]["submissions"]
     assert row["final"] == {
         "feedback_last": 2.0, "report_last": 4.0, "feedback_best": 1.0, "report_best": 2.0,
-        "report_start": 10.0,
+        "report_start": 10.0, "report_path": [10.0, 2.0, 2.0, 4.0, 4.0], "report_kept": 2.0,
         "stop": "final-answer",
     }  # fmt: skip
 

@@ -170,5 +170,6 @@ def test_table_rounds_aligns_and_escapes():
     html = table_html(df, caption="<u>").html
     tags_of(html)
     assert "<i>" not in html and "<u>" not in html and "<b>" not in html
-    for cell in ('<td class="mla-n">0.123</td>', '<td class="mla-n">\u22124</td>', ">–<", ">yes<", ">no<"):
+    numbers = ('<td class="mla-n" data-name="x">0.123</td>', '<td class="mla-n" data-name="n">\u22124</td>')
+    for cell in (*numbers, ">–<", ">yes<", ">no<"):
         assert cell in html

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mlagent_lib.agents.ideas import Idea, candidate_ideas
+from mlagent_lib.agents.ideas import Idea, candidate_ideas, has_catalogue
 from mlagent_lib.agents.prompts import FULL, POCKET, Prompter
 from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
 from mlagent_lib.agents.server.chat import Chat
@@ -26,7 +26,8 @@ from mlagent_lib.core.parallel import map_threads
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action, storable
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.tasks.pocket.catalogue import edits
+from mlagent_lib.tasks.pocket.catalogue import Edit, edits
+from mlagent_lib.tasks.pocket.fixed import fixed_edits
 from mlagent_lib.tasks.task import Task
 
 _RECORD = ("trajectory", "step", "prompt", "reply")  # of a reply that an endpoint gave
@@ -78,6 +79,32 @@ class Starter:
     def act(self, turns: Sequence[Turn]) -> list[str]:
         """Return one reply for each turn, in order."""
         return [final_reply(**_wording(turn)) for turn in turns]
+
+
+class FixedEdits:
+    """The baseline that reads nothing: the same edits on every task, one a step, then Final Answer.
+
+    Args:
+        kind: The best fixed edit, the best fixed sequence, or each task's best edit (``fixed.POLICIES``).
+    """
+
+    def __init__(self, kind: str):
+        self.name = kind
+
+    def edits_of(self, task: Task) -> tuple[Edit, ...]:
+        """Return the edits that it makes on a task, in their order; none where it knows none."""
+        return fixed_edits(self.name, task) if has_catalogue(task) else ()
+
+    def act(self, turns: Sequence[Turn]) -> list[str]:
+        """Return one reply for each turn, in order."""
+        replies = []
+        for turn in turns:
+            todo = self.edits_of(turn.task)[turn.state.step :]
+            wording = _wording(turn)
+            replies.append(
+                edit_reply(todo[0].instruction, todo[0].axis, **wording) if todo else final_reply(**wording)
+            )
+        return replies
 
 
 class RandomIdeas:

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from mlagent_lib.agents.prompts import trends
-from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS
+from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action
 from mlagent_lib.environment.workspace import State
 
 
@@ -78,6 +78,18 @@ def final_reply(*, script: str = "train.py", **wording) -> str:
 def trend_of(state: State, greater_is_better: bool) -> str:
     """Return how the last step of a state went, or ``start``."""
     return trends(state, greater_is_better)[-1] if state.history else "start"
+
+
+def trend_said(reply: str, reply_format: str = "six") -> str | None:
+    """Return how the last step went by the words of a reply, or None where it has no sentence of the list.
+
+    Example:
+        >>> trend_said(final_reply(trend="worse", stream=np.random.default_rng(0)))
+        'worse'
+    """
+    found = parse_action(reply, reply_format)
+    said = "" if isinstance(found, Invalid) else found.fields.get("Reflection", "").strip()
+    return next((trend for trend, known in _sentences()["reflection"].items() if said in known), None)
 
 
 def _pick(sentences: Sequence[str], stream: np.random.Generator) -> str:

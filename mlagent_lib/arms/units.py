@@ -30,8 +30,9 @@ from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.step import run_steps
 from mlagent_lib.results.evaluation import SCALE_COLUMNS, gap_closed, trajectory_table
+from mlagent_lib.results.reading import action_table, gap_paths, reading_table
 from mlagent_lib.results.report_scores import report_score
-from mlagent_lib.results.steps import curve_rows, diversity_table
+from mlagent_lib.results.steps import curve_rows
 from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import Lab, collect, evaluate, local_agent, open_lab
 from mlagent_lib.run.stages import (
@@ -166,10 +167,13 @@ def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
     say("evaluation")
     evaluate(lab, arm.who, agent.policy, agent.tools, stage.path("trajectories.jsonl"))
     rows = graded_trajectories(lab, stage.path("trajectories.jsonl"))
-    table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
+    scales = {scale.task: scale for scale in lab.scales()}
+    table = trajectory_table(rows, scales)
     shared = [column for column in SCALE_COLUMNS if column not in ("task", "split")]
     write_table(stage, "trajectories.csv", table.assign(**arm.keys).drop(columns=shared))
-    write_table(stage, "edits.csv", diversity_table(rows).assign(seed=lab.seed, **arm.keys))
+    paths = gap_paths(rows, scales, lab.profile.evaluate.max_steps)
+    reading = reading_table(action_table(rows, lab.task), paths, root=lab.seed)
+    write_table(stage, "edits.csv", reading.assign(**arm.keys))
     if name in ("sft", FULL):
         say("other seeds")
         luck = luck_table(lab, rows, (arm.who,))

@@ -7,6 +7,8 @@ one word, see `who`. The measures were fixed before the arms were run:
 * ``gap``: share of the gap to the best known score closed at the end of a trajectory, on the report labels,
   bounded below at `BOUND`. Without the bound one trajectory that ends with a ruined logloss outweighs all
   others; the unbounded mean stands beside it.
+* ``kept``: the same for the submission whose script printed the best validation metric, which an agent can
+  choose by itself.
 * ``gain``: the paper's relative gain in percent, unbounded, as the paper has it.
 * ``reward``: mean reward (v1) of single steps from test states, between 0 and 1, whatever an arm was trained
   on.
@@ -16,9 +18,9 @@ learner got for one step, an *advantage* never leaves the trainer, a *gain* comp
 starter's.
 
 The score of a trajectory is that of its last valid submission on the report labels, because MLAgentBench
-grades the workspace as the agent left it. Beside it stands the submission that was best on the feedback
-labels, again scored on the report labels: what an agent that picks its best would hand in. Rows that we
-failed to score (``unscored``) are excluded and counted, never set to zero.
+grades the workspace as the agent left it. Beside it stands the submission that was best on validation, again
+scored on the report labels. Rows that we failed to
+score (``unscored``) are excluded and counted, never set to zero.
 """
 
 from __future__ import annotations
@@ -39,11 +41,13 @@ Tables = Mapping[str, pd.DataFrame]  # by name: ``trajectories``, ``step_rewards
 FULL = "full"  # the arm that is the method itself
 BOUND = -1.0  # ours: see above
 SPLITS = ("held-in", "held-out", "all")
-MEASURES = ("gap", "reward", "gain")
+MEASURES = ("gap", "kept", "reward", "gain")
+# Policies that stand in every table a second time, under this name: handing in their best by validation.
+KEPT = {"random-ideas": "random-kept"}
 SCALE_COLUMNS = ("task", "split", "paper_task", "metric", "greater_is_better", "init", "best")
 TRAJECTORY_COLUMNS = (
     "arm", "policy", "seed", "task", "split", "trajectory", "paper_task", "metric", "greater_is_better",
-    "init", "best", "score", "score_by_feedback", "gap_closed", "gap_closed_by_feedback",
+    "init", "best", "score", "score_by_validation", "gap_closed", "gap_closed_by_validation",
     "gap_closed_on_feedback", "gain_pct", "steps", "stop", "unscored",
 )  # fmt: skip
 DIFFERENCES = (
@@ -179,10 +183,11 @@ def trajectory_table(
         arm: Of all rows.
 
     Returns:
-        Columns `TRAJECTORY_COLUMNS`. ``by_feedback`` is of the submission that was best on the feedback
-        labels, ``on_feedback`` of the last one, on these labels; ``gain_pct`` is NaN where init is not
-        positive. Gaps are not bounded here. A trajectory that we failed to score has ``unscored`` true and
-        NaN for its numbers.
+        Columns `TRAJECTORY_COLUMNS`. ``by_validation`` is of the submission whose script printed the best
+        validation metric, ``on_feedback`` of the last one, on the feedback labels; ``gain_pct`` is NaN where
+        init is not positive. Gaps are not bounded here. A trajectory that we failed to score has ``unscored``
+        true and NaN for its numbers. A policy of `KEPT` has a second line, in which that submission is the
+        last one.
 
     Raises:
         ValueError: A row names a task without a scale, or is not graded on the report labels.
@@ -195,6 +200,10 @@ def trajectory_table(
         if "submissions" in final and "report_last" not in final:
             raise ValueError(f"trajectory {row['id']!r} is not graded: call with_report_scores first")
         table.append((arm, *_trajectory(row, scales[row["task"]])))
+        if row["source"] in KEPT:
+            best = {"report_last": final.get("report_kept"), "feedback_last": None}
+            again = {**row, "source": KEPT[row["source"]], "final": {**final, **best}}
+            table.append((arm, *_trajectory(again, scales[row["task"]])))
     return pd.DataFrame(table, columns=list(TRAJECTORY_COLUMNS))
 
 
@@ -202,7 +211,7 @@ def _trajectory(row: Mapping, scale: TaskScale) -> tuple:
     final, up = row.get("final") or {}, scale.greater_is_better
     stop, paid = final.get("stop", ""), or_nan(final.get("feedback_last"))
     scores = [
-        nan if stop == "unscored" else or_nan(final.get(f"report_{which}")) for which in ("last", "best")
+        nan if stop == "unscored" else or_nan(final.get(f"report_{which}")) for which in ("last", "kept")
     ]
     gaps = [gap_closed(score, scale.init, scale.best) for score in scores]
     gaps.append(gap_closed(paid, *scale.feedback) if scale.feedback else nan)
@@ -241,8 +250,34 @@ def measured(df: pd.DataFrame, measure: str, split: str = "all") -> pd.DataFrame
     if measure == "reward":
         return df.rename(columns={"reward": "value"})
     df = df if split == "all" else df[df["split"] == split]
-    value = df["gap_closed"].clip(lower=BOUND) if measure == "gap" else df["gain_pct"]
+    if measure == "gain":
+        value = df["gain_pct"]
+    else:  # results of earlier do not know the second one
+        name = "gap_closed" if measure == "gap" else "gap_closed_by_validation"
+        value = df.get(name, pd.Series(nan, df.index)).clip(lower=BOUND)
     return df.assign(value=value.mask(df["unscored"].astype(bool)))
+
+
+def median_trajectory(df: pd.DataFrame, policy: str = "rl") -> str:
+    """Return the trajectory that stands for a policy wherever one is shown: that of median gap closed.
+
+    Of two in the middle it is the worse one; equal ones go by name. ``df`` is a `trajectory_table` of one
+    seed.
+
+    Raises:
+        ValueError: None of the policy was scored.
+
+    Example:
+        >>> rows = pd.DataFrame({"policy": "rl", "trajectory": ["a", "b", "c", "d"], "unscored": False,
+        ...                      "gap_closed": [0.3, 0.9, 0.1, 0.4]})
+        >>> median_trajectory(rows)
+        'a'
+    """
+    own = df[(df["policy"] == policy) & ~df["unscored"].astype(bool)]
+    if own.empty:
+        raise ValueError(f"no trajectory of {policy!r} was scored")
+    own = own.sort_values(["gap_closed", "trajectory"])
+    return str(own["trajectory"].iloc[(len(own) - 1) // 2])
 
 
 def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> pd.DataFrame:
@@ -256,9 +291,8 @@ def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> 
 
     Returns:
         Columns task, split, paper_task, metric, greater_is_better, init, best, arm, policy, n, seeds,
-        unscored, avg_at_k, best_at_k, avg_by_feedback (mean score when each trajectory hands in its best by
-        feedback), gain_pct (paper's formula; empty where init is not positive), gap_closed (bounded) with
-        gap_low and gap_high, gap_unbounded.
+        unscored, avg_at_k, best_at_k, gain_pct (paper's formula; empty where init is not positive),
+        gap_closed (bounded) with gap_low and gap_high, gap_unbounded.
     """
     table = []
     for (_, arm, policy), part in df.groupby(["task", "arm", "policy"], sort=True):
@@ -270,7 +304,6 @@ def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> 
             up = bool(first["greater_is_better"])
             best = [best_at_k(own["score"], greater_is_better=up, k=k) for own in seeds]
             line |= {"avg_at_k": good["score"].mean(), "best_at_k": float(np.mean(best)) if best else nan}
-            line["avg_by_feedback"] = good["score_by_feedback"].mean() if "score_by_feedback" in good else nan
             line["gain_pct"] = good["gain_pct"].mean()
             line |= _ends("gap", bootstrap_mean(measured(good, "gap"), "value", draws=draws), "gap_closed")
             line["gap_unbounded"] = good["gap_closed"].mean()
@@ -298,8 +331,8 @@ def overall_table(df: pd.DataFrame, steps: pd.DataFrame | None = None, *, draws:
 
     Returns:
         Columns arm, policy, split, tasks, trajectories, seeds, unscored, gap_closed (bounded) with gap_low
-        and gap_high, gap_unbounded, gap_by_feedback (bounded), gain_pct, gain_low, gain_high, reward,
-        reward_low, reward_high, states (that the reward is a mean of), level.
+        and gap_high, gap_unbounded, gap_kept (bounded) with kept_low and kept_high, gain_pct, gain_low,
+        gain_high, reward, reward_low, reward_high, states (that the reward is a mean of), level.
     """
     df, table = named(df), []  # once, not again for every mean
     for split, row in product(SPLITS, df.drop_duplicates("who").itertuples()):
@@ -310,9 +343,9 @@ def overall_table(df: pd.DataFrame, steps: pd.DataFrame | None = None, *, draws:
         line |= {"tasks": gap.tasks, "trajectories": gap.n, "seeds": gap.seeds, "unscored": gap.excluded}
         part = measured(df, "gap", split)
         part = part[(part["who"] == row.who) & part["value"].notna()]
-        part = part.assign(chosen=part["gap_closed_by_feedback"].clip(lower=BOUND)).groupby("task")
-        line |= _ends("gap", gap, "gap_closed") | {"gap_unbounded": part["gap_closed"].mean().mean()}
-        line |= {"gap_by_feedback": part["chosen"].mean().mean()}
+        unbounded = part.groupby("task")["gap_closed"].mean().mean()
+        line |= _ends("gap", gap, "gap_closed") | {"gap_unbounded": unbounded}
+        line |= _ends("kept", mean_of(df, row.who, "kept", split, draws=draws), "gap_kept")
         line |= _ends("gain", mean_of(df, row.who, "gain", split, draws=draws), "gain_pct")
         if steps is not None and split == "held-in":
             found = mean_of(steps, row.who, "reward", draws=draws)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from collections.abc import Iterable, Mapping
+from math import isfinite, nan
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -10,10 +12,18 @@ import pandas as pd
 from mlagent_lib.results.evaluation import DIFFERENCES
 from mlagent_lib.results.intervals import paired_difference
 from mlagent_lib.results.judge import OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR
+from mlagent_lib.results.reading import reading_sentence
 from mlagent_lib.results.run_folder import RunFolder
-from mlagent_lib.results.style import number
+from mlagent_lib.results.style import look, number
 
-AFTER, BEFORE = "rl", "sft"
+AFTER, BEFORE, FIXED = "rl", "sft", "fixed-edit"
+BESIDE = (BEFORE, FIXED)  # whom the policy after RL is compared with in a number each
+SUBJECTS = {  # what reads nothing, and how it is spoken of
+    FIXED: ("Saying one sentence", "the best fixed edit"),
+    "fixed-sequence": ("Saying a fixed sequence of sentences", "the best fixed sequence"),
+    "random-kept": ("Trying random ideas and keeping the best", "random ideas with the best kept"),
+}
+ALARMS = pd.read_csv(Path(__file__).with_name("alarms.csv"))  # ours: see `alarms`
 PHRASES = {
     REPRODUCED: "improved on SFT",
     OPPOSITE: "made the policy worse than after SFT",
@@ -36,10 +46,14 @@ class Tile(NamedTuple):
 
 
 class FirstScreen(NamedTuple):
-    """The first screen: a sentence, its numbers, and what limits them."""
+    """The first screen: what a fixed edit says to the result, RL against SFT, numbers, alarms, limits."""
 
+    headline: str
     sentence: str
+    others: list[str]
+    reading: str
     tiles: list[Tile]
+    alarms: list[str]
     caveats: list[str]
 
 
@@ -49,14 +63,74 @@ def _with_interval(value: float, low: float, high: float) -> str:
     return f"{sign}{number(value)}{ends}"
 
 
+def against(differences: pd.DataFrame, name: str = FIXED) -> str:
+    """Return whether the policy after RL closes more of the gap than one that reads nothing; "" if not known.
+
+    Args:
+        differences: A `difference_table`.
+        name: A key of `SUBJECTS`.
+
+    Example:
+        >>> row = {"after": "rl", "before": "fixed-edit", "measure": "gap", "split": "held-in",
+        ...        "difference": 0.004, "low": -0.05, "high": 0.06, "zero": "includes"}
+        >>> against(pd.DataFrame([row]))
+        'Saying one sentence does as well as the policy after RL (RL minus it, held-in: +0.00 [−0.05, 0.06]).'
+    """
+    pair = (differences["after"] == AFTER) & (differences["before"] == name)
+    rows = differences[pair & (differences["measure"] == "gap") & (differences["split"] != "all")]
+    if rows.empty:
+        return ""
+    told = {row.split: _with_interval(row.difference, row.low, row.high) for row in rows.itertuples()}
+    ends = "; ".join(f"{split}: {value}" for split, value in told.items())
+    above, below = (set(rows[rows["zero"] == side]["split"]) for side in ("above", "below"))
+    subject, noun = SUBJECTS[name]
+    if above:
+        only = "" if above == set(told) else f", but on {' and '.join(sorted(above))} tasks only"
+        said = f"The policy after RL closes more of the gap than {noun}{only}"
+    else:
+        better = (
+            "better than" if below == set(told) else "as well as or better than" if below else "as well as"
+        )
+        said = f"{subject} does {better} the policy after RL"
+    return f"{said} (RL minus it, {ends})."
+
+
+def alarms(metrics: Iterable[Mapping], reading: pd.DataFrame | None) -> list[str]:
+    """Return the alarms that ring, in words; their limits are in ``alarms.csv``.
+
+    Args:
+        metrics: Rows of GRPO's ``metrics.jsonl``.
+        reading: A `reading_table`, where there is one.
+
+    Example:
+        >>> alarms([{"step": i, "kl": 0.2 * i, "entropy": 0.4, "share_invalid": 0.0} for i in range(3)], None)
+        ['KL to the policy before RL, nats per token, last third of the updates: 0.40, limit 0.3']
+    """
+    rows = pd.DataFrame([row for row in metrics if row.get("split") in (None, "train")])
+    found, third = {}, max(1, len(rows) // 3)
+    for name in set(rows) & set(ALARMS["number"]):
+        found[name] = rows[name][-third:].mean() / (rows[name][:third].mean() if name == "entropy" else 1.0)
+    if reading is not None:
+        own = reading[reading["policy"] == AFTER]
+        found |= {name: own[name].mean() for name in ("share", "unchanged") if len(own)}
+    rung = []
+    for alarm in ALARMS.itertuples():
+        value = found.get(alarm.number, nan)
+        if value > alarm.limit if alarm.rings == "above" else value < alarm.limit:
+            rung.append(f"{alarm.words}: {value:.2f}, limit {alarm.limit:g}")
+    return rung
+
+
 def _gap_tile(run: RunFolder, row) -> Tile:
     overall = run.tables.get("overall", pd.DataFrame())
     note = f"{int(row.tasks)} tasks, {int(row.n)} trajectories, seeds: {int(row.seeds)}"
     if not overall.empty:
         ends = overall[overall["split"] == row.split].set_index("policy")["gap_closed"]
-        if {AFTER, BEFORE} <= set(ends.index):
-            note = f"from {number(ends[BEFORE])} after SFT to {number(ends[AFTER])} after RL; {note}"
-    label = f"{row.split} tasks: share of the gap to the best known score, RL − SFT"
+        if {AFTER, row.before} <= set(ends.index):
+            before = f"{number(ends[row.before])} {look(row.before).label}"
+            note = f"from {before} to {number(ends[AFTER])} after RL; {note}"
+    what = "SFT" if row.before == BEFORE else look(row.before).label
+    label = f"{row.split} tasks: share of the gap to the best known score, RL − {what}"
     return Tile(label, _with_interval(row.difference, row.low, row.high), note)
 
 
@@ -105,8 +179,10 @@ def _caveats(run: RunFolder, differences: pd.DataFrame) -> list[str]:
 def first_screen(run: RunFolder) -> FirstScreen:
     """Return the verdict of a run: RL against SFT on both splits, in words set by the intervals."""
     table = run.tables.get("differences", pd.DataFrame(columns=DIFFERENCES))
-    differences = table[(table["after"] == AFTER) & (table["before"] == BEFORE) & (table["measure"] == "gap")]
-    tiles = [_gap_tile(run, row) for row in differences.itertuples() if row.split in ("held-in", "held-out")]
+    gaps = table[(table["after"] == AFTER) & (table["measure"] == "gap")]
+    differences = gaps[gaps["before"] == BEFORE]
+    beside = (gaps[(gaps["before"] == name) & (gaps["split"] != "all")] for name in BESIDE)
+    tiles = [_gap_tile(run, row) for rows in beside for row in rows.itertuples()]
     tiles += _reward_tiles(run)
     if rows := _held_back(run, "validity"):
         value = " → ".join(f"{number(100 * row['validity'], 0)} %" for row in (rows[0], rows[-1]))
@@ -119,4 +195,8 @@ def first_screen(run: RunFolder) -> FirstScreen:
         sentence = f"Step-wise RL: {', '.join(parts)} (share of the gap closed, 95 % intervals)."
         if (differences["verdict"] == TOO_FEW).any():
             sentence += " Whether that holds is not decided: too few seeds."
-    return FirstScreen(sentence, tiles, _caveats(run, differences))
+    reading = run.tables.get("reading")
+    told = "" if reading is None else reading_sentence(reading)
+    rung = alarms(run.metrics, reading)
+    others = [said for name in SUBJECTS if name != FIXED and (said := against(table, name))]
+    return FirstScreen(against(table), sentence, others, told, tiles, rung, _caveats(run, differences))

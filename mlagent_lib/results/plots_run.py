@@ -1,4 +1,8 @@
-"""Figures of runs: learning, policies, tasks, steps, ideas, minutes. A table in, a figure out."""
+"""Figures of runs: learning, policies, reading, tasks, steps, ideas, minutes. A table in, a figure out.
+
+All are `WIDTH` inches wide, with panels below each other: a telephone shows them at full width, and the words
+stay legible.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
+from mlagent_lib.results.evaluation import KEPT
 from mlagent_lib.results.steps import OUTCOMES
 from mlagent_lib.results.style import (
     GAP,
@@ -23,6 +30,7 @@ from mlagent_lib.results.style import (
     ordered,
 )
 
+WIDTH = 4.8  # inches: 9 points are 9 pixels on a screen of 400
 SPLIT_TITLES = {"held-in": "held-in tasks", "held-out": "held-out tasks", "other": "other tasks"}
 WORSE = (0, (2, 1.5))  # line style of a task that lost
 
@@ -43,7 +51,7 @@ def _span(values: pd.Series) -> str:
 def _split_panels(figure: Figure, df: pd.DataFrame, **share) -> Iterator[tuple]:
     """Yield an axis with its rows for each split of the table."""
     splits = [name for name in SPLIT_TITLES if name in set(df["split"])]
-    axes = figure.subplots(1, len(splits), squeeze=False, **share)[0]
+    axes = figure.subplots(len(splits), 1, squeeze=False, **share)[:, 0]
     for axis, split in zip(axes, splits, strict=True):
         part = df[df["split"] == split]
         axis.set_title(f"{SPLIT_TITLES[split]} ({_span(part['tasks'])})")
@@ -79,8 +87,8 @@ def learning_curve(df: pd.DataFrame) -> Figure:
         ("train", look("rl").colour, "", "-", "training states"),
         ("holdout", look("sft").colour, "D", (0, (5, 2)), "states not trained on"),
     )
-    figure = new_figure(9.6, 3.3)
-    axes = figure.subplots(1, 3)
+    figure = new_figure(WIDTH, 6.6)
+    axes = figure.subplots(3, 1, sharex=True)
     for axis, (column, (title, label)) in zip(axes, panels.items(), strict=True):
         for split, colour, marker, line, name in sides:
             part = df[(df["split"] == split) & df[column].notna()]
@@ -90,10 +98,10 @@ def learning_curve(df: pd.DataFrame) -> Figure:
                 axis.plot(run["step"], run[column], color=colour, lw=0.7, alpha=0.55)
             mean = part.groupby("step")[column].mean()
             axis.plot(mean.index, mean, color=colour, marker=marker, ms=4.5, ls=line, lw=2.2, label=name)
-        axis.set(title=title, xlabel="update step", ylabel=label)
+        axis.set(title=title, ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].set_ylim(-0.02, 1.02)
-    axes[2].set_ylim(bottom=0)
+    axes[2].set(xlabel="update step", ylim=(0, None))
     axes[0].legend(loc="best")
     seeds = df["seed"].nunique()
     footer(figure, df, f"{seeds} seeds: thin lines each, thick line their mean" if seeds > 1 else "one seed")
@@ -102,14 +110,14 @@ def learning_curve(df: pd.DataFrame) -> Figure:
 
 @drawn("policy", "split", "gap_closed", "gap_low", "gap_high", "tasks", "trajectories")
 def gap_by_policy(df: pd.DataFrame) -> Figure:
-    """Draw the share of the gap closed by each policy, held-in beside held-out.
+    """Draw the gap closed by each policy: by the last submission, and hollow by the best on validation.
 
     Columns (an `overall_table`): policy, split, gap_closed, gap_low, gap_high, tasks, trajectories, seeds,
-    level.
+    level; gap_kept, kept_low, kept_high where they are known.
     """
     df = df[df["split"].isin(list(SPLIT_TITLES))]
     policies = ordered(df["policy"])[::-1]
-    figure = new_figure(8.2, 1.5 + 0.36 * len(policies))
+    figure = new_figure(WIDTH, 1.6 + 0.8 * len(policies))
     for axis, part in _split_panels(figure, df, sharex=True, sharey=True):
         rows = part.set_index("policy")
         for y, policy in enumerate(policies):
@@ -118,22 +126,32 @@ def gap_by_policy(df: pd.DataFrame) -> Figure:
         axis.axvline(0, color=MUTED, lw=1, zorder=0)
         axis.grid(axis="y", visible=False)
         axis.margins(x=0.14)
+        axis.set_xlabel(GAP, loc="right")
     first = figure.axes[0]
-    first.set_yticks(range(len(policies)), [look(policy).label for policy in policies])
-    first.set_ylim(-0.6, len(policies) - 0.4)
-    first.set_xlabel(GAP, loc="left")
+    first.set_yticks(np.arange(len(policies)) - 0.15, [look(policy).label for policy in policies])
+    first.set_ylim(-0.7, len(policies) - 0.5)
+    for name, fill in (("last submission", INK), ("best by validation", "white")):
+        first.plot([], [], marker="o", ls="", mec=INK, mfc=fill, label=name)
+    figure.legend(loc="outside upper right", ncols=2)
     footer(figure, df, f"n = {_span(df['trajectories'])} trajectories per point", _interval_note(df))
     return figure
 
 
 def _gap(axis, y: int, row: pd.Series, at: Look) -> None:
-    value, high = row["gap_closed"], row["gap_high"]
-    ends = [[value - row["gap_low"]], [high - value]]
-    ends = None if np.isnan(ends).any() else ends
-    edge = 1.6 if at.marker == "|" else 0.6
-    line = at.mark | {"ms": 8, "capsize": 3.5, "mec": INK, "mew": edge, "elinewidth": 1.6}
-    axis.errorbar([value], [y], xerr=ends, **line)
-    note(axis, number(value), (high if ends else value, y), fontsize=8, color=INK)
+    """Draw both ways to hand in: the last submission, and hollow below it the best by validation."""
+    for stem, place, below, fill in (
+        ("gap", "gap_closed", 0.0, at.colour),
+        ("kept", "gap_kept", 0.3, "white"),
+    ):
+        value, high = row.get(place, np.nan), row.get(f"{stem}_high", np.nan)
+        if np.isnan(value) or (below and row.name in KEPT.values()):
+            continue
+        ends = [[value - row[f"{stem}_low"]], [high - value]]
+        ends = None if np.isnan(ends).any() else ends
+        edge = 1.6 if at.marker in "|x+" or below else 0.6
+        mark = at.mark | {"mfc": fill, "mec": at.colour if below else INK, "mew": edge}
+        axis.errorbar([value], [y - below], xerr=ends, **mark, ms=7, capsize=3, elinewidth=1.4)
+        note(axis, number(value), (high if ends else value, y - below), fontsize=9, color=INK)
 
 
 @drawn("task", "split", "before_policy", "after_policy", "before", "after", "n_before", "n_after")
@@ -147,7 +165,7 @@ def before_after(df: pd.DataFrame) -> Figure:
     parts = [part for _, part in rows.groupby("split")][::-1]  # held-in on top: drawn last
     before, after = (look(df[f"{side}_policy"].iloc[0]) for side in ("before", "after"))
     hollow = {"marker": before.marker, "mfc": "white", "mec": before.colour, "mew": 1.5, "ls": ""}
-    figure = new_figure(7.6, 1.5 + 0.27 * (len(df) + len(parts)))
+    figure = new_figure(WIDTH, 1.6 + 0.27 * (len(df) + len(parts)))
     axis = figure.subplots()
     y, ticks = 0, {}
     for part in parts:
@@ -198,23 +216,23 @@ def outcome_shares(df: pd.DataFrame) -> Figure:
     policies = ordered(df["policy"])
     table = df.pivot_table(index="policy", columns="outcome", values="share", fill_value=0.0)
     counts = df.drop_duplicates("policy").set_index("policy")
-    figure = new_figure(7.8, 1.7 + 0.38 * len(policies))
+    figure = new_figure(WIDTH, 1.9 + 0.38 * len(policies))
     axis = figure.subplots()
     widths = 100 * table.loc[policies, [name for name in OUTCOMES if name in table]]
     _stack(axis, widths, [f"{look(p).label}\n(n = {int(counts.loc[p, 'n'])})" for p in policies])
     axis.set(xlim=(0, 100), xlabel="percent of the scored steps")
-    figure.legend(loc="outside upper center", ncols=3)
+    figure.legend(loc="outside upper right", ncols=2)
     footer(figure, df, "n: scored steps", f"{int(counts['unscored'].sum())} unscored steps left out")
     return figure
 
 
 @drawn("policy", "split", "k", "value", "low", "high", "tasks")
 def best_at_k(df: pd.DataFrame) -> Figure:
-    """Draw the expected best of k trajectories over k, per policy, held-in beside held-out.
+    """Draw the expected best of k trajectories over k, per policy, held-in above held-out.
 
     Columns (a `best_at_k_table`): policy, split, k, value, low, high, tasks, seeds.
     """
-    figure = new_figure(4.2 * len(set(df["split"]) & set(SPLIT_TITLES)), 3.6)
+    figure = new_figure(WIDTH, 1.6 + 2.3 * len(set(df["split"]) & set(SPLIT_TITLES)))
     handles = {}
     for axis, part in _split_panels(figure, df, sharey=True):
         for policy in ordered(part["policy"]):
@@ -226,7 +244,7 @@ def best_at_k(df: pd.DataFrame) -> Figure:
         axis.axhline(0, color=MUTED, lw=1, zorder=0)
         handles |= {name: handle for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.axes[0].set_ylabel(GAP)
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2)
     footer(figure, df, f"bands: centred {_interval_note(df)}")
     return figure
 
@@ -239,7 +257,7 @@ def minutes(df: pd.DataFrame) -> Figure:
     """
     stages, parts = list(dict.fromkeys(df["stage"])), ordered(df["part"])
     table = df.pivot_table(index="stage", columns="part", values="seconds", aggfunc="sum", fill_value=0.0)
-    figure = new_figure(7.8, 1.5 + 0.38 * len(stages))
+    figure = new_figure(WIDTH, 1.9 + 0.38 * len(stages))
     axis = figure.subplots()
     totals = _stack(axis, (table / 60).loc[stages, parts], stages)
     for y, total in enumerate(totals):
@@ -248,7 +266,7 @@ def minutes(df: pd.DataFrame) -> Figure:
     axis.set(xlim=(0, max(float(totals.max()), 1e-9) * 1.13), xlabel="minutes of wall time")
     axis.set_title(f"Where the {totals.sum():.1f} minutes went")
     if len(parts) > 1:
-        figure.legend(loc="outside upper right", ncols=min(5, len(parts)))
+        figure.legend(loc="outside upper right", ncols=min(3, len(parts)))
     footer(figure, df, f"{len(stages)} stages")
     return figure
 
@@ -261,8 +279,9 @@ def idea_map(df: pd.DataFrame) -> Figure:
     Spread rows (a `spread_table`): selection, mean_distance, coverage; many rows of ``random``.
     """
     ideas, spread = df[df["kind"] == "idea"], df[df["kind"] == "spread"]
-    figure = new_figure(9.4, 4.2)
-    places, between, nearest = figure.subplots(1, 3, width_ratios=[1.9, 1, 1])
+    figure = new_figure(WIDTH, 7.0)
+    axes = figure.subplot_mosaic([["places", "places"], ["between", "nearest"]], height_ratios=[1.5, 1])
+    places, between, nearest = axes.values()
     for key in ordered(ideas["axis"]):
         part, at = ideas[ideas["axis"] == key], look(key)
         mark = {"c": at.colour, "marker": at.marker}
@@ -276,9 +295,9 @@ def idea_map(df: pd.DataFrame) -> Figure:
         loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, handletextpad=0.3, columnspacing=1.2
     )
     _strip(between, spread, "mean_distance")
-    between.set(title="Between chosen ideas", ylabel="mean distance over pairs (more is better)")
+    between.set(title="Between chosen ideas", ylabel="mean distance (more is better)")
     _strip(nearest, spread, "coverage")
-    nearest.set(title="To the nearest chosen", ylabel="mean distance over candidates (less is better)")
+    nearest.set(title="To the nearest chosen", ylabel="mean distance (less is better)")
     count = int((spread["selection"] == "random").sum())
     footer(figure, df, f"{len(ideas)} candidates", f"{count} random choices of the same size")
     return figure
@@ -314,8 +333,8 @@ def reward_shape(df: pd.DataFrame) -> Figure:
         "error": {"color": look("invalid").colour, "ls": ":", "label": "invalid or error", "lw": 1.8},
     }
     forms = list(dict.fromkeys(df["form"]))
-    figure = new_figure(4.2 * len(forms), 3.4)
-    axes = figure.subplots(1, len(forms), squeeze=False)[0]
+    figure = new_figure(WIDTH, 0.4 + 2.6 * len(forms))
+    axes = figure.subplots(len(forms), 1, squeeze=False)[:, 0]
     for axis, form in zip(axes, forms, strict=True):
         part = df[df["form"] == form]
         edited = part[part["case"] == "edited"].sort_values("delta")
@@ -332,5 +351,112 @@ def reward_shape(df: pd.DataFrame) -> Figure:
     return figure
 
 
-DRAWN = (learning_curve, gap_by_policy, before_after, idea_map, minutes, outcome_shares, reward_shape)
+STEPPED = ("fixed-edit", "fixed-sequence", "random-ideas", "sft", "rl")  # a line over steps each
+FIELD = {  # kinds of action; of middle lightness, so that a dark page may turn a figure round
+    "failed": ("#D55E00", "failed"),
+    "favourite": ("#0072B2", "its favourite family of edits"),
+    "other": ("#009E73", "another edit"),
+    "unchanged": ("#CC79A7", "edit that changes nothing"),
+    "no edit": ("#DDDDDD", "no edit (a look, the end)"),
+}
+
+
+@drawn("policy", "split", "step", "value", "low", "high", "tasks")
+def gap_by_step(df: pd.DataFrame) -> Figure:
+    """Draw the gap closed after each step of a trajectory, with the fixed policies as lines to beat.
+
+    Columns (a `gap_by_step_table`): policy, split, step, value, low, high, n, tasks, seeds.
+    """
+    figure = new_figure(WIDTH, 1.6 + 2.3 * len(set(df["split"]) & set(SPLIT_TITLES)))
+    for axis, part in _split_panels(figure, df, sharex=True, sharey=True):
+        for policy in (name for name in STEPPED if name in set(part["policy"])):
+            run, at = part[part["policy"] == policy].sort_values("step"), look(policy)
+            if not policy.startswith("fixed"):
+                axis.fill_between(run["step"], run["low"], run["high"], color=at.colour, alpha=0.13, lw=0)
+            axis.plot(run["step"], run["value"], **at.stroke, mec=INK, mew=0.5)
+        axis.axhline(0, color=MUTED, lw=1, zorder=0)
+        axis.set(ylabel="gap closed", xticks=sorted(part["step"].unique()))
+    figure.axes[-1].set_xlabel("steps of the trajectory; the last submission by then is handed in")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    footer(figure, df, "0 starter, 1 best known, floor −1", f"bands: {_interval_note(df)}")
+    return figure
+
+
+@drawn("policy", "seed", "task", "split", "trajectory", "step", "kind")
+def action_field(df: pd.DataFrame) -> Figure:
+    """Draw every action of every trajectory: a row for each task, a block for each step, SFT above RL.
+
+    Columns (of an `action_table`): policy, seed, task, split, trajectory, step, kind. Within a block stands
+    one cell for each trajectory; white is a trajectory that had ended.
+    """
+    policies, kinds = ordered(df["policy"]), list(FIELD)
+    tasks = df.sort_values(["split", "task"])["task"].drop_duplicates().tolist()
+    steps, runs = int(df["step"].max()) + 1, df.groupby(["seed", "trajectory"]).ngroup()
+    across = runs.nunique()
+    figure = new_figure(WIDTH, 1.5 + len(policies) * (0.5 + 0.15 * len(tasks)))
+    for axis, policy in zip(figure.subplots(len(policies), 1, squeeze=False)[:, 0], policies, strict=True):
+        own = df["policy"] == policy
+        field = np.full((len(tasks), steps * across), np.nan)
+        rows = df[own]["task"].map(tasks.index)
+        field[rows, df[own]["step"] * across + runs[own]] = df[own]["kind"].map(kinds.index)
+        colours = ListedColormap([colour for colour, _ in FIELD.values()])
+        edges = (np.arange(steps * across + 1), np.arange(len(tasks) + 1))
+        axis.pcolormesh(*edges, field, cmap=colours, vmin=-0.5, vmax=len(kinds) - 0.5, ec="white", lw=0.5)
+        for step in range(1, steps):
+            axis.axvline(step * across, color=INK, lw=1.0)
+        axis.set_xticks((np.arange(steps) + 0.5) * across, range(1, steps + 1))
+        names = [name.removeprefix("pocket-") for name in tasks]
+        axis.set_yticks(np.arange(len(tasks)) + 0.5, names, fontsize=7.5)
+        axis.invert_yaxis()
+        axis.grid(visible=False)
+        axis.set_title(look(policy).label)
+    figure.axes[-1].set_xlabel("step of the trajectory")
+    handles = [Patch(color=colour, label=label) for colour, label in FIELD.values()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    footer(figure, df, f"{across} trajectories a task, side by side within a step")
+    return figure
+
+
+@drawn("policy", "share", "unchanged", "agrees", "task_information", "state_information")
+def reading(df: pd.DataFrame) -> Figure:
+    """Draw how much each policy reads: what its edits tell of task and state beside chance; three shares.
+
+    Columns (a `reading_table`): policy, seed, share, unchanged, agrees, and for ``task`` and ``state`` what
+    the family of an edit tells (``_information``) with median (``_chance``) and 95 % (``_chance_high``) of
+    chance.
+    """
+    means = df.drop(columns=["commonest"], errors="ignore").groupby("policy").mean(numeric_only=True)
+    policies = ordered(means.index)[::-1]
+    figure, places = new_figure(WIDTH, 2.2 + 0.9 * len(policies)), np.arange(len(policies))
+    axes = figure.subplots(3, 1, sharey=True)
+    for axis, what in zip(axes, ("task", "state"), strict=False):
+        for y, policy in enumerate(policies):
+            at, row = look(policy), means.loc[policy]
+            seen, chance, high = (row[f"{what}_{name}"] for name in ("information", "chance", "chance_high"))
+            axis.barh(y, high, 0.5, color="#DDDDDD", label="chance, up to 95 %" if y == 0 else None)
+            axis.plot([chance] * 2, [y - 0.25, y + 0.25], color=MUTED, lw=1.5)
+            axis.plot(seen, y, **at.mark, mec=INK, mew=1.6 if at.marker in "|x+" else 0.6, ms=7, ls="")
+            note(axis, number(seen), (max(seen, high), y), fontsize=8.5)
+    axes[0].set(title="What an edit tells about the task", xlabel="nats")
+    axes[1].set(title="What it tells about the state in a task", xlabel="nats")
+    shares = {"share": "o", "family_share": "D", "unchanged": "s", "agrees": "^"}
+    words = ("commonest edit", "favourite family", "edit that changes nothing", "true reflections")
+    for (name, marker), word in zip(shares.items(), words, strict=True):
+        axes[2].plot(100 * means.loc[policies, name], places, marker=marker, ls="", ms=6.5, label=word)
+    axes[2].set(title="Shares, percent", xlim=(-4, 104))
+    axes[0].set_yticks(places, [look(policy).label for policy in policies])
+    handles = [*axes[0].get_legend_handles_labels()[0], *axes[2].get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    for axis in axes:
+        axis.margins(x=0.12)
+        axis.grid(axis="y", visible=False)
+    seeds = df["seed"].nunique()
+    footer(figure, df, "line in the bar: median of chance", "one seed" if seeds == 1 else f"{seeds} seeds")
+    return figure
+
+
+DRAWN = (
+    learning_curve, gap_by_step, action_field, gap_by_policy, reading, before_after, idea_map, minutes,
+    outcome_shares, reward_shape,
+)  # fmt: skip
 FIGURES = {draw.__name__: draw for draw in (*DRAWN, best_at_k)}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from functools import partial
+from itertools import product
 from pathlib import Path
 from string import Template
 from urllib.parse import quote
@@ -17,16 +19,22 @@ import pandas as pd
 from mlagent_lib.core.artifacts import NOTEBOOKS
 from mlagent_lib.core.files import write_text
 from mlagent_lib.results import show
-from mlagent_lib.results.evaluation import scales_from_table, trajectory_table
+from mlagent_lib.results.evaluation import median_trajectory, scales_from_table, trajectory_table
 from mlagent_lib.results.figures import render
-from mlagent_lib.results.first_screen import AFTER, BEFORE, first_screen
+from mlagent_lib.results.first_screen import AFTER, BEFORE, FirstScreen, first_screen
 from mlagent_lib.results.glossary import METRICS, NUMBERS, describe
-from mlagent_lib.results.run_folder import GRPO, RunFolder, read_run_folder
+from mlagent_lib.results.run_folder import EVALUATION, GRPO, RunFolder, read_run_folder
 from mlagent_lib.results.show import element, escape, folded, table_markup, terms, wrapped
 from mlagent_lib.results.steps import minutes_table
-from mlagent_lib.results.style import look, number, with_run
+from mlagent_lib.results.style import look, number, ordered, with_run
 
 HERE = Path(__file__).parent
+COLUMNS = (  # of the main table: a number, the stem of its ends, its name, its digits
+    ("gap_closed", "gap", "last", 2),
+    ("gap_kept", "kept", "best by validation", 2),
+    ("gain_pct", "gain", "gain", 1),
+)
+SPLITS = ("held-in", "held-out")
 CAPTIONS = pd.read_csv(HERE / "captions.csv", index_col="figure", keep_default_na=False)
 
 
@@ -39,15 +47,26 @@ def _anchor(title: str) -> str:
     return title.lower().replace(" ", "-")
 
 
-def _first_screen(run: RunFolder) -> str:
-    found = first_screen(run)
+def _first_lines(found: FirstScreen) -> str:
+    """Return what the page says first: the result beside one fixed sentence, RL beside SFT, alarms."""
+    rung = element("b", "Alarms that ring") + wrapped(
+        "ul", "".join(map(partial(element, "li"), found.alarms))
+    )
+    said = [element("p", found.headline or found.sentence, "verdict")]
+    more = " ".join([*found.others, found.sentence])
+    said += [element("p", more)] if found.headline else []
+    return "".join(said) + (wrapped("div", rung, "missing") if found.alarms else "")
+
+
+def _at_a_glance(run: RunFolder, found: FirstScreen) -> str:
+    reading = element("p", found.reading) if found.reading else ""
     tiles = (
         element("span", tile.label, "soft") + element("b", tile.value) + element("span", tile.note, "soft")
         for tile in found.tiles
     )
     tiles = wrapped("div", "".join(wrapped("div", tile, "tile") for tile in tiles), "tiles")
     notes = wrapped("ul", "".join(element("li", note) for note in found.caveats), "caveats")
-    return element("p", found.sentence, "verdict") + tiles + notes
+    return _figures(run, "At a glance") + reading + tiles + notes
 
 
 def _what_was_run(run: RunFolder) -> str:
@@ -135,7 +154,8 @@ def _figure(run: RunFolder, name: str) -> str:
 
 
 def _figures(run: RunFolder, section: str) -> str:
-    return "".join(_figure(run, name) for name in CAPTIONS.index[CAPTIONS["section"] == section])
+    names = CAPTIONS.index[CAPTIONS["section"] == section]
+    return wrapped("div", "".join(_figure(run, name) for name in names), "pair")
 
 
 def _tasks(run: RunFolder) -> str:
@@ -154,24 +174,27 @@ def _tasks(run: RunFolder) -> str:
         if column == "best_at_k":
             page["best known"] = first["best"]
     caption = "avg and best of K trajectories on the report labels, in the unit of the metric"
-    whole = table_markup(table.drop(columns=["greater_is_better"]), caption="tasks.csv of the evaluation")
-    return table_markup(page.reset_index(), caption=caption) + folded("Every policy, every column", whole)
+    place = f"{run.stage(EVALUATION)}/tasks.csv"
+    link = f'Every policy and every column: <a href="{quote(place)}">{escape(place)}</a>.'
+    return table_markup(page.reset_index(), caption=caption) + wrapped("p", link)
 
 
 def _overall(run: RunFolder) -> str:
     table = run.tables.get("overall")
     if table is None:
         return _missing("the overall table (overall.csv of the evaluation)", run)
-    shown = pd.DataFrame({"policy": [look(p).label for p in table["policy"]], "split": table["split"]})
-    for name, stem, label, digits in (
-        ("gap_closed", "gap", "gap closed [95 %]", 2),
-        ("gain_pct", "gain", "gain, % [95 %]", 1),
-    ):
-        ends = table[[name, f"{stem}_low", f"{stem}_high"]].itertuples(index=False)
-        shown[label] = [_ci(*values, digits) for values in ends]
-    shown = shown.join(table[["tasks", "trajectories", "unscored"]])
-    caption = "every task weighs the same; a gap is bounded below at −1; gain: the paper's formula on avg@K"
-    return table_markup(shown, caption=caption)
+    wide = table.set_index(["policy", "split"])
+    policies, splits = ordered(table["policy"]), [name for name in SPLITS if name in set(table["split"])]
+    shown, gains = (pd.DataFrame({"policy": [look(name).label for name in policies]}) for _ in range(2))
+    for split, (name, stem, label, digits) in product(splits, COLUMNS):
+        if name in table:
+            ends = wide.reindex([(policy, split) for policy in policies])
+            ends = ends[[name, f"{stem}_low", f"{stem}_high"]].itertuples(index=False)
+            page = gains if stem == "gain" else shown
+            page[f"{split}: {label}"] = [_ci(*values, digits) for values in ends]
+    caption = "Share of the gap closed [95 %]; every task weighs the same, bounded below at −1"
+    more = table_markup(gains, caption="Relative gain in percent [95 %], the paper's formula on avg@K")
+    return table_markup(shown, caption=caption) + folded("As the paper measures it", more)
 
 
 def _ci(value: float, low: float, high: float, digits: int) -> str:
@@ -182,16 +205,15 @@ def _ci(value: float, low: float, high: float, digits: int) -> str:
 
 
 def _trajectory(run: RunFolder) -> str:
-    """Show the RL trajectory of median gap closed among those with a scored edit: neither best nor worst."""
+    """Show the RL trajectory of median gap closed: neither best nor worst, and the same one everywhere."""
     scales = scales_from_table(run.tables["tasks"]) if "tasks" in run.tables else {}
-    rows = [row for row in run.trajectories if row.get("task") in scales]
-    rows = [row for row in rows if any(show.outcome_of(s) == "edited" for s in row.get("steps") or ())]
-    chosen = [row for row in rows if row["source"] == "rl"] or rows
-    if not chosen:
-        return _missing("a trajectory of the evaluation with a scored edit", run)
-    table = trajectory_table(chosen, scales).sort_values(["gap_closed", "trajectory"], na_position="last")
-    pick = chosen[table.index[int((table["gap_closed"].notna().sum() - 1) / 2)]]
-    note = "Chosen by rule: the median share of the gap closed among the trajectories with a scored edit."
+    rows = [row for row in run.trajectories if row.get("task") in scales and row.get("source") == AFTER]
+    table = trajectory_table(rows, scales)
+    if table["unscored"].all():
+        return _missing("a scored trajectory of the policy after RL", run)
+    middle = median_trajectory(table, AFTER)
+    pick = next(row for row in rows if row["id"] == middle)
+    note = "Chosen by rule: the median share of the gap closed among the trajectories of the policy after RL."
     card = show.show_trajectory(pick, scales[pick["task"]]).html
     return element("p", note) + card[card.index('<div class="mla-root">') :]
 
@@ -235,8 +257,10 @@ def write_report(run_dir: str | Path) -> Path:
         RunError: If there is no such folder, or it cannot be written.
     """
     run = read_run_folder(run_dir)
+    found = first_screen(run)
     tasks = _figures(run, "Policies and tasks") + element("h3", "Every task") + _tasks(run)
     sections = {
+        "At a glance": _at_a_glance(run, found),
         "Policies and tasks": _overall(run) + tasks + _luck(run),
         "Learning": _metrics(run) + _figures(run, "Learning"),
         "One trajectory": _trajectory(run),
@@ -249,7 +273,7 @@ def write_report(run_dir: str | Path) -> Path:
     page = Template((HERE / "report.html").read_text(encoding="utf-8")).substitute(
         name=escape(f"ML-Agent run {run.folder.name}"),
         style=show.CSS + (HERE / "report.css").read_text(encoding="utf-8"),
-        first=_first_screen(run),
+        first=_first_lines(found),
         links="".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in sections),
         sections="".join(_section(title, body) for title, body in sections.items()),
     )

@@ -23,6 +23,7 @@ TABLES = {
     "differences": False,
     "step_rewards": False,
     "luck": False,
+    "reading": False,
 }  # needed?
 
 

@@ -25,10 +25,19 @@ from pygments.token import Comment, Keyword, Number, String
 
 from mlagent_lib.environment.actions import FIELDS
 from mlagent_lib.results.evaluation import TaskScale
+from mlagent_lib.results.steps import outcome_of
 from mlagent_lib.results.style import number
 
 CSS = (Path(__file__).with_name("show.css")).read_text(encoding="utf-8")
-MARKS = {"edited": "✓", "neutral": "○", "corner": "◔", "error": "✕", "invalid": "⊘", "unscored": "?"}
+MARKS = {
+    "edited": "✓",
+    "unchanged": "=",
+    "neutral": "○",
+    "corner": "◔",
+    "error": "✕",
+    "invalid": "⊘",
+    "unscored": "?",
+}
 MAX_FIELD_CHARS = 4000
 MAX_LINES = 160
 # C0 and C1 controls but tab and newline, the marks that reorder what follows them, line breaks that only some
@@ -195,11 +204,6 @@ def _change(before: object, after: object, scale: TaskScale | None) -> str:
     return f"{'▲' if up else '▼'} {'better' if up == scale.greater_is_better else 'worse'}"
 
 
-def outcome_of(step: Mapping) -> str:
-    """Return the outcome of a step as a lower-case word, from a row or an enumeration."""
-    return str(getattr(step["outcome"], "value", step["outcome"])).lower()
-
-
 def _earned(step: Mapping, scale: TaskScale | None) -> tuple[str, str]:
     """Return in words how a step moved the score, and its reward."""
     before, after, reward = (step.get(name) for name in ("score_before", "score_after", "reward"))
@@ -253,8 +257,8 @@ def _head(row: Mapping, scale: TaskScale | None) -> tuple[str, str, str]:
     path += [_score(s["score_after"]) if _is_number(s.get("score_after")) else outcome_of(s) for s in steps]
     end = f"stopped: {final.get('stop') or 'not said'}"
     if final.get("report_last") is not None:  # only the evaluation grades on the report labels
-        start, last, best = (_score(final.get(f"report_{name}")) for name in ("start", "last", "best"))
-        end = f"report score {start} → {last}, best by feedback {best}; {end}"
+        start, last, kept = (_score(final.get(f"report_{name}")) for name in ("start", "last", "kept"))
+        end = f"report score {start} → {last}, best by validation {kept}; {end}"
     return " · ".join(str(fact) for fact in facts if fact), " → ".join(path), end
 
 
@@ -344,10 +348,15 @@ def table_markup(df: pd.DataFrame, *, caption: str = "", digits: int = 3) -> str
         texts = [_cell(value, digits) for value in values]
         marked = [kind or ("s" if len(text) < 28 else "") for kind, text in zip(numeric, texts, strict=True)]
         cells = (element("td", text, kind) for kind, text in zip(marked, texts, strict=True))
-        rows += wrapped("tr", "".join(cells))
+        rows += wrapped("tr", "".join(map(_with_name, cells, df)))
     title = element("caption", caption) if caption else ""
     body = f"{title}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
     return f'<div class="mla-scroll" tabindex="0">{wrapped("table", body, "table")}</div>'
+
+
+def _with_name(cell: str, name: object) -> str:
+    """Return a cell with the name of its column, which stands beside it where the screen is narrow."""
+    return cell.replace(">", f' data-name="{escape(name)}">', 1)
 
 
 def table_html(df: pd.DataFrame, *, caption: str = "", digits: int = 3) -> Shown:

@@ -5,7 +5,6 @@ A step that we failed to score has no outcome share, no validity and no reward; 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 
@@ -15,11 +14,25 @@ import pandas as pd
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.results.evaluation import or_nan
 
-OUTCOMES = ("edited", "neutral", "corner", "error", "invalid")
+OUTCOMES = ("edited", "unchanged", "neutral", "corner", "error", "invalid")
 STEP_TABLE = (
     "policy", "task", "split", "seed", "trajectory", "step", "action", "outcome", "valid", "reward",
     "score_before", "score_after", "seconds", "cache_hit", "unscored",
 )  # fmt: skip
+
+
+def outcome_of(step: Mapping) -> str:
+    """Return the outcome of a step as a lower-case word, from a row or an enumeration.
+
+    An edit that ran and left the script as it was is ``unchanged``: it neither fails nor does anything.
+
+    Example:
+        >>> outcome_of({"outcome": "edited", "script_before": "a", "script_after": "a"})
+        'unchanged'
+    """
+    outcome = str(getattr(step["outcome"], "value", step["outcome"])).lower()
+    before, after = step.get("script_before"), step.get("script_after")
+    return "unchanged" if outcome == "edited" and before is not None and before == after else outcome
 
 
 def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
@@ -28,7 +41,7 @@ def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
     for row in rows:
         own = (row["source"], row["task"], row.get("split", ""), row.get("seed", 0), row["id"])
         for step in row.get("steps", ()):
-            outcome = str(step["outcome"]).lower()
+            outcome = outcome_of(step)
             lost = outcome == "unscored"
             valid = nan if lost else float(outcome != "invalid")
             reward = nan if lost else or_nan(step.get("reward"))
@@ -36,30 +49,6 @@ def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
             said = (step["step"], step.get("action") or "", outcome, valid, reward)
             table.append((*own, *said, *numbers, bool(step.get("cache_hit")), lost))
     return pd.DataFrame(table, columns=list(STEP_TABLE))
-
-
-def diversity_table(rows: Iterable[Mapping]) -> pd.DataFrame:
-    """Return how many different edits each policy asks for: policy, edits, distinct, share, commonest.
-
-    A policy that has found one good edit and repeats it may earn well and explore nothing: ``share`` is the
-    fraction of its edits that ask for the commonest one.
-
-    Example:
-        >>> steps = [{"action_input": {"edit_instruction": text}} for text in ("a", "b", "a", "a")]
-        >>> diversity_table([{"source": "rl", "steps": steps}]).to_dict("records")
-        [{'policy': 'rl', 'edits': 4, 'distinct': 2, 'share': 0.75, 'commonest': 'a'}]
-    """
-    asked: dict[str, Counter[str]] = {}
-    for row in rows:
-        for step in row.get("steps", ()):
-            text = (step.get("action_input") or {}).get("edit_instruction")
-            if text:
-                asked.setdefault(row["source"], Counter())[text] += 1
-    table = []
-    for policy, counts in asked.items():
-        (commonest, most), edits = counts.most_common(1)[0], counts.total()
-        table.append((policy, edits, len(counts), most / edits, commonest))
-    return pd.DataFrame(table, columns=["policy", "edits", "distinct", "share", "commonest"])
 
 
 def outcome_table(steps: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -154,8 +155,9 @@ def footer(figure: Figure, df: pd.DataFrame, *facts: str) -> None:
             values = [str(value) for value in dict.fromkeys(df[name].dropna())]
             parts.append(f"{name}: {', '.join(values)}")
     inch = 1 / figure.get_figheight()
-    strip = 0.24 * inch  # kept free below the axes
-    figure.text(0.01, 0.06 * inch, " · ".join(parts), fontsize=7.5, color=MUTED).set_in_layout(False)
+    lines = textwrap.wrap(" · ".join(parts), int(18 * figure.get_figwidth()))  # characters to an inch
+    strip = (0.12 + 0.12 * len(lines)) * inch  # kept free below the axes
+    figure.text(0.01, 0.06 * inch, "\n".join(lines), fontsize=7.5, color=MUTED).set_in_layout(False)
     figure.get_layout_engine().set(rect=(0, strip, 1, 1 - strip))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

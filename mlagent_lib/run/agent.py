@@ -1,8 +1,8 @@
 """Any policy at work: one trajectory to watch, or K on each task as a stage of a run, and what it cost.
 
-A policy is named by ``starter``, ``random-ideas``, ``scripted``, ``base``, ``sft``, ``rl``, the folder of an
-adapter or of a run, or ``openai:<model>@<url>``. What a name means is settled first, without loading a model
-(`agent_spec`); what is written down of it holds no key and no path.
+A policy is named by a word of `WITHOUT_MODEL`, ``base``, ``sft``, ``rl``, the folder of an adapter or of a
+run, or ``openai:<model>@<url>``. What a name means is settled first, without loading a model (`agent_spec`);
+what is written down of it holds no key and no path.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import POOL_ACTION
 
 ADAPTERS = {"sft": "02_sft/adapter", "rl": "03_grpo/adapter"}
-WITHOUT_MODEL = ("starter", "random-ideas", "scripted")
+WITHOUT_MODEL = ("starter", "fixed-edit", "fixed-sequence", "best-edit", "random-ideas", "scripted")
 POLICY_CURE = (
     f"choose {', '.join(WITHOUT_MODEL)}, base, sft, rl, the folder of an adapter or a run, "
     "or openai:<model>@<url>"

@@ -28,7 +28,7 @@ _ABLATED = {  # rows of v2 Table 2, by the name they have beside a run
 
 _HEADLINE = (
     *("split", "policy", "paper_policy", "paper_gain_pct", "our_gain_pct", "interval", "gap_closed"),
-    *("trajectories", "tasks", "source"),
+    *("gap_kept", "trajectories", "tasks", "source"),
 )
 
 
@@ -72,8 +72,8 @@ def headline(overall: pd.DataFrame) -> pd.DataFrame:
     """Return the average gains of the paper beside those of a run.
 
     Returns:
-        Columns split, policy, paper_policy, paper_gain_pct, our_gain_pct, interval, gap_closed, trajectories,
-        tasks, source (of the paper's number).
+        Columns split, policy, paper_policy, paper_gain_pct, our_gain_pct, interval, gap_closed, gap_kept (by
+        the submission that was best on validation), trajectories, tasks, source (of the paper's number).
     """
     paper = paper_numbers().query("task == 'all'").set_index(["method", "split"])
     table = []
@@ -82,7 +82,7 @@ def headline(overall: pd.DataFrame) -> pd.DataFrame:
         known = paper.loc[(method, row.split)] if method else None
         paid = (None, "") if known is None else (float(known["value"]), known["source"])
         gain = (row.gain_pct, ends(row.gain_low, row.gain_high, 1))
-        ours = (*gain, row.gap_closed, row.trajectories, row.tasks)
+        ours = (*gain, row.gap_closed, row.gap_kept, row.trajectories, row.tasks)
         table.append((row.split, row.policy, method or "–", paid[0], *ours, paid[1]))
     return pd.DataFrame(table, columns=_HEADLINE)
 

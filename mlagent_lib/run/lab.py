@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from mlagent_lib.agents.embeddings import embed
@@ -22,7 +23,15 @@ from mlagent_lib.agents.ideas import (
     select_v1,
     select_v2,
 )
-from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, Policy, RandomIdeas, ScriptedExpert, Starter
+from mlagent_lib.agents.policies import (
+    ChatPolicy,
+    FixedEdits,
+    LocalPolicy,
+    Policy,
+    RandomIdeas,
+    ScriptedExpert,
+    Starter,
+)
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.agents.server.accounting import CALLS, Ledger
@@ -40,6 +49,7 @@ from mlagent_lib.environment.coder import ChatCoder, Coder, EditRequest, RuleCod
 from mlagent_lib.environment.runner import Runner
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.results.evaluation import TaskScale
+from mlagent_lib.tasks.pocket.fixed import POLICIES as FIXED
 from mlagent_lib.tasks.registry import find_task, list_tasks
 from mlagent_lib.tasks.task import Task
 
@@ -357,8 +367,9 @@ def idea_coder(lab: Lab) -> Coder:
 
 
 def baseline_policy(name: str) -> Policy:
-    """Return a policy that needs no model: ``starter`` or ``random-ideas``."""
+    """Return a policy that needs no model: ``starter``, ``random-ideas``, or one of ``fixed.POLICIES``."""
     known = {"starter": Starter, "random-ideas": RandomIdeas}
+    known |= {kind: partial(FixedEdits, kind) for kind in FIXED}
     if name not in known:
         raise ProfileError(
             f"policy {name!r} is unknown", cure=f"choose one of {', '.join(known)}, base, sft, rl"

@@ -25,6 +25,7 @@ from mlagent_lib.environment.actions import Invalid, parse_action
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import RunRequest
 from mlagent_lib.environment.step import StepResult
+from mlagent_lib.results.evaluation import median_trajectory
 from mlagent_lib.results.intervals import Interval, paired_difference
 from mlagent_lib.results.show import CSS, Shown, diff_html, escape, lines_of, table_markup
 from mlagent_lib.results.steps import learning_curve_table, spread_table
@@ -73,7 +74,8 @@ def banner(lab: Lab, *sections: str) -> Shown:
 
 
 def say(*sentences: str) -> Shown:
-    """Return computed sentences as a list to read."""
+    """Return computed sentences as a list to read; empty ones, of which nothing is known, are left out."""
+    sentences = tuple(filter(None, sentences))
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return _shown(f"<ul>{items}</ul>", "\n".join(f"- {sentence}" for sentence in sentences))
 
@@ -445,10 +447,11 @@ def time_table(rows: Sequence[Mapping]) -> pd.DataFrame:
 
 
 def ranked(lab: Lab, policy: str, number: int) -> tuple[pd.DataFrame, str]:
-    """Return the evaluated trajectories of a policy, best first, and the name of that ``number`` of them.
+    """Return the evaluated trajectories of a policy, best first, and the name of the one of that number.
 
     Args:
-        number: From 0; -1 is the last.
+        number: 0 is the median one (see `median_trajectory`), 1 the next better, -1 the next worse; it is the
+            index of the table.
 
     Raises:
         ProfileError: The policy has none, or not so many.
@@ -460,8 +463,9 @@ def ranked(lab: Lab, policy: str, number: int) -> tuple[pd.DataFrame, str]:
     if own.empty:
         known = ", ".join(table["policy"].unique())
         raise ProfileError(f"policy is {policy!r}, which was not evaluated", cure=f"choose one of {known}")
-    if not -len(own) <= number < len(own):
-        raise ProfileError(
-            f"number is {number}, and {policy} has {len(own)} trajectories", cure="choose a smaller one"
-        )
-    return own.reset_index(drop=True), own["trajectory"].iloc[number]
+    middle = own["trajectory"].tolist().index(median_trajectory(own, policy))
+    own = own.set_axis(middle - np.arange(len(own)))
+    if number not in own.index:
+        told = f"{policy} has {len(own)} trajectories, numbered {own.index[-1]} to {own.index[0]}"
+        raise ProfileError(f"number is {number}, and {told}", cure="choose one of them")
+    return own, own["trajectory"].loc[number]

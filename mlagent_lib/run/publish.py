@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,9 @@ from mlagent_lib.results.evaluation import (
     trajectory_table,
 )
 from mlagent_lib.results.figures import put, render
+from mlagent_lib.results.first_screen import SUBJECTS, against
 from mlagent_lib.results.open_questions import answers
+from mlagent_lib.results.reading import field_table, reading_sentence
 from mlagent_lib.results.smallest_difference import smallest_differences
 from mlagent_lib.results.style import csv_bytes, with_run
 from mlagent_lib.run.stages import edit_tables, score_tables
@@ -54,7 +57,8 @@ def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.Dat
     seeds = {run: found["04_evaluation"]["params"]["seed"] for run, found in manifests.items()}
     tables = _tables(runs, seeds)
     for name, table in tables.items():
-        write_bytes(figures / f"{name}.csv", csv_bytes(table))
+        if name != "actions":  # the field of actions has them
+            write_bytes(figures / f"{name}.csv", csv_bytes(table))
     for name, table in _figure_tables(tables, runs, manifests).items():
         render(name, with_run(table, profile=profile, hardware=hardware), figures)
     write_json(figures / "manifest.json", _manifest(profile, manifests, figures))
@@ -76,7 +80,8 @@ def _manifests(run: Path) -> dict[str, dict]:
 
 
 def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFrame]:
-    scales = {name: TaskScale.of(find_task(name)) for name in list_tasks()}
+    tasks = {name: find_task(name) for name in list_tasks()}
+    scales = {name: TaskScale.of(task) for name, task in tasks.items()}
     rows = [row for run in runs for row in read_jsonl(run / "04_evaluation" / "trajectories.jsonl")[0]]
     trajectories = trajectory_table(rows, scales)
     rewards = pd.concat(
@@ -88,7 +93,7 @@ def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFr
         "trajectories": trajectories,
         "step_rewards": rewards,
         **derived(trajectories, rewards),
-        **edit_tables(rows),
+        **edit_tables(rows, tasks.__getitem__, scales, max(len(row["steps"]) for row in rows)),
         "luck": pd.concat(luck, ignore_index=True),
         "grpo_metrics": pd.concat(metrics, ignore_index=True),
     }
@@ -123,6 +128,9 @@ def _figure_tables(
             {seed: part.to_dict("records") for seed, part in tables["grpo_metrics"].groupby("seed")}
         ),
         "gap_by_policy": tables["overall"],
+        "gap_by_step": tables["gap_by_step"],
+        "action_field": field_table(tables["actions"]),
+        "reading": tables["reading"],
         "before_after": steps.before_after_table(tables["tasks"]),
         "outcome_shares": tables["outcomes"],
         "best_at_k": tables["best_at_k_values"],
@@ -178,34 +186,27 @@ def label_rows(task) -> tuple[int, int, int]:
 
 POLICIES = {
     "starter": "starter",
+    "fixed-edit": "best fixed edit",
+    "fixed-sequence": "best fixed sequence",
     "random-ideas": "random ideas",
     "base": "pocket base",
     "sft": "after SFT",
     "rl": "after step-wise GRPO",
+    "best-edit": "*each task's best single edit (bound)*",
 }
 
 
 def short_result_lines(figures: Path | str) -> str:
-    """Return the first table of the README: gap closed by each policy, and how far the last one narrows.
+    """Return the first table of the README: gap closed by each policy, and whether the trained one reads.
 
-    Beside the last submission stands the one that was best on the feedback labels: what luck and many tries
-    are worth.
+    Beside the last submission stands the one whose script printed the best validation metric.
     """
-    overall = pd.read_csv(Path(figures) / "overall.csv")
-    lines = ["| policy | held-in: last | its best | held-out: last | its best |", "|---|---|---|---|---|"]
+    folder = Path(figures)
+    overall = pd.read_csv(folder / "overall.csv")
+    lines = ["| policy | held-in: last | best kept | held-out: last | best kept |", "|---|---|---|---|---|"]
     for policy, label in POLICIES.items():
-        cells = []
-        for split in ("held-in", "held-out"):
-            best = overall.query("policy == @policy and split == @split")["gap_by_feedback"]
-            cells += [_cell(overall, policy, split, "gap"), f"{round(best.iloc[0], 3) + 0.0:.3f}"]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    best = overall.set_index(["policy", "split"])["gap_by_feedback"]
-    told = {
-        name: f"{best[name, 'held-in']:.2f} and {best[name, 'held-out']:.2f}"
-        for name in ("random-ideas", "rl")
-    }
-    tried = f"The best by feedback of what they tried: random {told['random-ideas']}, after RL {told['rl']}."
-    return "\n".join([*lines, "", tried, "", _diversity_line(Path(figures))])
+        lines.append(f"| {label} | {' | '.join(_gap_cells(overall, policy, 2))} |")
+    return "\n".join([*lines, "", _against_line(folder), "", _reading_line(folder)])
 
 
 def short_claim_lines(folder: Path | str) -> str:
@@ -221,12 +222,12 @@ def result_lines(figures: Path | str) -> str:
     figures = Path(figures)
     overall = pd.read_csv(figures / "overall.csv")
     lines = [
-        "| policy | held-in: gap closed | held-out: gap closed | held-in: gain | held-out: gain |",
-        "|---|---|---|---|---|",
+        "| policy | held-in: last | best kept | held-out: last | best kept | gain held-in | gain held-out |",
+        "|---|---|---|---|---|---|---|",
     ]
     for policy, label in POLICIES.items():
-        cells = [_cell(overall, policy, split, "gap") for split in ("held-in", "held-out")]
-        cells += [_cell(overall, policy, split, "gain") for split in ("held-in", "held-out")]
+        cells = _gap_cells(overall, policy, 3)
+        cells += [_cell(overall, policy, split, "gain", 1) for split in ("held-in", "held-out")]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     lines.append("")
     rewards = overall.query("split == 'held-in'").set_index("policy")["reward"]
@@ -244,21 +245,28 @@ def result_lines(figures: Path | str) -> str:
                 f"Mean step reward on states not trained on: {rewards['sft']:.3f} after SFT, "
                 f"{rewards['rl']:.3f} after RL; difference {told}, {row.n} states, {_seeds(row.seeds)}."
             )
-    lines += [_diversity_line(figures), _luck_line(figures)]
+    lines += [
+        _against_line(figures),
+        _reading_line(figures),
+        _luck_line(figures),
+    ]
     return "\n\n".join(["\n".join(lines[: len(POLICIES) + 2]), *lines[len(POLICIES) + 3 :]])
 
 
-def _diversity_line(figures: Path) -> str:
-    table = pd.read_csv(figures / "diversity.csv").set_index("policy")
-    counts = {name: f"{row['distinct']:,} of {row['edits']:,}" for name, row in table.iterrows()}
-    rl, narrower = table.loc["rl"], table["distinct"] / table["edits"]
-    line = f"Different edits: {counts['sft']} after SFT, {counts['rl']} after RL"
-    if narrower["rl"] >= narrower["sft"]:
-        return f"{line}."
-    return (
-        f"{line}; the commonest there, “{rl['commonest']}”, makes {rl['share']:.0%}. The policy narrows to "
-        "edits that pay more often, and explores less."
-    )
+def _against_line(figures: Path) -> str:
+    """Return whether the policy after RL does more than what reads nothing."""
+    differences = pd.read_csv(figures / "differences.csv")
+    return " ".join(filter(None, (against(differences, name) for name in SUBJECTS)))
+
+
+def _reading_line(figures: Path) -> str:
+    """Return whether the policy after RL reads, and the share of the commonest edit of the others."""
+    table = pd.read_csv(figures / "reading.csv")
+    shares = table.groupby("policy")["share"].mean()
+    others = {"sft": "after SFT", "random-ideas": "of random ideas"}
+    told = ", ".join(f"{shares[name]:.0%} {label}" for name, label in others.items() if name in shares)
+    said = table[table["policy"] == "rl"]["commonest"].iloc[0]
+    return f"{reading_sentence(table)} The commonest edit is “{said}” ({told})."
 
 
 def _luck_line(figures: Path) -> str:
@@ -318,12 +326,18 @@ def _seeds(count: float) -> str:
     return "one seed" if count == 1 else f"{int(count)} seeds"
 
 
-def _cell(overall: pd.DataFrame, policy: str, split: str, what: str) -> str:
+def _gap_cells(overall: pd.DataFrame, policy: str, digits: int) -> list[str]:
+    """Return the gap closed by the last submission and by the best by validation, held-in and held-out."""
+    sides = product(("held-in", "held-out"), ("gap", "kept"))
+    return [_cell(overall, policy, split, what, digits) for split, what in sides]
+
+
+def _cell(overall: pd.DataFrame, policy: str, split: str, what: str, digits: int) -> str:
     part = overall[(overall["policy"] == policy) & (overall["split"] == split)]
-    if part.empty:
+    value = part[{"gap": "gap_closed", "kept": "gap_kept", "gain": "gain_pct"}[what]]
+    if value.isna().all():
         return "–"
-    row, digits, unit = part.iloc[0], 3 if what == "gap" else 1, "" if what == "gap" else " %"
-    value = row["gap_closed" if what == "gap" else "gain_pct"]
+    row, value, unit = part.iloc[0], value.iloc[0], " %" if what == "gain" else ""
     shown = [f"{round(x, digits) + 0.0:.{digits}f}" for x in (value, row[f"{what}_low"], row[f"{what}_high"])]
     return f"{shown[0]}{unit} [{shown[1]}, {shown[2]}]"
 

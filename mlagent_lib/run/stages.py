@@ -20,6 +20,7 @@ from mlagent_lib.agents.export import (
     write_parquet,
 )
 from mlagent_lib.agents.ideas import has_catalogue
+from mlagent_lib.agents.policies import FixedEdits
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import edited_state
 from mlagent_lib.agents.server.accounting import CALLS, COSTS, cost_rows, read_calls, write_costs
@@ -33,6 +34,7 @@ from mlagent_lib.environment.luck import luck_of
 from mlagent_lib.environment.step import Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import (
+    TaskScale,
     best_at_k_table,
     difference_table,
     overall_table,
@@ -40,8 +42,9 @@ from mlagent_lib.results.evaluation import (
     trajectory_table,
 )
 from mlagent_lib.results.medals import medal_table
+from mlagent_lib.results.reading import action_table, gap_by_step_table, gap_paths, reading_table
 from mlagent_lib.results.report_scores import with_report_scores
-from mlagent_lib.results.steps import diversity_table, outcome_table, step_table
+from mlagent_lib.results.steps import outcome_table, step_table
 from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import (
     Agent,
@@ -56,6 +59,7 @@ from mlagent_lib.run.lab import (
 from mlagent_lib.run.progress import Bar
 from mlagent_lib.tasks.foreign.leaderboard import leaderboard_of
 from mlagent_lib.tasks.pocket.catalogue import edits
+from mlagent_lib.tasks.pocket.fixed import POLICIES as FIXED
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import Parts, StatePool
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
@@ -64,7 +68,8 @@ TRAJECTORIES = "01_collection/trajectories.jsonl"
 CODER_EDITS = 24  # ours: edits for each held-in task on which the coder is measured
 COMPARED = "v1"  # the reward in which policies are compared, whatever they were trained on
 LUCKY = ("random-ideas", "rl")  # ours: whose best edits are run again with other seeds
-PAIRS = (("rl", "sft"), ("sft", "base"), ("rl", "base"), ("rl", "random-ideas"))
+BASELINES = ("fixed-edit", "fixed-sequence", "random-ideas", "random-kept")  # what needs no reading
+PAIRS = (("rl", "sft"), ("sft", "base"), ("rl", "base"), *(("rl", name) for name in BASELINES))
 
 
 def quiet() -> None:
@@ -350,17 +355,18 @@ def evaluation(lab: Lab, stage: Stage) -> None:
     stage.read(TRAJECTORIES)
     shared = write_table(stage, "step_rewards.csv", pd.read_csv(stage.read("03_grpo/step_rewards.csv")))
     count = len(lab.tasks(settings.tasks)) * settings.k * settings.max_steps
-    for name in settings.policies:
+    for name in known_policies(lab):
         bar = Bar(f"{name:>12}", count, "steps")
         policy, tools = _actor(lab, stage, name)
         rows = evaluate(lab, name, policy, tools, path, progress=bar.add)
         bar.finish(f"{len(rows)} trajectories")
     rows = graded_trajectories(lab, path)
-    table = trajectory_table(rows, {scale.task: scale for scale in lab.scales()})
+    scales = {scale.task: scale for scale in lab.scales()}
+    table = trajectory_table(rows, scales)
     write_table(stage, "trajectories.csv", table)
     for name, made in score_tables(table, shared).items():
         write_table(stage, f"{name}.csv", made)
-    for name, made in edit_tables(rows).items():
+    for name, made in edit_tables(rows, lab.task, scales, settings.max_steps, root=lab.seed).items():
         write_table(stage, f"{name}.csv", made)
     write_table(stage, "luck.csv", luck_table(lab, rows, LUCKY))
     tasks = lab.tasks(settings.tasks)
@@ -380,9 +386,44 @@ def score_tables(trajectories: pd.DataFrame, rewards: pd.DataFrame) -> dict[str,
     }
 
 
-def edit_tables(rows: Sequence[dict]) -> dict[str, pd.DataFrame]:
-    """Return what became of the steps of trajectories, and how different their edits are, by name."""
-    return {"outcomes": outcome_table(step_table(rows)), "diversity": diversity_table(rows)}
+def edit_tables(
+    rows: Sequence[dict],
+    task_of: Callable[[str], Task],
+    scales: Mapping[str, TaskScale],
+    steps: int,
+    *,
+    root: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """Return what became of the steps of graded trajectories, and whether their policies read, by name.
+
+    Args:
+        task_of: Gives a task by its name.
+        scales: By task.
+        steps: Of the longest trajectory.
+        root: Seed of the permutations.
+    """
+    actions, paths = action_table(rows, task_of), gap_paths(rows, scales, steps)
+    return {
+        "outcomes": outcome_table(step_table(rows)),
+        "actions": actions,
+        "gap_by_step": gap_by_step_table(paths),
+        "reading": reading_table(actions, paths, root=root),
+    }
+
+
+def known_policies(lab: Lab) -> list[str]:
+    """Return the policies to evaluate; a fixed one that does not know every task is left out, and said.
+
+    The reader's own tasks may have no catalogue, and were never measured.
+    """
+    tasks, found = lab.tasks(lab.profile.evaluate.tasks), []
+    for name in lab.profile.evaluate.policies:
+        lacks = [task.name for task in tasks if name in FIXED and not FixedEdits(name).edits_of(task)]
+        if lacks:
+            print(f"{name} is left out: it knows no edit for {', '.join(lacks)}")
+        else:
+            found.append(name)
+    return found
 
 
 def graded_trajectories(lab: Lab, path: Path) -> list[dict]:

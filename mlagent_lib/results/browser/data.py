@@ -13,6 +13,7 @@ from difflib import SequenceMatcher
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.results.browser.rows import Scale, TrajectoryFile
 from mlagent_lib.results.show import FIELDS, MARKS, reply_pieces, visible
+from mlagent_lib.results.steps import outcome_of
 from mlagent_lib.results.style import look, ordered
 
 SCHEMA = "mlagent.view/1"
@@ -20,8 +21,8 @@ STEP_COLUMNS = (
     "step", "action", "outcome", "reason", "before", "after", "reward", "script", "script_after", "diff",
     "reply", "feedback", "metric", "seconds", "cached", "tier",
 )  # fmt: skip
-ALL_OUTCOMES = tuple(outcome.value for outcome in Outcome)
-_FINAL = ("feedback_last", "feedback_best", "report_start", "report_last", "report_best", "stop")
+ALL_OUTCOMES = (*(outcome.value for outcome in Outcome), "unchanged")
+_FINAL = ("feedback_last", "feedback_best", "report_start", "report_last", "report_kept", "stop")
 
 
 class Interned:
@@ -93,7 +94,7 @@ class _Shared:
 def _step(step: Mapping, shared: _Shared) -> list:
     before, after = shared.script(step.get("script_before")), shared.script(step.get("script_after"))
     return [  # in the order of `STEP_COLUMNS`
-        step["step"], shared.text(step["action"] or ""), ALL_OUTCOMES.index(step["outcome"]),
+        step["step"], shared.text(step["action"] or ""), ALL_OUTCOMES.index(outcome_of(step)),
         shared.text(step.get("reason") or ""), step["score_before"], step["score_after"], step["reward"],
         before, after, shared.diff(before, after), shared.reply(step["reply"]),
         shared.text(step["observation"]), step.get("visible_metric"), step["seconds"],

@@ -151,7 +151,7 @@ function heading(trajectory) {
     `policy: ${policyOf(trajectory)}`, `seed ${trajectory.seed}`, D.files[trajectory.file]].filter(Boolean);
   // only the evaluation grades on the report labels
   const graded = isNumber(final.report_last) ? `report score ${number(final.report_start)} → ` +
-    `${number(final.report_last)}, best by feedback ${number(final.report_best)}; ` : "";
+    `${number(final.report_last)}, best by validation ${number(final.report_kept)}; ` : "";
   const end = `${graded}stopped: ${final.stop || "not said"}`;
   return el("header", {},
     el("h2", {}, trajectory.task, " ", el("small", {}, trajectory.key)),
