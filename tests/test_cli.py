@@ -135,7 +135,7 @@ def test_an_unexpected_error_keeps_its_traceback(monkeypatch):
 def test_profiles_lists_all_and_shows_one(capsys):
     assert cli.main(["profiles"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        *("profile", "smoke", "laptop", "ablations", "colab-t4", "gpu", "paper")
+        *("profile", "smoke", "laptop", "reader", "laptop-llm", "ablations", "colab-t4", "gpu", "paper")
     ]
     assert cli.main(["profiles", "laptop"]) == 0
     assert "KL coefficient 0.001" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mlagent_lib.cli import main
-from mlagent_lib.core.errors import ProfileError
+from mlagent_lib.core.errors import MlagentError, ProfileError
 from mlagent_lib.core.profiles import PROFILES, get_profile
 from mlagent_lib.training import memory
 from mlagent_lib.training.memory import (
@@ -270,3 +270,51 @@ def test_the_command(capsys):
     assert "made for no card" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["memory", "--card-gb", "-1"])
+
+
+def test_shapes_are_read_from_a_folder_and_a_gguf(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    from test_weights import as_gguf
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for kind in ("llama", "qwen2"):
+        path = as_gguf(tmp_path / kind, kind)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / kind / "source")
+        for place in (path.parent / "source", path):
+            shape = shape_of(str(place))
+            assert sum(parameters(shape)) == sum(weight.numel() for weight in model.parameters()), place
+    config = AutoConfig.for_model(
+        "qwen3", hidden_size=32, head_dim=16, num_attention_heads=4, num_key_value_heads=2
+    )
+    config.save_pretrained(tmp_path / "qwen3")
+    shape = shape_of(str(tmp_path / "qwen3"))
+    assert (shape.query_width, shape.kv_width, shape.biases) == (64, 32, False)
+    assert shape_of(str(tmp_path / "nothing")) is None
+    monkeypatch.setattr(memory, "available_gb", lambda: (4.0, False))
+    with pytest.raises(ProfileError, match="take sft.micro_batch=.*grpo.micro_batch="):
+        check_fit(get_profile("laptop-llm"), 3.0, on_card=False)
+    assert check_fit(get_profile("laptop-llm"), 8.0, on_card=False).peak < 8 * GB
+
+
+def test_the_time_follows_from_a_step_that_is_measured_once(tmp_path, monkeypatch):
+    from test_checkpoints import save_checkpoint
+
+    from mlagent_lib.training import timing
+
+    monkeypatch.setenv("MLAGENT_HOME", str(tmp_path / "home"))
+    folder = save_checkpoint(tmp_path / "model")
+    profile = get_profile("laptop-llm").with_values("x", model=str(folder), precision="auto")
+    lines = []
+    timing.announce_time(profile, lines.append)
+    assert lines[0].startswith("measured here, float32: ") and "the profile promises 150" in lines[1]
+    (record,) = (tmp_path / "home").glob("speed-*.json")
+    before = record.stat().st_mtime_ns
+    speed = timing.speed_of(str(folder), profile.loading)
+    assert record.stat().st_mtime_ns == before and 0 < speed.learn < 1 and 0 < speed.sample < 1
+    twice = timing.Speed(2 * speed.learn, 2 * speed.sample, "float32")
+    whole, doubled = (timing.minutes_of(profile, one) for one in (speed, twice))
+    assert all(doubled[name] == pytest.approx(2 * whole[name], rel=0.05, abs=2e-4) for name in whole)
+    with pytest.raises(MlagentError, match="gpt2 has no q_proj.*take a Qwen2"):
+        timing.speed_of(str(save_checkpoint(tmp_path / "other", "gpt2")), profile.loading)
+    timing.announce_time(get_profile("laptop"), lines.append)
+    assert len(lines) == 2  # the pocket model's time is known

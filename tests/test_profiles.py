@@ -20,7 +20,16 @@ from mlagent_lib.core.profiles import (
 
 
 def test_the_profiles_in_order():
-    assert list(PROFILES) == ["smoke", "laptop", "reader", "ablations", "colab-t4", "gpu", "paper"]
+    assert list(PROFILES) == [
+        "smoke",
+        "laptop",
+        "reader",
+        "laptop-llm",
+        "ablations",
+        "colab-t4",
+        "gpu",
+        "paper",
+    ]
     assert all(profile.name == name for name, profile in PROFILES.items())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from mlagent_lib.commands.output import say
 from mlagent_lib.core.errors import ProfileError
@@ -10,7 +11,9 @@ from mlagent_lib.core.errors import ProfileError
 
 def call(arguments: argparse.Namespace) -> None:
     """Do what the arguments of ``mlagent run`` say."""
+    from mlagent_lib.core.profiles import get_profile
     from mlagent_lib.run.notebooks import parse_value, run_all
+    from mlagent_lib.training.timing import announce_time
 
     parameters = {}
     for text in arguments.parameters:
@@ -25,6 +28,10 @@ def call(arguments: argparse.Namespace) -> None:
         from mlagent_lib.commands.ablations import from_run
 
         return from_run(arguments, parameters)
+    model = str(parameters.get("model") or get_profile(arguments.profile).model)
+    if "/" in model and Path(model).exists():  # notebooks work in another folder
+        model = parameters["model"] = str(Path(model).resolve())
+    announce_time(get_profile(arguments.profile).with_model(model), say)
     run_all(
         arguments.profile, arguments.seed, arguments.runs_dir, arguments.run_id, tasks=tasks,
         parameters=parameters, say=say,

@@ -249,12 +249,14 @@ def ready_backend(profile: Profile) -> None:
     """
     from mlagent_lib.training.backends import prepare
     from mlagent_lib.training.memory import announce, shape_of
+    from mlagent_lib.training.timing import announce_time
 
     backend = prepare(profile.loading)
     if shape_of(profile.model) is not None:
         from mlagent_lib.training.backends.backend import device_and_precision
 
         announce(profile, backend, device_and_precision(profile.loading)[1])
+    announce_time(profile)
 
 
 def expert_policy(

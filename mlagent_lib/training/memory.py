@@ -6,12 +6,15 @@ one, it says so. GB is 10**9 bytes, as card makers count; a "16 GB" T4 gives pro
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.profiles import Profile
+from mlagent_lib.training.backends.weights import gguf_facts, known_folder
 
 GB = 10**9
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -27,7 +30,7 @@ VLLM_SHARE = 0.3  # of the card, for an engine beside the trainer: TRL's vllm_gp
 
 @dataclass(frozen=True)
 class Shape:
-    """The architecture of a Qwen2 model, from its ``config.json``.
+    """The architecture of a model of the shapes Qwen2 or Llama, from its ``config.json``.
 
     Attributes:
         hidden: Width of the residual stream (hidden_size).
@@ -37,6 +40,8 @@ class Shape:
         kv_heads: Key and value heads (num_key_value_heads).
         vocabulary: vocab_size.
         tied: Whether embedding and output share weights (tie_word_embeddings).
+        head: Width of a head (head_dim); 0 for hidden over heads.
+        biases: Whether q, k and v have them, as in Qwen2.
     """
 
     hidden: int
@@ -46,11 +51,18 @@ class Shape:
     kv_heads: int
     vocabulary: int
     tied: bool
+    head: int = 0
+    biases: bool = True
+
+    @property
+    def query_width(self) -> int:
+        """Return the width of queries."""
+        return (self.head or self.hidden // self.heads) * self.heads
 
     @property
     def kv_width(self) -> int:
         """Return the width of keys, and of values."""
-        return self.hidden // self.heads * self.kv_heads
+        return self.query_width // self.heads * self.kv_heads
 
 
 # config.json of Qwen/Qwen2.5-<size> and Qwen/Qwen2.5-<size>-Instruct on the Hugging Face Hub (Apache-2.0, 3B:
@@ -62,18 +74,54 @@ SHAPES = {
     "7B": Shape(3584, 18944, 28, 28, 4, 152064, False),
 }
 
+OTHERS = {"smollm2": Shape(576, 1536, 30, 9, 3, 49152, True, biases=False)}  # arXiv 2502.02737; its GGUF
+
 
 def shape_of(model: str) -> Shape | None:
-    """Return the shape of a model by its name, or None for one that is not known (the pocket model).
+    """Return the shape of a model: known by name, or read from its folder or GGUF on this machine; else None.
+
+    None for the pocket model, too, which fits anywhere.
 
     Example:
         >>> shape_of("Qwen/Qwen2.5-1.5B-Instruct").layers
         28
+        >>> sum(parameters(shape_of("smollm2")))  # "135M", model card
+        134515008
     """
     name = model.rsplit("/", 1)[-1]
-    if not name.startswith("Qwen2.5-"):
+    size = name.removeprefix("Qwen2.5-").removesuffix("-Instruct")
+    if name.startswith("Qwen2.5-") and size in SHAPES:
+        return SHAPES[size]
+    if model in OTHERS:
+        return OTHERS[model]
+    folder = None if model == "pocket" else known_folder(model)
+    if folder is None or not (folder.suffix == ".gguf" or (folder / "config.json").exists()):
         return None
-    return SHAPES.get(name.removeprefix("Qwen2.5-").removesuffix("-Instruct"))
+    return _shape_in_gguf(folder) if folder.suffix == ".gguf" else _shape_in(folder)
+
+
+def _shape_in(folder: Path) -> Shape:
+    """Return the shape that a ``config.json`` tells; ``text_config`` holds it in models that see, too."""
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    told |= told.get("text_config", {})
+    heads = told["num_attention_heads"]
+    return Shape(
+        told["hidden_size"], told["intermediate_size"], told["num_hidden_layers"], heads,
+        told.get("num_key_value_heads") or heads, told["vocab_size"], bool(told.get("tie_word_embeddings")),
+        told.get("head_dim") or 0, told.get("model_type") == "qwen2" or bool(told.get("attention_bias")),
+    )  # fmt: skip
+
+
+def _shape_in_gguf(path: Path) -> Shape:
+    facts, _ = gguf_facts(path)
+    kind = facts["general.architecture"]
+    names = (
+        *("embedding_length", "feed_forward_length", "block_count"),
+        *("attention.head_count", "attention.head_count_kv"),
+    )
+    sizes = [int(facts[f"{kind}.{name}"]) for name in names]
+    head = int(facts.get(f"{kind}.attention.key_length", 0))
+    return Shape(*sizes, facts["vocabulary"], not facts["has output"], head, kind == "qwen2")
 
 
 def parameters(shape: Shape) -> tuple[int, int]:
@@ -87,7 +135,7 @@ def parameters(shape: Shape) -> tuple[int, int]:
         494032768
     """
     linear = sum(inner * outer for inner, outer in _linear(shape))
-    biases = shape.hidden + 2 * shape.kv_width  # of q, k and v
+    biases = (shape.query_width + 2 * shape.kv_width) * shape.biases  # of q, k and v
     norms = 2 * shape.hidden
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     return shape.layers * linear, shape.layers * (biases + norms) + embeddings + shape.hidden
@@ -95,8 +143,8 @@ def parameters(shape: Shape) -> tuple[int, int]:
 
 def _linear(shape: Shape) -> tuple[tuple[int, int], ...]:
     """Return inner and outer width of a layer's q, k, v, o, gate, up, down: those that LoRA adapts."""
-    hidden, kv, inner = shape.hidden, shape.kv_width, shape.feed_forward
-    attention = ((hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden))
+    hidden, wide, kv, inner = shape.hidden, shape.query_width, shape.kv_width, shape.feed_forward
+    attention = ((hidden, wide), (hidden, kv), (hidden, kv), (wide, hidden))
     return (*attention, (hidden, inner), (hidden, inner), (inner, hidden))
 
 
@@ -219,7 +267,8 @@ def estimate(
     if shape is None:
         raise ProfileError(
             f"the shape of model {profile.model!r} is not known, so its memory cannot be estimated",
-            cure=f"choose one of {', '.join(f'Qwen/Qwen2.5-{size}-Instruct' for size in SHAPES)}",
+            cure=f"choose one of {', '.join(f'Qwen/Qwen2.5-{size}-Instruct' for size in SHAPES)}, smollm2, "
+            "or give the folder or the GGUF of a model",
         )
     sft, grpo = profile.sft, profile.grpo
     kind = precision or (profile.precision if profile.precision in _BYTES else "bfloat16")
@@ -247,7 +296,11 @@ def estimate(
     sampling = {"keys and values": cache_bytes(shape, 1, sampled, kind), "reading prompts": wide}
     if not on_card:  # the decode loop lays the linear layers out anew for the time of a call
         sampling["flat weights"] = parameters(shape)[0] * _BYTES[kind]
-    learning = update(rows * longest, rows * grpo.max_new_tokens, _GRPO_LOGIT, grpo.checkpointing)
+    # plain reads the prompt of a group once, but where activations are made again
+    shares = backend == "plain" and not grpo.checkpointing
+    read = (min(rows, grpo.states_per_step) if shares else rows) * (longest - grpo.max_new_tokens)
+    written = rows * grpo.max_new_tokens
+    learning = update(read + written, written, _GRPO_LOGIT, grpo.checkpointing)
     return Estimate(
         {
             "SFT": fixed | update(reads, reads, _SFT_LOGIT, sft.checkpointing),
@@ -269,7 +322,9 @@ _LADDER: dict[str, tuple[object, ...]] = {
 }
 
 
-def alternative(profile: Profile, available_gb: float, **options) -> tuple[str, Estimate] | None:
+def alternative(
+    profile: Profile, available_gb: float, *, on_card: bool = True, **options
+) -> tuple[str, Estimate] | None:
     """Return a smaller variant of a profile that fits, in words, and its estimate; None where none does.
 
     The model stays if it can; else the largest smaller one is taken.
@@ -277,18 +332,23 @@ def alternative(profile: Profile, available_gb: float, **options) -> tuple[str, 
     own = shape_of(profile.model)
 
     def estimated(changes: dict[str, object]) -> Estimate:
-        return estimate(profile.with_values(profile.name, **changes), card_gb=available_gb, **options)
+        changed = profile.with_values(profile.name, **changes)
+        return estimate(changed, card_gb=available_gb, on_card=on_card, **options)
 
     def now(name: str) -> object:
         return attrgetter(name.replace("__", "."))(profile)
 
     suffix = "-Instruct" if profile.model.endswith("-Instruct") else ""
-    for size, shape in reversed(SHAPES.items()):
-        taken: dict[str, object] = {} if shape == own else {"model": f"Qwen/Qwen2.5-{size}{suffix}"}
-        taken |= {name: rungs[-1] for name, rungs in _LADDER.items()}
+    smaller = {f"Qwen/Qwen2.5-{size}{suffix}": shape for size, shape in reversed(SHAPES.items())}
+    ladder = {name: rungs for name, rungs in _LADDER.items() if on_card or name != "four_bit"}
+    for model, shape in {profile.model: own, **smaller}.items():
+        if model != profile.model and shape == own:
+            continue
+        taken: dict[str, object] = {} if model == profile.model else {"model": model}
+        taken |= {name: rungs[-1] for name, rungs in ladder.items()}
         if shape.layers * shape.hidden > own.layers * own.hidden or estimated(taken).peak > available_gb * GB:
             continue
-        for name, rungs in reversed(_LADDER.items()):  # what costs most is given back first
+        for name, rungs in reversed(ladder.items()):  # what costs most is given back first
             trials = (taken | {name: rung} for rung in (now(name), *rungs))
             taken = next(trial for trial in trials if estimated(trial).peak <= available_gb * GB)
         changed = (

@@ -135,7 +135,6 @@ def _from_gguf(path: Path) -> Path:
     """
     if not path.is_file():
         raise MlagentError(f"there is no file {path}", cure="give the path of a .gguf file as model")
-    need_reader(path.name)
     place = _place(path.stem, sha256_file(path))
     if not place.is_dir():
         _, count = gguf_facts(path)
@@ -154,11 +153,12 @@ def need_reader(what: str) -> None:
 
 
 def gguf_facts(path: Path) -> tuple[dict[str, Any], int]:
-    """Return what the header of a GGUF says (by its keys, without tokens), and how many weights it has.
+    """Return what the header of a GGUF says (by its keys, without lists), and how many weights it has.
 
     Raises:
         MlagentError: It is no GGUF, its architecture is not one of `TRAINABLE`, or it has no tokenizer.
     """
+    need_reader(path.name)
     from gguf import GGUFReader
 
     try:
@@ -176,6 +176,8 @@ def gguf_facts(path: Path) -> tuple[dict[str, Any], int]:
         raise MlagentError(
             f"{path.name} has no tokenizer in it", cure="take a GGUF that llama.cpp's converter made whole"
         )
+    facts["vocabulary"] = len(reader.fields["tokenizer.ggml.tokens"].data)
+    facts["has output"] = any(tensor.name == "output.weight" for tensor in reader.tensors)
     return facts, sum(int(tensor.n_elements) for tensor in reader.tensors)
 
 
