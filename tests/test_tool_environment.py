@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from tiny_task import FakeRunner, make_tools, neighbours, write_task
 
 import mlagent_lib
 from mlagent_lib.agents.prompts import POCKET
 from mlagent_lib.core.errors import MlagentError, Unscored
+from mlagent_lib.environment.isolation import probe as probing
 from mlagent_lib.environment.step import run_steps, start_state
 from mlagent_lib.sockets.desk import Desk
 from mlagent_lib.sockets.tools import ToolEnvironment, tool_environment, tool_tokenizer
@@ -161,3 +165,19 @@ def test_trl_calls_the_tools_and_takes_the_one_reward(desk, task, tmp_path, monk
     assert second["tools/call_frequency"] == 1.0 and second["tools/failure_frequency"] == 0.0
     assert second["rewards/ToolEnvironment/mean"] == pytest.approx((0.8 + 0.5) / 2)
     assert second["grad_norm"] > 0 and len(made) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(probing._chosen() is None, reason="no isolation tier works on this machine")
+def test_the_cell_of_the_readme_runs_in_a_notebook(repository, tmp_path):
+    text = (repository / "mlagent_lib" / "sockets" / "README.md").read_text(encoding="utf-8")
+    cell = re.search(r"<!-- tool-example -->\s*```python\n(.*?)```", text, re.DOTALL)[1]
+    assert len([line for line in cell.splitlines() if line.strip()]) == 10
+    cells = [
+        nbformat.v4.new_code_cell(part) for part in (cell, "print(trainer.state.log_history[0]['reward'])")
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    assert "train_runtime" in str(notebook.cells[0].outputs[-1]["data"])
+    assert 0.0 <= float(notebook.cells[1].outputs[0]["text"]) <= 1.0
