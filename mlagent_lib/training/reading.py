@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -83,11 +83,11 @@ class TableTools(Toolbox):
         same = {"home": tools.home, "reply_format": tools.reply_format, "tasks": tools.tasks}
         return cls(tools.runner, _Marking(), tools.cache, table=table, **same)
 
-    def execute_many(
+    def claim_many(
         self, jobs: Sequence[tuple[State, str]], *, reseed: int = 0
-    ) -> list[tuple[Execution, bool]]:
-        """Return for each (state, script) what the table says of its edit; an edit of no family fails."""
-        return [(self._looked_up(state, script), False) for state, script in jobs]
+    ) -> Callable[[], list[tuple[Execution, bool]]]:
+        """Return what gives for each (state, script) what the table says; an edit of no family fails."""
+        return lambda: [(self._looked_up(state, script), False) for state, script in jobs]
 
     def _looked_up(self, state: State, script: str) -> Execution:
         task, (_, mark, family) = self.task(state.task), state.files[script].decode().rpartition(_MARK)
