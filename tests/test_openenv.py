@@ -305,7 +305,7 @@ SOAK = Path(__file__).parent / "soak" / "sessions.py"
 @pytest.mark.skipif(probing._chosen() is None, reason="no isolation tier works on this machine")
 def test_a_short_soak_with_killed_clients_loses_and_mixes_up_nothing(tmp_path):
     out = tmp_path / "sessions.json"
-    few = ["--clients", "6", "--calls", "120", "--kill-every", "1", "--pairs", "4", "--out", str(out)]
+    few = ["--clients", "6", "--calls", "150", "--kill-every", "0.3", "--pairs", "4", "--out", str(out)]
     done = subprocess.run([sys.executable, SOAK, *few], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(out.read_text())
