@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mlagent_lib.results.evaluation import DIFFERENCES
+from mlagent_lib.results.evaluation import DIFFERENCES, KEPT
 from mlagent_lib.results.intervals import paired_difference
 from mlagent_lib.results.judge import OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR
 from mlagent_lib.results.reading import reading_sentence
@@ -166,7 +166,8 @@ def _caveats(run: RunFolder, differences: pd.DataFrame) -> list[str]:
         )
     overall = run.tables.get("overall", pd.DataFrame())
     if not overall.empty:
-        lost, kept = overall[overall["split"] == "all"][["unscored", "trajectories"]].sum().astype(int)
+        once = (overall["split"] == "all") & ~overall["policy"].isin(KEPT.values())
+        lost, kept = overall[once][["unscored", "trajectories"]].sum().astype(int)
         notes.append(f"{lost} of {lost + kept} trajectories could not be scored by us and are left out.")
     lost_steps = sum(int(row.get("unscored") or 0) for row in run.metrics)
     if lost_steps:
