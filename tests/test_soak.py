@@ -39,7 +39,7 @@ def test_a_hundred_and_fifty_steps_leave_nothing_behind(tmp_path, soak):
     report, rows = json.loads((tmp_path / "steps.json").read_text()), table(tmp_path)
     assert [row["steps"] for row in rows] == list(range(0, 151, 15))
     assert all(row[name] == rows[0][name] for row in rows for name in soak.FLAT), rows
-    assert rows[0]["children"] == 2 and rows[0]["zombies"] == 0
+    assert rows[0]["children"] == 4 and rows[0]["zombies"] == 0
     assert max(row["memory_mb"] for row in rows) - rows[0]["memory_mb"] < 10
     assert report["left_after_close"] == {"processes": 0, "temporary_entries": 0}
     kinds = {name.partition(":")[0] for name in report["outcomes"]}

@@ -11,6 +11,7 @@ from mlagent_lib.core.errors import ProfileError
 
 def call(arguments: argparse.Namespace) -> None:
     """Do what the arguments of ``mlagent run`` say."""
+    from mlagent_lib.core.parameters import checked
     from mlagent_lib.core.profiles import get_profile
     from mlagent_lib.run.notebooks import parse_value, run_all
     from mlagent_lib.training.timing import announce_time
@@ -28,7 +29,8 @@ def call(arguments: argparse.Namespace) -> None:
         from mlagent_lib.commands.ablations import from_run
 
         return from_run(arguments, parameters)
-    model = str(parameters.get("model") or get_profile(arguments.profile).model)
+    named = checked("model", parameters.get("model", ""), "")
+    model = named or get_profile(arguments.profile).model
     if "/" in model and Path(model).exists():  # notebooks work in another folder
         model = parameters["model"] = str(Path(model).resolve())
     announce_time(get_profile(arguments.profile).with_model(model), say)

@@ -150,24 +150,24 @@ def resident_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGESIZE") / MB
 
 
-def quiet(workers: int, seconds: float = 5.0) -> dict[int, str]:
+def quiet(servers: int, seconds: float = 5.0) -> dict[int, str]:
     """Return the processes below this one once only the servers are left, or what is there after a while."""
     deadline = time.monotonic() + seconds
-    while len(below := processes_below(os.getpid())) > workers and time.monotonic() < deadline:
+    while len(below := processes_below(os.getpid())) > servers and time.monotonic() < deadline:
         time.sleep(0.02)
     return below
 
 
-def sample(steps: int, began: float, temporary: Path, workers: int) -> dict:
+def sample(steps: int, began: float, temporary: Path, servers: int) -> dict:
     """Return one row of the table: how much there is of everything, between two batches."""
-    below = quiet(workers)
-    servers = [resident_mb(pid) for pid, state in below.items() if state != "Z"]
+    below = quiet(servers)
+    resident = [resident_mb(pid) for pid, state in below.items() if state != "Z"]
     found = [path for path in temporary.rglob("*")]
     return {
         "steps": steps,
         "seconds": round(time.monotonic() - began, 1),
         "memory_mb": round(resident_mb(os.getpid()), 2),
-        "servers_mb": round(sum(servers), 2),
+        "servers_mb": round(sum(resident), 2),
         "descriptors": len(os.listdir("/proc/self/fd")) - 1,  # less the one that lists them
         "threads": len(os.listdir("/proc/self/task")),
         "children": len(below),
@@ -205,7 +205,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict:
     from mlagent_lib.core.provenance import git_state, versions
     from mlagent_lib.environment.cache import ExecutionCache
     from mlagent_lib.environment.coder import RuleCoder
-    from mlagent_lib.environment.runner import Runner
+    from mlagent_lib.environment.runner import Runner, RunRequest
     from mlagent_lib.environment.step import Toolbox, run_steps, start_state
     from mlagent_lib.tasks.pocket import catalogue
     from mlagent_lib.tasks.registry import find_task
@@ -216,6 +216,13 @@ def soak(options: argparse.Namespace, folder: Path) -> dict:
     executed = 0
     with Runner(workers=options.workers) as runner:
         runner.warm()
+        # beside each full server a small one, which starts with the first script that needs no more
+        small = RunRequest(
+            {"a.py": b"import time\ntime.sleep(1)"}, tasks[0].data_dir, "a.py", tasks[0].limits, collect=(),
+            standard_only=True,
+        )  # fmt: skip
+        runner.run_many([small] * options.workers)
+        servers = len(quiet(2 * options.workers))
         tools = Toolbox(runner, RuleCoder(), ExecutionCache(folder / "cache"), script_seconds=SCRIPT_SECONDS)
         mix = Mix(
             [start_state(task, replace(tools, script_seconds=None)) for task in tasks],
@@ -224,11 +231,11 @@ def soak(options: argparse.Namespace, folder: Path) -> dict:
         )
         began, done = time.monotonic(), 0
         with open(options.out / "steps.csv", "w", newline="") as handle:
-            table = csv.DictWriter(handle, sample(0, began, temporary, options.workers), lineterminator="\n")
+            table = csv.DictWriter(handle, sample(0, began, temporary, servers), lineterminator="\n")
             table.writeheader()
             while True:
                 if done % options.every == 0 or done == options.steps:
-                    samples.append(sample(done, began, temporary, options.workers))
+                    samples.append(sample(done, began, temporary, servers))
                     table.writerow(samples[-1])
                     handle.flush()
                 if done == options.steps:
