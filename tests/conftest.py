@@ -40,3 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository() -> Path:
     """Return the root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Return the tiny task, written for this test; see ``tiny_task``."""
+    from tiny_task import write_task
+
+    return write_task(tmp_path / "tasks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
@@ -99,6 +100,19 @@ def test_processor_seconds_of_children_count():
     before = processor_seconds()
     subprocess.run(["python3", "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
     assert processor_seconds() - before > 0.25
+
+
+def test_processor_seconds_of_children_that_are_alive_count():
+    before, script = processor_seconds(), (
+        "import subprocess, sys\n"
+        "inner = 'import time\\nwhile time.process_time() < 0.3: pass\\nprint(flush=True)\\ninput()'\n"
+        "subprocess.run([sys.executable, '-c', inner])"
+    )  # fmt: skip
+    words = [sys.executable, "-c", script]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert processor_seconds() - before > 0.25
+        child.stdin.close()
 
 
 @isolated

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from fake_openai import SAYS, FakeOpenAI
-from tiny_task import edit, final, make_tools, neighbours, reply, write_task
+from tiny_task import edit, final, make_tools, neighbours, reply
 
 from mlagent_lib.agents.policies import ChatPolicy, format_fault
 from mlagent_lib.agents.rollout import Job, run_trajectories
@@ -34,11 +34,6 @@ HELLO = [{"role": "user", "content": "hello there"}]
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-@pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
 
 
 def client(server, **options) -> ChatEndpoint:

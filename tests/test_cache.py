@@ -28,11 +28,6 @@ def stored(folder, key="ab12", run=RUN) -> ExecutionCache:
     return cache
 
 
-@pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
-
-
 def state_of(task) -> State:
     return State(task=task.name, task_digest=task.digest, files=task.env_files())
 

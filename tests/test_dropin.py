@@ -7,7 +7,7 @@ import math
 import re
 
 import pytest
-from tiny_task import FakeRunner, final, make_tools, neighbours, write_task
+from tiny_task import FakeRunner, final, make_tools, neighbours
 
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
@@ -20,11 +20,6 @@ from mlagent_lib.environment.step import run_steps, start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.training.dropin import StepRewardFunc, states_dataset, step_reward_func
-
-
-@pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
 
 
 @pytest.fixture

@@ -18,11 +18,6 @@ from mlagent_lib.reward import step_reward
 
 
 @pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
-
-
-@pytest.fixture
 def env(task, tmp_path):
     return Environment(task, make_tools(tmp_path), max_steps=4)
 

@@ -61,11 +61,6 @@ def lost(request):
 
 
 @pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
-
-
-@pytest.fixture
 def trajectories(task, tmp_path):
     jobs = [Job(task, "expert", index, 0) for index in PLANS]
     return run_trajectories(jobs, Says(), make_tools(tmp_path, FakeRunner(lost)), max_steps=4)

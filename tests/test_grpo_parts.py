@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_task import FakeRunner, edit, final, make_tools, neighbours, rl_profile, write_task
+from tiny_task import FakeRunner, edit, final, make_tools, neighbours, rl_profile
 
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.artifacts import hashes_below
@@ -39,11 +39,6 @@ from mlagent_lib.training.scoring import (
     group_advantages,
     step_statistics,
 )
-
-
-@pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ pytest.importorskip("openenv", reason="pip install 'mlagent-kit[openenv]'")
 import requests
 from openenv import GenericEnvClient
 from served import served
-from tiny_task import FakeRunner, final, make_tools, neighbours, write_task
+from tiny_task import FakeRunner, final, make_tools, neighbours
 
 import mlagent_lib
 from mlagent_lib.core.errors import Unscored
@@ -32,11 +32,6 @@ from mlagent_lib.training.dropin import StepRewardFunc, states_dataset
 
 POCKET_MODEL = Path(mlagent_lib.__file__).parent / "training" / "pocket_model"
 OPENENV = Path(sys.executable).with_name("openenv")
-
-
-@pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
 
 
 @pytest.fixture

@@ -38,11 +38,6 @@ from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.training.pool import states_of
 
 
-@pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
-
-
 class Says:
     """A policy that says these replies in turn, and counts how often it was asked."""
 

@@ -15,7 +15,6 @@ from tiny_task import (
     reply,
     result,
     submission,
-    write_task,
 )
 
 from mlagent_lib.agents.prompts import Prompter
@@ -26,11 +25,6 @@ from mlagent_lib.results.report_scores import report_score
 TRAJECTORIES, TREE = Method("trajectories", "full", False), Method("tree", "full", True)
 BROKEN = edit("Switch to Ridge and set alpha to 1.")  # the tiny runner knows no other model: an error
 LOOK = reply("List Files", dir_path=".")
-
-
-@pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
 
 
 class Script:

@@ -18,11 +18,6 @@ from mlagent_lib.tasks.registry import find_task
 
 
 @pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
-
-
-@pytest.fixture
 def desk(tmp_path, task):
     return Desk({task.name: task}, make_tools(tmp_path), form="v2", max_steps=3)
 

@@ -46,11 +46,6 @@ SAVED = "The edited file is saved to train.py.\n"
 
 
 @pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
-
-
-@pytest.fixture
 def tools(tmp_path, task):
     return make_tools(tmp_path)
 

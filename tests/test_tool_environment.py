@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from tiny_task import FakeRunner, make_tools, neighbours, write_task
+from tiny_task import FakeRunner, make_tools, neighbours
 
 import mlagent_lib
 from mlagent_lib.agents.prompts import POCKET
@@ -20,11 +20,6 @@ from mlagent_lib.sockets.desk import Desk
 from mlagent_lib.sockets.tools import ToolEnvironment, tool_environment, tool_tokenizer
 
 POCKET_MODEL = Path(mlagent_lib.__file__).parent / "training" / "pocket_model"
-
-
-@pytest.fixture
-def task(tmp_path):
-    return write_task(tmp_path / "tasks")
 
 
 @pytest.fixture

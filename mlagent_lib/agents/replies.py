@@ -13,16 +13,16 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from mlagent_lib.agents.prompts import trends
+from mlagent_lib.core.files import read_yaml
 from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action
 from mlagent_lib.environment.workspace import State
 
 
 @cache
 def _sentences() -> dict:
-    return yaml.safe_load(Path(__file__).with_name("sentences.yaml").read_text(encoding="utf-8"))
+    return read_yaml(Path(__file__).with_name("sentences.yaml"))
 
 
 def compose(

@@ -19,19 +19,22 @@ ALL_STATES = 81  # starters and the states after one and two random ideas, four 
 
 
 def processor_seconds() -> float:
-    """Return the processor seconds of this process, its children, and theirs, dead or alive."""
-    own = os.times()
-    found, ticks = sum(own[:4]), os.sysconf("SC_CLK_TCK")
-    todo = [str(os.getpid())]
+    """Return the processor seconds of this process, its children, and theirs, dead or alive.
+
+    Who is whose child is read from each process's own line: not every kernel lists the children of one.
+    """
+    found, ticks = sum(os.times()[:4]), os.sysconf("SC_CLK_TCK")
+    children: dict[int, list[tuple[int, float]]] = {}
+    for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            seconds = sum(map(int, words[11:15])) / ticks
+            children.setdefault(int(words[1]), []).append((process, seconds))
+    todo = [os.getpid()]
     while todo:
-        process = todo.pop()
-        with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{process}/task"):
-                children = Path(f"/proc/{process}/task/{thread}/children").read_text().split()
-                todo += children
-                for child in children:
-                    words = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-                    found += sum(map(int, words[11:15])) / ticks
+        own = children.get(todo.pop(), ())
+        todo += [process for process, _ in own]
+        found += sum(seconds for _, seconds in own)
     return found
 
 

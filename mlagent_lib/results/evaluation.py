@@ -19,8 +19,8 @@ starter's.
 
 The score of a trajectory is that of its last valid submission on the report labels, because MLAgentBench
 grades the workspace as the agent left it. Beside it stands the submission that was best on validation, again
-scored on the report labels. Rows that we failed to
-score (``unscored``) are excluded and counted, never set to zero.
+scored on the report labels. Rows that we failed to score (``unscored``) are excluded and counted, never set
+to zero.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from mlagent_lib.results.steps import learning_curve_table, spread_table
 from mlagent_lib.results.style import footer, look, new_figure, number, save_figure, styled, with_run
 from mlagent_lib.reward import reward_of, step_reward
 from mlagent_lib.run.lab import Lab, chosen_ideas
+from mlagent_lib.tasks.pocket.catalogue import family_of_key
 from mlagent_lib.tasks.task import Task, size_of
 from mlagent_lib.training.pool import PARTS
 
@@ -261,7 +262,7 @@ def family_table(lab: Lab, task: Task, draws: int = 200) -> pd.DataFrame:
     """
     ideas = candidate_ideas(task)
     vectors = embed([idea.text for idea in ideas])
-    families = np.array(["/".join(idea.key.split("/")[:2]) for idea in ideas])
+    families = np.array([family_of_key(idea.key) for idea in ideas])
     chosen = _equal_choices(lab, task, ideas, vectors)
     size = len(chosen["v2: per axis"])
     stream = rng(lab.seed, "families", task.name)

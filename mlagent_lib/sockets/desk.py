@@ -12,13 +12,11 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
-
-import yaml
 
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import MlagentError, RunError, TaskError, Unscored
+from mlagent_lib.core.files import read_yaml
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.env import MAX_STEPS
 from mlagent_lib.environment.outcome import Outcome
@@ -48,15 +46,10 @@ def action_text(action: str, arguments: Mapping[str, str]) -> str:
     return f"{_FIELDS}Action: {action}\nAction Input: {json.dumps(dict(arguments))}"
 
 
-@cache
-def _canaries() -> list[dict]:
-    return yaml.safe_load(Path(__file__).with_name("canaries.yaml").read_text(encoding="utf-8"))
-
-
 def canaries(task: Task) -> list[dict]:
     """Return replies that no environment may pay for: ``name``, ``text`` and the ``outcome`` it must have."""
     found = []
-    for row in _canaries():
+    for row in read_yaml(Path(__file__).with_name("canaries.yaml")):
         text = row.get("text")
         if text is None:
             values = {key: value.format(starter=task.starter) for key, value in row["arguments"].items()}

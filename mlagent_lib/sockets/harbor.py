@@ -60,13 +60,13 @@ _TEST = f"""#!/bin/sh
 # Harbor calls it without arguments; anywhere else: test.sh FOLDER_OF_THE_WORK FOLDER_OF_THE_REWARD
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-work="${{{{1:-{WORKDIR}}}}}"
-out="${{{{2:-/logs/verifier}}}}"
+work="${{1:-{WORKDIR}}}"
+out="${{2:-/logs/verifier}}"
 mkdir -p "$out"
 rm -f "$out/reward.json"
 cd "$here"
 exec python3 -E -s -B "$here/grade.py" "$work/submission.csv" "$out"
-""".format()
+"""
 _SOLVE = f"""#!/bin/sh
 # hands in the true answers: the oracle of Harbor, to see that the reward reaches its top
 set -eu

@@ -20,7 +20,7 @@ from mlagent_lib.environment.cache import Execution
 from mlagent_lib.environment.coder import EditRequest
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.tasks.pocket.catalogue import edits, family_of
+from mlagent_lib.tasks.pocket.catalogue import edits, family_of, family_of_key
 from mlagent_lib.tasks.task import Task
 
 FEWEST, MOST = 12, 14  # ours: right families of a modality, about two fifths of those that fit its tasks
@@ -33,7 +33,7 @@ Table = Mapping[str, frozenset[str]]
 
 def fitting(task: Task) -> set[str]:
     """Return the families of edits that fit a task, as ``axis/family``."""
-    return {"/".join(edit.key.split("/")[:2]) for edit in edits(task.modality, task.kind)}
+    return {family_of_key(edit.key) for edit in edits(task.modality, task.kind)}
 
 
 def draw_table(tasks: Iterable[Task], seed: int) -> Table:

@@ -226,3 +226,13 @@ def family_of(instruction: str, modality: str, kind: str) -> str | None:
     """
     found = _understood(instruction, modality, kind)
     return found and f"{found[0].axis}/{found[0].name}"
+
+
+def family_of_key(key: str) -> str:
+    """Return the axis and the family that a key of an edit or an idea names.
+
+    Example:
+        >>> family_of_key("model/forest/100/5")
+        'model/forest'
+    """
+    return "/".join(key.split("/")[:2])
