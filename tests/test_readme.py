@@ -8,6 +8,7 @@ import re
 import pandas as pd
 import pytest
 
+from mlagent_lib.bench.against import against_lines
 from mlagent_lib.bench.measure import BENCH, read_bench, speed_lines
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import sha256_file
@@ -25,6 +26,7 @@ def part(text: str, name: str) -> str:
 def test_a_generated_table_is_what_the_committed_files_give(repository, place, name):
     figures = repository / "figures"
     tables = publish.document_tables(repository, figures) | {"speed": lambda: speed_lines(figures)}
+    tables |= {"against": lambda: against_lines(figures)}
     made = tables[name]()
     assert part((repository / place).read_text(encoding="utf-8"), name) == made
 

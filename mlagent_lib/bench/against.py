@@ -5,6 +5,7 @@ What is compared, and what is aimed at, lies in ``against.yaml``. Nothing here i
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
@@ -12,13 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlagent_lib.bench.builds import ROOT, paired, worktree
-from mlagent_lib.bench.measure import BenchRow, quartiles
+from mlagent_lib.bench.measure import BenchRow, finding_lines, quartiles
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_yaml, write_json
 from mlagent_lib.core.provenance import device_name, git_state, versions
 from mlagent_lib.environment.isolation.probe import choose
 
 SCHEMA = "mlagent.bench-against/1"
+AGAINST = "bench_against.json"  # the committed record
 LETTERS = "gGhmi"  # all but r, which takes as long as two runs
 
 
@@ -102,3 +104,13 @@ def run_against(
     if out is not None:
         write_json(out, record)
     return record
+
+
+def against_lines(figures: Path | str) -> str:
+    """Return the table of the committed comparison as Markdown, from its record alone."""
+    record = json.loads((Path(figures) / AGAINST).read_text(encoding="utf-8"))
+    where = (
+        f"This build over that of commit {record['against'][:7]}, turn by turn, on {record['device']}, "
+        f"isolation {record['tier']}; n are pairs."
+    )
+    return f"{finding_lines(record)}\n\n{where}"

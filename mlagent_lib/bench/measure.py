@@ -485,10 +485,8 @@ def read_bench(path: Path) -> dict:
     return record
 
 
-def speed_lines(figures: Path | str) -> str:
-    """Return the table of the bench as Markdown, from the committed record alone."""
-    record = read_bench(Path(figures) / BENCH)
-    versions = record["versions"]
+def finding_lines(record: dict) -> str:
+    """Return the rows of a record of the bench as a table in Markdown."""
     lines = ["| | question | median [quartiles] | goal | n | behind it |", "|---|---|---|---|---|---|"]
     for row in record["findings"]:
         unit = " ms" if row["unit"] == "ms" else ""
@@ -499,9 +497,16 @@ def speed_lines(figures: Path | str) -> str:
             f"| {row['key']} | {row['question']} | {values[0]}{unit} [{values[1]}, {values[2]}] | {goal} | "
             f"{row['count']} | {row['note']} |"
         )
+    return "\n".join(lines)
+
+
+def speed_lines(figures: Path | str) -> str:
+    """Return the table of the bench as Markdown, from the committed record alone."""
+    record = read_bench(Path(figures) / BENCH)
+    versions = record["versions"]
     where = (
         f"Measured in one run on {record['device']}, isolation {record['tier']}, with {record['scripts']} "
         f"scripts (the starter of each task and an edit of it), Python {versions['python']}, "
         f"scikit-learn {versions['scikit-learn']}, torch {versions['torch']}."
     )
-    return "\n\n".join(["\n".join(lines), *missed(record), where])
+    return "\n\n".join([finding_lines(record), *missed(record), where])

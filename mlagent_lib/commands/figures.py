@@ -13,13 +13,14 @@ def call(arguments: argparse.Namespace) -> int:
 
     folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
     if arguments.runs or arguments.readme:
+        from mlagent_lib.bench.against import against_lines
         from mlagent_lib.bench.measure import speed_lines
         from mlagent_lib.run.publish import publish, refresh_documents
 
         if arguments.runs:
             publish(arguments.runs, folder)
             print(f"{folder}: made from {len(arguments.runs)} runs")
-        speed = {"speed": lambda: speed_lines(folder)}
+        speed = {"speed": lambda: speed_lines(folder), "against": lambda: against_lines(folder)}
         for place in refresh_documents(folder.parent, folder, speed):
             print(f"{folder.parent / place}: tables brought up to date")
         return 0

@@ -346,7 +346,7 @@ DOCUMENTS = {  # which generated tables stand in which text, by the names of the
     "README.md": ("short-results", "short-claims"),
     "figures/README.md": ("results", "claims"),
     "mlagent_lib/tasks/README.md": ("tasks", "paper-tasks"),
-    "mlagent_lib/environment/README.md": ("soak", "speed"),
+    "mlagent_lib/environment/README.md": ("soak", "speed", "against"),
 }
 
 
