@@ -161,6 +161,12 @@ def test_the_headline_says_when_a_fixed_edit_does_as_well(sides, said):
     assert against(beside(*sides).query("before == 'sft'")) == ""
 
 
+def test_the_headline_claims_nothing_without_an_interval():
+    lone = beside("includes", "includes").assign(zero="unknown", low=np.nan, high=np.nan)
+    said = "Whether saying one sentence does as well as the policy after RL cannot be told (RL minus it, "
+    assert against(lone).startswith(said) and "(no interval)" in against(lone)
+
+
 def test_alarms_ring_at_their_limits_and_only_there():
     quiet = [{"step": i, "kl": 0.1, "entropy": 0.4, "share_invalid": 0.04} for i in range(9)]
     assert alarms(quiet, None) == []

@@ -84,7 +84,9 @@ def against(differences: pd.DataFrame, name: str = FIXED) -> str:
     ends = "; ".join(f"{split}: {value}" for split, value in told.items())
     above, below = (set(rows[rows["zero"] == side]["split"]) for side in ("above", "below"))
     subject, noun = SUBJECTS[name]
-    if above:
+    if set(rows["zero"]) == {"unknown"}:
+        said = f"Whether {subject[0].lower()}{subject[1:]} does as well as the policy after RL cannot be told"
+    elif above:
         only = "" if above == set(told) else f", but on {' and '.join(sorted(above))} tasks only"
         said = f"The policy after RL closes more of the gap than {noun}{only}"
     else:

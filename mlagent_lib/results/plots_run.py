@@ -441,8 +441,10 @@ def reading(df: pd.DataFrame) -> Figure:
     axes[1].set(title="What it tells about the state in a task", xlabel="nats")
     shares = {"share": "o", "family_share": "D", "unchanged": "s", "agrees": "^"}
     words = ("commonest edit", "favourite family", "edit that changes nothing", "true reflections")
-    for (name, marker), word in zip(shares.items(), words, strict=True):
-        axes[2].plot(100 * means.loc[policies, name], places, marker=marker, ls="", ms=6.5, label=word)
+    rises = np.linspace(0.27, -0.27, len(shares))  # above each other: equal shares would hide one another
+    for (name, marker), word, rise in zip(shares.items(), words, rises, strict=True):
+        values = 100 * means.loc[policies, name]
+        axes[2].plot(values, np.array(places) - rise, marker=marker, ls="", ms=5, label=word)
     axes[2].set(title="Shares, percent", xlim=(-4, 104))
     axes[0].set_yticks(places, [look(policy).label for policy in policies])
     handles = [*axes[0].get_legend_handles_labels()[0], *axes[2].get_legend_handles_labels()[0]]
