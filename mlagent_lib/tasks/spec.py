@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # cards are read wherever tasks are listed, long before rows 
     import numpy as np
     import pandas as pd
 
-PLAIN = "learner = make_pipeline(prepare, model)"  # the learning block of every starter
+PLAIN = "learner = make_pipeline(prepare, model)"  # the learning block of most starters
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class TaskSpec:
         layout: How train.py reads the inputs, a key of `frames.LAYOUTS`; the modality by default.
         data: Data block of the starter.
         model: Model block of the starter.
+        learning: Learning block of the starter.
         goal: A target that cannot be reached, as in the paper's requests.
         rows: Visible, feedback and report rows.
     """
@@ -51,6 +52,7 @@ class TaskSpec:
     description: str
     layout: str = ""
     facts: tuple[str, ...] = ()
+    learning: str = PLAIN
     split: str = "other"
     paper_task: str = ""
     rows: tuple[int, int, int] = (0, 0, 0)
@@ -61,4 +63,4 @@ class TaskSpec:
     @property
     def blocks(self) -> dict[str, str]:
         """Return the three blocks of the starter."""
-        return {"data": self.data, "model": self.model, "learning": PLAIN}
+        return {"data": self.data, "model": self.model, "learning": self.learning}

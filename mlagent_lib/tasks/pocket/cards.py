@@ -24,9 +24,11 @@ _TEXTS = read_yaml(Path(__file__).with_suffix(".yaml"))
 CARDS = tuple(
     Card(**card | {"rows": tuple(card["rows"]), "facts": tuple(card["facts"])}) for card in _TEXTS["cards"]
 )
-# The short facts that a card may state: one vocabulary for cards and for the corpus.
+# The short facts that a card may state: one vocabulary for cards, generated tasks and the corpus.
 _COUNTED = [f"{count} {what}" for what in ("classes", "outputs") for count in _TEXTS["facts"]["counts"]]
-FACTS = (*_COUNTED, *_TEXTS["facts"]["others"])
+# Which block a fact says something about: what fits there is for a reader to learn.
+DECIDES = {fact: axis for axis, facts in _TEXTS["facts"]["decides"].items() for fact in facts}
+FACTS = (*_COUNTED, *DECIDES, *_TEXTS["facts"]["others"])
 
 
 def card_of(name: str) -> Card:
