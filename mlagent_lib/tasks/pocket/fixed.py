@@ -12,21 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlagent_lib.core.files import write_json
+from mlagent_lib.tasks.pocket.audit import best_edit, recorded, share_after
 from mlagent_lib.tasks.pocket.catalogue import AXES, KINDS, MODALITIES, Edit, edits
-from mlagent_lib.tasks.pocket.suite import recorded_scores
+from mlagent_lib.tasks.pocket.measure import Measurement, run_trusted
 from mlagent_lib.tasks.registry import find_task, list_tasks
 from mlagent_lib.tasks.task import Task
-
-if TYPE_CHECKING:
-    from mlagent_lib.tasks.pocket.measure import Measurement
 
 FILE = Path(__file__).with_suffix(".json")
 LENGTH = 6  # edits: the steps of a laptop trajectory
 FRONT = 36  # ours: edits that are tried again after the first one, best first
-FLOOR = -1.0  # of a task's share of the gap, as in every mean
 POLICIES = ("fixed-edit", "fixed-sequence", "best-edit")
 
 
@@ -68,21 +64,6 @@ def best_sequence(
     return chosen
 
 
-def feedback_gap(work: Measurement, keys: Sequence[str]) -> float:
-    """Return the share of the gap that edits close on the feedback labels, from the floor up.
-
-    An edit that fails leaves the score as it was, and one that the task's catalogue lacks changes nothing.
-    """
-    known = {edit.key: edit for edit in edits(work.task.modality, work.task.kind)}
-    start, best = work.task.baseline["feedback"], work.task.best["feedback"]
-    blocks, value = dict(work.blocks), work.sign * start
-    for edit in (known[key] for key in keys if key in known):
-        blocks |= {edit.axis: edit.block}
-        made = work.value(blocks)
-        value = value if made == float("-inf") else made
-    return max(FLOOR, (value - work.sign * start) / (work.sign * (best - start)))
-
-
 @cache
 def chosen() -> Mapping[str, Sequence[str]]:
     """Return what ``fixed.json`` holds: ``sequence``, the keys, and ``gaps`` after each of them."""
@@ -99,6 +80,11 @@ def _every_edit() -> dict[str, Edit]:
     return found
 
 
+@cache
+def _best_edits() -> dict[str, str]:
+    return {name: best_edit(one["shares"]) for name, one in recorded().items()}
+
+
 def fixed_edits(kind: str, task: Task) -> tuple[Edit, ...]:
     """Return the edits of a fixed policy on a task, in their order.
 
@@ -111,8 +97,7 @@ def fixed_edits(kind: str, task: Task) -> tuple[Edit, ...]:
     """
     known = _every_edit() | {edit.key: edit for edit in edits(task.modality, task.kind)}
     if kind == "best-edit":
-        record = recorded_scores().get(task.name, {})
-        keys: Sequence[str] = [record["best_single"]["key"]] if record else []
+        keys: Sequence[str] = [_best_edits()[task.name]] if task.name in _best_edits() else []
     else:
         keys = chosen()["sequence"][: 1 if kind == "fixed-edit" else None]
     return tuple(known[key] for key in keys)
@@ -120,18 +105,18 @@ def fixed_edits(kind: str, task: Task) -> tuple[Edit, ...]:
 
 def main() -> None:
     """Choose the sequence on the held-in tasks and write it down."""
-    from mlagent_lib.tasks.pocket.measure import Measurement, run_trusted
-
     works = {name: Measurement(find_task(name), run_trusted) for name in list_tasks("held-in")}
-    pools = [[edit.key for edit in edits(work.task.modality, work.task.kind)] for work in works.values()]
+    shares = {name: recorded()[name]["shares"] for name in works}
     keys = sorted(
-        dict.fromkeys(key for pool in pools for key in pool), key=lambda k: AXES.index(k.split("/")[0])
+        {key: None for one in shares.values() for key in one}, key=lambda k: AXES.index(k.split("/")[0])
     )
-    found = best_sequence(lambda task, made: feedback_gap(works[task], made), list(works), keys)
-    gaps = [
-        sum(feedback_gap(work, found[: at + 1]) for work in works.values()) / len(works)
-        for at in range(len(found))
-    ]
+
+    def gap(task: str, made: Sequence[str]) -> float:
+        alone = shares[task].get(made[0]) or 0.0
+        return alone if len(made) == 1 else share_after(works[task], made, undo=False)
+
+    found = best_sequence(gap, list(works), keys)
+    gaps = [sum(gap(name, found[: at + 1]) for name in works) / len(works) for at in range(len(found))]
     write_json(FILE, {"sequence": found, "gaps": [round(gap, 4) for gap in gaps], "tasks": list(works)})
     print(*zip(found, gaps, strict=True), sep="\n")
 

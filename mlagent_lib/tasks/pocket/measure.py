@@ -1,4 +1,4 @@
-"""Measures the starter's and the best known scores of the pocket tasks, and how healthy each task is.
+"""Measures the starter's and the best known scores of the pocket tasks, and what each single edit closes.
 
 The scripts run here are this package's own (starters and catalogue edits), so that a plain fork of this
 process runs them; scripts of a policy belong into the isolated runner, which can be given as ``execute``.
@@ -6,7 +6,6 @@ process runs them; scripts of a policy belong into the isolated runner, which ca
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import multiprocessing
@@ -22,12 +21,13 @@ from pathlib import Path
 from mlagent_lib.tasks.attempt import Attempt, Execute, attempt
 from mlagent_lib.tasks.folder import add_to_card
 from mlagent_lib.tasks.grading import LABEL_SETS
-from mlagent_lib.tasks.pocket.cards import CARDS, card_of
-from mlagent_lib.tasks.pocket.catalogue import AXES, edits, replace_block
-from mlagent_lib.tasks.pocket.suite import SCORES, build_suite, recorded_scores
+from mlagent_lib.tasks.pocket.cards import CARDS
+from mlagent_lib.tasks.pocket.catalogue import AXES, edits, read_block, replace_block
+from mlagent_lib.tasks.pocket.suite import SCORES, recorded_scores
 from mlagent_lib.tasks.task import Task, load_task
 
 HELPS = 0.02  # of the gap between starter and best: smaller changes count as neither help nor harm
+FLOOR = -1.0  # of a task's share of the gap, as in every mean
 FRONT = 6  # edits of each axis that the ascent tries again, best single edits first
 ROUNDS = 2
 # Parts of scikit-learn that are loaded before the fork, so that no run loads them again.
@@ -86,8 +86,8 @@ class Measurement:
 
     def __init__(self, task: Task, execute: Execute):
         self.task, self.execute = task, execute
-        self.blocks = dict(card_of(task.name).blocks)
         self.starter = task.env_files()["train.py"].decode()
+        self.blocks = {axis: read_block(self.starter, axis) for axis in AXES}
         self.seen: dict[tuple, Attempt] = {}
         self.sign = 1 if task.greater_is_better else -1
 
@@ -121,78 +121,90 @@ class Measurement:
                 break
         return best
 
+    def greedy(self, front: dict[str, list[str]]) -> list[dict[str, str]]:
+        """Return the blocks after each of at most three steps: the best edit of a block not yet edited."""
+        steps, left = [self.blocks], list(AXES)
+        while left:
+            options = [(axis, steps[-1] | {axis: block}) for axis in left for block in front[axis]]
+            axis, best = max(options, key=lambda option: self.value(option[1]))
+            if self.value(best) <= self.value(steps[-1]):
+                break
+            steps.append(best)
+            left.remove(axis)
+        return steps[1:]
 
-def measure(task: Task, execute: Execute = run_trusted) -> dict:
-    """Return the record of one task: baseline, best, and how many single edits help, hurt or fail."""
+
+def share_of_gap(value: float, start: float, best: float) -> float | None:
+    """Return which share of the way from the starter to the best known score a score is, from the floor up.
+
+    All three are larger for better; a failure (minus infinity) has no share.
+
+    Example:
+        >>> share_of_gap(0.7, 0.6, 0.8), share_of_gap(0.1, 0.6, 0.8), share_of_gap(float("-inf"), 0.6, 0.8)
+        (0.5, -1.0, None)
+    """
+    share = (value - start) / (best - start)
+    return None if value == float("-inf") else round(max(FLOOR, share), 4)
+
+
+def measure(task: Task, execute: Execute = run_trusted) -> tuple[dict, dict]:
+    """Return the records of one task: for ``scores.json``, and for ``audit.json`` (see `audit`)."""
     work = Measurement(task, execute)
     baseline = work.run(work.blocks).scores
     if baseline is None:
         raise RuntimeError(f"the starter of {task.name} fails: {work.run(work.blocks).why}")
     catalogue = edits(task.modality, task.kind)
-    singles = {edit.key: work.blocks | {edit.axis: edit.block} for edit in catalogue}
-    order = sorted(catalogue, key=lambda edit: -work.value(singles[edit.key]))
+    value = {edit.key: work.value(work.blocks | {edit.axis: edit.block}) for edit in catalogue}
+    order = sorted(catalogue, key=lambda edit: -value[edit.key])
     front = {axis: [edit.block for edit in order if edit.axis == axis][:FRONT] for axis in AXES}
+    steps = work.greedy(front)
     # A block may help only together with others: from each axis also some edits from the middle of the order.
     for axis in AXES:
         rest = [edit.block for edit in order if edit.axis == axis][FRONT:]
         front[axis] += rest[: len(rest) // 2 : max(1, len(rest) // 12)]
-    best = work.climb(front)
+    best = max([work.climb(front), *steps], key=work.value)
+    if work.value(best) <= work.value(work.blocks):
+        raise RuntimeError(f"no edit improves the starter of {task.name}: change its card")
     top = work.run(best).scores
-    gap = work.sign * (top["feedback"] - baseline["feedback"])
-    gains = {edit.key: work.value(singles[edit.key]) - work.sign * baseline["feedback"] for edit in catalogue}
-    health = {
-        axis: _health([gains[edit.key] for edit in catalogue if edit.axis == axis], gap) for axis in AXES
-    }
+    start, end = (work.sign * scores["feedback"] for scores in (baseline, top))
+    shares = {edit.key: share_of_gap(value[edit.key], start, end) for edit in catalogue}
     keys = {edit.block: edit.key for edit in catalogue}
     seconds = sorted(made.ran.seconds for made in work.seen.values())
     note = f"coordinate ascent over the catalogue, chosen on feedback, {len(work.seen)} runs"
-    return {
+    scores = {
         "digest": task.digest,
         "baseline": _rounded(baseline) | {"provenance": "the starter, run once"},
         "best": _rounded(top) | {"provenance": note},
         "best_blocks": {axis: keys.get(best[axis], "starter") for axis in AXES},
-        "single_edits": health,
-        "best_single": {
-            "key": order[0].key,
-            "feedback": round(work.sign * work.value(singles[order[0].key]), 6),
+        "single_edits": {
+            axis: _health([shares[edit.key] for edit in catalogue if edit.axis == axis]) for axis in AXES
         },
         "slowest_seconds": round(seconds[-1], 1),
         "median_seconds": round(seconds[len(seconds) // 2], 2),
     }
+    return scores, {
+        "shares": shares,
+        "three": [share_of_gap(work.value(step), start, end) for step in steps] or [0.0],
+    }
 
 
-def _health(gains: list[float], gap: float) -> dict[str, int]:
+def _health(shares: list[float | None]) -> dict[str, int]:
     """Return how many single edits of one axis help, hurt and fail."""
-    fail = gains.count(float("-inf"))
-    helps, hurt = sum(gain > HELPS * gap for gain in gains), sum(gain < -HELPS * gap for gain in gains)
-    return {"edits": len(gains), "help": helps, "fail": fail, "hurt": hurt - fail}
+    ran = [share for share in shares if share is not None]
+    helps, hurt = sum(share > HELPS for share in ran), sum(share < -HELPS for share in ran)
+    return {"edits": len(shares), "help": helps, "fail": len(shares) - len(ran), "hurt": hurt}
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 6) for name, value in scores.items()}
 
 
-def summary(name: str, record: dict) -> str:
-    """Return one line on the health of a task."""
-    health = record["single_edits"].values()
-    total = sum(axis["edits"] for axis in health)
-    shares = " ".join(
-        f"{word} {sum(axis[word] for axis in health) / total:.0%}" for word in ("help", "hurt", "fail")
-    )
-    axes = " ".join(f"{axis} {row['help']}/{row['edits']}" for axis, row in record["single_edits"].items())
-    return (
-        f"{name:19s} starter {record['baseline']['feedback']:.4f}|{record['baseline']['report']:.4f} "
-        f"best {record['best']['feedback']:.4f}|{record['best']['report']:.4f} {shares} ({axes}) "
-        f"single {record['best_single']['key']} {record['best_single']['feedback']:.4f} "
-        f"{record['median_seconds']}s max {record['slowest_seconds']}s {list(record['best_blocks'].values())}"
-    )
-
-
-def _store(records: dict) -> None:
+def store_scores(records: dict) -> None:
+    """Write the scores of all tasks into ``scores.json``, in the order of the cards."""
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
     content = {
-        "note": "measured by python -m mlagent_lib.tasks.pocket.measure --measure",
+        "note": "measured by mlagent tasks audit --measure",
         "versions": versions,
         "tasks": {spec.name: records[spec.name] for spec in CARDS if spec.name in records},
     }
@@ -207,27 +219,16 @@ def _known(task: Task, record: dict, execute: Execute) -> dict[str, Attempt]:
     return {"baseline": work.run(work.blocks), "best": work.run(work.blocks | best)}
 
 
-def confirm(folder: Path, names: list[str], execute: Execute = run_trusted) -> list[str]:
-    """Run starter and best known script once; where both still score as recorded, record the new files.
+def still_true(task: Task, record: dict, execute: Execute = run_trusted) -> bool:
+    """Return whether starter and best known script, run once more, score as a record of other files says.
 
-    After a change of words (a description, a comment) the measured scores stay true, and need no new search.
-
-    Returns:
-        The tasks whose scores changed: they must be measured again.
+    After a change of words (a description, a fact) the measured scores stay true, and need no new search.
     """
-    changed = []
-    for name in names:
-        task, record = load_task(folder / name), recorded_scores().get(name)
-        found = _known(task, record or {}, execute)
-        if record and all(
-            made.scores and abs(made.scores[part] - record[entry][part]) < 1e-5
-            for entry, made in found.items()
-            for part in LABEL_SETS
-        ):
-            _store(recorded_scores() | {name: record | {"digest": task.digest}})
-        else:
-            changed.append(name)
-    return changed
+    return all(
+        made.scores and abs(made.scores[part] - record[entry][part]) < 1e-5
+        for entry, made in _known(task, record, execute).items()
+        for part in LABEL_SETS
+    )
 
 
 def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> None:
@@ -240,32 +241,5 @@ def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> N
             add_to_card(task.folder, **{entry: made.scores | {"provenance": "measured on this machine"}})
 
 
-def main(arguments: list[str]) -> None:
-    """Measure all or some tasks and record the scores, or restate those of a built suite."""
-    parser = argparse.ArgumentParser(prog="python -m mlagent_lib.tasks.pocket.measure")
-    parser.add_argument("--measure", nargs="*", metavar="TASK", help="tasks to measure; all without a name")
-    parser.add_argument(
-        "--restate", nargs="+", metavar="FOLDER TASK", help="a built suite and some of its tasks"
-    )
-    parser.add_argument(
-        "--confirm", action="store_true", help="only confirm recorded scores for changed files"
-    )
-    found = parser.parse_args(arguments)
-    if found.restate:
-        restate(Path(found.restate[0]), found.restate[1:])
-        return
-    names = found.measure or [spec.name for spec in CARDS]
-    with tempfile.TemporaryDirectory() as folder:
-        build_suite(Path(folder), names)
-        if found.confirm:
-            print("to be measured again:", ", ".join(confirm(Path(folder), names)) or "none")
-            return
-        for name in names:
-            start = time.perf_counter()
-            record = measure(load_task(Path(folder, name)))
-            _store(recorded_scores() | {name: record})
-            print(summary(name, record), f"[{time.perf_counter() - start:.0f} s]", flush=True)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    restate(Path(sys.argv[1]), sys.argv[2:])

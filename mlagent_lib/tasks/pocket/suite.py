@@ -1,7 +1,6 @@
 """Builds the folders of the pocket suite: deterministically, at once or not at all, by one process at a time.
 
-``python -m mlagent_lib.tasks.pocket.measure --measure`` measures the scores that the cards state (see
-`measure`).
+``mlagent tasks audit --measure`` measures the scores that the cards state (see `audit`).
 """
 
 from __future__ import annotations
@@ -129,7 +128,7 @@ def ensure_suite(home: Path) -> Path:
 
 
 def _measure_again(folder: Path, names: list[str]) -> None:
-    command = [sys.executable, "-m", "mlagent_lib.tasks.pocket.measure", "--restate", str(folder), *names]
+    command = [sys.executable, "-m", "mlagent_lib.tasks.pocket.measure", str(folder), *names]
     roots = [str(HERE.parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
