@@ -1,4 +1,4 @@
-"""The agentic-ML reward of the paper: Eq. 6 in both published versions, and its ablations. Pure functions.
+"""The agentic-ML reward of the paper: Eq. 6 in both published versions, a form of ours, and ablations.
 
 It runs no code, reads no files and sees no labels: `Outcome` tells which case a step is, the task the scores.
 """
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mlagent_lib.environment.step import StepResult
     from mlagent_lib.tasks.task import Task
 
-FORMS = ("v1", "v2", "v1-no-performance", "v1-no-format", "v1-no-corner")
+_PARTS = ("performance", "format", "corner")
+FORMS = ("v1", "v2", "gain", *(f"{form}-no-{part}" for form in ("v1", "gain") for part in _PARTS))
 
 
 def reward_of(result: StepResult, task: Task, form: str = "v1") -> float | None:
@@ -40,12 +41,14 @@ def step_reward(
 
     ``v1`` (29 May 2025) is ``sigmoid(100 * (after - before) / (best - init))``, with 0 for a failed and 0.5
     for a neutral action. ``v2`` (30 Apr 2026) is ``(after - before) / (best - init)``, with -1 and 0. Neither
-    clips. The ablations take one part away from ``v1``. The paper states the value only for the performance
-    part (a binary signal); the other two are ours:
+    clips. ``gain`` is ours, a deviation: ``v2`` clipped to -1 and 1. Under ``v1`` a safe small edit pays as
+    much as a large one, and under ``v2`` one ruined logloss outweighs all else. The ablations take one part
+    away from ``v1`` or ``gain``. The paper states the value only for the performance part (a binary signal);
+    the other two are ours:
 
-    * ``v1-no-performance``: 1 for a better score, 0 for a worse one, 0.5 for the same.
-    * ``v1-no-format``: a failed action gets the neutral 0.5.
-    * ``v1-no-corner``: a corner case counts as a failed action.
+    * ``…-no-performance``: the most for a better score, the least for a worse one, neutral for the same.
+    * ``…-no-format``: a failed action gets the neutral reward.
+    * ``…-no-corner``: a corner case counts as a failed action.
 
     Args:
         before: Score m_t of the state the action started from, in the task's unit. Needed for ``EDITED``.
@@ -63,6 +66,8 @@ def step_reward(
         0.8808
         >>> step_reward(Outcome.EDITED, before=8.0, after=6.0, init=10.0, best=2.0, form="v2")
         0.25
+        >>> step_reward(Outcome.EDITED, before=8.0, after=90.0, init=10.0, best=2.0, form="gain")
+        -1.0
         >>> [step_reward(case, init=0.5, best=1.0) for case in (Outcome.INVALID, Outcome.NEUTRAL)]
         [0.0, 0.5]
     """
@@ -71,17 +76,23 @@ def step_reward(
     outcome = Outcome(outcome)
     if outcome is Outcome.UNSCORED:
         raise ValueError("an unscored step has no reward: leave it out of the batch and count it")
-    failed, neutral = (-1.0, 0.0) if form == "v2" else (0.0, 0.5)
+    base, _, without = form.partition("-no-")
+    failed, neutral = (0.0, 0.5) if base == "v1" else (-1.0, 0.0)
     if outcome in (Outcome.INVALID, Outcome.ERROR):
-        return neutral if form == "v1-no-format" else failed
+        return neutral if without == "format" else failed
     if outcome is Outcome.CORNER:
-        return failed if form == "v1-no-corner" else neutral
+        return failed if without == "corner" else neutral
     if outcome is Outcome.NEUTRAL:
         return neutral
-    return _performance(before, after, init, best, form)
+    share = _share(before, after, init, best)
+    if without == "performance":
+        return 1.0 if share > 0 else failed if share < 0 else neutral
+    if base == "v1":
+        return sigmoid(100.0 * share)
+    return share if base == "v2" else min(max(share, -1.0), 1.0)
 
 
-def _performance(before: float | None, after: float | None, init: float, best: float, form: str) -> float:
+def _share(before: float | None, after: float | None, init: float, best: float) -> float:
     for name, value in (("before", before), ("after", after), ("init", init), ("best", best)):
         if value is None or not math.isfinite(value):
             raise ValueError(f"{name} is {value!r}: an edited step needs four finite scores")
@@ -89,12 +100,7 @@ def _performance(before: float | None, after: float | None, init: float, best: f
         raise ValueError(
             f"best and init are both {best!r}: the task leaves nothing to gain, so Eq. 6 is undefined"
         )
-    share = (after - before) / (best - init)
-    if form == "v2":
-        return share
-    if form == "v1-no-performance":
-        return 1.0 if share > 0 else 0.0 if share < 0 else 0.5
-    return sigmoid(100.0 * share)
+    return (after - before) / (best - init)
 
 
 def sigmoid(x: float) -> float:

@@ -106,7 +106,7 @@ def test_means_by_hand(tables):
     assert mean_of(tables["trajectories"], "rl", "gain", "held-out").value == pytest.approx(25.0)
     assert mean_of(tables["step_rewards"], "sft", "reward").value == pytest.approx(0.4)
     assert (
-        mean_of(tables["trajectories"], "mix-25", "gap") is None
+        mean_of(tables["trajectories"], "mix-0", "gap") is None
         and mean_of(tables["step_rewards"], "base", "reward") is None
     )
 
@@ -161,14 +161,14 @@ def test_a_difference_counts_the_seeds_that_both_have(tables):
 
 def test_the_table_of_contrasts(tables):
     rows = tables["trajectories"], tables["step_rewards"]
-    found = difference_table(rows[0], [("rl", "sft"), ("rl", "mix-25")], rows[1])
+    found = difference_table(rows[0], [("rl", "sft"), ("rl", "mix-0")], rows[1])
     assert set(found["before"]) == {"sft"}  # the other was not run
     line = found[(found["measure"] == "gap") & (found["split"] == "all")].iloc[0]
     assert (line["seeds"], line["seeds_above"], line["by_seed"]) == (3, 3, "+0.300 +0.300 +0.300")
     assert (
         line["zero"] == "above" and line["verdict"] == REPRODUCED and line["difference"] == pytest.approx(0.3)
     )
-    nothing = difference_table(rows[0], [("rl", "mix-25")], rows[1])
+    nothing = difference_table(rows[0], [("rl", "mix-0")], rows[1])
     assert nothing.empty and list(nothing.columns) == list(found.columns)
 
 
@@ -361,7 +361,7 @@ def test_overfitting_by_hand(tables):
     assert (full["feedback"], full["report"], full["difference"]) == pytest.approx((0.6, 0.5, 0.1))
     assert (full["low"], full["high"]) == pytest.approx((0.1, 0.1))  # of the same trajectories
     assert (sft["difference"], sft["low"], sft["high"]) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
-    assert full["n"] == 12 and "mix-25" not in found.index
+    assert full["n"] == 12 and "mix-0" not in found.index
 
 
 def test_searches_by_hand(tables):
@@ -601,7 +601,7 @@ def test_the_difference_of_two_searches_by_hand(tables):
 def test_what_the_paper_leaves_open_is_said_in_numbers(tables):
     said = dict(sentence.split(":", 1) for sentence in answers(tables))
     assert list(said) == ["Reward", "States", "Coder", "Luck", "Overfitting", "Search"]
-    assert "rl − reward-v2: not run" in said["Reward"] and "rl − mix-25: not run" in said["States"]
+    assert "rl − reward-v2: not run" in said["Reward"] and "rl − mix-0: not run" in said["States"]
     # three of ten edits failed; the exact coder mends two of them, which paid 0.5 and 0.0
     assert "of 10 edits of rl, 3 failed, 2 of them by the fault of the coder alone" in said["Coder"]
     assert "from 0.650 to 0.700" in said["Coder"]

@@ -54,8 +54,10 @@ CHANGED = {
     "rl-from-base": {"start"},
     "one-idea": {"start"},
     "random-start": {"start"},
-    "episode-wise": {"method", "equal_time"},  # one change: equal time is how this method is compared
+    # one change: equal time is how this method is compared, and its batch has as many rollouts
+    "episode-wise": {"method", "equal_time", "grpo.states_per_step", "grpo.group_size"},
     "episode-small": {"method", "equal_time", "grpo.states_per_step"},
+    "reward-v1": {"grpo.reward_form"},
     "reward-v2": {"grpo.reward_form"},
     "no-performance": {"grpo.reward_form"},
     "no-format": {"grpo.reward_form"},
@@ -64,15 +66,15 @@ CHANGED = {
     "tasks-3": {"tasks"},
     "tasks-6": {"tasks"},
     "pool-36": {"grpo.pool_size"},
-    "mix-25": {"on_policy"},
-    "mix-50": {"on_policy"},
+    "mix-0": {"grpo.onpolicy_share"},
+    "mix-50": {"grpo.onpolicy_share"},
 }
 MEASURING = {"evaluate.k", "grpo.eval_every"}
 
 
 def everything(arm):
     """Return all that makes an arm what it is, by name."""
-    found = {name: getattr(arm, name) for name in ("start", "method", "tasks", "on_policy", "equal_time")}
+    found = {name: getattr(arm, name) for name in ("start", "method", "tasks", "equal_time")}
     constants = {f"{row['stage']}.{row['name']}": row["value"] for row in arm.profile().as_rows()}
     return found | {name: value for name, value in constants.items() if name not in MEASURING}
 
@@ -87,7 +89,7 @@ def test_each_arm_differs_from_the_full_method_in_one_thing():
 
 def test_names_are_unique_and_every_arm_is_in_the_order_of_work_once():
     names = [arm.name for arm in ARMS]
-    assert len(set(names)) == len(names) == 18
+    assert len(set(names)) == len(names) == 19
     assert sorted(ORDER) == sorted(names)
     assert set(FIRST_GUESS) == {family(unit) for unit in units_of_seed(0)}
 
@@ -98,9 +100,9 @@ def test_the_profile_of_each_arm_is_valid(arm):
     assert profile.name == f"ablations/{arm.name}" and profile.grpo.reward_form in FORMS
     assert (profile.workers, profile.threads) == (1, 1)  # a unit has one core
     assert profile.evaluate.k == (8 if arm.group == "main" else get_profile("ablations").evaluate.k)
-    assert arm.group in GROUPS and arm.start in STARTS and arm.method in METHODS and 0 <= arm.on_policy <= 1
+    assert arm.group in GROUPS and arm.start in STARTS and arm.method in METHODS
     assert arm.label and arm.question and arm.paper
-    assert not (arm.method == "none" and (arm.on_policy or arm.tasks or arm.equal_time))
+    assert not (arm.method == "none" and (arm.tasks or arm.equal_time))
 
 
 def test_the_subsets_of_tasks_are_nested_and_held_in():
@@ -125,7 +127,7 @@ def test_units_come_after_what_they_need_and_each_is_there_once():
     names = [unit.name for unit in units]
     assert len(set(names)) == len(names) and {unit.seed for unit in units} == {3}
     # four collections, five starts, an arm each, one search
-    assert Counter(unit.kind for unit in units) == {"collect": 4, "sft": 5, "arm": 18, "search": 1}
+    assert Counter(unit.kind for unit in units) == {"collect": 4, "sft": 5, "arm": 19, "search": 1}
     for place, unit in enumerate(units):
         assert set(unit.needs) <= set(names[:place]), unit
 
@@ -234,7 +236,7 @@ def test_a_plan_holds_the_wanted_arms_with_what_they_need_the_first_arms_first(t
 
 def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
     units = plan(tmp_path, (0, 1, 2)).units
-    assert len(units) == len(set(units)) == 3 * 28
+    assert len(units) == len(set(units)) == 3 * 29
     for place, unit in enumerate(units):
         assert all(is_there(units[:place], unit.seed, need) for need in unit.needs), unit
     assert names(units[-3:]) == ["search"] * 3
@@ -287,7 +289,7 @@ def test_finished_units_are_kept_and_the_rest_is_estimated_by_hand(tmp_path):
     like = next(unit for unit in at.left if unit.name == "arm-tasks-3")
     other = next(unit for unit in at.left if unit.name == "arm-full")
     assert (at.expected(like), at.expected(other)) == (340.0, 500.0)
-    assert at.expected(Unit(0, "arm-mix-25")) == 420.0  # the mean of its kind
+    assert at.expected(Unit(0, "arm-mix-0")) == 420.0  # the mean of its kind
     assert at.expected(Unit(0, "search")) == FIRST_GUESS["search"]
 
 

@@ -57,7 +57,7 @@ def test_every_constant_has_a_source_and_every_deviation_a_reason(name):
 def test_a_profile_is_plain_data(name):
     profile = get_profile(name)
     assert json.loads(json.dumps(profile.to_json(), allow_nan=False))["grpo"]["steps"] == profile.grpo.steps
-    assert profile.grpo.group_size >= (4 if name == "reader" else 8)
+    assert profile.grpo.group_size >= (8 if get_profile(name).card_gb else 4)
     with pytest.raises(dataclasses.FrozenInstanceError):
         profile.grpo.steps = 1
 
@@ -87,7 +87,7 @@ def test_an_unknown_name_is_told_the_closest(wrong, right):
 def test_with_values_changes_a_copy():
     arm = get_profile("laptop").with_values("v2-arm", grpo__reward_form="v2", workers=4)
     assert (arm.name, arm.grpo.reward_form, arm.workers) == ("v2-arm", "v2", 4)
-    assert get_profile("laptop").grpo.reward_form == "v1"
+    assert get_profile("laptop").grpo.reward_form == "gain"
     assert arm.grpo.steps == get_profile("laptop").grpo.steps
 
 

@@ -19,52 +19,59 @@ def edited(before, after, init, best, form="v1"):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "init", "best", "v1", "v2"),
+    ("before", "after", "init", "best", "v1", "v2", "gain"),
     [
         # higher is better: one percent of the way up is sigmoid(1), one percent down is sigmoid(-1)
-        (0.50, 0.505, 0.5, 1.0, 0.7310585786, 0.01),
-        (0.505, 0.50, 0.5, 1.0, 0.2689414214, -0.01),
+        (0.50, 0.505, 0.5, 1.0, 0.7310585786, 0.01, 0.01),
+        (0.505, 0.50, 0.5, 1.0, 0.2689414214, -0.01, -0.01),
         # the same where lower is better: best - init is negative, so a fall pays
-        (10.0, 9.92, 10.0, 2.0, 0.7310585786, 0.01),
-        (9.92, 10.0, 10.0, 2.0, 0.2689414214, -0.01),
-        # nothing gained; the whole way; beyond the best known (neither version clips)
-        (0.7, 0.7, 0.5, 1.0, 0.5, 0.0),
-        (10.0, 2.0, 10.0, 2.0, 1.0, 1.0),
-        (0.5, 1.25, 0.5, 1.0, 1.0, 1.5),
+        (10.0, 9.92, 10.0, 2.0, 0.7310585786, 0.01, 0.01),
+        (9.92, 10.0, 10.0, 2.0, 0.2689414214, -0.01, -0.01),
+        # nothing gained; the whole way; beyond the best known (neither version clips, ours does)
+        (0.7, 0.7, 0.5, 1.0, 0.5, 0.0, 0.0),
+        (10.0, 2.0, 10.0, 2.0, 1.0, 1.0, 1.0),
+        (0.5, 1.25, 0.5, 1.0, 1.0, 1.5, 1.0),
         # below the starter: v2 has no floor either
-        (0.5, -0.5, 0.5, 1.0, 0.0, -2.0),
+        (0.5, -0.5, 0.5, 1.0, 0.0, -2.0, -1.0),
         # m_t is the state's score, not the starter's
-        (0.9, 0.905, 0.5, 1.0, 0.7310585786, 0.01),
+        (0.9, 0.905, 0.5, 1.0, 0.7310585786, 0.01, 0.01),
     ],
 )
-def test_the_performance_part_by_hand(before, after, init, best, v1, v2):
+def test_the_performance_part_by_hand(before, after, init, best, v1, v2, gain):
     assert edited(before, after, init, best) == pytest.approx(v1, abs=1e-9)
     assert edited(before, after, init, best, "v2") == pytest.approx(v2, abs=1e-12)
+    assert edited(before, after, init, best, "gain") == pytest.approx(gain, abs=1e-12)
 
 
 @pytest.mark.parametrize(
     ("outcome", "values"),
-    [  #                       v1   v2   no-performance, no-format, no-corner
-        (Outcome.INVALID, (0.0, -1.0, 0.0, 0.5, 0.0)),
-        (Outcome.ERROR, (0.0, -1.0, 0.0, 0.5, 0.0)),
-        (Outcome.NEUTRAL, (0.5, 0.0, 0.5, 0.5, 0.5)),
-        (Outcome.CORNER, (0.5, 0.0, 0.5, 0.5, 0.0)),
+    [  #                       v1   v2  gain  v1 without performance, format, corner; gain without them
+        (Outcome.INVALID, (0.0, -1.0, -1.0, 0.0, 0.5, 0.0, -1.0, 0.0, -1.0)),
+        (Outcome.ERROR, (0.0, -1.0, -1.0, 0.0, 0.5, 0.0, -1.0, 0.0, -1.0)),
+        (Outcome.NEUTRAL, (0.5, 0.0, 0.0, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0)),
+        (Outcome.CORNER, (0.5, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, -1.0)),
     ],
 )
 def test_the_constant_parts_in_every_form(outcome, values):
-    assert FORMS == ("v1", "v2", "v1-no-performance", "v1-no-format", "v1-no-corner")
+    assert FORMS[:3] == ("v1", "v2", "gain")
+    assert FORMS[3:6] == ("v1-no-performance", "v1-no-format", "v1-no-corner")
+    assert FORMS[6:] == ("gain-no-performance", "gain-no-format", "gain-no-corner")
     assert tuple(step_reward(outcome, init=4.0, best=0.0, form=form) for form in FORMS) == values
 
 
 def test_without_the_performance_part_only_the_sign_counts():
     form = "v1-no-performance"
     assert [edited(4.0, after, 4.0, 0.0, form) for after in (3.999, 4.0, 4.001)] == [1.0, 0.5, 0.0]
+    form = "gain-no-performance"
+    assert [edited(4.0, after, 4.0, 0.0, form) for after in (3.999, 4.0, 4.001)] == [1.0, 0.0, -1.0]
 
 
 def test_the_other_ablations_leave_the_performance_part_alone():
     full = edited(0.50, 0.505, 0.5, 1.0)
     assert edited(0.50, 0.505, 0.5, 1.0, "v1-no-format") == full
     assert edited(0.50, 0.505, 0.5, 1.0, "v1-no-corner") == full
+    for part in ("format", "corner"):
+        assert edited(0.50, 0.505, 0.5, 1.0, f"gain-no-{part}") == pytest.approx(0.01)
 
 
 @given(before=SCORES, after=SCORES, init=SCORES, best=SCORES, form=st.sampled_from(FORMS))
@@ -73,11 +80,11 @@ def test_a_reward_is_finite_in_its_range_and_has_the_sign_of_the_change(before, 
         return
     value = edited(before, after, init, best, form)
     assert math.isfinite(value)
-    neutral = 0.0 if form == "v2" else 0.5
+    neutral = 0.5 if form.startswith("v1") else 0.0
     better = (after - before) * (1 if best > init else -1)
     assert (value >= neutral) if better >= 0 else (value <= neutral)
     if form != "v2":
-        assert 0.0 <= value <= 1.0
+        assert (0.0 if neutral else -1.0) <= value <= 1.0
 
 
 @given(before=SCORES, after=SCORES, form=st.sampled_from(FORMS))

@@ -34,7 +34,6 @@ class Arm:
         start: Which SFT it starts from, one of `STARTS`; ``none`` is the pocket base with a fresh adapter.
         method: ``step-wise``, ``episode-wise``, or ``none`` for a policy that is only measured.
         tasks: Training tasks of the pool; all nine where empty.
-        on_policy: Share of groups that start from a state that the policy itself has reached, 0 to 1.
         equal_time: Whether training ends when the charged seconds of ``full`` (same seed) are spent.
         changes: Constants that differ from the profile ``ablations``.
     """
@@ -47,7 +46,6 @@ class Arm:
     start: str = "far-apart"
     method: str = "step-wise"
     tasks: tuple[str, ...] = ()
-    on_policy: float = 0.0
     equal_time: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
 

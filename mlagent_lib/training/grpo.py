@@ -5,7 +5,7 @@ Differs from the paper, and each difference is named in the notebook where it ha
 * GRPO (arXiv 2402.03300) for PPO: the mean of G actions from one state is the baseline, so no critic is
   trained. The paper allows it ("any RL algorithm applies").
 * LoRA for full fine-tuning; the reference of the KL term is the SFT adapter.
-* The checkpoint is chosen on states kept back for it; the paper takes the last.
+* The checkpoint is chosen by short trajectories, or on states kept back for it; the paper takes the last.
 
 Rows of the dataset are states, and TRL repeats each row G times in a batch, so a group never mixes states.
 """
@@ -28,7 +28,7 @@ from mlagent_lib.core.artifacts import damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json, write_text
 from mlagent_lib.core.profiles import GRPOProfile, Loading, Profile
-from mlagent_lib.core.seeding import derive_seed, rng
+from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, base_coder, load, save_adapter
@@ -36,14 +36,20 @@ from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.memory import VLLM_SHARE
 from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
 from mlagent_lib.training.processes import from_main, is_main, over_processes, plan_batch, world_size
-from mlagent_lib.training.scoring import BatchReward, StepReward, evaluate_steps
+from mlagent_lib.training.scoring import (
+    BatchReward,
+    ShortTrajectories,
+    StepReward,
+    bounded_gap,
+    evaluate_steps,
+)
 from mlagent_lib.training.trainer import StepTrainer
 from mlagent_lib.training.trl_settings import check_held, common_settings, make_config, prepare_trainer
 
 log = logging.getLogger("mlagent.grpo")
 
 MAX_OVERFLOWS = 10  # ours: updates in a row that float16 may skip; its scaler halves its factor each time
-FOCUS = "focus.json"  # in a checkpoint: what is left to gain in which task
+MEMORY = "memory.json"  # in a checkpoint: what is left to gain in which task, and where the policy has been
 LONGEST = 100_000  # updates: where time ends a training, their number does not
 
 
@@ -72,13 +78,12 @@ def train_grpo(
     Args:
         profile: Model, coder, prompts and the settings of ``grpo``.
         pool: States to act from.
-        select: States kept back to choose the checkpoint on; never trained on.
+        select: States kept back for the curve and the choice of the checkpoint; never trained on.
         make_tools: Takes the base model's coder where the profile has it, else None; returns the toolbox.
         adapter: The SFT adapter to start from; also the reference of the KL term.
-        arm: Method and share of on-policy states; the full method where None. ``episode-wise`` trains on
+        arm: Its method counts; the full method where None. ``episode-wise`` trains on
             whole trajectories from the starters of the pool's tasks, the paper's baseline: a step then takes
-            ``states_per_step`` tasks and ``group_size`` trajectories of each. A training with on-policy
-            states starts anew after an interruption: what the policy has visited is not kept.
+            ``states_per_step`` tasks and ``group_size`` trajectories of each.
         charged_limit: Training ends after the step that reaches this many charged seconds, in place of a
             number of updates.
         progress: Called with each row of metrics.
@@ -91,6 +96,7 @@ def train_grpo(
     """
     arm, grpo, prompter = arm or get_arm("full"), profile.grpo, Prompter.of(profile)
     episodes = arm.method == "episode-wise"
+    known = pool.states
     if episodes:
         pool = _starters(pool)
     if len(pool) < grpo.states_per_step:
@@ -108,28 +114,23 @@ def train_grpo(
         prompt = prompter.messages(state, tools.task(state.task))
         return {"prompt": prompt, "state_id": state.id, "task": state.task}
 
-    def measure(step: int) -> dict:
-        stream = derive_seed(seed, "grpo-select", step)
-        found = evaluate_steps(
-            generate, select, tools, prompter, form=grpo.reward_form, seed=stream, samples=grpo.eval_samples
-        )
-        return found.statistics
-
     shape = {"form": grpo.reward_form, "group_size": grpo.group_size, "scale": grpo.scale_rewards}
     if episodes:
         reward = EpisodeReward(pool.by_id(), tools, prompter, **shape)
     else:
         reward = StepReward(pool.by_id(), tools, **shape)
-    if arm.on_policy:
-        reward.visited = OnPolicyStates(
-            arm.on_policy, group_size=grpo.group_size, max_steps=prompter.max_steps, row_of=row_of,
-            stream=rng(seed, "on-policy"),
-        )  # fmt: skip
-        if is_main():
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
     passes, checkpoint = _last_checkpoint(out) or (0, None)
-    if grpo.focus and not episodes:
-        reward.focus = _focus(grpo, pool, row_of, seed, checkpoint)
+    if not episodes:
+        _remember(reward, grpo, pool, row_of, prompter, seed, checkpoint)
+    short = ShortTrajectories.of(known, select, grpo, seed)
+
+    def measure(step: int) -> dict:
+        stream = derive_seed(seed, "grpo-select", step)
+        form, samples = grpo.reward_form, grpo.eval_samples
+        found = evaluate_steps(generate, select, tools, prompter, form=form, seed=stream, samples=samples)
+        told = {name: found.statistics[name] for name in ("reward", "validity", "unscored")}
+        return told | (short.measure(generate, tools, prompter, stream) if short.starts else {})
+
     if is_main():
         _forget_after(out / "metrics.jsonl", passes // grpo.num_iterations if checkpoint else -1)
     recorder = Recorder(
@@ -145,15 +146,22 @@ def train_grpo(
     return from_main(_finish(trainer.model, out, adapter, recorder.metrics, seconds) if is_main() else None)
 
 
-def _focus(
-    grpo: GRPOProfile, pool: StatePool, row_of: Callable[[State], dict], seed: int, checkpoint: str | None
-) -> Focus:
-    """Return where groups start more often, with what a checkpoint remembers."""
+def _remember(
+    reward: StepReward, grpo: GRPOProfile, pool: StatePool, row_of: Callable[[State], dict],
+    prompter: Prompter, seed: int, checkpoint: str | None,
+) -> None:  # fmt: skip
+    """Let groups start where most is left to gain or where the policy has been, as a checkpoint knows it."""
     stream = derive_seed(seed, "focus", os.environ.get("RANK", "0"))  # processes draw states of their own
-    focus = Focus(pool.states, grpo.focus, group_size=grpo.group_size, row_of=row_of, seed=stream)
+    shared = {"group_size": grpo.group_size, "row_of": row_of, "seed": stream}
+    if grpo.focus:
+        reward.focus = Focus(pool.states, grpo.focus, **shared)
+    if grpo.onpolicy_share:
+        reward.visited = OnPolicyStates(
+            grpo.onpolicy_share, max_steps=prompter.max_steps,
+            gap_of=lambda state: bounded_gap(state, reward.tools.task(state.task)), **shared,
+        )  # fmt: skip
     if checkpoint:
-        focus.go_on(json.loads((Path(checkpoint) / FOCUS).read_text(encoding="utf-8")))
-    return focus
+        reward.go_on(json.loads((Path(checkpoint) / MEMORY).read_text(encoding="utf-8")))
 
 
 def _starters(pool: StatePool) -> StatePool:
@@ -310,8 +318,7 @@ class Recorder:
 
     def saved(self, checkpoint: Path) -> None:
         """Put into a checkpoint what the reward function remembers, and its sums beside it."""
-        if focus := getattr(self.reward, "focus", None):
-            write_json(checkpoint / FOCUS, focus.to_json())
+        write_json(checkpoint / MEMORY, self.reward.to_json())
         write_json(checkpoint.with_suffix(".json"), hashes_below(checkpoint))
 
     def kept_back(self, step: int, model) -> None:
@@ -322,7 +329,7 @@ class Recorder:
         if not any(row.get("split") == "holdout" and row["step"] == step for row in known):
             found = self._measure(step)
             row = {"split": "holdout", "step": step, "charged": round(self.charged, 3)}
-            self._write(row | {name: found[name] for name in ("reward", "validity", "unscored")})
+            self._write(row | found)
         best = _best_row(self.metrics)
         if best["step"] == step:
             _save_adapter(model, self.out / "best")
@@ -444,6 +451,7 @@ def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> d
     return {
         "chosen_step": best["step"],
         "chosen_holdout_reward": best["reward"],
+        **({"chosen_gap": best["gap"]} if "gap" in best else {}),
         "steps": rows[-1]["step"] if rows else 0,
         "unscored": sum(row["unscored"] for row in rows),
         "seconds": round(seconds, 2),
@@ -456,9 +464,13 @@ def _gradient(norm: float) -> dict:
 
 
 def _best_row(metrics: Path) -> dict:
-    """Return the row of the best checkpoint: highest reward on the states kept back, the earlier in a tie."""
+    """Return the row of the best checkpoint, the earlier in a tie.
+
+    That is the most of the gap closed by short trajectories, or where none were made the highest reward on
+    the states kept back.
+    """
     rows = [row for row in read_jsonl(metrics)[0] if row.get("split") == "holdout"]
-    return max(rows, key=lambda row: (row["reward"], -row["step"]))
+    return max(rows, key=lambda row: (row.get("gap", row["reward"]), -row["step"]))
 
 
 def _save_adapter(model, folder: Path) -> None:

@@ -22,7 +22,7 @@ from mlagent_lib.environment.workspace import State
 PARTS = ("train", "select", "test")
 POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
 FADE = 0.8  # ours: of a task's mean reward that a new group leaves: about the last five groups count
-RECENT = 128  # ours: states remembered, some four batches of the arms, so that they are the policy's of now
+RECENT = 256  # ours: states remembered, the edits of some three batches, so that they are the policy's of now
 
 
 def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict[str, list[dict]]:
@@ -153,49 +153,59 @@ class OnPolicyStates:
     """Replaces a share of a batch's groups by groups that start where the policy itself has been.
 
     The paper draws states from the expert only, and says that this costs little (section 4.2); its reviewers
-    asked for the measurement. Where the policy has just been is known for nothing: each action of a batch
-    leaves a state behind, from which a later batch may start.
+    asked for the measurement. Hardly any expert state lies behind the policy's favourite edit, so nothing
+    else teaches what to do after it. Each edit of a batch that ran leaves a state behind, for nothing.
 
     Args:
         share: Of the groups, 0 to 1.
         max_steps: Length of a trajectory: no group starts at its end.
         row_of: Returns the data set's row for a state.
+        gap_of: Returns the share of its task's gap that a state has closed.
+        seed: Of the draws; each batch has a stream of its own.
     """
 
     def __init__(
-        self,
-        share: float,
-        *,
-        group_size: int,
-        max_steps: int,
-        row_of: Callable[[State], dict],
-        stream: np.random.Generator,
-    ):
-        self.share, self.group_size, self.max_steps = share, group_size, max_steps
-        self._row_of, self._stream = row_of, stream
+        self, share: float, *, group_size: int, max_steps: int, row_of: Callable[[State], dict],
+        gap_of: Callable[[State], float], seed: int,
+    ):  # fmt: skip
+        self.share, self.group_size, self.max_steps, self.seed = share, group_size, max_steps, seed
+        self._row_of, self._gap_of = row_of, gap_of
         self._states: deque[State] = deque(maxlen=RECENT)
-        self.used = 0
+        self.batches = self.used = 0
 
     def visit(self, results: Sequence[StepResult]) -> None:
-        """Remember the states that these steps have led to, where an agent could go on from them."""
+        """Remember the states behind edits that ran, where an agent could go on from them."""
         for result in results:
-            goes_on = not result.state.done and result.state.step < self.max_steps
-            if goes_on and result.outcome in (Outcome.EDITED, Outcome.ERROR, Outcome.CORNER):
+            if result.outcome is Outcome.EDITED and result.state.step < self.max_steps:
                 self._states.append(result.state)
 
     def mix(self, rows: Sequence[dict]) -> tuple[list[dict], dict[str, State]]:
-        """Return the rows of a batch with groups replaced, and the states of the new ones by id."""
-        mixed, states = [], {}
-        self.used = 0
-        for start in range(0, len(rows), self.group_size):
-            group = list(rows[start : start + self.group_size])
-            if self._states and self._stream.random() < self.share:
-                state = self._states[int(self._stream.integers(len(self._states)))]
-                states[state.id] = state
-                group = [self._row_of(state)] * len(group)
-                self.used += 1
-            mixed += group
+        """Return the rows of a batch with groups replaced, and the states of the new ones by id.
+
+        A group gets a random task that was visited and the better of two random states of it.
+        """
+        stream, mixed, states = rng(self.seed, "on-policy", self.batches), list(rows), {}
+        groups = len(rows) // self.group_size
+        self.batches += 1
+        self.used = round(self.share * groups) if self._states else 0
+        tasks = sorted({state.task for state in self._states})
+        for group in stream.permutation(groups)[: self.used]:
+            task = tasks[int(stream.integers(len(tasks)))]
+            own = [state for state in self._states if state.task == task]
+            state = max((own[int(index)] for index in stream.integers(len(own), size=2)), key=self._gap_of)
+            states[state.id] = state
+            start = int(group) * self.group_size
+            mixed[start : start + self.group_size] = [self._row_of(state)] * self.group_size
         return mixed, states
+
+    def to_json(self) -> dict:
+        """Return what is remembered, for a checkpoint."""
+        return {"batches": self.batches, "states": [state.to_json() for state in self._states]}
+
+    def go_on(self, known: dict) -> None:
+        """Take up what a checkpoint holds."""
+        self.batches = known["batches"]
+        self._states.extend(State.from_json(row) for row in known["states"])
 
 
 class Focus:

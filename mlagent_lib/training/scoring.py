@@ -10,15 +10,21 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError, Unscored
+from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
 from mlagent_lib.training.pool import Focus, OnPolicyStates
+
+if TYPE_CHECKING:
+    from mlagent_lib.core.profiles import GRPOProfile
+    from mlagent_lib.tasks.task import Task
 
 _GUARD = 1e-4  # TRL's, where all rewards are equal
 
@@ -51,6 +57,10 @@ class BatchReward:
 
     def begin(self, replies: Sequence[str]) -> None:
         """Let the scripts of these replies start, where they can start before they are waited for."""
+
+    def to_json(self) -> dict:
+        """Return what later batches depend on, for a checkpoint."""
+        return {}
 
 
 class StepReward(BatchReward):
@@ -89,6 +99,16 @@ class StepReward(BatchReward):
         self._pending, self._begun = [], 0
         self._clock.start()
         return super().start_batch(rows)
+
+    def to_json(self) -> dict:
+        """Return what later batches depend on, for a checkpoint."""
+        known = {"focus": self.focus, "visited": self.visited}
+        return {name: memory.to_json() for name, memory in known.items() if memory is not None}
+
+    def go_on(self, known: dict) -> None:
+        """Take up what a checkpoint holds."""
+        for name, memory in known.items():
+            getattr(self, name).go_on(memory)
 
     def begin(self, replies: Sequence[str]) -> None:
         """Let the scripts of the batch's next replies start; the next call waits for them."""
@@ -270,6 +290,78 @@ class StepEvaluation:
 
     statistics: dict
     rows: list[dict]
+
+
+@dataclass(frozen=True)
+class ShortTrajectories:
+    """A few trajectories of a few steps, by whose ends a checkpoint is chosen: as an agent works.
+
+    Single steps pay the same for an edit that helps once and for one after which nothing more is gained, so
+    the mean reward of a step may rise while trajectories get worse. Ours.
+
+    Attributes:
+        starts: A state for each trajectory.
+        steps: Longest of them.
+    """
+
+    starts: tuple[State, ...]
+    steps: int
+
+    @classmethod
+    def of(cls, pool: Iterable[State], kept_back: Iterable[State], grpo: GRPOProfile, seed: int) -> Self:
+        """Return those of a profile: for each task of the pool its starter and states kept back in turn.
+
+        Where a task has no state of the one kind, those of the other stand in.
+        """
+        first = {state.task: state for state in pool if state.step == 0}
+        later: dict[str, list[State]] = {task: [] for task in first}
+        for state in kept_back:
+            later.setdefault(state.task, []).append(state)
+        starts = []
+        for task, own in sorted(later.items()):
+            order = [own[index] for index in rng(seed, "short", task).permutation(len(own))]
+            turns = (order or [first[task]], [first[task]] if task in first else order)
+            for number in range(grpo.eval_trajectories):
+                kind = turns[(number + 1) % 2]
+                starts.append(kind[number // 2 % len(kind)])
+        return cls(tuple(starts), grpo.eval_steps)
+
+    def measure(
+        self, generate: Callable[[list[list[dict]], int], list[str]], tools: Toolbox, prompter: Prompter,
+        seed: int,
+    ) -> dict[str, float]:  # fmt: skip
+        """Return ``gap``, the mean share of the gap closed by the last submissions, and ``gap_unscored``.
+
+        Shares are of the feedback labels and bounded at -1 and 1, as a step's reward is. Trajectories that
+        we failed to score are left out of the mean and counted.
+
+        Args:
+            generate: Takes conversations and a seed, returns replies.
+
+        Raises:
+            Unscored: None could be scored.
+        """
+        states: list[State | None] = list(self.starts)
+        for step in range(self.steps):
+            active = [
+                index for index, state in enumerate(states)
+                if state is not None and not state.done and state.step < prompter.max_steps
+            ]  # fmt: skip
+            prompts = [prompter.messages(states[i], tools.task(states[i].task)) for i in active]
+            replies = generate(prompts, derive_seed(seed, "short", step)) if active else []
+            results = run_steps([(states[i], text) for i, text in zip(active, replies, strict=True)], tools)
+            for index, result in zip(active, results, strict=True):
+                states[index] = None if result.outcome is Outcome.UNSCORED else result.state
+        ends = [bounded_gap(state, tools.task(state.task)) for state in states if state is not None]
+        if not ends:
+            raise Unscored("no short trajectory could be scored", cure="repair what failed, then run again")
+        return {"gap": round(statistics.fmean(ends), 6), "gap_unscored": len(states) - len(ends)}
+
+
+def bounded_gap(state: State, task: Task) -> float:
+    """Return the share of the gap that a state's last valid score closes on feedback labels, from -1 to 1."""
+    start, best = task.baseline["feedback"], task.best["feedback"]
+    return min(max((state.score - start) / (best - start), -1.0), 1.0)
 
 
 def evaluate_steps(

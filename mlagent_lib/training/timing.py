@@ -115,7 +115,8 @@ def minutes_of(profile: Profile, speed: Speed) -> dict[str, float]:
     actions = grpo.states_per_step * grpo.group_size
     read = grpo.states_per_step * prompt + actions * reply
     update = read * speed.learn * REFERENCE * grpo.num_iterations + actions * written * speed.sample
-    chosen = (grpo.steps / grpo.eval_every + 1) * grpo.eval_states * grpo.eval_samples
+    short = tasks["collect"] * grpo.eval_trajectories * grpo.eval_steps
+    chosen = (grpo.steps / grpo.eval_every + 1) * (grpo.eval_states * grpo.eval_samples + short)
     acted = tasks["evaluate"] * profile.evaluate.k * profile.evaluate.max_steps
     with_model = len(set(profile.evaluate.policies) - {"starter", "random-ideas"})
     seconds = {
