@@ -33,16 +33,31 @@ def _exposed(rng: np.random.Generator, images: np.ndarray, noise: float) -> np.n
     return images * gain + offset + rng.normal(0, noise, images.shape)
 
 
+def _dimmed(rng: np.random.Generator, images: np.ndarray, darkest: float, noise: float) -> np.ndarray:
+    """Return images (around 0) at a random brightness and a gain from ``darkest`` to 1, with noise.
+
+    A tenfold range of gains hides how strong a pattern is, but not how strong it is for its picture.
+    """
+    n = len(images)
+    gain, light = np.exp(rng.uniform(np.log(darkest), 0, (n, 1, 1))), rng.uniform(30, 70, (n, 1, 1))
+    return images * gain + light + rng.normal(0, noise, images.shape)
+
+
+def _ground(rng: np.random.Generator, n: int, smooth: float, rough: tuple[float, float]) -> np.ndarray:
+    """Return textures around 0: smooth ones of deviation ``smooth``, with grain that differs from one to another."""
+    wide = gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 1.2, 1.2))
+    return wide / wide.std() * smooth + rng.normal(0, 1, wide.shape) * rng.uniform(*rough, (n, 1, 1))
+
+
 def cactus(rng: np.random.Generator, n: int = 2000) -> Sample:
-    """Return aerial textures; in half of them stands a column that is ribbed along its length."""
+    """Return aerial textures with a column of light and dark spines: strong ones of a cactus, or of a stump."""
     label = rng.integers(0, 2, n)
-    ground = gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 1.2, 1.2)) * 38 + 45
-    rows, columns = _grid(n)
-    angle = _column(rng.uniform(-0.35, 0.35, n))
-    centre, top = _column(rng.uniform(-2.5, 2.5, n)), _column(rng.uniform(-4, -1, n))
-    across = columns * np.cos(angle) - rows * np.sin(angle) - centre
-    body = np.exp(-((across / 1.1) ** 2)) * (rows > top) * (1 + 0.35 * np.cos(2.6 * across))
-    return sample_of(pixels(_exposed(rng, ground + _column(label * rng.uniform(8, 26, n)) * body, 5)), label)
+    ground = _ground(rng, n, 24, (1, 6))
+    body = np.exp(-((_grid(n)[1] / 4) ** 4))
+    spines = rng.normal(0, 1, (1, SIDE, SIDE))
+    spines = np.sign(spines - gaussian_filter(spines, (0, 1, 1))) * body
+    strength = _column(3 * (0.55 + 1.05 * label + rng.normal(0, 0.2, n)))
+    return sample_of(pixels(_dimmed(rng, ground + strength * spines, 0.1, 1)), label)
 
 
 def leaves(rng: np.random.Generator, n: int = 2100) -> Sample:
