@@ -117,35 +117,29 @@ def visits(rng: np.random.Generator) -> Sample:
 
 
 def homes(rng: np.random.Generator, n: int = 2400) -> Sample:
-    """Return generated homes with gaps and categories; the answer is the price in 10,000."""
-    area = np.exp(rng.normal(4.6, 0.4, n))
-    lot = area * np.exp(rng.normal(0.8, 0.7, n))
-    year = 2024 - np.minimum(rng.gamma(2, 20, n), 110)
-    rooms = np.clip(np.round(area / 28 + rng.normal(0, 0.8, n)), 1, 9)
-    garage = rng.choice([0, 1, 2], n, p=[0.3, 0.5, 0.2]).astype(float)
-    districts = np.array(["harbour", "old-town", "hill", "station", "mill", "park", "field", "quarry"])
-    district = rng.integers(0, len(districts), n)
-    worth = np.array([0.35, 0.25, 0.4, -0.1, -0.2, 0.15, 0.0, -0.45])[district]
-    conditions = np.array(["poor", "fair", "good", "new"])
-    condition = np.clip(np.round(1.4 + (year - 1985) / 30 + rng.normal(0, 0.8, n)), 0, 3).astype(int)
-    heating = rng.choice(["gas", "oil", "heat-pump", "stove"], n, p=[0.5, 0.2, 0.2, 0.1])
-    log_price = (
-        2.6
-        + 0.75 * (np.log(area) - 4.6)
-        + 0.12 * (np.log(lot) - 5.4)
-        + worth
-        + 0.14 * condition
-        + 0.05 * garage
-        + 0.08 * (heating == "heat-pump")
-        - 0.12 * (heating == "stove")
-        + 0.25 * ((year - 1985) / 40) ** 2 * (district < 3)
-        + rng.normal(0, 0.09, n)
-    )
-    inputs = pd.DataFrame(
-        {"area": area.round(), "lot": lot.round(), "year": year.round(), "rooms": rooms, "garage": garage}
-    )
-    inputs = inputs.mask(rng.random(inputs.shape) < 0.08)
-    inputs = inputs.assign(district=districts[district], condition=conditions[condition], heating=heating)
+    """Return generated homes with gaps and categories; the answer is the price in 10,000.
+
+    Each number and each category moves the logarithm of the price, independently of the others.
+    """
+    numbers = {"area": (120, 30, 1), "lot": (700, 200, 1), "year": (1985, 20, 1), "centre": (5000, 1500, -1),
+               "sun": (1500, 200, 1), "noise": (55, 8, -1)}  # fmt: skip
+    words = {
+        "district": ("harbour", "old-town", "hill", "station", "mill", "park", "field", "quarry"),
+        "style": ("cottage", "row", "villa", "tower", "farm", "loft"),
+        "condition": ("poor", "fair", "good", "new"),
+        "heating": ("gas", "oil", "heat-pump", "stove"),
+    }
+    log_price, inputs = 2.6 + rng.normal(0, 0.1, n), pd.DataFrame()
+    for name, (mean, deviation, sign) in numbers.items():
+        own = rng.normal(0, 1, n)
+        inputs[name] = (mean + deviation * own).round()
+        log_price += 0.3 * sign * own
+    inputs = inputs.mask(rng.random(inputs.shape) < 0.04)
+    for (name, levels), weight in zip(words.items(), (0.9, 0.7, 0.6, 0.5), strict=True):
+        worth = rng.permutation(np.linspace(-weight, weight, len(levels)))
+        level = rng.integers(0, len(levels), n)
+        log_price += worth[level]
+        inputs[name] = np.array(levels)[level]
     return sample_of(inputs, np.exp(log_price).round(2))
 
 
