@@ -248,8 +248,8 @@ def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
 
 def test_without_seeds_the_close_claims_have_five_and_the_rest_three(tmp_path):
     units = plan(tmp_path).units
-    assert units[: 3 * 28] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
-    more = units[3 * 28 :]
+    assert units[: 3 * 29] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
+    more = units[3 * 29 :]
     assert {unit.seed for unit in more} == {3, 4} == set(MORE_SEEDS)
     # C4: sft, full, RL from base; C5: the parts of the reward; C6: number of tasks; C7: sft, full
     wanted = {*(arm_of(who).name for who in TASK_COUNTS), *REWARD_PARTS, "rl-from-base"}

@@ -33,6 +33,7 @@ from mlagent_lib.training.grpo import (
 )
 from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
 from mlagent_lib.training.scoring import (
+    ShortTrajectories,
     StepReward,
     evaluate_steps,
     fill_groups,
@@ -378,14 +379,17 @@ def test_the_spread_of_rewards_is_over_the_batch_as_the_glossary_says(
 def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypatch):
     monkeypatch.setattr(grpo, "_save_adapter", lambda model, folder: folder.mkdir(parents=True))
     reward = StepReward({state.id: state for state in states}, tools, form="v1", group_size=2)
-    reward.visited = OnPolicyStates(0.5, group_size=2, max_steps=6, row_of=None, stream=None)
+    reward.visited = OnPolicyStates(
+        0.5, group_size=2, max_steps=6, row_of=None, gap_of=None, seed=0
+    )  # fmt: skip
     rewards(reward, [states[0]] * 2, PAYS, WASTES)
     episodes = EpisodeReward({}, tools, Prompter("pocket", 6), form="v1", group_size=1)
     statistics_of_episodes = episodes._statistics([], 0)
     logs = {"loss": 0.1, "learning_rate": 0.1, "reward_std": 0.2, "grad_norm": 1.0}
     for number, last in enumerate((reward.last, statistics_of_episodes), start=1):
         reward.last = last
-        recorder = Recorder(tmp_path, reward, lambda step: reward.last, lambda row: None, 0.0)
+        told = reward.last | {"gap": 0.1, "gap_unscored": 0}
+        recorder = Recorder(tmp_path, reward, lambda step, told=told: told, lambda row: None, 0.0)
         recorder.float16 = True
         recorder.step_began(0)
         recorder.step_ended(1)
@@ -395,6 +399,77 @@ def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypa
     assert {"charged", "episodes", "skipped_update", "on_policy_groups", "coder_failures"} <= logged
     assert [name for name in logged if describe(name).startswith("Not described")] == []
     assert describe("news").startswith("Not described")
+
+
+def spoken(*turns):
+    """Return a policy that says these replies, a list for each call, and the prompts that it was given."""
+    asked = []
+
+    def generate(prompts, seed):
+        asked.append([prompt[-1]["content"] for prompt in prompts])
+        return list(turns[len(asked) - 1])
+
+    return generate, asked
+
+
+def test_short_trajectories_start_from_starters_and_from_states_kept_back_in_turn(states):
+    start, later = states
+    alone = replace(later, task="other", step=3)
+    short = ShortTrajectories.of((start, later), (later, alone), GRPOProfile(eval_trajectories=3), 0)
+    assert short.steps == 3
+    # no starter of the other task is in the pool: its state kept back stands in
+    assert short.starts == (alone, alone, alone, start, later, start)
+    assert not ShortTrajectories.of((start,), (later,), GRPOProfile(eval_trajectories=0), 0).starts
+
+
+def test_the_gap_that_short_trajectories_close_by_hand(states, tools):
+    short = ShortTrajectories(tuple(states), 2)  # scores 5.0, the starter's, and 2.5; the best known is 0
+    generate, asked = spoken([neighbours(8), neighbours(12)], [final(), neighbours(96)])
+    found = short.measure(generate, tools, Prompter("pocket", 6), 0)
+    # 8 neighbours score 1.0: 0.8 of the gap; the other ends at 12.0, far below the starter: -1.4, bounded
+    assert found == {"gap": pytest.approx((0.8 - 1.0) / 2), "gap_unscored": 0}
+    assert [len(prompts) for prompts in asked] == [2, 2]
+    generate, asked = spoken([neighbours(8)])  # with one step a trajectory, the second start is an end
+    found = short.measure(generate, tools, Prompter("pocket", 1), 0)
+    assert found["gap"] == pytest.approx((0.8 + 0.5) / 2) and [len(prompts) for prompts in asked] == [1]
+
+
+def test_a_short_trajectory_that_we_fail_to_score_is_left_out_and_counted(states, tools, tmp_path):
+    lost = Unscored("no", cure="wait")
+    runner = FakeRunner(lambda request: lost if b"=20" in request.files["train.py"] else None)
+    broken = make_tools(tmp_path / "broken", runner, home=tmp_path / "tasks")
+    short = ShortTrajectories((states[0],) * 2, 1)
+    generate, _ = spoken([neighbours(8), neighbours(20)])
+    found = short.measure(generate, broken, Prompter("pocket", 6), 0)
+    assert found == {"gap": pytest.approx(0.8), "gap_unscored": 1}
+    with pytest.raises(Unscored, match="no short trajectory"):
+        ShortTrajectories((states[0],), 1).measure(
+            spoken([neighbours(20)])[0], broken, Prompter("pocket", 6), 0
+        )
+
+
+@pytest.mark.parametrize(("with_gap", "chosen"), [(True, 5), (False, 15)])
+def test_the_checkpoint_of_the_best_trajectories_is_kept_though_single_steps_pay_more_and_more(
+    states, tools, tmp_path, monkeypatch, with_gap, chosen
+):
+    def save(model, folder):
+        write_json(folder / "adapter.json", {"of": model})
+
+    monkeypatch.setattr(grpo, "_save_adapter", save)
+    gaps = {0: 0.1, 5: 0.52, 10: 0.52, 15: 0.36}  # the earlier of two equal ones
+
+    def measure(step):
+        told = {"reward": 0.01 * step, "validity": 1.0, "unscored": 0}
+        return told | ({"gap": gaps[step], "gap_unscored": 0} if with_gap else {})
+
+    reward = StepReward({}, tools, form="gain", group_size=2)
+    recorder = Recorder(tmp_path, reward, measure, lambda row: None, 0.0)
+    for step in gaps:
+        recorder.kept_back(step, f"weights {step}")
+    assert json.loads((tmp_path / "best" / "adapter.json").read_text()) == {"of": f"weights {chosen}"}
+    found = _finish("weights 15", tmp_path, tmp_path / "start", tmp_path / "metrics.jsonl", 1.0)
+    assert found["chosen_step"] == chosen and found.get("chosen_gap") == (0.52 if with_gap else None)
+    assert json.loads((tmp_path / "adapter" / "adapter.json").read_text()) == {"of": f"weights {chosen}"}
 
 
 @pytest.mark.slow
@@ -445,6 +520,7 @@ def numbers(out: Path) -> list[dict]:
         (("train", 7), {"states_per_step": 1}),
         (("holdout", 3), {"states_per_step": 1}),  # where an epoch ends
         (("train", 7), {"states_per_step": 2, "focus": 0.5}),
+        (("train", 7), {"states_per_step": 2, "onpolicy_share": 0.5, "eval_trajectories": 2}),
         (("train", 7), {"states_per_step": 2, "num_iterations": 3}),
     ],
 )
