@@ -38,6 +38,18 @@ def _misspell(rng: np.random.Generator, word: str) -> str:
     return word[0] + word[1:].replace(wrong, written, 1)
 
 
+def _slip(rng: np.random.Generator, word: str) -> str:
+    """Return the word with one letter behind the first dropped, doubled, or changed places with the next."""
+    at, how = int(rng.integers(1, len(word) - 1)), rng.integers(3)
+    return word[:at] + ("", word[at] * 2, word[at + 1] + word[at])[how] + word[at + (2 if how == 2 else 1) :]
+
+
+def _slips(rng: np.random.Generator, text: str, rate: float) -> str:
+    """Return the text with a slip of the pen in this share of its words of four letters and more."""
+    words = text.split(" ")
+    return " ".join(_slip(rng, w) if len(w) > 3 and rng.random() < rate else w for w in words)
+
+
 def _pick(rng: np.random.Generator, group: list[list[str]], learned: float) -> str:
     return group[rng.integers(len(group))][int(rng.random() < learned)]
 
@@ -72,15 +84,15 @@ def _essay(rng: np.random.Generator, skill: np.ndarray, topic: list[str], senten
     return text + "."
 
 
-def _skills(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Return four skills of n writers, of variance 1, half of it common to all four."""
-    return np.sqrt(0.5) * (rng.normal(size=(n, 1)) + rng.normal(size=(n, 4)))
+def _skills(rng: np.random.Generator, n: int, common: float = 0.5) -> np.ndarray:
+    """Return four skills of n writers, of variance 1, this share of it common to all four."""
+    return np.sqrt(common) * rng.normal(size=(n, 1)) + np.sqrt(1 - common) * rng.normal(size=(n, 4))
 
 
-def essays(rng: np.random.Generator, n: int = 1600) -> Sample:
+def essays(rng: np.random.Generator, n: int = 1300) -> Sample:
     """Return generated essays of learners, each with four marks from 1 to 5."""
-    skill, topic = _skills(rng, n), _WORDS["topics"]["school"].split()
-    texts = [_essay(rng, row, topic, int(rng.integers(8, 12))) for row in skill]
+    skill, topic = _skills(rng, n, 0.3), _WORDS["topics"]["school"].split()
+    texts = [_slips(rng, _essay(rng, row, topic, int(rng.integers(7, 11))), 1.0) for row in skill]
     marks = np.clip(3 + 0.8 * skill + rng.normal(0, 0.2, skill.shape), 1, 5)
     names = ["vocabulary", "spelling", "grammar", "cohesion"]
     return Sample(pd.DataFrame({"text": texts}), pd.DataFrame(marks.round(1), columns=names))
@@ -97,7 +109,7 @@ def grades(rng: np.random.Generator, n: int = 1600) -> Sample:
 
 
 def _disguise(rng: np.random.Generator, word: str, rate: float) -> str:
-    """Return the word, now and then with letters replaced by look-alikes, stretched, or dotted."""
+    """Return the word, mostly with letters replaced by look-alikes, stretched, slipped, or wrongly spelt."""
     if rng.random() > rate:
         return word
     how = rng.integers(4)
@@ -106,23 +118,26 @@ def _disguise(rng: np.random.Generator, word: str, rate: float) -> str:
     if how == 1:
         at = int(rng.integers(1, len(word)))
         return word[:at] + word[at - 1] * int(rng.integers(1, 4)) + word[at:]
-    return word + "s" if how == 2 else _misspell(rng, word)
+    return _slip(rng, word) if how == 2 else _misspell(rng, word)
 
 
-def _remarks(rng: np.random.Generator, n: int, lists: dict, rate: float, disguised: float) -> Sample:
-    """Return remarks of one to four phrases; one that holds a rude phrase has label 1."""
+def _remarks(
+    rng: np.random.Generator, n: int, lists: dict, rate: float, rude: tuple[float, float], count: int
+) -> Sample:
+    """Return remarks with ``count`` judgements among plain phrases; a judgement is rude with one chance in
+    remarks of label 0 and with another in those of label 1, which are this share of all.
+    """
     label = (rng.random(n) < rate).astype(int)
-    bad, things, texts = lists["bad"].split(), lists["thing"].split(), []
-    for rude in label:
-        kinds = list(rng.choice(["mild", "plain"], int(rng.integers(1, 4)), p=[0.35, 0.65]))
-        kinds += ["rude"] * int(rude)
+    words = [lists["kind"].split(), lists["bad"].split()]
+    things, texts = lists["thing"].split(), []
+    for one in label:
+        kinds = ["plain"] * int(rng.integers(1, 4)) + ["judging"] * count
         rng.shuffle(kinds)
-        phrases = [
-            str(rng.choice(lists[kind])).format(
-                bad=_disguise(rng, str(rng.choice(bad)), disguised), thing=rng.choice(things)
-            )
-            for kind in kinds
-        ]
+        phrases = []
+        for kind in kinds:
+            word = str(rng.choice(words[int(rng.random() < rude[one])]))
+            phrase = str(rng.choice(lists[kind]))
+            phrases.append(phrase.format(word=_disguise(rng, word, 0.9), thing=rng.choice(things)))
         texts.append(str(rng.choice([", ", " ", "! ", ". "])).join(phrases))
     flipped = rng.random(n) < 0.02
     return sample_of(pd.DataFrame({"text": texts}), np.where(flipped, 1 - label, label))
@@ -130,12 +145,14 @@ def _remarks(rng: np.random.Generator, n: int, lists: dict, rate: float, disguis
 
 def taunts(rng: np.random.Generator, n: int = 2300) -> Sample:
     """Return generated remarks under videos; the answer is whether the reader is insulted."""
-    return _remarks(rng, n, _WORDS["game"], 0.45, 0.5)
+    return _remarks(rng, n, _WORDS["game"], 0.5, (0.0, 1.0), 1)
 
 
-def talk_pages(rng: np.random.Generator, n: int = 2300) -> Sample:
+def talk_pages(
+    rng: np.random.Generator, n: int = 2300, rude: tuple[float, float] = (0.3, 0.7), count: int = 6
+) -> Sample:
     """Return generated remarks on talk pages; the answer is whether they are toxic (one in four)."""
-    return _remarks(rng, n, _WORDS["talk"], 0.25, 0.6)
+    return _remarks(rng, n, _WORDS["talk"], 0.25, rude, count)
 
 
 def phrases(rng: np.random.Generator, n: int = 2000) -> Sample:
