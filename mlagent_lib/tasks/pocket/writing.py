@@ -152,7 +152,7 @@ def talk_pages(
     rng: np.random.Generator, n: int = 2300, rude: tuple[float, float] = (0.3, 0.7), count: int = 6
 ) -> Sample:
     """Return generated remarks on talk pages; the answer is whether they are toxic (one in four)."""
-    return _remarks(rng, n, _WORDS["talk"], 0.25, rude, count)
+    return _remarks(rng, n, _WORDS["talk"], 0.25, (0.36, 0.66), 10)
 
 
 def phrases(rng: np.random.Generator, n: int = 2000) -> Sample:
