@@ -86,33 +86,56 @@ def stained_photos(rng: np.random.Generator) -> Sample:
     return Sample(pixels(noisy), clean)
 
 
+def _readings(rng: np.random.Generator, numbers: pd.DataFrame, sources: int, size: float) -> pd.DataFrame:
+    """Return two disturbed readings of each column, in deviations of it.
+
+    All readings of a row share the errors of a few sources, which move each reading by a weight of its own;
+    a small error comes from the reading itself.
+    """
+    shared, found = rng.normal(0, size, (len(numbers), sources)), {}
+    for name, values in ((numbers - numbers.mean()) / numbers.std()).items():
+        for turn in (1, 2):
+            moved = values + shared @ rng.normal(0, 1, sources) + rng.normal(0, 0.15, len(numbers))
+            found[f"{name}_{turn}"] = moved.round(2)
+    return pd.DataFrame(found)
+
+
 def ballots(rng: np.random.Generator) -> Sample:
     """Return answers of American voters in 1996 (statsmodels ``anes96``); the answer is the vote.
 
-    Party identification is left out, since it alone decides nine votes of ten; education becomes words and a
-    twentieth of the cells goes missing.
+    Party identification is left out, since it alone decides nine votes of ten; each number is read twice with
+    errors, education becomes words, and a twentieth of the cells goes missing.
     """
     from statsmodels.datasets import anes96
 
     data = anes96.load_pandas().data
-    vote = data["vote"].astype(int)
-    inputs = data[["popul", "TVnews", "selfLR", "ClinLR", "DoleLR", "age", "income"]].copy()
+    told = ["logpopul", "TVnews", "selfLR", "ClinLR", "DoleLR", "age", "income"]
+    inputs = _readings(rng, data[told], sources=4, size=2)
     inputs = inputs.mask(rng.random(inputs.shape) < 0.05)
     levels = ("none", "grades", "high-school", "some-college", "college-degree", "bachelor", "master",
               "doctorate")  # fmt: skip
     inputs["education"] = [levels[int(code)] for code in data["educ"]]
-    return sample_of(inputs, vote)
+    return sample_of(inputs, data["vote"].astype(int))
 
 
 def visits(rng: np.random.Generator) -> Sample:
-    """Return persons of the RAND health insurance experiment (statsmodels ``randhie``) and their visits."""
+    """Return persons of the RAND health insurance experiment (statsmodels ``randhie``) and their visits.
+
+    Each number is read twice with errors; what a person could answer in a word stands as a word.
+    """
     from statsmodels.datasets import randhie
 
     data = randhie.load_pandas().data
-    inputs = data.drop(columns="mdvis").round(4)
+    data = data.iloc[rng.permutation(len(data))]
+    data = data[~data.drop(columns="mdvis").duplicated()].reset_index(drop=True)
+    inputs = _readings(rng, data[["lncoins", "lpi", "fmde"]], sources=2, size=2.5)
     health = data[["hlthg", "hlthf", "hlthp"]].to_numpy() @ np.array([1, 2, 3])
-    inputs = inputs.drop(columns=["hlthg", "hlthf", "hlthp"])
     inputs["health"] = np.array(["excellent", "good", "fair", "poor"])[health.astype(int)]
+    inputs["diseases"] = pd.cut(
+        data["disea"], [-1, 5, 9, 13, 18, 99], labels=["least", "few", "some", "many", "most"]
+    ).astype(str)
+    inputs["limited"] = np.where(data["physlm"] > 0.5, "yes", "no")
+    inputs["deductible"] = np.where(data["idp"] > 0, "individual", "family")
     return sample_of(inputs, data["mdvis"])
 
 
@@ -144,46 +167,60 @@ def homes(rng: np.random.Generator, n: int = 2400) -> Sample:
 
 
 def forests(rng: np.random.Generator, n: int = 2600) -> Sample:
-    """Return generated forest plots; the answer is one of six kinds of cover."""
-    height = rng.normal(0, 1, n)
-    aspect, slope = rng.uniform(0, 360, n), rng.gamma(3, 5, n)
-    water, road, fire = rng.gamma(1.5, 200, n), rng.gamma(2, 900, n), rng.gamma(2, 800, n)
-    soils = np.array(["rock", "loam", "sand", "clay", "peat"])
-    soil = rng.integers(0, 5, n)
-    area = rng.integers(0, 3, n)
-    north = np.cos(np.deg2rad(aspect))
-    score = np.column_stack([
-        1.6 * height + 0.5 * (soil == 0),
-        1.2 - 1.3 * height**2 + 0.6 * (soil == 1),
-        -1.3 * height + 0.9 * (area == 1) - 0.4 * north,
-        -1.6 * height + 1.1 * (soil == 4) + 0.8 * (water < 150) - 0.5,
-        0.9 * north * (slope > 14) + 1.3 * (area == 2) + 0.3 * (soil == 3) - 0.2 * height,
-        1.2 * height + 1.4 * (water > 420) + 0.7 * (soil == 2) - 0.9,
-    ])  # fmt: skip
-    cover = np.argmax(3.2 * score + rng.gumbel(0, 0.75, score.shape), axis=1)
-    shade = (220 + 20 * north - slope + rng.normal(0, 6, n)).round()
-    inputs = pd.DataFrame({
-        "elevation": (2700 + 280 * height).round(), "aspect": aspect.round(), "slope": slope.round(1),
-        "water": water.round(), "road": road.round(), "fire": fire.round(), "shade_noon": shade,
-        "soil": soils[soil], "area": np.array(["north-range", "valley", "south-range"])[area],
-    })  # fmt: skip
-    return sample_of(inputs, cover)
+    """Return generated forest plots; the answer is one of six kinds of cover.
+
+    Height and slope count only together, and which way distances count depends on soil and zone.
+    """
+    columns = {"elevation": (2400, 300), "slope": (20, 6), "water": (400, 120), "road": (3000, 900),
+               "fire": (2500, 800), "shade_noon": (200, 25)}  # fmt: skip
+    words = {
+        "soil": ("rock", "loam", "sand", "clay", "peat", "chalk"),
+        "zone": ("alpine", "valley", "north", "south"),
+        "before": ("spruce", "beech", "pasture", "bare"),
+    }
+    own = rng.normal(0, 1, (n, len(columns)))
+    third, high = np.searchsorted([-0.43, 0.43], own), (own > 0).astype(int)
+    inputs = pd.DataFrame(
+        {
+            name: (mean + deviation * own[:, i]).round(1)
+            for i, (name, (mean, deviation)) in enumerate(columns.items())
+        }
+    )
+    score, level = rng.gumbel(0, 0.3, (n, 6)), {}
+    for name, names in words.items():
+        level[name] = rng.integers(0, len(names), n)
+        inputs[name] = np.array(names)[level[name]]
+        score += 0.5 * rng.normal(0, 1, (len(names), 6))[level[name]]
+    for first, second, weight in (
+        (third[:, 0], third[:, 1], 2.3),
+        (third[:, 2], third[:, 3], 0.6),
+        (level["soil"], high[:, 4], 1.8),
+        (level["zone"], high[:, 5], 1.8),
+    ):
+        worth = rng.normal(0, weight, (first.max() + 1, second.max() + 1, 6))
+        # Without its means over either, the pair counts only together.
+        worth -= worth.mean(0, keepdims=True) + worth.mean(1, keepdims=True) - worth.mean((0, 1))
+        score += worth[first, second]
+    return sample_of(inputs, score.argmax(axis=1))
 
 
-def citations(rng: np.random.Generator, n: int = 2400, fields: int = 8, words: int = 32) -> Sample:
-    """Return a generated graph of papers that mostly cite their own field; the answer is the field."""
-    label = rng.integers(0, fields, n)
-    centre = rng.normal(0, 1, (fields, words))
-    centre[:, words // 2 :] = 0  # half of the features say nothing
-    features = 0.45 * centre[label] + rng.normal(0, 1, (n, words))
-    near = [np.flatnonzero(label == k) for k in range(fields)]
-    pairs = []
-    for node in range(n):
-        for _ in range(1 + rng.poisson(1.6)):
-            # Fields 0-1, 2-3, ... are neighbours: most citations that leave a field go to its neighbour.
-            draw = rng.random()
-            pool = near[label[node]] if draw < 0.68 else near[label[node] ^ 1] if draw < 0.8 else np.arange(n)
-            pairs.append((node, int(rng.choice(pool))))
-    edges = pd.DataFrame([pair for pair in pairs if pair[0] != pair[1]], columns=["source", "cites"])
-    nodes = pd.DataFrame(features.round(3), columns=[f"f{i}" for i in range(words)])
-    return sample_of(pd.DataFrame({"node": np.arange(n)}), label, nodes=nodes, edges=edges.drop_duplicates())
+def citations(rng: np.random.Generator, n: int = 2400, fields: int = 8, words: int = 48) -> Sample:
+    """Return a generated graph of papers that mostly cite their own field; the answer is the field.
+
+    Papers come in series of three, of one field, and cite mostly within their series. What the words say of
+    the field is faint, beside topics of every field that move all words at once.
+    """
+    size, topics = 3, 8
+    label = np.repeat(rng.integers(0, fields, n // size), size)
+    centre, topic = rng.normal(0, 1, (fields, words)), rng.normal(0, 1, (topics, words))
+    loud = rng.normal(0, 2.5, (n, topics)) @ topic
+    features = 0.22 * centre[label] + loud + rng.normal(0, 1, (n, words))
+    source = np.repeat(np.arange(n), 1 + rng.poisson(1.6, n))
+    within = source // size * size + rng.integers(0, size, len(source))
+    cites = np.where(rng.random(len(source)) < 0.95, within, rng.integers(0, n, len(source)))
+    place = rng.permutation(n)  # or the number of a node would tell its series
+    order = np.argsort(place)
+    pairs = place[np.column_stack([source, cites])[source != cites]]
+    edges = pd.DataFrame(pairs, columns=["source", "cites"]).drop_duplicates()
+    nodes = pd.DataFrame(features[order].round(3), columns=[f"f{i}" for i in range(words)])
+    return sample_of(pd.DataFrame({"node": np.arange(n)}), label[order], nodes=nodes, edges=edges)
