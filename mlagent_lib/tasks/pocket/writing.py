@@ -98,13 +98,12 @@ def essays(rng: np.random.Generator, n: int = 1300) -> Sample:
     return Sample(pd.DataFrame({"text": texts}), pd.DataFrame(marks.round(1), columns=names))
 
 
-def grades(rng: np.random.Generator, n: int = 1600) -> Sample:
-    """Return generated essays with one grade from 1 to 6; better writers also write more."""
-    skill, topic = _skills(rng, n), _WORDS["topics"]["city"].split()
+def grades(rng: np.random.Generator, n: int = 1300) -> Sample:
+    """Return generated essays with one grade from 1 to 6: the sum of four skills that are independent."""
+    skill, topic = _skills(rng, n, 0.0), _WORDS["topics"]["city"].split()
     quality = skill @ np.array([0.35, 0.3, 0.25, 0.25])
-    counts = np.clip(np.round(7 + 1.2 * quality + rng.normal(0, 1, n)), 3, 11).astype(int)
-    texts = [_essay(rng, row, topic, k) for row, k in zip(skill, counts, strict=True)]
-    grade = np.clip(np.round(3.5 + 1.35 * quality + rng.normal(0, 0.25, n)), 1, 6).astype(int)
+    texts = [_slips(rng, _essay(rng, row, topic, int(rng.integers(5, 9))), 0.7) for row in skill]
+    grade = np.clip(np.round(3.5 + 2.3 * quality + rng.normal(0, 0.25, n)), 1, 6).astype(int)
     return sample_of(pd.DataFrame({"text": texts}), grade)
 
 
@@ -148,9 +147,7 @@ def taunts(rng: np.random.Generator, n: int = 2300) -> Sample:
     return _remarks(rng, n, _WORDS["game"], 0.5, (0.0, 1.0), 1)
 
 
-def talk_pages(
-    rng: np.random.Generator, n: int = 2300, rude: tuple[float, float] = (0.3, 0.7), count: int = 6
-) -> Sample:
+def talk_pages(rng: np.random.Generator, n: int = 2300) -> Sample:
     """Return generated remarks on talk pages; the answer is whether they are toxic (one in four)."""
     return _remarks(rng, n, _WORDS["talk"], 0.25, (0.36, 0.66), 10)
 
