@@ -1,7 +1,8 @@
 """Texts: essays, remarks and technical phrases from small grammars, and real pages of three reference works.
 
 The generated texts hide what they are graded on in the ways that written language does: in rare words, in
-letters (misspellings, disguised words), in neighbouring words, and in the length.
+letters (misspellings, slips of the pen, disguised words), in links between sentences, and in the sum of many
+small cues.
 """
 
 from __future__ import annotations
