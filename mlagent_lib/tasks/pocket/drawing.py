@@ -44,20 +44,20 @@ def _dimmed(rng: np.random.Generator, images: np.ndarray, darkest: float, noise:
 
 
 def _ground(rng: np.random.Generator, n: int, smooth: float, rough: tuple[float, float]) -> np.ndarray:
-    """Return textures around 0: smooth ones of deviation ``smooth``, with grain that differs from one to another."""
+    """Return textures around 0: smooth ones of deviation ``smooth``, with more or less grain."""
     wide = gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 1.2, 1.2))
     return wide / wide.std() * smooth + rng.normal(0, 1, wide.shape) * rng.uniform(*rough, (n, 1, 1))
 
 
-def cactus(rng: np.random.Generator, n: int = 2000) -> Sample:
-    """Return aerial textures with a column of light and dark spines: strong ones of a cactus, or of a stump."""
+def cactus(rng: np.random.Generator, n: int = 2400) -> Sample:
+    """Return aerial textures with a column of spines: strong ones of a cactus, weak ones of a stump."""
     label = rng.integers(0, 2, n)
-    ground = _ground(rng, n, 24, (1, 6))
+    ground = _ground(rng, n, 30, (3, 6))
     body = np.exp(-((_grid(n)[1] / 4) ** 4))
     spines = rng.normal(0, 1, (1, SIDE, SIDE))
     spines = np.sign(spines - gaussian_filter(spines, (0, 1, 1))) * body
-    strength = _column(3 * (0.55 + 1.05 * label + rng.normal(0, 0.2, n)))
-    return sample_of(pixels(_dimmed(rng, ground + strength * spines, 0.1, 1)), label)
+    strength = _column(2.3 * (0.9 + 1.3 * label + rng.normal(0, 0.2, n)))
+    return sample_of(pixels(_dimmed(rng, ground + strength * spines, 0.1, 0.6)), label)
 
 
 def leaves(rng: np.random.Generator, n: int = 2100) -> Sample:
