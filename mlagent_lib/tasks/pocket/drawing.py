@@ -118,9 +118,9 @@ def flukes(rng: np.random.Generator, n: int = 2100, animals: int = 30) -> Sample
     label = np.arange(n) % animals
     rng.shuffle(label)
     marks = gaussian_filter(rng.normal(0, 1, (animals, SIDE + 2, SIDE + 2)), (0, 0.9, 0.9)) * 44
-    shift = rng.choice([0, 1, 1, 1, 2], (n, 2))
+    shift = rng.choice([0, 1, 1, 1, 1, 1, 2], (n, 2))
     images = np.stack([marks[k, r : r + SIDE, c : c + SIDE] for k, (r, c) in zip(label, shift, strict=True)])
     rows, columns = _grid(n)
     tail = np.exp(-((np.abs(columns) / 4.6) ** 4) - ((rows / 4.2) ** 4))
-    glare = gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 2, 2)) * 60
-    return sample_of(pixels(_exposed(rng, 45 + (images + glare * 0.6) * tail, 8)), label)
+    glare = gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 2, 2)) * 36
+    return sample_of(pixels(_dimmed(rng, (images + glare) * tail, 0.035, 0.5)), label)

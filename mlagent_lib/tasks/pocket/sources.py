@@ -80,8 +80,8 @@ def photos(rng: np.random.Generator) -> Sample:
 def stained_photos(rng: np.random.Generator) -> Sample:
     """Return noisy patches of the right halves of the two photos; the answer is the clean patch."""
     patches, _ = _photo_patches(8, "right")
-    noisy = patches + rng.normal(0, 9, patches.shape)
-    noisy[rng.random(patches.shape) < 0.06] = 0
+    noisy = patches + rng.normal(0, 3, patches.shape)
+    noisy[rng.random(patches.shape) < 0.01] = 0
     clean = pixels(patches).rename(columns=lambda name: "c" + name[1:])
     return Sample(pixels(noisy), clean)
 
