@@ -82,39 +82,41 @@ def leaves(rng: np.random.Generator, n: int = 2100) -> Sample:
 
 
 def icebergs(rng: np.random.Generator, n: int = 2000) -> Sample:
-    """Return radar echoes with speckle: a broad iceberg (1) or a narrow ship (0), turned at random."""
-    label = rng.integers(0, 2, n)
+    """Return radar echoes with a little speckle, anywhere and turned: an iceberg (1) or a ship (0).
+
+    Small and faint or large and bright is an iceberg; small and bright or large and faint a ship.
+    """
     rows, columns = _grid(n)
-    r, c = rng.normal(0, 0.7, (2, n, 1, 1))
+    size, light = rng.uniform(-1, 1, (2, n))
+    score = 8 * (2.4 * size * light + 0.32 * (size + light))
+    label = (rng.random(n) < 1 / (1 + np.exp(-score))).astype(int)
+    width, peak = _column(1.15 * np.exp(0.45 * size)), _column(30 * np.exp(0.7 * light))
+    r, c = rng.uniform(-3, 3, (2, n, 1, 1))
     angle = _column(rng.uniform(0, np.pi, n))
     along = (columns - c) * np.cos(angle) + (rows - r) * np.sin(angle)
     across = (rows - r) * np.cos(angle) - (columns - c) * np.sin(angle)
-    length = _column(np.where(label, rng.uniform(1.5, 2.8, n), rng.uniform(1.8, 3.4, n)))
-    width = _column(np.where(label, rng.uniform(1.4, 2.4, n), rng.uniform(0.5, 1.2, n)))
-    peak = _column(np.where(label, rng.uniform(14, 34, n), rng.uniform(20, 52, n)))
-    echo = 9 + peak * np.exp(-((along / length) ** 2) - (across / width) ** 2)
-    return sample_of(pixels(echo * rng.gamma(5, 1 / 5, echo.shape)), label)
+    echo = 8 + peak * np.exp(-((along / (1.3 * width)) ** 2) - (1.3 * across / width) ** 2)
+    return sample_of(pixels(echo * rng.gamma(30, 1 / 30, echo.shape)), label)
 
 
 def silhouettes(rng: np.random.Generator, n: int = 2000, species: int = 12) -> Sample:
-    """Return outlines of leaves of twelve species, given by lobes of their radius, slightly turned."""
+    """Return outlines of leaves of twelve species, given by lobes of their radius, at very different exposures."""
     label = rng.integers(0, species, n)
-    lobes = rng.uniform(-1, 1, (species, 5)) * np.array([0.5, 0.45, 0.4, 0.3, 0.25])
+    lobes = rng.uniform(-1, 1, (species, 5)) * np.array([0.175, 0.16, 0.14, 0.105, 0.09])
     phase = rng.uniform(0, 2 * np.pi, (species, 5))
     rows, columns = _grid(n)
-    angle = np.arctan2(rows, columns) + _column(rng.normal(0, 0.16, n))
-    own = lobes[label] * rng.normal(1, 0.2, (n, 5))
+    angle = np.arctan2(rows, columns) + _column(rng.normal(0, 0.05, n))
+    own = lobes[label] + rng.normal(0, 0.025, (n, 5))
     radius = sum(
         own[:, k, None, None] * np.cos((k + 1) * angle + phase[label, k, None, None]) for k in range(5)
     )
     size = _column(rng.normal(3.0, 0.25, n))
-    distance = np.hypot(rows - rng.normal(0, 0.25, (n, 1, 1)), columns - rng.normal(0, 0.25, (n, 1, 1)))
-    inside = 1 / (1 + np.exp(-3 * (size * (1 + 0.9 * radius) - distance)))
-    return sample_of(pixels(_exposed(rng, 15 + 65 * inside, 6)), label)
+    inside = 1 / (1 + np.exp(-3 * (size * (1 + 0.9 * radius) - np.hypot(rows, columns))))
+    return sample_of(pixels(_dimmed(rng, 40 * (inside - 0.3) + _ground(rng, n, 14, (0, 0)), 0.02, 0.15)), label)
 
 
 def flukes(rng: np.random.Generator, n: int = 2100, animals: int = 30) -> Sample:
-    """Return tails of thirty whales: each animal has its own marks, seen at other positions and exposures."""
+    """Return tails of thirty whales: each animal has its own marks, below glare and at very different exposures."""
     label = np.arange(n) % animals
     rng.shuffle(label)
     marks = gaussian_filter(rng.normal(0, 1, (animals, SIDE + 2, SIDE + 2)), (0, 0.9, 0.9)) * 44
