@@ -26,7 +26,7 @@ from mlagent_lib.core.parallel import map_threads
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action, storable
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.tasks.pocket.catalogue import Edit, edits
+from mlagent_lib.tasks.pocket.catalogue import Edit, edits, read_block
 from mlagent_lib.tasks.pocket.fixed import fixed_edits
 from mlagent_lib.tasks.task import Task
 
@@ -71,6 +71,16 @@ def _wording(turn: Turn) -> dict:
     return {"trend": trend, "stream": turn.stream, "script": turn.task.starter}
 
 
+def _edit(turn: Turn, instruction: str, axis: str, **options) -> str:
+    """Return a scripted reply that edits a block, for what the card and the script tell about it."""
+    script = turn.state.files.get(turn.task.starter, b"").decode(errors="replace")
+    try:
+        block = read_block(script, axis)
+    except ValueError:  # no pocket script, or one that has lost the block
+        block = ""
+    return edit_reply(instruction, axis, facts=turn.task.facts, block=block, **_wording(turn), **options)
+
+
 class Starter:
     """The baseline that changes nothing: Final Answer at once."""
 
@@ -100,9 +110,8 @@ class FixedEdits:
         replies = []
         for turn in turns:
             todo = self.edits_of(turn.task)[turn.state.step :]
-            wording = _wording(turn)
             replies.append(
-                edit_reply(todo[0].instruction, todo[0].axis, **wording) if todo else final_reply(**wording)
+                _edit(turn, todo[0].instruction, todo[0].axis) if todo else final_reply(**_wording(turn))
             )
         return replies
 
@@ -118,7 +127,7 @@ class RandomIdeas:
         for turn in turns:
             pool = candidate_ideas(turn.task)
             idea = pool[int(turn.stream.integers(len(pool)))]
-            replies.append(edit_reply(idea.text, idea.axis, **_wording(turn)))
+            replies.append(_edit(turn, idea.text, idea.axis))
         return replies
 
 
@@ -152,7 +161,7 @@ class ScriptedExpert:
         if not todo:
             return final_reply(**options)
         idea = todo.pop(0)
-        return edit_reply(self._word(idea, turn), idea.axis, **options)
+        return _edit(turn, self._word(idea, turn), idea.axis, reply_format=self.reply_format)
 
     @staticmethod
     def _word(idea: Idea, turn: Turn) -> str:

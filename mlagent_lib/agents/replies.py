@@ -1,13 +1,14 @@
 """How the scripted agents word a reply: short sentences in the six fields, drawn from a named stream.
 
-The sentences (``sentences.yaml``) carry what the state tells (how the last step went, what comes next), so
-that a model trained on them reads its history. They are ours; the field names and their order are the
-paper's.
+The sentences (``sentences.yaml``) carry what the state tells: how the last step went, which fact of the card
+speaks for the block to edit, what the block holds now, what comes next. So a model trained on them reads its
+history, its card and its script. They are ours; the field names and their order are the paper's.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,10 @@ from mlagent_lib.agents.prompts import trends
 from mlagent_lib.core.files import read_yaml
 from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action
 from mlagent_lib.environment.workspace import State
+from mlagent_lib.tasks.pocket.cards import DECIDES
+
+_CLASS = re.compile(r"\b([A-Z]\w+)\(")
+_EVERYWHERE = ("SimpleImputer", "FunctionTransformer")  # stand in most data blocks, so others tell more
 
 
 @cache
@@ -33,6 +38,8 @@ def compose(
     trend: str,
     stream: np.random.Generator,
     reply_format: str = "six",
+    fact: str = "",
+    now: str = "",
 ) -> str:
     """Return the text of a reply.
 
@@ -40,19 +47,60 @@ def compose(
         topic: ``data``, ``model``, ``learning``, ``look`` or ``end``: what the reply is about.
         trend: How the last step went, see `trend_of`.
         stream: Where the wording is drawn from.
+        fact: Of the task's card, for which the block of the topic is edited; "" for none.
+        now: What that block holds, see `held`; "" where that is not known.
     """
     known = _sentences()
-    drawn = (known["reflection"][trend], known["plan"][topic], known["check"], known["thought"][topic])
-    texts = (*(_pick(sentences, stream) for sentences in drawn), action, json.dumps(arguments))
+    plan = known["because"] if fact else known["plan"][topic]
+    thought = (known["now"] if now else known["thought"])[topic]
+    told = {"topic": topic, "fact": fact, "Fact": fact.capitalize(), "now": now}
+    drawn = (_pick(those, stream) for those in (known["reflection"][trend], plan, known["check"], thought))
+    texts = (*(sentence.format(**told) for sentence in drawn), action, json.dumps(arguments))
     names = FIELDS if reply_format == "six" else NO_THOUGHT_FIELDS
     values = dict(zip(FIELDS, texts, strict=True))
     return "\n".join(f"{name}: {values[name]}" for name in names)
 
 
-def edit_reply(instruction: str, axis: str, *, script: str = "train.py", **wording) -> str:
-    """Return a reply that edits a script in place; ``wording`` is as for `compose`."""
+def edit_reply(
+    instruction: str,
+    axis: str,
+    *,
+    stream: np.random.Generator,
+    script: str = "train.py",
+    facts: Sequence[str] = (),
+    block: str = "",
+    **wording,
+) -> str:
+    """Return a reply that edits a script in place; ``wording`` is as for `compose`.
+
+    Args:
+        facts: Of the task's card; one that decides the edited block is named (`cards.DECIDES`).
+        block: The lines of that block as they are; what they hold is named.
+
+    Example:
+        >>> state = {"facts": ["noisy", "small details"], "block": "p = PCA(5)", "trend": "start"}
+        >>> said = edit_reply("Use the raw pixels.", "data", stream=np.random.default_rng(0), **state)
+        >>> said.split("\\n")[1].split(": ", 1)[1], "PCA" in said.split("\\n")[3]
+        ('Work on the data block, for small details.', True)
+    """
     arguments = {"script_name": script, "edit_instruction": instruction, "save_name": script}
-    return compose("Edit Script (AI)", arguments, topic=axis, **wording)
+    deciding = [fact for fact in facts if DECIDES.get(fact) == axis]
+    fact = _pick(deciding, stream) if deciding else ""
+    return compose(
+        "Edit Script (AI)", arguments, topic=axis, stream=stream, fact=fact, now=held(block), **wording
+    )
+
+
+def held(block: str) -> str:
+    """Return what a block of a script holds, in a word or two: the class that tells most, or "".
+
+    Example:
+        >>> held("model = SVC(C=3)"), held("learner = make_pipeline(prepare, model)"), held("")
+        ('SVC', 'plain', '')
+    """
+    named = _CLASS.findall(block)
+    telling = [name for name in named if name not in _EVERYWHERE] or named
+    return telling[0] if telling else "plain" * ("make_pipeline(prepare, model)" in block)
 
 
 def look_reply(*, stream: np.random.Generator, script: str = "train.py", **wording) -> str:

@@ -1,28 +1,38 @@
 """Build the pocket model from nothing: tokenizer, pretraining, measurement, model card. One command does it.
 
 ``mlagent pretrain --out DIR`` draws the corpus (`mlagent_lib.training.corpus`), trains a byte-level BPE on it
-and a Qwen2-architecture model of a few million parameters with the Transformers Trainer (all weights, loss on
-the answers), then measures it as coder and as policy on examples it has not seen. It is a didactic stand-in
-for Qwen2.5-7B and its coder, not a language model: outside the pocket suite's vocabulary it knows nothing.
+and a Qwen2-architecture model of a few million parameters (all weights, loss on the answers), then measures
+it as coder and as policy on examples it has not seen. It is a didactic stand-in for Qwen2.5-7B and its coder,
+not a language model: outside the pocket suite's vocabulary it knows nothing.
+
+Answers that begin alike are trained in one row, as branches of a tree: what they share is computed once, and
+no branch sees another. Matrices learn by Muon, all else by AdamW, in one schedule: linear up, linear down.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import time
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import count, islice
 from pathlib import Path
 from textwrap import fill
 
+from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import write_json, write_text
 from mlagent_lib.core.profiles import PretrainProfile
-from mlagent_lib.core.seeding import derive_seed
+from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.actions import Action, parse_action
 from mlagent_lib.environment.coder import parse_block_reply
 from mlagent_lib.training.backends.tokens import TOKENIZER_NOTE
-from mlagent_lib.training.corpus import examples
+from mlagent_lib.training.corpus import branches, examples
 
+_WARMUP = 0.05  # ours: share of the steps in which the learning rate rises
+_SORTED_STEPS = 32  # ours: batches that are cut from trees sorted by length, so that little is padding
+_SAVED_STEPS = 100  # ours: steps that an interruption may cost
 log = logging.getLogger("mlagent.pretrain")
 
 END, START_TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -94,68 +104,184 @@ def _asked(example: dict) -> list[dict]:
     return [{"role": "user", "content": example["prompt"]}]
 
 
-def tokenized(example: dict, tokenizer) -> dict:
-    """Return the token ids of a corpus example, with labels on the answer only (-100 elsewhere)."""
-    head = tokenizer.apply_chat_template(_asked(example), tokenize=False, add_generation_prompt=True)
-    prompt = tokenizer(head, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(example["completion"] + END_TURN, add_special_tokens=False)["input_ids"]
-    return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+@dataclass(frozen=True)
+class Tree:
+    """Examples that begin alike as one row: what they share, then one branch after the other.
+
+    Attributes:
+        ids: Token ids.
+        targets: The token that follows in the same branch, where it is the answer's; -100 elsewhere.
+        places: Position of each token: that of its example.
+        branch: 0 for what is shared, else the number of the branch.
+    """
+
+    ids: list[int]
+    targets: list[int]
+    places: list[int]
+    branch: list[int]
+
+
+def tree_of(rows: list[dict], tokenizer) -> Tree:
+    """Return examples of the corpus as a tree; the loss is on the answers only."""
+    heads = [
+        tokenizer.apply_chat_template(_asked(row), tokenize=False, add_generation_prompt=True) for row in rows
+    ]
+    prompts = tokenizer(heads, add_special_tokens=False)["input_ids"]
+    answers = tokenizer([row["completion"] + END_TURN for row in rows], add_special_tokens=False)["input_ids"]
+    # the last token of a prompt belongs to the branch: what follows it is another token in each
+    shared = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
+    ids, targets = prompts[0][:shared], [-100] * shared
+    places, branch = list(range(shared)), [0] * shared
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
+        own = prompt[shared:] + answer
+        ids += own
+        targets += [-100] * (len(own) - len(answer) - 1) + answer + [-100]
+        places += range(shared, shared + len(own))
+        branch += [number] * len(own)
+    return Tree(ids, targets, places, branch)
+
+
+def batches(
+    profile: PretrainProfile, tokenizer, forbidden: frozenset[str], start: int
+) -> Iterator[list[Tree]]:
+    """Yield the batches from step ``start`` on: any step's are known without those before it."""
+    chunk = _SORTED_STEPS * profile.batch
+    for number in count(start // _SORTED_STEPS):
+        drawn = (
+            branches(
+                profile.seed,
+                index,
+                coder_share=profile.coder_share,
+                forbidden=forbidden,
+                number=profile.branches,
+            )
+            for index in range(number * chunk, (number + 1) * chunk)
+        )
+        trees = sorted((tree_of(rows, tokenizer) for rows in drawn), key=lambda tree: len(tree.ids))
+        order = rng(profile.seed, "pretrain", "order", number).permutation(_SORTED_STEPS)
+        for step, at in enumerate(order, start=number * _SORTED_STEPS):
+            if step >= start:
+                yield trees[at * profile.batch : (at + 1) * profile.batch]
+
+
+def loss_of(model, trees: list[Tree]):
+    """Return the mean loss over all tokens of the answers of a batch.
+
+    A token sees those before it in its own branch and in what is shared.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy, linear
+    from torch.nn.utils.rnn import pad_sequence
+
+    def padded(values: list[list[int]], filler: int):
+        return pad_sequence([torch.tensor(row) for row in values], batch_first=True, padding_value=filler)
+
+    ids, places = padded([tree.ids for tree in trees], 0), padded([tree.places for tree in trees], 0)
+    branch, targets = (
+        padded([tree.branch for tree in trees], -1),
+        padded([tree.targets for tree in trees], -100),
+    )
+    same = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
+    mask = (same & torch.ones_like(same).tril())[:, None]
+    hidden = model.model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
+    is_answer = targets != -100
+    logits = linear(hidden[is_answer], model.lm_head.weight)
+    return cross_entropy(logits.float(), targets[is_answer])
+
+
+def optimizers(model, lr: float) -> list:
+    """Return Muon for the matrices of the layers, and AdamW for embeddings, norms and biases."""
+    from torch.optim import AdamW, Muon
+
+    layers = [value for value in model.model.layers.parameters() if value.ndim == 2]
+    known = set(map(id, layers))
+    others = [value for value in model.parameters() if id(value) not in known]
+    return [
+        Muon(layers, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),  # so both have one rate
+        AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def _rate(step: int, steps: int) -> float:
+    """Return the share of the learning rate in a step: up in a line, and down in a line.
+
+    Example:
+        >>> [_rate(step, 100) for step in (0, 4, 5, 99)]
+        [0.2, 1.0, 1.0, 0.010526315789473684]
+    """
+    rising = max(1, round(_WARMUP * steps))
+    return min((step + 1) / rising, (steps - step) / (steps - rising))
 
 
 def train(profile: PretrainProfile, out: Path, forbidden: frozenset[str]) -> dict:
     """Train the pocket model, save it under ``out`` and return what was measured.
 
+    An interrupted training goes on at its last checkpoint, and ends with the same weights.
+
     Args:
         forbidden: Names of the suite's tasks, none of which may occur in the corpus.
+
+    Raises:
+        RunError: ``out`` has a checkpoint of another profile.
     """
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    import torch
 
     began = time.perf_counter()
     drawn = examples(profile.seed, coder_share=profile.coder_share, forbidden=forbidden)
-    corpus = list(islice(drawn, profile.examples))
-    log.info("corpus of %d examples", len(corpus))
-    sample = [f"{row['prompt']}\n{row['completion']}" for row in corpus[: profile.tokenizer_examples]]
+    sample = [f"{row['prompt']}\n{row['completion']}" for row in islice(drawn, profile.tokenizer_examples)]
     tokenizer = build_tokenizer(sample, profile.vocabulary)
-    model = build_model(profile, len(tokenizer))
-    config = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        per_device_train_batch_size=profile.batch,
-        num_train_epochs=1,
-        learning_rate=profile.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.03,
-        weight_decay=0.01,
-        adam_beta2=0.98,
-        train_sampling_strategy="group_by_length",
-        use_cpu=profile.use_cpu,
-        bf16=profile.bf16,
-        logging_steps=50,
-        save_steps=250,
-        save_total_limit=1,
-        report_to="none",
-        seed=derive_seed(profile.seed, "pretrain", "order"),
-        disable_tqdm=True,
-    )
-    trainer = Trainer(
-        model=model,
-        args=config,
-        train_dataset=[tokenized(row, tokenizer) for row in corpus],
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=None, label_pad_token_id=-100),
-    )
-    last = any((out / "checkpoints").glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=last or None)
-    save(trainer.model, tokenizer, out)
-    measured = measure(trainer.model, tokenizer, profile.seed, count=profile.measure_examples)
-    history = [row for row in trainer.state.log_history if "loss" in row]
+    model = build_model(profile, len(tokenizer)).train()
+    learners, checkpoint = optimizers(model, profile.lr), out / "checkpoint.pt"
+    parts = {"model": model, "matrices": learners[0], "others": learners[1]}
+    done = {"profile": asdict(profile), "step": 0, "seconds": 0.0, "loss": None}
+    if checkpoint.exists():
+        found = torch.load(checkpoint, weights_only=True)
+        if found["profile"] != done["profile"]:
+            raise RunError(
+                f"{checkpoint} is of another profile", cure="give --out another folder, or remove it"
+            )
+        for name, part in parts.items():
+            part.load_state_dict(found.pop(name))
+        done = found
+        log.info("goes on at step %d", done["step"])
+    recent = []
+    for trees in islice(batches(profile, tokenizer, forbidden, done["step"]), profile.steps - done["step"]):
+        for learner in learners:
+            learner.param_groups[0]["lr"] = profile.lr * _rate(done["step"], profile.steps)
+            learner.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=profile.bf16):
+            loss = loss_of(model, trees)
+        loss.backward()
+        for learner in learners:
+            learner.step()
+        recent = [*recent[1 - _SAVED_STEPS :], float(loss.detach())]
+        done["step"] += 1
+        if done["step"] % _SAVED_STEPS == 0 or done["step"] == profile.steps:
+            done["loss"] = round(sum(recent) / len(recent), 4)
+            now = time.perf_counter()
+            done["seconds"], began = round(done["seconds"] + now - began, 1), now
+            _write(checkpoint, done | {name: part.state_dict() for name, part in parts.items()})
+            log.info("step %d, loss %.4f, %.0f s", done["step"], done["loss"], done["seconds"])
+    save(model, tokenizer, out)
+    measured = measure(out, profile.seed, count=profile.measure_examples)
     measured |= {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "examples": len(corpus),
-        "steps": trainer.state.global_step,
-        "loss_last": history[-1]["loss"] if history else None,
-        "seconds": round(time.perf_counter() - began, 1),
+        "examples": profile.steps * profile.batch * profile.branches,
+        "steps": done["step"],
+        "loss_last": done["loss"],
+        "seconds": round(done["seconds"] + time.perf_counter() - began, 1),
     }
     write_json(out / "measured.json", measured)
+    checkpoint.unlink(missing_ok=True)
     return measured
+
+
+def _write(path: Path, state: dict) -> None:
+    """Write a checkpoint whole or not at all."""
+    import torch
+
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
 
 
 def save(model, tokenizer, out: Path) -> None:
@@ -169,30 +295,32 @@ def save(model, tokenizer, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def measure(model, tokenizer, seed: int, *, count: int) -> dict:
-    """Return how well a model does both jobs on examples it has not seen.
+def measure(folder: Path, seed: int, *, count: int) -> dict:
+    """Return how well a model does both jobs on examples it has not seen, ``count`` of each.
 
     Returns:
         ``coder_exact``: share of edits whose script equals the rule coder's, character by character, where
-            the instruction is one of the catalogue; ``coder_edits`` of them were measured.
+            the instruction is one of the catalogue.
         ``coder_exact_other``: the same where the instruction has numbers that no idea proposes.
         ``agent_valid``: share of sampled turns that parse to a valid action.
     """
-    from mlagent_lib.training.backends import generate_texts
+    from mlagent_lib.training.backends import load
 
-    found = {"count": count}
-    stream = derive_seed(seed, "measure")
-    coder = list(islice(examples(stream, coder_share=1.0), count))
-    replies = generate_texts(model, tokenizer, list(map(_asked, coder)), temperature=0.0)
-    right = [_same_block(reply, row["completion"]) for reply, row in zip(replies, coder, strict=True)]
+    backend, stream, found = (
+        load(str(folder), backend="plain"),
+        derive_seed(seed, "measure"),
+        {"count": count},
+    )
     for name, proposed in (("coder_exact", True), ("coder_exact_other", False)):
-        kind = [ok for ok, row in zip(right, coder, strict=True) if row["proposed"] is proposed]
-        found[name] = round(sum(kind) / len(kind), 4) if kind else None
-    found["coder_edits"] = sum(row["proposed"] for row in coder)
-    agent = list(islice(examples(derive_seed(stream, "agent"), coder_share=0.0), count))
-    replies = generate_texts(model, tokenizer, list(map(_asked, agent)), temperature=1.0, seed=stream)
-    found["agent_valid"] = sum(isinstance(parse_action(reply), Action) for reply in replies) / count
-    return found
+        edits = (row for row in examples(stream, coder_share=1.0) if row["proposed"] is proposed)
+        rows = list(islice(edits, count))
+        replies = backend.generate(list(map(_asked, rows)), temperature=0.0, max_new_tokens=160)
+        right = [_same_block(reply, row["completion"]) for reply, row in zip(replies, rows, strict=True)]
+        found[name] = round(sum(right) / count, 4)
+    turns = islice(examples(derive_seed(stream, "agent"), coder_share=0.0), count)
+    replies = backend.generate(list(map(_asked, turns)), seed=stream, temperature=1.0, max_new_tokens=160)
+    valid = sum(isinstance(parse_action(reply), Action) for reply in replies)
+    return found | {"agent_valid": round(valid / count, 4)}
 
 
 def _same_block(reply: str, expected: str) -> bool:
@@ -208,7 +336,7 @@ def write_card(out: Path, profile: PretrainProfile, measured: dict) -> None:
 
     text = Path(__file__).with_name("pocket_card.md.jinja").read_text(encoding="utf-8")
     options = {"trim_blocks": True, "keep_trailing_newline": True, "undefined": StrictUndefined}
-    told = {"note": "", "tokenizer_note": fill(TOKENIZER_NOTE.format(rules="Qwen's"), 110)} | measured
+    told = {"tokenizer_note": fill(TOKENIZER_NOTE.format(rules="Qwen's"), 110)} | measured
     write_text(out / "README.md", Environment(**options).from_string(text).render(profile=profile, **told))
 
 
