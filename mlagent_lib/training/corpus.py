@@ -34,7 +34,7 @@ _WEIGHTS = np.array([1 / _OF_BLOCK[DECIDES[fact]] / 6 if fact in DECIDES else 0 
 _WEIGHTS[_WEIGHTS == 0] = 0.5 / (_WEIGHTS == 0).sum()
 _LOOK_SHARE = 0.12  # ours: turns that look instead of editing
 _FINAL_SHARE = 0.04  # ours: turns that end the trajectory
-_FREE_SHARE = 0.6  # ours: coder edits and shown blocks whose numbers are drawn, so that they are copied
+_FREE_SHARE = 0.7  # ours: coder edits and shown blocks whose numbers are drawn, so that they are copied
 _SIBLING_SHARE = 0.3  # ours: coder edits of the family that the block has: the number beside it misleads
 _OTHER_FORM_SHARE = 0.15  # ours: drawn numbers that are decimal where the catalogue has none, or whole
 _ROUND_SHARE = 0.35  # ours: drawn whole numbers that end in zeros: 10, 100 and 1000 are told apart
@@ -226,7 +226,7 @@ def _edited(
 
 
 def _facts(stream: np.random.Generator) -> list[str]:
-    return list(stream.choice(FACTS, size=int(stream.integers(0, 5)), replace=False, p=_WEIGHTS))
+    return list(stream.choice(FACTS, size=int(stream.integers(0, 6)), replace=False, p=_WEIGHTS))
 
 
 def _card(
