@@ -8,10 +8,12 @@ from itertools import islice
 
 import pytest
 
+from mlagent_lib.agents.replies import held
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.actions import ACTIONS, Action, parse_action
 from mlagent_lib.environment.coder import parse_block_reply
 from mlagent_lib.tasks.pocket import catalogue
+from mlagent_lib.tasks.pocket.cards import DECIDES
 from mlagent_lib.tasks.registry import list_tasks
 from mlagent_lib.training import corpus
 
@@ -47,7 +49,59 @@ def test_coder_examples_are_what_the_catalogue_would_do(drawn):
         off_grid += instruction not in proposed
         assert example["prompt"].startswith("Script:\n# data\n") and "\n# validation " in example["prompt"]
         compile(block, "block", "exec")
-    assert off_grid > 20  # numbers are copied, not remembered
+    assert off_grid > 80  # numbers are copied, not remembered
+
+
+def test_drawn_numbers_have_every_form_and_stand_in_scripts_too():
+    """Whole ones of one to four digits, round ones, decimals with zeros behind the point; no 007."""
+    rows = list(islice(corpus.examples(5, coder_share=1.0), 2000))
+    edits, shown = zip(*(row["prompt"].rsplit("\nEdit: ", 1) for row in rows), strict=True)[::-1]
+    numbers = {number for edit in edits for number in re.findall(r"\d+(?:\.\d+)?", edit)}
+    assert {len(number) for number in numbers if number.isdigit()} == {1, 2, 3, 4}
+    assert {"10", "100", "1000"} <= numbers and len(numbers) > 800
+    assert any(re.fullmatch(r"0\.0\d", number) for number in numbers)
+    assert not [number for number in numbers if re.match(r"0\d", number)]
+    depths = {depth for text in shown for depth in re.findall(r"max_depth=(\d+)", text)}
+    assert len(depths) > 30  # the catalogue proposes six
+    siblings = sum(
+        f"({name}=" in text and f"({name}=" in row["completion"]
+        for row, text in zip(rows, shown, strict=True)
+        for name in ("n_neighbors", "max_depth")
+    )
+    assert siblings > 15  # the number that the script has is beside the one that is asked for
+
+
+def test_branches_begin_alike_and_the_first_one_is_the_example(drawn):
+    for index in range(20):
+        found = corpus.branches(11, index, coder_share=0.5, forbidden=SUITE, number=4)
+        assert found[0] == drawn[index] and len(found) == 4
+        heads = {row["prompt"].rsplit("\nEdit: ", 1)[0] for row in found}
+        assert len(heads) == 1 and len({row["completion"] for row in found}) > 1
+
+
+def test_a_turn_names_a_fact_of_its_card_that_decides_the_block_and_what_the_block_holds(drawn):
+    named = 0
+    for row in (row for row in drawn if '"edit_instruction"' in row["completion"]):
+        facts = re.search(r"Facts: (.*)\.\n", row["prompt"]).group(1).split("; ")
+        said = parse_action(row["completion"])
+        plan = said.fields["Research Plan and Status"]
+        axis = re.search(r"work on the (\w+) block", plan, re.I)
+        deciding = [fact for fact in facts if axis and DECIDES.get(fact) == axis.group(1)]
+        told = [fact for fact in DECIDES if fact in plan.lower()]
+        if told:
+            assert told[0] in deciding
+            named += 1
+        else:
+            assert not deciding
+        kinds = [(m, k) for m in catalogue.MODALITIES for k in catalogue.KINDS]
+        edited = {
+            found[0]
+            for pair in kinds
+            if (found := catalogue.interpret(said.arguments["edit_instruction"], *pair))
+        }
+        block = catalogue.read_block(row["prompt"].replace("\n# ", "\n\n# "), *edited)
+        assert not held(block) or held(block) in said.fields["Thought"]
+    assert named > 40
 
 
 def test_agent_examples_are_actions_on_prompts_of_the_policys_form(drawn):
@@ -70,17 +124,18 @@ def test_no_task_of_the_suite_is_named_and_none_of_its_words_is_needed(drawn):
     text = json.dumps(drawn)
     assert not [name for name in SUITE if name in text]
     names = {
-        corpus._card("text", "label", "accuracy", True, rng(0, i), SUITE).split(".")[0] for i in range(300)
+        corpus._card("text", "label", "accuracy", True, [], rng(0, i), SUITE).split(".")[0]
+        for i in range(300)
     }
     assert len(names) > 250  # many names, so that the format does not hang on familiar ones
 
 
 def test_forbidden_names_are_drawn_again():
     stream_names = [
-        corpus._card("text", "label", "accuracy", True, rng(0, i), frozenset()) for i in range(50)
+        corpus._card("text", "label", "accuracy", True, [], rng(0, i), frozenset()) for i in range(50)
     ]
     taken = re.match(r"Task: ([\w-]+)\.", stream_names[7]).group(1)
-    again = corpus._card("text", "label", "accuracy", True, rng(0, 7), frozenset({taken}))
+    again = corpus._card("text", "label", "accuracy", True, [], rng(0, 7), frozenset({taken}))
     assert f"Task: {taken}." not in again
 
 
