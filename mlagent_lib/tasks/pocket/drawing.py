@@ -26,13 +26,6 @@ def _column(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, dtype=float)[:, None, None]
 
 
-def _exposed(rng: np.random.Generator, images: np.ndarray, noise: float) -> np.ndarray:
-    """Return the images at a random gain and offset, with noise."""
-    n = len(images)
-    gain, offset = rng.uniform(0.6, 1.2, (n, 1, 1)), rng.uniform(-8, 8, (n, 1, 1))
-    return images * gain + offset + rng.normal(0, noise, images.shape)
-
-
 def _dimmed(rng: np.random.Generator, images: np.ndarray, darkest: float, noise: float) -> np.ndarray:
     """Return images (around 0) at a random brightness and a gain from ``darkest`` to 1, with noise.
 
@@ -60,25 +53,28 @@ def cactus(rng: np.random.Generator, n: int = 2400) -> Sample:
     return sample_of(pixels(_dimmed(rng, ground + strength * spines, 0.1, 0.6)), label)
 
 
-def leaves(rng: np.random.Generator, n: int = 2100) -> Sample:
-    """Return leaves: healthy (0), rusty with small bright dots (1), scabbed with dark blots (2), both (3)."""
-    label = rng.integers(0, 4, n)
+def _spots(rng: np.random.Generator, count: int, strength: np.ndarray, width: float) -> np.ndarray:
+    """Return ``count`` spots at any place of each picture, of one strength for each picture."""
+    n = len(strength)
     rows, columns = _grid(n)
-    vein = np.exp(-((columns - _column(rng.uniform(-1, 1, n))) ** 2)) * 8
-    images = 50 + vein + gaussian_filter(rng.normal(0, 1, (n, SIDE, SIDE)), (0, 1, 1)) * 12
-    for _ in range(4):
-        rusty = (label % 2 == 1) & (rng.random(n) < 0.75)
-        r, c = rng.uniform(-4.5, 4.5, (2, n, 1, 1))
-        images = images + _column(rusty * rng.uniform(12, 34, n)) * np.exp(
-            -((rows - r) ** 2 + (columns - c) ** 2) / 0.5
-        )
-    for _ in range(2):
-        scabbed = (label >= 2) & (rng.random(n) < 0.8)
-        r, c = rng.uniform(-4, 4, (2, n, 1, 1))
-        images = images - _column(scabbed * rng.uniform(8, 26, n)) * np.exp(
-            -((rows - r) ** 2 + (columns - c) ** 2) / 5
-        )
-    return sample_of(pixels(_exposed(rng, images, 3)), label)
+    places = (rng.uniform(-4.5, 4.5, (2, n, 1, 1)) for _ in range(count))
+    shapes = (np.exp(-((rows - r) ** 2 + (columns - c) ** 2) / width) for r, c in places)
+    return _column(strength) * sum(shapes)
+
+
+def leaves(rng: np.random.Generator, n: int = 2400) -> Sample:
+    """Return leaves: healthy (0), with rust (1), scab (2), both (3), told by dots and blots for their shade.
+
+    Rust shows as strong dots on light leaves and as weak ones on dark leaves, and without it the other way
+    round; so do the blots of scab.
+    """
+    label, light = rng.integers(0, 4, n), rng.integers(0, 2, n)
+    rust, scab = label % 2, label // 2
+    dots = np.where(rust == light, 28, 12) * np.where(rust, 1.22, 0.78)
+    blots = np.where(scab == light, 16, 6) * np.where(scab, 1.22, 0.78)
+    shade = _column(45 + 15 * light + rng.normal(0, 2, n))
+    images = shade + _spots(rng, 4, dots, 0.6) - _spots(rng, 3, blots, 1.5)
+    return sample_of(pixels(images + rng.normal(0, 2.5, images.shape)), label)
 
 
 def icebergs(rng: np.random.Generator, n: int = 2000) -> Sample:
@@ -112,7 +108,9 @@ def silhouettes(rng: np.random.Generator, n: int = 2000, species: int = 12) -> S
     )
     size = _column(rng.normal(3.0, 0.25, n))
     inside = 1 / (1 + np.exp(-3 * (size * (1 + 0.9 * radius) - np.hypot(rows, columns))))
-    return sample_of(pixels(_dimmed(rng, 40 * (inside - 0.3) + _ground(rng, n, 14, (0, 0)), 0.02, 0.15)), label)
+    return sample_of(
+        pixels(_dimmed(rng, 40 * (inside - 0.3) + _ground(rng, n, 14, (0, 0)), 0.02, 0.15)), label
+    )
 
 
 def flukes(rng: np.random.Generator, n: int = 2100, animals: int = 30) -> Sample:

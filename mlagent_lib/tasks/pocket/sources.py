@@ -71,8 +71,8 @@ def photos(rng: np.random.Generator) -> Sample:
     patches, label = _photo_patches(8, "left")
     # A random gain and offset for each patch: average brightness alone must not tell the two photos apart.
     mean = patches.mean((1, 2), keepdims=True)
-    gain, offset = rng.uniform(0.4, 1.0, (2, len(patches), 1, 1))
-    patches = gain * (patches - mean) + 0.4 * mean + 50 * offset
+    gain, offset = rng.uniform(0.7, 1.0, (len(patches), 1, 1)), rng.uniform(0, 20, (len(patches), 1, 1))
+    patches = gain * (patches - mean) + 0.4 * mean + offset
     noisy = patches + rng.normal(0, 1.5, patches.shape)
     return sample_of(pixels(noisy), label)
 
