@@ -72,9 +72,9 @@ def leaves(rng: np.random.Generator, n: int = 2400) -> Sample:
     rust, scab = label % 2, label // 2
     dots = np.where(rust == light, 28, 12) * np.where(rust, 1.22, 0.78)
     blots = np.where(scab == light, 16, 6) * np.where(scab, 1.22, 0.78)
-    shade = _column(45 + 15 * light + rng.normal(0, 2, n))
+    shade = _column(45 + 8 * light + rng.normal(0, 2, n))
     images = shade + _spots(rng, 4, dots, 0.6) - _spots(rng, 3, blots, 1.5)
-    return sample_of(pixels(images + rng.normal(0, 2.5, images.shape)), label)
+    return sample_of(pixels(images + rng.normal(0, 4, images.shape)), label)
 
 
 def icebergs(rng: np.random.Generator, n: int = 2000) -> Sample:
