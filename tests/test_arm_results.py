@@ -398,7 +398,7 @@ def test_the_status_says_what_is_finished(tables, tmp_path):
     found = status_table(write_raw(tmp_path), tables).set_index("arm")
     assert list(found.index) == [arm.label for arm in ARMS]
     assert found.loc["full method", ["seeds", "minutes a seed", "commit"]].tolist() == [3, 2.0, "abababab"]
-    missing = found.loc["25 % on-policy states"]
+    missing = found.loc["expert states only"]
     assert missing["seeds"] == 0 and np.isnan(missing["minutes a seed"]) and missing["commit"] == ""
 
 
