@@ -96,7 +96,7 @@ def icebergs(rng: np.random.Generator, n: int = 2000) -> Sample:
 
 
 def silhouettes(rng: np.random.Generator, n: int = 2000, species: int = 12) -> Sample:
-    """Return outlines of leaves of twelve species, given by lobes of their radius, at very different exposures."""
+    """Return outlines of leaves of twelve species (lobes of their radius) at very different exposures."""
     label = rng.integers(0, species, n)
     lobes = rng.uniform(-1, 1, (species, 5)) * np.array([0.175, 0.16, 0.14, 0.105, 0.09])
     phase = rng.uniform(0, 2 * np.pi, (species, 5))
@@ -114,7 +114,7 @@ def silhouettes(rng: np.random.Generator, n: int = 2000, species: int = 12) -> S
 
 
 def flukes(rng: np.random.Generator, n: int = 2100, animals: int = 30) -> Sample:
-    """Return tails of thirty whales: each animal has its own marks, below glare and at very different exposures."""
+    """Return tails of thirty whales: each animal has its own marks, seen at very different exposures."""
     label = np.arange(n) % animals
     rng.shuffle(label)
     marks = gaussian_filter(rng.normal(0, 1, (animals, SIDE + 2, SIDE + 2)), (0, 0.9, 0.9)) * 44
