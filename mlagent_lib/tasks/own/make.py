@@ -25,7 +25,7 @@ from mlagent_lib.tasks.own.score import STARTER, find_best, given_best, measure_
 from mlagent_lib.tasks.own.spec import OwnSpec, check_place, refusal
 from mlagent_lib.tasks.own.split import check_size, split_rows
 from mlagent_lib.tasks.own.target import Target, check_metric, judge_target
-from mlagent_lib.tasks.pocket.cards import CARDS
+from mlagent_lib.tasks.pocket.cards import CARDS, COUNTS
 from mlagent_lib.tasks.pocket.catalogue import edits
 from mlagent_lib.tasks.spec import Sample, TaskSpec
 from mlagent_lib.tasks.splits import Split
@@ -33,8 +33,6 @@ from mlagent_lib.tasks.task import Task, load_task
 
 # Targets that cannot be reached, as in the requests of the suite.
 _GOALS = {card.metric: card.goal for card in CARDS}
-_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 8: "eight", 10: "ten", 12: "twelve",
-           20: "twenty", 30: "thirty"}  # fmt: skip
 FEW_ROWS = 400
 RARE = 0.3  # of the share that a class would have among equals
 SCALES_APART = 100.0  # ratio of the largest to the smallest deviation of the numeric columns
@@ -150,7 +148,7 @@ def _facts(visible: pd.DataFrame, target: Target, answers: np.ndarray, *, is_tex
     facts = []
     if target.is_classes:
         count = len(target.classes)
-        facts.append(f"{_COUNTS.get(count, count)} classes")
+        facts.append(f"{COUNTS.get(count, count)} classes")
         if np.bincount(answers.astype(int)).min() < RARE * len(answers) / count:
             facts.append("one class is rare" if count == 2 else "imbalanced classes")
     else:

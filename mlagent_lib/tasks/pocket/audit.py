@@ -43,7 +43,7 @@ FILE = Path(__file__).with_suffix(".json")
 MOST_HELPED, MOST_FIXED = 0.6, 0.1  # tasks that one edit improves; what the best fixed edit closes on average
 LEAST_RULE = 0.6  # what the rule closes on held-out tasks on average
 MOST_SINGLE, LEAST_MORE = 0.6, 0.25  # what a task's best edit closes; what three add to it
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = ("OMP_NUMTHREADS", "OPENBLAS_NUMTHREADS", "MKL_NUMTHREADS")
 
 Shares = Mapping[str, Mapping[str, float | None]]  # task -> key of an edit -> share; None: it fails
 Learned = Mapping[tuple[str, bool], tuple[str, float]]  # (fact, is a classifier's) -> key, mean share
@@ -275,7 +275,7 @@ def measure_all(names: Sequence[str], workers: int, say: Callable[[str], None]) 
         workers: Tasks at a time, one core each.
         say: Told of each task that is done.
     """
-    os.environ.update(dict.fromkeys(_THREADS, "1"))  # read by the workers when they load numpy
+    os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the workers when they load numpy
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         jobs = {pool.submit(_measured, card.name, card.name in names): card.name for card in CARDS}
         for job in as_completed(jobs):

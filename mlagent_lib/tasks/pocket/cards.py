@@ -25,7 +25,8 @@ CARDS = tuple(
     Card(**card | {"rows": tuple(card["rows"]), "facts": tuple(card["facts"])}) for card in _TEXTS["cards"]
 )
 # The short facts that a card may state: one vocabulary for cards, generated tasks and the corpus.
-_COUNTED = [f"{count} {what}" for what in ("classes", "outputs") for count in _TEXTS["facts"]["counts"]]
+COUNTS = dict(zip((2, 3, 4, 5, 6, 8, 10, 12, 20, 30), _TEXTS["facts"]["counts"], strict=True))
+_COUNTED = [f"{count} {what}" for what in ("classes", "outputs") for count in COUNTS.values()]
 # Which block a fact says something about: what fits there is for a reader to learn.
 DECIDES = {fact: axis for axis, facts in _TEXTS["facts"]["decides"].items() for fact in facts}
 FACTS = (*_COUNTED, *DECIDES, *_TEXTS["facts"]["others"])

@@ -30,7 +30,7 @@ SCORES = HERE / "scores.json"
 # What decides the content of the suite.
 _SOURCES = ("cards.py", "cards.yaml", "drawing.py", "sources.py", "suite.py", "words.yaml", "writing.py",
             "scores.json", "../folder.py", "../frames.py", "../frames.yaml", "../spec.py")  # fmt: skip
-_GRAPH = (
+GRAPH = (
     "data/nodes.csv: one line of features for each node, node 0 first.",
     "data/edges.csv: source, cites (two node numbers).",
 )
@@ -76,7 +76,7 @@ def write_task(spec: Card, folder: Path, recorded: dict | None = None) -> None:
     classes = list(range(1, 7)) if spec.metric == "qwk" else []
     if spec.kind in ("label", "probability", "rank"):
         classes = sorted(int(value) for value in np.unique(sample.targets["target"]))
-    more, prepare = _GRAPH if "nodes" in sample.extra else (), _PREPARE.format(name=spec.name)
+    more, prepare = GRAPH if "nodes" in sample.extra else (), _PREPARE.format(name=spec.name)
     write_texts(folder, spec, sample, classes, prepare=prepare, more=more, recorded=recorded)
 
 
