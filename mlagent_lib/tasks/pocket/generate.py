@@ -71,7 +71,7 @@ def structures() -> dict[str, dict]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Drawn:
     """What was drawn for one task.
 
     Attributes:
@@ -94,7 +94,7 @@ class Plan:
     rows: int
 
 
-def draw_plan(draws: np.random.Generator, modality: str) -> Plan:
+def draw_plan(draws: np.random.Generator, modality: str) -> Drawn:
     """Return what a task of a modality shall be.
 
     Example:
@@ -130,7 +130,7 @@ def draw_plan(draws: np.random.Generator, modality: str) -> Plan:
         rule = offer[axis].get(facts[axis], {"right": ["plain"]})
         right[axis] = fitting(axis, rule, "right")
         starter[axis] = one(fitting(axis, rule, "wrong")) if axis in wrong else right[axis][0]
-    return Plan(
+    return Drawn(
         modality,
         kind,
         metric,
@@ -143,7 +143,7 @@ def draw_plan(draws: np.random.Generator, modality: str) -> Plan:
     )
 
 
-def spec_of(name: str, plan: Plan) -> TaskSpec:
+def spec_of(name: str, plan: Drawn) -> TaskSpec:
     """Return the card of a plan."""
     stated = [fact for fact in plan.facts.values() if fact]
     stated += [f"{COUNTS[plan.answers]} classes"] if plan.answers > 1 else []
@@ -171,7 +171,7 @@ def spec_of(name: str, plan: Plan) -> TaskSpec:
     )
 
 
-def _why_not(work: Measurement, plan: Plan, right: dict[str, str]) -> str:
+def _why_not(work: Measurement, plan: Drawn, right: dict[str, str]) -> str:
     """Return why a drawn task is not kept, given the blocks that fit; "" where it is."""
     start, top = (work.run(blocks).scores for blocks in (work.blocks, right))
     if start is None or top is None:
@@ -195,7 +195,7 @@ def _why_not(work: Measurement, plan: Plan, right: dict[str, str]) -> str:
     return "an edit that helps in many places does it" if general else ""
 
 
-def _best_of(work: Measurement, plan: Plan) -> tuple[dict[str, str], dict[str, list[str]]]:
+def _best_of(work: Measurement, plan: Drawn) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return the best script of edits that fit, and the fitting edits that run, the best ones first."""
     block = {edit.key: edit.block for edit in edits(plan.modality, plan.kind)}
     best = {axis: block[keys[0]] for axis, keys in plan.right.items()}
@@ -207,7 +207,7 @@ def _best_of(work: Measurement, plan: Plan) -> tuple[dict[str, str], dict[str, l
     return best, right
 
 
-def _write(folder: Path, name: str, plan: Plan, draws: np.random.Generator) -> str:
+def _write(folder: Path, name: str, plan: Drawn, draws: np.random.Generator) -> str:
     """Write a task into a folder; return why it cannot be kept, "" where it can."""
     spec = spec_of(name, plan)
     total = sum(spec.rows)
@@ -226,6 +226,8 @@ def _write(folder: Path, name: str, plan: Plan, draws: np.random.Generator) -> s
     if why := _why_not(work, plan, {axis: block[keys[0]] for axis, keys in plan.right.items()}):
         return why
     best, right = _best_of(work, plan)
+    if why := _why_not(work, plan, best):  # again, since that may be another script
+        return why
     scores = [work.run(blocks).scores for blocks in (work.blocks, best)]
     told = (
         "the starter, run once",
