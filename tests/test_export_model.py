@@ -43,7 +43,7 @@ def write_adapter(folder: Path, base: str) -> None:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(POCKET), lora_config(4, 8))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.02)
+            torch.nn.init.normal_(weight, std=0.05)
     model.save_pretrained(folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
