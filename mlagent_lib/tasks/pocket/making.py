@@ -149,15 +149,18 @@ def _spots(rng: np.random.Generator, n: int, answers: int, depend: bool) -> Made
 
 
 def graph(rng: np.random.Generator, n: int, answers: int, facts: Collection[str]) -> Made:
-    """Return nodes with noisy features and links, most of them inside a class."""
+    """Return nodes with noisy features and links, most of them inside a class.
+
+    All features also share a few strong moods that say nothing: sums over features cancel them, trees cannot.
+    """
     label = rng.integers(0, answers, n)
-    centres = rng.normal(0, 1, (answers, 48))
-    features = 0.3 * centres[label] + rng.normal(0, 1.5, (n, 48))
-    source = np.repeat(np.arange(n), 1 + rng.poisson(2, n))
+    moods = rng.normal(0, 1, (n, 6)) @ rng.normal(0, 1.6, (6, 48))
+    features = 0.22 * rng.normal(0, 1, (answers, 48))[label] + moods + rng.normal(0, 1.5, (n, 48))
+    source = np.repeat(np.arange(n), 1 + rng.poisson(1, n))
     order, counts = np.argsort(label, kind="stable"), np.bincount(label)
     first, own = counts.cumsum() - counts, label[source]
     inside = order[first[own] + rng.integers(0, counts[own])]  # a node of the same class
-    cites = np.where(rng.random(len(source)) < 0.8, inside, rng.integers(0, n, len(source)))
+    cites = np.where(rng.random(len(source)) < 0.75, inside, rng.integers(0, n, len(source)))
     edges = pd.DataFrame({"source": source, "cites": cites})[source != cites].drop_duplicates()
     nodes = pd.DataFrame(features.round(3), columns=[f"f{i}" for i in range(48)])
     return (
