@@ -152,7 +152,7 @@ def test_units_are_made_and_the_plan_knows_them(made, capsys):
     runs, said = made
     assert "evaluation" in said and any(line.startswith("update 1, reward ") for line in said)
     at = plan(runs, (0,))
-    assert {unit.name for unit in at.done} == set(MADE) and len(at.left) == 24
+    assert {unit.name for unit in at.done} == set(MADE) and len(at.left) == 25
     seconds = {unit.name: taken for unit, taken in at.seconds.items()}
     assert seconds["arm-base"] == read_manifest(run_of(runs, 0) / "arm-base")["wall_s"] > 0
     assert cli.main(["ablations", "--plan", "--seeds", "0", "--runs-dir", str(runs)]) == 0

@@ -42,14 +42,14 @@ def _saturation(tables: Tables) -> Iterator[str]:
     if found["n"]:
         yield (
             f"Reward: v1 pays {found['saturated']:.0%} of {found['n']:,.0f} edits within 0.01 of 0 or 1, and "
-            f"pays {found['pairs_lost']:.0%} of pairs alike whose gains differ. Trained on v1 or v2: "
+            f"pays {found['pairs_lost']:.0%} of pairs alike whose gains differ. Trained on another form: "
             f"{compared(tables, 'rl', 'reward-v1').text}; {compared(tables, 'rl', 'reward-v2').text}."
         )
 
 
 def _states(tables: Tables) -> Iterator[str]:
     mixed = "; ".join(compared(tables, "rl", name).text for name in ("mix-0", "mix-50"))
-    yield f"States: a quarter on-policy states against none and half, {mixed}."
+    yield f"States: other shares of on-policy states, {mixed}."
 
 
 def _coder(tables: Tables) -> Iterator[str]:
