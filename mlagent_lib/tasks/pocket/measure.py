@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from mlagent_lib.core.files import write_text
 from mlagent_lib.tasks.attempt import Attempt, Execute, attempt
 from mlagent_lib.tasks.folder import add_to_card
 from mlagent_lib.tasks.grading import LABEL_SETS
@@ -213,7 +214,7 @@ def store_scores(records: dict) -> None:
         "versions": versions,
         "tasks": {spec.name: records[spec.name] for spec in CARDS if spec.name in records},
     }
-    SCORES.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(SCORES, json.dumps(content, indent=1, allow_nan=False) + "\n")  # whole or not at all
 
 
 def _known(task: Task, record: dict, execute: Execute) -> dict[str, Attempt]:
