@@ -157,7 +157,7 @@ def test_units_are_made_and_the_plan_knows_them(made, capsys):
     assert seconds["arm-base"] == read_manifest(run_of(runs, 0) / "arm-base")["wall_s"] > 0
     assert cli.main(["ablations", "--plan", "--seeds", "0", "--runs-dir", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("4 of 28 units are finished; 24 left, about ") and len(lines) == 25
+    assert lines[0].startswith("4 of 29 units are finished; 25 left, about ") and len(lines) == 25
     assert not any(name in line.split() for line in lines for name in MADE)
 
 
@@ -194,7 +194,7 @@ def test_what_is_gathered_is_what_the_units_wrote(made, gathered):
     assert found["curves"]["charged"].tolist() == pytest.approx([0.0, charged, charged], abs=0.006)
     assert set(found["units"].query("finished")["unit"]) == set(MADE)
     about = manifest_of(out)
-    assert set(about["units"]) == {f"seed0/{name}" for name in MADE} and len(about["left"]) == 24
+    assert set(about["units"]) == {f"seed0/{name}" for name in MADE} and len(about["left"]) == 25
     unit = about["units"]["seed0/arm-base"]
     assert unit["versions"]["torch"] and unit["device"] and unit["wall_s"] > 0 and "git" in unit
 
