@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.reward import FORMS, sigmoid, step_reward
+from mlagent_lib.reward import FORMS, IDLE, sigmoid, step_reward
 
 SCORES = st.floats(-1e6, 1e6)
 
@@ -28,7 +28,7 @@ def edited(before, after, init, best, form="v1"):
         (10.0, 9.92, 10.0, 2.0, 0.7310585786, 0.01, 0.01),
         (9.92, 10.0, 10.0, 2.0, 0.2689414214, -0.01, -0.01),
         # nothing gained; the whole way; beyond the best known (neither version clips, ours does)
-        (0.7, 0.7, 0.5, 1.0, 0.5, 0.0, 0.0),
+        (0.7, 0.7, 0.5, 1.0, 0.5, 0.0, -0.1),
         (10.0, 2.0, 10.0, 2.0, 1.0, 1.0, 1.0),
         (0.5, 1.25, 0.5, 1.0, 1.0, 1.5, 1.0),
         # below the starter: v2 has no floor either
@@ -46,10 +46,10 @@ def test_the_performance_part_by_hand(before, after, init, best, v1, v2, gain):
 @pytest.mark.parametrize(
     ("outcome", "values"),
     [  #                       v1   v2  gain  v1 without performance, format, corner; gain without them
-        (Outcome.INVALID, (0.0, -1.0, -1.0, 0.0, 0.5, 0.0, -1.0, 0.0, -1.0)),
-        (Outcome.ERROR, (0.0, -1.0, -1.0, 0.0, 0.5, 0.0, -1.0, 0.0, -1.0)),
-        (Outcome.NEUTRAL, (0.5, 0.0, 0.0, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0)),
-        (Outcome.CORNER, (0.5, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, -1.0)),
+        (Outcome.INVALID, (0.0, -1.0, -1.0, 0.0, 0.5, 0.0, -1.0, -0.1, -1.0)),
+        (Outcome.ERROR, (0.0, -1.0, -1.0, 0.0, 0.5, 0.0, -1.0, -0.1, -1.0)),
+        (Outcome.NEUTRAL, (0.5, 0.0, -0.1, 0.5, 0.5, 0.5, -0.1, -0.1, -0.1)),
+        (Outcome.CORNER, (0.5, 0.0, -0.1, 0.5, 0.5, 0.0, -0.1, -0.1, -1.0)),
     ],
 )
 def test_the_constant_parts_in_every_form(outcome, values):
@@ -63,7 +63,7 @@ def test_without_the_performance_part_only_the_sign_counts():
     form = "v1-no-performance"
     assert [edited(4.0, after, 4.0, 0.0, form) for after in (3.999, 4.0, 4.001)] == [1.0, 0.5, 0.0]
     form = "gain-no-performance"
-    assert [edited(4.0, after, 4.0, 0.0, form) for after in (3.999, 4.0, 4.001)] == [1.0, 0.0, -1.0]
+    assert [edited(4.0, after, 4.0, 0.0, form) for after in (3.999, 4.0, 4.001)] == [1.0, -0.1, -1.0]
 
 
 def test_the_other_ablations_leave_the_performance_part_alone():
@@ -82,7 +82,10 @@ def test_a_reward_is_finite_in_its_range_and_has_the_sign_of_the_change(before, 
     assert math.isfinite(value)
     neutral = 0.5 if form.startswith("v1") else 0.0
     better = (after - before) * (1 if best > init else -1)
-    assert (value >= neutral) if better >= 0 else (value <= neutral)
+    if after == before and form.startswith("gain"):
+        assert value == IDLE  # no change is no neutral thing there: it costs a little
+    else:
+        assert (value >= neutral) if better >= 0 else (value <= neutral)
     if form != "v2":
         assert (0.0 if neutral else -1.0) <= value <= 1.0
 
@@ -96,7 +99,8 @@ def test_turning_the_metric_round_changes_nothing(before, after, form):
 def test_a_better_score_never_pays_less(first, second):
     low, high = sorted((first, second))
     for form in FORMS:
-        assert edited(0.0, low, 0.0, 50.0, form) <= edited(0.0, high, 0.0, 50.0, form)
+        if not (form.startswith("gain") and 0.0 in (low, high)):  # no change: see `IDLE`
+            assert edited(0.0, low, 0.0, 50.0, form) <= edited(0.0, high, 0.0, 50.0, form)
 
 
 def test_what_has_no_reward_raises_and_names_the_value():

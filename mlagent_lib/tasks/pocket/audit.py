@@ -91,17 +91,23 @@ def most_helped(shares: Shares, tasks: Sequence[str]) -> tuple[str, int]:
     return best, counts[best]
 
 
-def learn(shares: Shares, stated: Mapping[str, Stated]) -> Learned:
-    """Return for each fact that decides a block, and kind of learner, the edit that closes most there.
+def learn(shares: Shares, beside: Shares, stated: Mapping[str, Stated]) -> Learned:
+    """Return for each fact that decides a block, and kind of learner, the edit that does best there.
+
+    Judged is the mean of what an edit closes alone and of what it closes beside the best other blocks: some
+    edits help a bad script and ruin a good one.
 
     Args:
-        shares: Of the tasks to learn from.
+        shares: Of the tasks to learn from, each edit alone.
+        beside: The same, each edit beside the best known other blocks.
         stated: Their cards, by name.
 
     Example:
         >>> cards = {name: card_of(name) for name in ("pocket-essays",)}
-        >>> learn({"pocket-essays": {"data/length": 0.1, "data/hashed/16": 0.3}}, cards)
-        {('misspelt words', False): ('data/hashed/16', 0.3)}
+        >>> alone = {"pocket-essays": {"data/length": 0.4, "data/hashed/16": 0.3}}
+        >>> best = {"pocket-essays": {"data/length": -1.0, "data/hashed/16": 0.9}}
+        >>> learn(alone, best, cards)["rare words", False]
+        ('data/hashed/16', 0.6)
     """
     found = {}
     for fact, axis in DECIDES.items():
@@ -111,7 +117,14 @@ def learn(shares: Shares, stated: Mapping[str, Stated]) -> Learned:
                 for name, card in stated.items()
                 if fact in card.facts and is_classification(card.kind) == classify
             ]
-            own = {task: {k: v for k, v in shares[task].items() if k.startswith(axis)} for task in tasks}
+            own = {
+                task: {
+                    key: None if share is None else ((share + (beside[task][key] or 0.0)) / 2)
+                    for key, share in shares[task].items()
+                    if key.startswith(axis)
+                }
+                for task in tasks
+            }
             if any(own.values()):
                 best = best_fixed(own, tasks)
                 found[fact, classify] = best, closes(own, tasks, best)
@@ -218,7 +231,7 @@ def recorded() -> dict[str, dict]:
 def learned_on_held_in(record: Mapping[str, Mapping]) -> Learned:
     """Return what the held-in tasks of a record teach."""
     cards = {card.name: card for card in CARDS if card.split == "held-in" and card.name in record}
-    return learn({name: record[name]["shares"] for name in cards}, cards)
+    return learn(*({name: record[name][how] for name in cards} for how in ("shares", "beside")), cards)
 
 
 def best_edit(shares: Mapping[str, float | None]) -> str:

@@ -188,10 +188,14 @@ def measure(task: Task, execute: Execute = run_trusted) -> tuple[dict, dict]:
         "slowest_seconds": round(seconds[-1], 1),
         "median_seconds": round(seconds[len(seconds) // 2], 2),
     }
-    return scores, {
+    found = {
         "shares": shares,
         "three": [share_of_gap(work.value(step), start, end) for step in steps] or [0.0],
     }
+    if task.split == "held-in":  # what can be learned: how good an edit is beside the best other blocks
+        beside = {edit.key: work.value(best | {edit.axis: edit.block}) for edit in catalogue}
+        found["beside"] = {key: share_of_gap(made, start, end) for key, made in beside.items()}
+    return scores, found
 
 
 def _health(shares: list[float | None]) -> dict[str, int]:
