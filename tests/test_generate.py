@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -37,6 +38,7 @@ def made(tmp_path_factory):
     told = []
     generate(out, COUNT, 0, list(structures()), 2, lambda done, dropped: told.append(done))
     assert told == list(range(1, COUNT + 1))
+    assert os.environ["OMP_NUM_THREADS"] == "1"  # a worker that uses more takes many times as long
     return out
 
 

@@ -43,7 +43,7 @@ FILE = Path(__file__).with_suffix(".json")
 MOST_HELPED, MOST_FIXED = 0.6, 0.1  # tasks that one edit improves; what the best fixed edit closes on average
 LEAST_RULE = 0.6  # what the rule closes on held-out tasks on average
 MOST_SINGLE, LEAST_MORE = 0.6, 0.25  # what a task's best edit closes; what three add to it
-THREADS = ("OMP_NUMTHREADS", "OPENBLAS_NUMTHREADS", "MKL_NUMTHREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Shares = Mapping[str, Mapping[str, float | None]]  # task -> key of an edit -> share; None: it fails
 Learned = Mapping[tuple[str, bool], tuple[str, float]]  # (fact, is a classifier's) -> key, mean share
