@@ -57,7 +57,7 @@ def open_reading(run: str | Path, *, settings: str = "", seed: int | None = None
     lab = lab_in(Path(run), own, told["seed"], changes)
     grpo = get_profile(settings).grpo if settings else lab.profile.grpo
     # the states are those of the run, and the table knows single steps only
-    fixed = {"reward_form": "v1", "onpolicy_share": 0.0, "eval_trajectories": 0}
+    fixed = {"reward_form": "v1", "onpolicy_share": 0.0, "eval_trajectories": 0, "variety": 0.0}
     lab.profile = replace(lab.profile, grpo=replace(grpo, steps=steps or grpo.steps, **fixed))
     chosen = {"settings": settings or own.name, "steps": lab.profile.grpo.steps}
     lab.changes = changes | chosen | {"table": lab.seed if seed is None else seed}

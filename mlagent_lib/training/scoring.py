@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -20,6 +21,7 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
+from mlagent_lib.tasks.pocket.catalogue import family_of
 from mlagent_lib.training.pool import Focus, OnPolicyStates
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from mlagent_lib.tasks.task import Task
 
 _GUARD = 1e-4  # TRL's, where all rewards are equal
+RAREST = 0.05  # ours: families with a smaller share of a batch are paid alike, so that no nonsense pays more
 
 
 class BatchReward:
@@ -76,6 +79,7 @@ class StepReward(BatchReward):
 
     def __init__(self, pool: dict[str, State], tools: Toolbox, **shape):
         super().__init__(pool, tools, **shape)
+        self.variety = 0.0
         self.visited: OnPolicyStates | None = None
         self.focus: Focus | None = None
         self._pending: list[PendingSteps] = []
@@ -134,6 +138,9 @@ class StepReward(BatchReward):
         filled, flat = fill_groups(rewards, self.group_size)
         if self.focus is not None:
             self.focus.visit(self.states[:: self.group_size], filled)
+        if self.variety:
+            paid = variety_pay([family_made(result, self.tools) for result in results], self.variety)
+            filled = [reward + more for reward, more in zip(filled, paid, strict=True)]
         advantages = group_advantages(filled, self.group_size, self.scale)
         self.seconds += time.perf_counter() - began
         self.last = step_statistics(results, rewards) | {
@@ -144,6 +151,37 @@ class StepReward(BatchReward):
             **self._clock.seconds(self.seconds),
         }
         return filled
+
+
+def family_made(result: StepResult, tools: Toolbox) -> str | None:
+    """Return the family of the edit that a step made; None for a step after which the score is as it was."""
+    if result.outcome is not Outcome.EDITED or result.score_after == result.score_before:
+        return None
+    task = tools.task(result.state.task)
+    return family_of(result.action.arguments["edit_instruction"], task.modality, task.kind)
+
+
+def variety_pay(families: Sequence[str | None], weight: float) -> list[float]:
+    """Return what each action of a batch is paid for the rarity of its family: ``-weight * log(share)``.
+
+    On average that is the entropy of what the policy does over all states of the batch: one edit for all of
+    them pays nothing, another edit for each kind of state pays. Ours; the paper has no such term.
+
+    Args:
+        families: Of the actions; None is paid nothing, and is no part of the shares.
+        weight: In units of the reward, above 0.
+
+    Example:
+        Two of three edits are of one family; an edit of the other kind is paid more.
+
+        >>> [round(paid, 3) for paid in variety_pay(["model/knn", "model/knn", "data/pca", None], 0.1)]
+        [0.041, 0.041, 0.11, 0.0]
+    """
+    counts = Counter(family for family in families if family)
+    return [
+        -weight * math.log(max(counts[family] / counts.total(), RAREST)) if family else 0.0
+        for family in families
+    ]
 
 
 def rewards_of(results: Sequence[StepResult], tools: Toolbox, form: str) -> list[float | None]:
