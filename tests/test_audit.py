@@ -60,9 +60,13 @@ def test_the_rule_learns_from_the_tasks_that_state_a_fact():
         "one": {"model/lda": 0.5, "model/knn/7": 0.1, "data/power": 0.9},
         "two": {"model/lda": None, "model/knn/7": 0.3, "data/power": 0.2, "data/pca/2": 0.4},
     }
-    assert learn(shares, TWO) == {
-        ("effects add up", True): ("model/lda", 0.25),  # a failure counts as nothing closed: (.5 + 0) / 2
-        ("skewed columns", True): ("data/pca/2", 0.4),
+    beside = {
+        "one": {"model/lda": 0.7, "model/knn/7": 0.1, "data/power": 0.9},
+        "two": {"model/lda": None, "model/knn/7": -0.5, "data/power": 0.6, "data/pca/2": 0.0},
+    }
+    assert learn(shares, beside, TWO) == {
+        ("effects add up", True): ("model/lda", 0.3),  # ((.5 + .7) / 2 + 0) / 2: a failure closes nothing
+        ("skewed columns", True): ("data/power", 0.4),  # (.2 + .6) / 2; the pca, better alone, has .2
     }
 
 
