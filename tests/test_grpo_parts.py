@@ -39,6 +39,7 @@ from mlagent_lib.training.scoring import (
     fill_groups,
     group_advantages,
     step_statistics,
+    variety_pay,
 )
 
 
@@ -654,3 +655,14 @@ class NoCoder:
         from mlagent_lib.core.errors import CoderError
 
         return [CoderError("no") for _ in requests]
+
+
+def test_variety_pays_the_entropy_of_what_a_batch_does():
+    """Two families, half each: log 2 on average; one family for everything: nothing."""
+    even = variety_pay(["model/knn", "data/pca"] * 8, 0.1)
+    assert even == pytest.approx([0.1 * math.log(2)] * 16)
+    assert variety_pay(["model/knn"] * 16, 0.1) == [0.0] * 16
+    # nonsense that nobody else says is paid no more than what one in twenty says
+    rare = variety_pay(["model/knn"] * 99 + ["data/pca"], 0.1)
+    assert rare[-1] == pytest.approx(0.1 * math.log(20))
+    assert variety_pay([None, "model/knn", None], 0.1) == [0.0, 0.0, 0.0]
