@@ -307,13 +307,13 @@ def test_trl_holds_all_that_is_asked_for(tmp_path, precision):
     assert rows == 256 * 8  # the paper's batch of states, on one card
 
 
-def test_the_laptop_settings_are_those_of_the_committed_results(tmp_path):
+def test_a_laptop_step_is_one_batch_of_32_states_by_4_replies(tmp_path):
     from mlagent_lib.training.grpo import grpo_settings
     from mlagent_lib.training.sft import sft_settings
 
     profile = get_profile("laptop")
     found = grpo_settings(on(), profile.grpo, out=tmp_path, seed=0)
-    assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (64, 1)
+    assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (128, 1)
     assert not found["gradient_checkpointing"] and not found["use_vllm"]
     found = sft_settings(on(), profile.sft, out=tmp_path, seed=0)
     assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (16, 1)
