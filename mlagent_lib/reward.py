@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mlagent_lib.environment.step import StepResult
     from mlagent_lib.tasks.task import Task
 
-IDLE = -0.1  # ours: reward of the form `gain` for an action after which the score is as it was
+# Ours, of the form `gain`: for an action after which the score is as it was; for one that fails or ruins it.
+IDLE, LOWEST = -0.1, -0.3
 _PARTS = ("performance", "format", "corner")
 FORMS = ("v1", "v2", "gain", *(f"{form}-no-{part}" for form in ("v1", "gain") for part in _PARTS))
 
@@ -42,10 +43,10 @@ def step_reward(
 
     ``v1`` (29 May 2025) is ``sigmoid(100 * (after - before) / (best - init))``, with 0 for a failed and 0.5
     for a neutral action. ``v2`` (30 Apr 2026) is ``(after - before) / (best - init)``, with -1 and 0. Neither
-    clips. ``gain`` is ours, a deviation: ``v2`` clipped to -1 and 1, and what leaves the score as it was costs
-    `IDLE`. Under ``v1`` a safe small edit pays as much as a large one, under ``v2`` one ruined logloss
-    outweighs all else, and where most edits hurt, doing nothing for nothing is the first thing that a policy
-    learns. The ablations take one part away from ``v1`` or ``gain``. The paper states the value only for the performance part (a binary signal);
+    clips. ``gain`` is ours, a deviation: ``v2`` clipped to `LOWEST` and 1, with `LOWEST` for a failed action
+    and `IDLE` for what leaves the score as it was. Under ``v1`` a safe small edit pays as much as a large
+    one, under ``v2`` one ruined logloss outweighs all else, and where most edits hurt, a policy that pays
+    nothing for doing nothing learns that first. The ablations take one part away from ``v1`` or ``gain``. The paper states the value only for the performance part (a binary signal);
     the other two are ours:
 
     * ``…-no-performance``: the most for a better score, the least for a worse one, neutral for the same.
@@ -69,7 +70,7 @@ def step_reward(
         >>> step_reward(Outcome.EDITED, before=8.0, after=6.0, init=10.0, best=2.0, form="v2")
         0.25
         >>> step_reward(Outcome.EDITED, before=8.0, after=90.0, init=10.0, best=2.0, form="gain")
-        -1.0
+        -0.3
         >>> [step_reward(case, init=0.5, best=1.0) for case in (Outcome.INVALID, Outcome.NEUTRAL)]
         [0.0, 0.5]
     """
@@ -79,7 +80,7 @@ def step_reward(
     if outcome is Outcome.UNSCORED:
         raise ValueError("an unscored step has no reward: leave it out of the batch and count it")
     base, _, without = form.partition("-no-")
-    failed, neutral = {"v1": (0.0, 0.5), "v2": (-1.0, 0.0), "gain": (-1.0, IDLE)}[base]
+    failed, neutral = {"v1": (0.0, 0.5), "v2": (-1.0, 0.0), "gain": (LOWEST, IDLE)}[base]
     if outcome in (Outcome.INVALID, Outcome.ERROR):
         return neutral if without == "format" else failed
     if outcome is Outcome.CORNER:
@@ -93,7 +94,7 @@ def step_reward(
         return sigmoid(100.0 * share)
     if base == "v2":
         return share
-    return min(max(share, -1.0), 1.0) if share else IDLE
+    return min(max(share, LOWEST), 1.0) if share else IDLE
 
 
 def _share(before: float | None, after: float | None, init: float, best: float) -> float:

@@ -32,7 +32,7 @@ def edited(before, after, init, best, form="v1"):
         (10.0, 2.0, 10.0, 2.0, 1.0, 1.0, 1.0),
         (0.5, 1.25, 0.5, 1.0, 1.0, 1.5, 1.0),
         # below the starter: v2 has no floor either
-        (0.5, -0.5, 0.5, 1.0, 0.0, -2.0, -1.0),
+        (0.5, -0.5, 0.5, 1.0, 0.0, -2.0, -0.3),
         # m_t is the state's score, not the starter's
         (0.9, 0.905, 0.5, 1.0, 0.7310585786, 0.01, 0.01),
     ],
@@ -46,10 +46,10 @@ def test_the_performance_part_by_hand(before, after, init, best, v1, v2, gain):
 @pytest.mark.parametrize(
     ("outcome", "values"),
     [  #                       v1   v2  gain  v1 without performance, format, corner; gain without them
-        (Outcome.INVALID, (0.0, -1.0, -1.0, 0.0, 0.5, 0.0, -1.0, -0.1, -1.0)),
-        (Outcome.ERROR, (0.0, -1.0, -1.0, 0.0, 0.5, 0.0, -1.0, -0.1, -1.0)),
+        (Outcome.INVALID, (0.0, -1.0, -0.3, 0.0, 0.5, 0.0, -0.3, -0.1, -0.3)),
+        (Outcome.ERROR, (0.0, -1.0, -0.3, 0.0, 0.5, 0.0, -0.3, -0.1, -0.3)),
         (Outcome.NEUTRAL, (0.5, 0.0, -0.1, 0.5, 0.5, 0.5, -0.1, -0.1, -0.1)),
-        (Outcome.CORNER, (0.5, 0.0, -0.1, 0.5, 0.5, 0.0, -0.1, -0.1, -1.0)),
+        (Outcome.CORNER, (0.5, 0.0, -0.1, 0.5, 0.5, 0.0, -0.1, -0.1, -0.3)),
     ],
 )
 def test_the_constant_parts_in_every_form(outcome, values):
@@ -63,7 +63,7 @@ def test_without_the_performance_part_only_the_sign_counts():
     form = "v1-no-performance"
     assert [edited(4.0, after, 4.0, 0.0, form) for after in (3.999, 4.0, 4.001)] == [1.0, 0.5, 0.0]
     form = "gain-no-performance"
-    assert [edited(4.0, after, 4.0, 0.0, form) for after in (3.999, 4.0, 4.001)] == [1.0, -0.1, -1.0]
+    assert [edited(4.0, after, 4.0, 0.0, form) for after in (3.999, 4.0, 4.001)] == [1.0, -0.1, -0.3]
 
 
 def test_the_other_ablations_leave_the_performance_part_alone():
