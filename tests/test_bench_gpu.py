@@ -17,7 +17,7 @@ from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.training.flops import peak_tflops, update_flops
 from mlagent_lib.training.memory import Shape, parameters
 
-TOY = Shape(hidden=16, feed_forward=24, layers=2, heads=2, kv_heads=1, vocabulary=2048, tied=True)
+TOY = Shape(hidden=16, feed_forward=24, layers=2, heads=2, kv_heads=1, vocabulary=3072, tied=True)
 H100 = {"name": "NVIDIA H100 80GB HBM3", "driver": "580.1"}
 
 
@@ -42,7 +42,7 @@ def test_a_prompt_that_is_read_once_saves_its_share_and_no_more():
     assert update_flops(TOY, rows=8, prompt=100, completion=10, prompt_rows=8) == whole
     # prompt and completion in one piece: attention for half of all pairs
     assert update_flops(TOY, rows=1, prompt=3, completion=2) == pytest.approx(
-        2 * (2 * parameters(TOY)[0] * 5 + 2 * 16 * 2048 * 2) + 3 * 2 * 16 * 2 * 5**2
+        2 * (2 * parameters(TOY)[0] * 5 + 2 * 16 * 3072 * 2) + 3 * 2 * 16 * 2 * 5**2
     )
 
 

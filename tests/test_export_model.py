@@ -104,7 +104,7 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path):
     for line in (
         "| base model | pocket (its card is in the kit: training/pocket_model/README.md) |",
         "| training | SFT, then step-wise GRPO |",
-        "| settings | 40 steps of 8 states and 8 actions each, learning rate 0.004, KL 0.02, reward v1 |",
+        "| settings | 40 steps of 32 states and 4 actions each, learning rate 0.004, KL 0.05, reward gain |",
         f"| data | 126 expert trajectories (tasks: held-in; expert: openai:big), sha256 {data} |",
         "| profile, seed | laptop, 7 |",
         f"| machine | {manifest['device']} |",
