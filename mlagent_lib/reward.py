@@ -46,7 +46,8 @@ def step_reward(
     clips. ``gain`` is ours, a deviation: ``v2`` clipped to `LOWEST` and 1, with `LOWEST` for a failed action
     and `IDLE` for what leaves the score as it was. Under ``v1`` a safe small edit pays as much as a large
     one, under ``v2`` one ruined logloss outweighs all else, and where most edits hurt, a policy that pays
-    nothing for doing nothing learns that first. The ablations take one part away from ``v1`` or ``gain``. The paper states the value only for the performance part (a binary signal);
+    nothing for doing nothing learns that first. The ablations take one part away from ``v1`` or ``gain``. The
+    paper states the value only for the performance part (a binary signal);
     the other two are ours:
 
     * ``…-no-performance``: the most for a better score, the least for a worse one, neutral for the same.

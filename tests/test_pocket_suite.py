@@ -180,7 +180,7 @@ def test_the_tasks_are_healthy(task):
         start, best = record["baseline"][name], record["best"][name]
         if task.greater_is_better:
             start, best = 1 - start, 1 - best
-        # At least a fifth of the error is gone; of doctor visits little more than the usual number can be told.
+        # At least a fifth of the error is gone; of doctor visits little more than the mean can be told.
         assert best <= (0.98 if task.name == "pocket-visits" else 0.8) * start
 
 

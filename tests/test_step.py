@@ -542,7 +542,7 @@ def test_a_real_edit_of_a_real_pocket_task_is_isolated_scored_and_remembered(tmp
     with Runner(workers=1) as runner:
         tools = Toolbox(runner, RuleCoder(), ExecutionCache(tmp_path))
         start = start_state(task, tools)
-        rows = [edit("Use 3 nearest neighbours."), "nonsense", edit("Use 9999 nearest neighbours.")]
+        rows = [edit("Use the raw pixels."), "nonsense", edit("Use 9999 nearest neighbours.")]
         good, invalid, bad = run_steps([(start, text) for text in rows], tools)
         again = run_step(start, rows[0], tools)
     assert start.score == pytest.approx(task.baseline["feedback"])

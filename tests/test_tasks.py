@@ -61,7 +61,7 @@ def test_a_card_becomes_a_task(built):
         task.greater_is_better and task.split == "held-in" and task.paper_task.startswith("spaceship-titanic")
     )
     assert set(task.env_files()) == {"train.py", "data_description.txt"}
-    assert task.limits.seconds == 20 and task.rows == 344 and task.columns == 8
+    assert task.limits.seconds == 20 and task.rows == 344 and task.columns == 15
     assert task.read_only == ("data/*", "data_description.txt")
     assert task.real and "anes96" in task.provenance
     assert "random seed" in task.research_problem

@@ -21,7 +21,7 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
-from mlagent_lib.tasks.pocket.catalogue import family_of
+from mlagent_lib.tasks.pocket.catalogue import KINDS, MODALITIES, family_of
 from mlagent_lib.training.pool import Focus, OnPolicyStates
 
 if TYPE_CHECKING:
@@ -154,11 +154,16 @@ class StepReward(BatchReward):
 
 
 def family_made(result: StepResult, tools: Toolbox) -> str | None:
-    """Return the family of the edit that a step made; None for a step after which the score is as it was."""
+    """Return the family of the edit that a step made; None for a step after which the score is as it was.
+
+    Where no catalogue covers the task, the instruction stands for a family of its own.
+    """
     if result.outcome is not Outcome.EDITED or result.score_after == result.score_before:
         return None
-    task = tools.task(result.state.task)
-    return family_of(result.action.arguments["edit_instruction"], task.modality, task.kind)
+    task, asked = tools.task(result.state.task), result.action.arguments["edit_instruction"]
+    if task.modality not in MODALITIES or task.kind not in KINDS:
+        return asked
+    return family_of(asked, task.modality, task.kind)
 
 
 def variety_pay(families: Sequence[str | None], weight: float) -> list[float]:

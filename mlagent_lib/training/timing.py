@@ -102,7 +102,7 @@ def minutes_of(profile: Profile, speed: Speed) -> dict[str, float]:
         >>> from mlagent_lib.core.profiles import get_profile
         >>> made = get_profile("smoke").with_values("x", grpo__max_new_tokens=100, grpo__eval_every=9)
         >>> minutes_of(made, Speed(0.003, 0.003, "float32"))["one GRPO update"]
-        0.3488
+        0.3664
 
     By hand: 2 prompts of 256 tokens and 16 replies of 100 to learn from, 3 ms · 4/3 each, are 8.4 s; 16
     replies of 100 and the base coder's of 160 to write, 3 ms each, are 12.5 s.
