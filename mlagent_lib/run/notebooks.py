@@ -51,6 +51,14 @@ _BASE = ("profile", "seed", "runs_dir", "run_id")
 _KERNEL = "python3"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _KERNEL_FOLDER = ".kernel"  # in the run's folder, so that what a killed run left there is found again
+# What a kernel's loop says while it is being stopped belongs on nobody's terminal.
+_LAUNCH = """
+import os, sys  # as ipykernel_launcher, by which a kernel is found among the processes
+sys.path.pop(0)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance()
+"""
 _ORPHAN_S = 3.0  # a kernel looks every second whether its parent is still there
 _HALF_WRITTEN_S = 10.0  # older half-written files belong to processes that are no more
 _SECRET = re.compile(r"//[^/\s]*@|[?&][^=&]*(key|token|secret|sig|pass|auth|credential)[^=&]*=", re.I)
@@ -531,7 +539,7 @@ def _kernel_environment(profile: Profile, run_dir: Path) -> Iterator[None]:
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         # what a cell raises comes back in its reply: the kernel's own log would only repeat it
-        argv = [sys.executable, "-m", "ipykernel_launcher", "--log-level=CRITICAL", "-f", "{connection_file}"]
+        argv = [sys.executable, "-c", _LAUNCH, "--log-level=CRITICAL", "-f", "{connection_file}"]
         spec = {"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}
         spec = {**spec, "env": environment}
         write_json(Path(folder) / "kernels" / _KERNEL / "kernel.json", spec)
