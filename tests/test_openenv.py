@@ -215,14 +215,13 @@ def test_the_command_serves_and_ends(tmp_path):
         "--workers",
         "1",
     ]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
     told = server.stderr.readline()
     assert "19 tasks, 0 saved states, at most 64 sessions, 1 scripts at a time" in told, told
     server.send_signal(signal.SIGINT)
     assert server.wait(30) in (0, 130)
-    assert not [
-        name for name in os.listdir("/tmp") if name.startswith("mlagent-run-") and str(server.pid) in name
-    ]
+    assert not list(tmp_path.glob("mlagent-run-*"))
 
 
 @pytest.mark.slow
