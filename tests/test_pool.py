@@ -13,7 +13,7 @@ from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.pool import PARTS, POOL_ACTION, StatePool, split_trajectories, states_of
+from mlagent_lib.training.pool import PARTS, POOL_ACTIONS, StatePool, split_trajectories, states_of
 from mlagent_lib.training.sft import sft_rows
 
 

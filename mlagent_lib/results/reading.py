@@ -23,6 +23,7 @@ import pandas as pd
 
 from mlagent_lib.agents.replies import trend_of, trend_said
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.actions import UNDO
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import BOUND, TaskScale, gap_closed
 from mlagent_lib.results.intervals import bootstrap_mean
@@ -52,10 +53,10 @@ def action_table(rows: Iterable[Mapping], task_of: Callable[[str], Task]) -> pd.
         task_of: Gives a task by its name.
 
     Returns:
-        Columns `ACTION_COLUMNS`: ``kind`` is ``favourite``, ``other`` (an edit), ``unchanged``, ``no edit``
-        (a look or the end) or ``failed``; ``family`` and ``edit`` are of what was asked for, "" without an
-        edit; ``agrees`` says whether the reply's reflection is true, 1 or 0, NaN where it says nothing that
-        we know.
+        Columns `ACTION_COLUMNS`: ``kind`` is ``favourite``, ``other`` (an edit), ``unchanged``, ``undone``
+        (an edit taken back), ``no edit`` (a look or the end) or ``failed``; ``family`` and ``edit`` are of
+        what was asked for, "" without an edit; ``agrees`` says whether the reply's reflection is true, 1 or
+        0, NaN where it says nothing that we know.
     """
     table = []
     for row in rows:
@@ -66,8 +67,9 @@ def action_table(rows: Iterable[Mapping], task_of: Callable[[str], Task]) -> pd.
             first = first or state
             if outcome == "unscored":
                 continue
-            edit = (step.get("action_input") or {}).get("edit_instruction", "")
-            family = _family(edit, task.modality, task.kind) if edit else ""
+            undone = step.get("action") == UNDO
+            edit = UNDO if undone else (step.get("action_input") or {}).get("edit_instruction", "")
+            family = UNDO if undone else _family(edit, task.modality, task.kind) if edit else ""
             trend, said = trend_of(state, task.greater_is_better), trend_said(step["reply"])
             agrees = nan if said is None else float(said == trend)
             where = (row["source"], row.get("seed", 0), row["task"], row["split"], place, step["step"])
@@ -94,12 +96,13 @@ def _changed(first: State, state: State, script: str) -> str:
 
 
 def _with_kinds(df: pd.DataFrame) -> pd.DataFrame:
-    asked = df[df["edit"] != ""].groupby(["policy", "seed"])["family"]
+    asked = df[~df["edit"].isin(["", UNDO])].groupby(["policy", "seed"])["family"]
     favourite = asked.agg(lambda said: said.value_counts().index[0]).rename("favourite").reset_index()
     favourite = df[["policy", "seed"]].merge(favourite, how="left")["favourite"].to_numpy()
     kind = np.where(df["family"] == favourite, "favourite", "other")
     kind = np.where(df["edit"] == "", "no edit", kind)
     kind = np.where(df["outcome"] == "unchanged", "unchanged", kind)
+    kind = np.where(df["edit"] == UNDO, "undone", kind)
     return df.assign(kind=np.where(df["outcome"].isin(FAILED), "failed", kind))
 
 
