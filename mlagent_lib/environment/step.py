@@ -417,8 +417,9 @@ def _act(plan: _Plan, name: str, arguments: Mapping[str, str]) -> str:
         if back is None:
             raise ActionError(f"EnvError: there is no edit of {plan.saved} to undo.")
         plan.after = back
-        if plan.saved in back.files:  # else the edit had made it
-            plan.script = entry_script(plan.task, plan.after.files, plan.saved, plan.saved)
+        if plan.saved not in back.files:  # the edit had made it
+            return f"{plan.saved} is as before its first edit: it does not exist."
+        plan.script = entry_script(plan.task, plan.after.files, plan.saved, plan.saved)
     else:
         plan.saved = _writable(plan, arguments["save_name"])
         plan.edit = EditRequest(plan.task, script, arguments["edit_instruction"])
