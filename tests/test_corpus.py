@@ -10,7 +10,7 @@ import pytest
 
 from mlagent_lib.agents import replies
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.environment.actions import ACTIONS, Action, parse_action
+from mlagent_lib.environment.actions import KNOWN, Action, parse_action
 from mlagent_lib.environment.coder import parse_block_reply
 from mlagent_lib.tasks.pocket import catalogue
 from mlagent_lib.tasks.pocket.cards import DECIDES
@@ -113,7 +113,7 @@ def test_agent_examples_are_actions_on_prompts_of_the_policys_form(drawn):
             example["prompt"],
             re.DOTALL,
         )
-    assert names == set(ACTIONS)
+    assert names == set(KNOWN)
 
 
 def test_no_task_of_the_suite_is_named_and_none_of_its_words_is_needed(drawn):
