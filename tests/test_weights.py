@@ -36,13 +36,13 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-def as_gguf(folder: Path, kind: str = "llama", name: str = "small") -> Path:
+def as_gguf(folder: Path, kind: str = "llama", name: str = "small", splitting: str = "qwen2") -> Path:
     """Return a GGUF file of a random model with a byte-level tokenizer."""
     source = save_checkpoint(folder / "source", kind)
     rules = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     change(source / "tokenizer.json", pre_tokenizer=rules)
     out = folder / f"{name}.gguf"
-    write_gguf(source, out, quantization="f32", splitting="qwen2")
+    write_gguf(source, out, quantization="f32", splitting=splitting)
     return out
 
 
@@ -70,6 +70,13 @@ def test_a_gguf_becomes_a_folder_once_with_the_same_weights_and_replies(tmp_path
     assert again.tokenizer.eos_token == "</s>" and again.tokenizer.pad_token != "</s>"
     assert again.tokenizer.decode(again.tokenizer(TEXT)["input_ids"]) == TEXT
     assert again.generate(ASKS, **LIKELIEST) == first.generate(ASKS, **LIKELIEST)
+
+
+def test_a_smollm_splits_every_digit_off_first(tmp_path):
+    tokenizer = load(str(as_gguf(tmp_path, splitting="smollm")), backend="plain").tokenizer
+    assert tokenizer.decode(tokenizer("▁a\n\n12")["input_ids"]) == "▁a\n\n12"
+    found = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  12\n\n3")
+    assert [piece for piece, _ in found] == ["a", "ĠĠ", "1", "2", "ĊĊ", "3"]
 
 
 def test_a_conversion_that_was_killed_leaves_nothing_half(tmp_path, home, monkeypatch):

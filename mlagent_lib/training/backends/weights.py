@@ -203,6 +203,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.hf_quantizer = None
     del model.config.quantization_config
     tokenizer.clean_up_tokenization_spaces = False  # it would take out spaces of replies
+    if facts.get("tokenizer.ggml.pre") == "smollm":
+        _split_as_smollm(tokenizer.backend_tokenizer)
     for name, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
         # as the file says: Transformers 5.17 takes the token that begins a text as the one that ends it
         number = facts.get(f"tokenizer.ggml.{key}_token_id")
@@ -217,6 +219,19 @@ def _convert(gguf: Path, folder: Path) -> None:
         "name": facts.get("general.name"),
     }
     write_json(folder / RECORD, record)
+
+
+def _split_as_smollm(tokenizer: Any) -> None:
+    """Split every digit off first, as SmolLM was trained and llama.cpp does (its ``smollm``); return nothing.
+
+    Transformers 5.17 takes GPT-2's rules for such a file: spaces and line ends before a digit become other
+    tokens. Its decoder, too, is SentencePiece's in part and would change some texts.
+    """
+    from tokenizers import decoders
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
 
 
 def say(text: str) -> None:
