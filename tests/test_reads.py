@@ -129,6 +129,8 @@ def test_an_edit_that_is_taken_back_is_a_kind_of_its_own_and_never_the_favourite
         "Undo Edit Script",
     ]
     assert made[0]["steps"][1]["script_after"] == made[0]["steps"][0]["script_before"]
+    (found,) = reading_table(table, gap_paths([], {}, 5)).to_dict("records")
+    assert (found["edits"], found["share"], found["undone"]) == (2, 0.5, 0.6)
     assert made[0]["final"]["feedback_last"] == 5.0 and table["state"].tolist()[2] == "worse"
 
 

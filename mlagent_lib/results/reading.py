@@ -39,7 +39,7 @@ ACTION_COLUMNS = (
     "agrees",
 )  # fmt: skip
 READING_COLUMNS = (
-    "policy", "seed", "actions", "edits", "distinct", "share", "family_share", "unchanged",
+    "policy", "seed", "actions", "edits", "distinct", "share", "family_share", "unchanged", "undone",
     "task_information", "task_chance", "task_chance_high", "state_information", "state_chance",
     "state_chance_high", "reflections", "agrees", "gap_first", "gap_last", "commonest",
 )  # fmt: skip
@@ -220,26 +220,28 @@ def reading_table(actions: pd.DataFrame, paths: pd.DataFrame, *, root: int = 0) 
     Returns:
         Columns `READING_COLUMNS`: counts of actions, edits and distinct edits; ``share``, the part of the
         edits that ask for the ``commonest`` one, ``family_share`` those of its favourite family;
-        ``unchanged``, the part of the actions that are edits which leave the script as it was; what an
-        edit's family tells about the task, and about the state given the task, in nats, each beside median
-        and 95 % of chance; ``agrees``, the part of the ``reflections`` that are true; the gap closed after
+        ``unchanged``, the part of the actions that are edits which leave the script as it was, ``undone``
+        those that take an edit back; what an edit's family, or taking one back, tells about the task, and
+        about the state given the task, in nats, each beside median and 95 % of chance;
+        ``agrees``, the part of the ``reflections`` that are true; the gap closed after
         the first and after the last step.
     """
     table = []
     for (policy, seed), own in actions.groupby(["policy", "seed"], sort=False):
-        edits = own[own["edit"] != ""]
+        chosen = own[own["edit"] != ""]
+        edits = chosen[chosen["edit"] != UNDO]
         if edits.empty:
             continue
-        counts, unchanged = edits["edit"].value_counts(), float((own["outcome"] == "unchanged").mean())
+        counts, families = edits["edit"].value_counts(), edits["family"].value_counts()
+        idle = [(own["outcome"] == "unchanged").mean(), (own["edit"] == UNDO).mean()]
         told = [
-            measure(edits, rng(root, "reading", name, policy, int(seed)))
+            measure(chosen, rng(root, "reading", name, policy, int(seed)))
             for name, measure in (("task", task_information), ("state", state_information))
         ]
         path = paths[(paths["policy"] == policy) & (paths["seed"] == seed)]
         means = path.groupby(["step", "task"])["gap"].mean().groupby("step").mean()
         said = own["agrees"].dropna()
-        families = edits["family"].value_counts()
-        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), unchanged)
+        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), *idle)
         ends = (means.iloc[0], means.iloc[-1]) if len(means) else (nan, nan)
         known = (policy, seed, len(own), len(edits), len(counts), *shares, *told[0], *told[1])
         table.append((*known, len(said), said.mean() if len(said) else nan, *ends, counts.index[0]))
@@ -257,11 +259,12 @@ def reading_sentence(reading: pd.DataFrame, policy: str = "rl") -> str:
         word = "more than" if value > high else "no more than"
         told.append(f"{word} chance ({value:.2f} nats; chance {chance:.2f}, 95 % of it below {high:.2f})")
     agrees = "" if np.isnan(at["agrees"]) else f" Of the reflections {at['agrees']:.0%} are true."
+    undone = f", {at['undone']:.0%} take one back" if at.get("undone", 0.0) > 0 else ""
     label = look(policy).label
     return (
         f"{label[0].upper()}{label[1:]}: the commonest edit makes {at['share']:.0%} of the edits, its "
         f"favourite family {at['family_share']:.0%}; "
-        f"{at['unchanged']:.0%} of the actions are edits that change nothing. An edit's family tells about "
-        f"the task {told[0]}, and about the state given the task {told[1]}. Gap closed after the first step "
-        f"{at['gap_first']:.2f}, after the last {at['gap_last']:.2f}.{agrees}"
+        f"{at['unchanged']:.0%} of the actions are edits that change nothing{undone}. An edit's family tells "
+        f"about the task {told[0]}, and about the state given the task {told[1]}. Gap closed after the first "
+        f"step {at['gap_first']:.2f}, after the last {at['gap_last']:.2f}.{agrees}"
     )
