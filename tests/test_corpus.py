@@ -150,5 +150,5 @@ def test_the_text_is_frozen(drawn):
 
     text = [{name: example[name] for name in ("kind", "prompt", "completion")} for example in drawn]
     assert sha256(json.dumps(text).encode()).hexdigest() == (
-        "c18ec1469e5358b67bee4694ca82ca74db0739c75a1a85d0d28971365d5043ed"
+        "fdde51f468e74bbe5e1e75d9b8e6bf6798940e201be7d50b18524b50e70583b3"
     )

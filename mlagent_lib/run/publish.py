@@ -19,12 +19,11 @@ from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, sha256_file, write_bytes, write_json, write_text
 from mlagent_lib.results import steps
 from mlagent_lib.results.arms import left_of, load, manifest_of, origin_lines
-from mlagent_lib.results.evaluation import (
-    TaskScale,
-    trajectory_table,
-)
+from mlagent_lib.results.claims import claim_table
+from mlagent_lib.results.evaluation import TaskScale, trajectory_table
 from mlagent_lib.results.figures import put, render
 from mlagent_lib.results.first_screen import SUBJECTS, against
+from mlagent_lib.results.judge import TOO_FEW
 from mlagent_lib.results.open_questions import answers
 from mlagent_lib.results.reading import field_table, reading_sentence
 from mlagent_lib.results.smallest_difference import smallest_differences
@@ -89,31 +88,39 @@ def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFr
     )
     luck = [pd.read_csv(run / "04_evaluation" / "luck.csv").assign(seed=seeds[run]) for run in runs]
     metrics = [pd.DataFrame(read_jsonl(run / METRICS)[0]).assign(seed=seeds[run]) for run in runs]
+    rows_of_grpo = pd.concat(metrics, ignore_index=True)
     return {
         "trajectories": trajectories,
         "step_rewards": rewards,
-        **derived(trajectories, rewards),
+        **derived(trajectories, rewards, rows_of_grpo),
         **edit_tables(rows, tasks.__getitem__, scales, max(len(row["steps"]) for row in rows)),
         "luck": pd.concat(luck, ignore_index=True),
-        "grpo_metrics": pd.concat(metrics, ignore_index=True),
+        "grpo_metrics": rows_of_grpo,
     }
 
 
-def derived(trajectories: pd.DataFrame, rewards: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the tables that follow from trajectories and single steps, by name: figures have the others."""
+def derived(
+    trajectories: pd.DataFrame, rewards: pd.DataFrame, metrics: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """Return the tables that follow from trajectories, single steps and GRPO's rows, by name.
+
+    Figures have the others.
+    """
     found = score_tables(trajectories, rewards)
-    return found | {"best_at_k_values": found.pop("best_at_k")}
+    curves = [steps.curve_rows(part.to_dict("records"), seed) for seed, part in metrics.groupby("seed")]
+    tables = {"trajectories": trajectories, "step_rewards": rewards, "curves": pd.concat(curves)}
+    return found | {"best_at_k_values": found.pop("best_at_k"), "claims": claim_table(tables)}
 
 
 def derive(figures: Path | str, *, check: bool = False) -> list[str]:
     """Compute the tables of `derived` from the committed rows again; return the names of those that changed.
 
     Args:
-        figures: Folder with ``trajectories.csv`` and ``step_rewards.csv``.
+        figures: Folder with ``trajectories.csv``, ``step_rewards.csv`` and ``grpo_metrics.csv``.
         check: Write nothing, only compare.
     """
     figures = Path(figures)
-    rows = (pd.read_csv(figures / f"{name}.csv") for name in ("trajectories", "step_rewards"))
+    rows = (pd.read_csv(figures / f"{name}.csv") for name in ("trajectories", "step_rewards", "grpo_metrics"))
     found = {f"{name}.csv": csv_bytes(table) for name, table in derived(*rows).items()}
     return put(figures, found, check=check)
 
@@ -209,12 +216,19 @@ def short_result_lines(figures: Path | str) -> str:
     return "\n".join([*lines, "", _against_line(folder), "", _reading_line(folder)])
 
 
-def short_claim_lines(folder: Path | str) -> str:
-    """Return one line for each claim of the paper: its statement and the verdict."""
-    rows = pd.read_csv(Path(folder) / "claims.csv").itertuples()
-    return "\n".join(
-        f"- **{row.claim}** {row.statement} *{row.verdict[0].upper()}{row.verdict[1:]}.*" for row in rows
-    )
+def short_claim_lines(figures: Path | str) -> str:
+    """Return one line for each claim of the paper: its statement, and the verdict of the committed runs.
+
+    Where they alone cannot tell, the verdict of the arms follows, which are of an earlier suite.
+    """
+    arms = pd.read_csv(Path(figures) / "ablations" / "claims.csv").set_index("claim")["verdict"]
+    lines = []
+    for row in pd.read_csv(Path(figures) / "claims.csv").itertuples():
+        told = f"{row.verdict[0].upper()}{row.verdict[1:]}."
+        if row.verdict == TOO_FEW:
+            told = f"No arm on this suite yet; on the first suite: {arms[row.claim]}."
+        lines.append(f"- **{row.claim}** {row.statement} *{told}*")
+    return "\n".join(lines)
 
 
 def result_lines(figures: Path | str) -> str:
@@ -301,11 +315,17 @@ def soak_lines(folder: Path | str) -> str:
     )
 
 
-def claim_lines(folder: Path | str) -> str:
-    """Return the table of the paper's claims, and what the arms behind it still lack."""
+def own_claim_lines(folder: Path | str) -> str:
+    """Return the table of the paper's claims and of the verdicts that a folder of results holds."""
     lines = ["| | claim of the paper | verdict | ours |", "|---|---|---|---|"]
     for row in pd.read_csv(Path(folder) / "claims.csv").fillna("").itertuples():
         lines.append(f"| {row.claim} | {row.statement} | {row.verdict} | {row.ours or '–'} |")
+    return "\n".join(lines)
+
+
+def claim_lines(folder: Path | str) -> str:
+    """Return the table of the paper's claims, and what the arms behind it still lack."""
+    lines = [own_claim_lines(folder)]
     tables, left = load(folder), left_of(folder)
     units = tables["units"]
     hours = units["wall_s"].sum() / 3600.0
@@ -344,7 +364,7 @@ def _cell(overall: pd.DataFrame, policy: str, split: str, what: str, digits: int
 
 DOCUMENTS = {  # which generated tables stand in which text, by the names of their markers
     "README.md": ("short-results", "short-claims"),
-    "figures/README.md": ("results", "claims"),
+    "figures/README.md": ("results", "own-claims", "claims"),
     "mlagent_lib/tasks/README.md": ("tasks", "paper-tasks"),
     "mlagent_lib/environment/README.md": ("soak", "speed", "against"),
 }
@@ -355,10 +375,11 @@ def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable
     figures = Path(figures)
     return {
         "short-results": lambda: short_result_lines(figures),
-        "short-claims": lambda: short_claim_lines(figures / "ablations"),
+        "short-claims": lambda: short_claim_lines(figures),
         "tasks": task_lines,
         "paper-tasks": lambda: "\n".join(paper_task_lines()),
         "results": lambda: result_lines(figures),
+        "own-claims": lambda: own_claim_lines(figures),
         "claims": lambda: claim_lines(figures / "ablations"),
         "soak": lambda: soak_lines(Path(root) / "tests" / "soak"),
     }
