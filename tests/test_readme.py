@@ -12,6 +12,7 @@ from mlagent_lib.bench.against import against_lines
 from mlagent_lib.bench.measure import BENCH, read_bench, speed_lines
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import sha256_file
+from mlagent_lib.results import judge
 from mlagent_lib.results.figures import redraw_all
 from mlagent_lib.run import publish
 
@@ -35,6 +36,20 @@ def test_the_readme_is_short_and_says_every_claim_and_policy(repository):
     text = (repository / "README.md").read_text(encoding="utf-8")
     assert len(text.encode()) <= 10_000
     assert part(text, "short-results").count("\n| ") == 8 and part(text, "short-claims").count("- **C") == 7
+
+
+def test_a_claim_that_the_runs_cannot_tell_gets_the_verdict_of_the_older_arms(tmp_path):
+    now = {"C2": "reproduced at this scale", "C3": judge.TOO_FEW}
+    for folder, verdicts in ((tmp_path, now), (tmp_path / "ablations", dict.fromkeys(now, "opposite found"))):
+        folder.mkdir(exist_ok=True)
+        rows = [
+            {"claim": claim, "statement": "It holds.", "verdict": told} for claim, told in verdicts.items()
+        ]
+        pd.DataFrame(rows).to_csv(folder / "claims.csv", index=False)
+    assert publish.short_claim_lines(tmp_path).split("\n") == [
+        "- **C2** It holds. *Reproduced at this scale.*",
+        "- **C3** It holds. *No arm on this suite yet; on the first suite: opposite found.*",
+    ]
 
 
 def test_every_link_between_the_texts_leads_somewhere(repository):
