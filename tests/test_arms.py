@@ -62,7 +62,6 @@ CHANGED = {
     "no-performance": {"grpo.reward_form"},
     "no-format": {"grpo.reward_form"},
     "no-corner": {"grpo.reward_form"},
-    "no-undo": {"start", "collect.undo_share"},  # one change: its expert never takes an edit back
     "no-thought": {"start", "common.reply_format"},  # one change: it is fine-tuned without thoughts too
     "tasks-3": {"tasks"},
     "tasks-6": {"tasks"},

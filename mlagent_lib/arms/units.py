@@ -26,7 +26,6 @@ from mlagent_lib.core.arms import ARMS, FULL, PROFILE, Arm, get_arm
 from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.files import append_jsonl, read_jsonl
-from mlagent_lib.environment.actions import EDIT
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.step import run_steps
@@ -50,8 +49,7 @@ from mlagent_lib.run.stages import (
     train_rl,
     write_table,
 )
-
-OTHER_EXPERTS = ("no-thought", "no-undo")  # starts whose expert is that of the arm of the same name
+from mlagent_lib.training.pool import POOL_ACTION
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def collected(start: str) -> str:
         >>> collected("one-idea"), collected("none")
         ('one-idea', 'far-apart')
     """
-    return start if start in ("one-idea", "random-ideas", *OTHER_EXPERTS) else "far-apart"
+    return start if start in ("one-idea", "random-ideas", "no-thought") else "far-apart"
 
 
 def open_unit(unit: Unit, runs_dir: str, arm: Arm | None = None) -> Lab:
@@ -116,7 +114,7 @@ def make_unit(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
     works = {"collect": _collect, "sft": _start, "arm": _arm, "search": _search}
     if kind not in works:
         raise ProfileError(f"unit {unit.name!r} is unknown", cure=f"its kind is one of {', '.join(works)}")
-    arm = get_arm(rest) if kind == "arm" or rest in OTHER_EXPERTS else None
+    arm = get_arm(rest) if kind == "arm" or rest == "no-thought" else None
     lab = open_unit(unit, runs_dir, arm)
     quiet()
     stage = lab.stage(unit.name)
@@ -206,7 +204,7 @@ def blame_table(lab: Lab, stage: Stage, arm: Arm, states) -> pd.DataFrame:
     results = run_steps([(by_id[row["state_id"]], row["reply"]) for row in rows], tools)
     table = []
     for row, result in zip(rows, results, strict=True):
-        if result.action is None or result.action.name != EDIT:
+        if result.action is None or result.action.name != POOL_ACTION:
             continue
         line = arm.keys | {"seed": lab.seed, "task": row["task"], "state": row["state_id"]}
         line |= {name: row[name] for name in ("outcome", "reason", "reward")}

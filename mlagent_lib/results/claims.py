@@ -28,7 +28,7 @@ REWARD_PARTS = ("no-performance", "no-format", "no-corner")
 TASK_COUNTS = {"sft": 0, "tasks-3": 3, "tasks-6": 6, "rl": 9}
 AGAINST_RL = (
     "sft", "base", "rl-from-base", "one-idea", "random-start", "episode-wise", "episode-small", *REWARD_PARTS,
-    "reward-v1", "reward-v2", "no-undo", "no-thought", "tasks-3", "tasks-6", "pool-36", "mix-0", "mix-50",
+    "reward-v1", "reward-v2", "no-thought", "tasks-3", "tasks-6", "pool-36", "mix-0", "mix-50",
 )  # fmt: skip
 PAIRS = (*(("rl", name) for name in AGAINST_RL), ("sft", "base"))
 

@@ -23,7 +23,6 @@ import pandas as pd
 
 from mlagent_lib.agents.replies import trend_of, trend_said
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.environment.actions import UNDO
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import BOUND, TaskScale, gap_closed
 from mlagent_lib.results.intervals import bootstrap_mean
@@ -39,7 +38,7 @@ ACTION_COLUMNS = (
     "agrees",
 )  # fmt: skip
 READING_COLUMNS = (
-    "policy", "seed", "actions", "edits", "distinct", "share", "family_share", "unchanged", "undone",
+    "policy", "seed", "actions", "edits", "distinct", "share", "family_share", "unchanged",
     "task_information", "task_chance", "task_chance_high", "state_information", "state_chance",
     "state_chance_high", "reflections", "agrees", "gap_first", "gap_last", "commonest",
 )  # fmt: skip
@@ -53,10 +52,10 @@ def action_table(rows: Iterable[Mapping], task_of: Callable[[str], Task]) -> pd.
         task_of: Gives a task by its name.
 
     Returns:
-        Columns `ACTION_COLUMNS`: ``kind`` is ``favourite``, ``other`` (an edit), ``unchanged``, ``undone``
-        (an edit taken back), ``no edit`` (a look or the end) or ``failed``; ``family`` and ``edit`` are of
-        what was asked for, "" without an edit; ``agrees`` says whether the reply's reflection is true, 1 or
-        0, NaN where it says nothing that we know.
+        Columns `ACTION_COLUMNS`: ``kind`` is ``favourite``, ``other`` (an edit), ``unchanged``, ``no edit``
+        (a look or the end) or ``failed``; ``family`` and ``edit`` are of what was asked for, "" without an
+        edit; ``agrees`` says whether the reply's reflection is true, 1 or 0, NaN where it says nothing that
+        we know.
     """
     table = []
     for row in rows:
@@ -67,9 +66,8 @@ def action_table(rows: Iterable[Mapping], task_of: Callable[[str], Task]) -> pd.
             first = first or state
             if outcome == "unscored":
                 continue
-            undone = step.get("action") == UNDO
-            edit = UNDO if undone else (step.get("action_input") or {}).get("edit_instruction", "")
-            family = UNDO if undone else _family(edit, task.modality, task.kind) if edit else ""
+            edit = (step.get("action_input") or {}).get("edit_instruction", "")
+            family = _family(edit, task.modality, task.kind) if edit else ""
             trend, said = trend_of(state, task.greater_is_better), trend_said(step["reply"])
             agrees = nan if said is None else float(said == trend)
             where = (row["source"], row.get("seed", 0), row["task"], row["split"], place, step["step"])
@@ -96,13 +94,12 @@ def _changed(first: State, state: State, script: str) -> str:
 
 
 def _with_kinds(df: pd.DataFrame) -> pd.DataFrame:
-    asked = df[~df["edit"].isin(["", UNDO])].groupby(["policy", "seed"])["family"]
+    asked = df[df["edit"] != ""].groupby(["policy", "seed"])["family"]
     favourite = asked.agg(lambda said: said.value_counts().index[0]).rename("favourite").reset_index()
     favourite = df[["policy", "seed"]].merge(favourite, how="left")["favourite"].to_numpy()
     kind = np.where(df["family"] == favourite, "favourite", "other")
     kind = np.where(df["edit"] == "", "no edit", kind)
     kind = np.where(df["outcome"] == "unchanged", "unchanged", kind)
-    kind = np.where(df["edit"] == UNDO, "undone", kind)
     return df.assign(kind=np.where(df["outcome"].isin(FAILED), "failed", kind))
 
 
@@ -220,28 +217,26 @@ def reading_table(actions: pd.DataFrame, paths: pd.DataFrame, *, root: int = 0) 
     Returns:
         Columns `READING_COLUMNS`: counts of actions, edits and distinct edits; ``share``, the part of the
         edits that ask for the ``commonest`` one, ``family_share`` those of its favourite family;
-        ``unchanged``, the part of the actions that are edits which leave the script as it was, ``undone``
-        those that take an edit back; what an edit's family, or taking one back, tells about the task, and
-        about the state given the task, in nats, each beside median and 95 % of chance;
-        ``agrees``, the part of the ``reflections`` that are true; the gap closed after
+        ``unchanged``, the part of the actions that are edits which leave the script as it was; what an
+        edit's family tells about the task, and about the state given the task, in nats, each beside median
+        and 95 % of chance; ``agrees``, the part of the ``reflections`` that are true; the gap closed after
         the first and after the last step.
     """
     table = []
     for (policy, seed), own in actions.groupby(["policy", "seed"], sort=False):
-        chosen = own[own["edit"] != ""]
-        edits = chosen[chosen["edit"] != UNDO]
+        edits = own[own["edit"] != ""]
         if edits.empty:
             continue
-        counts, families = edits["edit"].value_counts(), edits["family"].value_counts()
-        idle = [(own["outcome"] == "unchanged").mean(), (own["edit"] == UNDO).mean()]
+        counts, unchanged = edits["edit"].value_counts(), float((own["outcome"] == "unchanged").mean())
         told = [
-            measure(chosen, rng(root, "reading", name, policy, int(seed)))
+            measure(edits, rng(root, "reading", name, policy, int(seed)))
             for name, measure in (("task", task_information), ("state", state_information))
         ]
         path = paths[(paths["policy"] == policy) & (paths["seed"] == seed)]
         means = path.groupby(["step", "task"])["gap"].mean().groupby("step").mean()
         said = own["agrees"].dropna()
-        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), *idle)
+        families = edits["family"].value_counts()
+        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), unchanged)
         ends = (means.iloc[0], means.iloc[-1]) if len(means) else (nan, nan)
         known = (policy, seed, len(own), len(edits), len(counts), *shares, *told[0], *told[1])
         table.append((*known, len(said), said.mean() if len(said) else nan, *ends, counts.index[0]))
@@ -259,12 +254,11 @@ def reading_sentence(reading: pd.DataFrame, policy: str = "rl") -> str:
         word = "more than" if value > high else "no more than"
         told.append(f"{word} chance ({value:.2f} nats; chance {chance:.2f}, 95 % of it below {high:.2f})")
     agrees = "" if np.isnan(at["agrees"]) else f" Of the reflections {at['agrees']:.0%} are true."
-    undone = f", {at['undone']:.0%} take one back" if at.get("undone", 0.0) > 0 else ""
     label = look(policy).label
     return (
         f"{label[0].upper()}{label[1:]}: the commonest edit makes {at['share']:.0%} of the edits, its "
         f"favourite family {at['family_share']:.0%}; "
-        f"{at['unchanged']:.0%} of the actions are edits that change nothing{undone}. An edit's family tells "
-        f"about the task {told[0]}, and about the state given the task {told[1]}. Gap closed after the first "
-        f"step {at['gap_first']:.2f}, after the last {at['gap_last']:.2f}.{agrees}"
+        f"{at['unchanged']:.0%} of the actions are edits that change nothing. An edit's family tells about "
+        f"the task {told[0]}, and about the state given the task {told[1]}. Gap closed after the first step "
+        f"{at['gap_first']:.2f}, after the last {at['gap_last']:.2f}.{agrees}"
     )

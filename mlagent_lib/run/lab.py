@@ -261,7 +261,7 @@ def ready_backend(profile: Profile) -> None:
 
 def expert_policy(
     spec: str, reply_format: str = "six", record: Path | None = None, *, cache: ReplyCache | None = None,
-    seed: int = 0, undo_share: float = 0.0,
+    seed: int = 0,
 ) -> Policy:  # fmt: skip
     """Return the expert: ``scripted``, or ``openai:<model>@<url>`` for any OpenAI-compatible server.
 
@@ -269,10 +269,9 @@ def expert_policy(
         reply_format: ``six`` or ``no-thought``.
         record: Where a server's replies are written down (see `ChatPolicy`), its calls beside them.
         cache: Replies that are known already; None asks always.
-        undo_share: Of the scripted expert.
     """
     if spec == "scripted":
-        return ScriptedExpert(undo_share=undo_share, reply_format=reply_format)
+        return ScriptedExpert(reply_format=reply_format)
     ledger = Ledger(record.with_name(CALLS)) if record else None
     chat = Chat(parse_endpoint(spec), cache=cache, ledger=ledger)
     return ChatPolicy(chat, name="expert", record=record, reply_format=reply_format, seed=seed)
@@ -329,12 +328,7 @@ def collect(
     settings = lab.profile.collect
     known = ReplyCache(lab.run_dir.parent / FOLDER)
     policy = expert_policy(
-        expert,
-        lab.profile.reply_format,
-        path.with_name("replies.jsonl"),
-        cache=known,
-        seed=lab.seed,
-        undo_share=settings.undo_share,
+        expert, lab.profile.reply_format, path.with_name("replies.jsonl"), cache=known, seed=lab.seed
     )
     tools = lab.tools(idea_coder(lab) if expert == "scripted" else make_coder(lab))
     tasks = lab.tasks(settings.tasks)

@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from mlagent_lib.agents.prompts import pocket_text
-from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of, undo_reply
+from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
 from mlagent_lib.core.files import read_yaml
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.environment.actions import EDIT, UNDO
 from mlagent_lib.environment.coder import block_prompt
 from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.pocket import catalogue
@@ -35,7 +34,6 @@ _WEIGHTS = np.array([1 / _OF_BLOCK[DECIDES[fact]] / 6 if fact in DECIDES else 0 
 _WEIGHTS[_WEIGHTS == 0] = 0.5 / (_WEIGHTS == 0).sum()
 _LOOK_SHARE = 0.12  # ours: turns that look instead of editing
 _FINAL_SHARE = 0.04  # ours: turns that end the trajectory
-_UNDO_SHARE = 0.06  # ours: turns that take an edit back, where there is one, however the last step went
 _FREE_SHARE = 0.7  # ours: coder edits and shown blocks whose numbers are drawn, so that they are copied
 _SIBLING_SHARE = 0.3  # ours: coder edits of the family that the block has: the number beside it misleads
 _OTHER_FORM_SHARE = 0.15  # ours: drawn numbers that are decimal where the catalogue has none, or whole
@@ -98,21 +96,16 @@ def _agent_examples(stream: np.random.Generator, number: int, forbidden: frozens
     state, facts = _state(script, modality, kind, max_steps, stream), _facts(stream)
     card = _card(modality, kind, metric, higher, facts, stream, forbidden)
     prompt, wording = pocket_text(card, state, higher, max_steps), {"trend": trend_of(state, higher)}
-    may_undo = any(step.action == EDIT for step in state.history)
-    replies = (_reply(modality, kind, script, facts, stream, may_undo, wording) for _ in range(number))
+    replies = (_reply(modality, kind, script, facts, stream, wording) for _ in range(number))
     return [{"kind": "agent", "prompt": prompt, "completion": reply} for reply in replies]
 
 
-def _reply(
-    modality: str, kind: str, script: str, facts: list[str], stream, may_undo: bool, wording: dict
-) -> str:
+def _reply(modality: str, kind: str, script: str, facts: list[str], stream, wording: dict) -> str:
     draw = stream.random()
     if draw < _LOOK_SHARE:
         return look_reply(stream=stream, **wording)
     if draw < _LOOK_SHARE + _FINAL_SHARE:
         return final_reply(stream=stream, **wording)
-    if draw < _LOOK_SHARE + _FINAL_SHARE + _UNDO_SHARE and may_undo:
-        return undo_reply(stream=stream, **wording)
     axis, instruction = _instruction(modality, kind, stream)
     block = catalogue.read_block(script, axis)
     return edit_reply(instruction, axis, facts=facts, block=block, stream=stream, **wording)
@@ -205,17 +198,12 @@ def _state(script: str, modality: str, kind: str, max_steps: int, stream: np.ran
         float(10 ** stream.uniform(-1.2, 1.6)) if stream.random() < 0.5 else float(stream.uniform(0.1, 0.95))
     )
     start, history = round(value, 4), []
-    held = [start]  # the metric of the starter, and after each edit that was not taken back
     for _ in range(int(stream.integers(0, min(max_steps, 6)))):
         draw = stream.random()
-        if draw < 0.1 and len(held) > 1:
-            held.pop()
-            history.append(HistoryStep("", UNDO, {}, "", "edited", held[-1]))
-        elif draw < 0.7:
-            held.append(round(held[-1] * float(stream.uniform(0.85, 1.15)), 4))
-            history.append(_edited(modality, kind, stream, "edited", held[-1]))
+        if draw < 0.7:
+            value = value * float(stream.uniform(0.85, 1.15))
+            history.append(_edited(modality, kind, stream, "edited", round(value, 4)))
         elif draw < 0.85:
-            held.append(held[-1])
             history.append(_edited(modality, kind, stream, "error", None))
         else:
             name = _pick(("List Files", "Inspect Script Lines", "Understand File"), stream)
@@ -234,7 +222,7 @@ def _edited(
     modality: str, kind: str, stream: np.random.Generator, outcome: str, visible: float | None
 ) -> HistoryStep:
     instruction = _instruction(modality, kind, stream)[1]
-    return HistoryStep("", EDIT, {"edit_instruction": instruction}, "", outcome, visible)
+    return HistoryStep("", "Edit Script (AI)", {"edit_instruction": instruction}, "", outcome, visible)
 
 
 def _facts(stream: np.random.Generator) -> list[str]:

@@ -23,7 +23,7 @@ from mlagent_lib.environment.step import Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import FORMS
 from mlagent_lib.tasks.task import Task
-from mlagent_lib.training.pool import POOL_ACTIONS, StatePool, states_of
+from mlagent_lib.training.pool import POOL_ACTION, StatePool, states_of
 from mlagent_lib.training.scoring import rewards_of, step_statistics
 from mlagent_lib.training.state_rewards import known_tasks, read_run
 
@@ -36,7 +36,7 @@ def states_dataset(
     *,
     style: str | None = None,
     max_steps: int | None = None,
-    action: str | Sequence[str] | None = POOL_ACTIONS,
+    action: str | None = POOL_ACTION,
     limit: int | None = None,
     seed: int = 0,
     tasks: Sequence[Task] = (),
@@ -48,8 +48,7 @@ def states_dataset(
             trajectories, or states.
         style: Prompt style, ``pocket`` or ``full``; the run's where it is one, else ``full``.
         max_steps: Length of a trajectory, as the prompt tells it; the run's where it is one, else 15.
-        action: From trajectories, keep the states in which the expert took this action, or one of these; None
-            keeps all.
+        action: From trajectories, keep the states in which the expert took this action; None keeps all.
         limit: Most states to keep, shared evenly between tasks; None keeps all.
         seed: Of the choice among them.
         tasks: Tasks that are no pocket tasks.
@@ -84,7 +83,7 @@ def states_dataset(
 
 
 def read_states(
-    source: str | Path | Sequence[State], action: str | Sequence[str] | None = POOL_ACTIONS
+    source: str | Path | Sequence[State], action: str | None = POOL_ACTION
 ) -> tuple[list[State], Prompter]:
     """Return the states of a source and what makes their prompts, as `states_dataset` takes them."""
     if not isinstance(source, (str, Path)):
@@ -95,8 +94,7 @@ def read_states(
         prompter, rows = run.prompter, run.trajectories["train"]
     else:
         rows = read_trajectories(source)
-    wanted = (action,) if isinstance(action, str) else action
-    return [state for state, taken in states_of(rows) if wanted is None or taken in wanted], prompter
+    return [state for state, taken in states_of(rows) if action in (None, taken)], prompter
 
 
 def step_reward_func(

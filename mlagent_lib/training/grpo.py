@@ -119,7 +119,7 @@ def train_grpo(
         reward = EpisodeReward(pool.by_id(), tools, prompter, **shape)
     else:
         reward = StepReward(pool.by_id(), tools, **shape)
-        reward.variety, reward.free_end = grpo.variety, grpo.free_end
+        reward.variety = grpo.variety
     passes, checkpoint = _last_checkpoint(out) or (0, None)
     if not episodes:
         _remember(reward, grpo, pool, row_of, prompter, seed, checkpoint)

@@ -15,14 +15,12 @@ import numpy as np
 
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.environment.actions import EDIT, UNDO
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult
 from mlagent_lib.environment.workspace import State
 
 PARTS = ("train", "select", "test")
-# Ours: RL starts where the expert edited, or took an edit back, not where it looked or ended.
-POOL_ACTIONS = (EDIT, UNDO)
+POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
 FADE = 0.8  # ours: of a task's mean reward that a new group leaves: about the last five groups count
 RECENT = 256  # ours: states remembered, the edits of some three batches, so that they are the policy's of now
 
@@ -75,7 +73,7 @@ class Parts:
         select: States that choose the checkpoint, none of which is in *train*.
         test: States for what is reported, none of which is in *train* or *select*.
         doubles: States of select and test that were left out because an earlier part holds them (starters).
-        edited: States of *train* where the expert edited or undid an edit.
+        edited: States of *train* where the expert edited.
     """
 
     trajectories: dict[str, list[dict]]
@@ -106,7 +104,7 @@ class Parts:
                     cure="give more tasks with --tasks, a larger --profile, or an expert whose replies "
                     "differ",
                 )
-        edited = StatePool.of(state for state, action in found["train"] if action in POOL_ACTIONS)
+        edited = StatePool.of(state for state, action in found["train"] if action == POOL_ACTION)
         return cls(trajectories, *states.values(), doubles, edited.states)
 
 

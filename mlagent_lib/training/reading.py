@@ -108,7 +108,7 @@ def choices(rows: Iterable[Mapping], tools: TableTools) -> list[dict]:
     for row in rows:
         task, action = tools.task(row["task"]), parse_action(row["reply"], tools.reply_format)
         is_edit = row["outcome"] == "edited" and not isinstance(action, Invalid)
-        asked = action.arguments.get("edit_instruction", "") if is_edit else ""
+        asked = action.arguments["edit_instruction"] if is_edit else ""
         family = family_of(asked, task.modality, task.kind) or ""
         told = {"task": task.name, "split": task.split, "modality": task.modality, "family": family}
         found.append(told | {"right": family in tools.table[task.modality]})

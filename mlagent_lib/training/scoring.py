@@ -17,17 +17,14 @@ from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.core.thinking import split_thinking
-from mlagent_lib.environment.actions import UNDO
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.reward import IDLE, reward_of
+from mlagent_lib.reward import reward_of
 from mlagent_lib.tasks.pocket.catalogue import KINDS, MODALITIES, family_of
 from mlagent_lib.training.pool import Focus, OnPolicyStates
 
 if TYPE_CHECKING:
-    from transformers import TrainerState
-
     from mlagent_lib.core.profiles import GRPOProfile
     from mlagent_lib.tasks.task import Task
 
@@ -82,7 +79,7 @@ class StepReward(BatchReward):
 
     def __init__(self, pool: dict[str, State], tools: Toolbox, **shape):
         super().__init__(pool, tools, **shape)
-        self.variety, self.free_end = 0.0, False
+        self.variety = 0.0
         self.visited: OnPolicyStates | None = None
         self.focus: Focus | None = None
         self._pending: list[PendingSteps] = []
@@ -141,9 +138,6 @@ class StepReward(BatchReward):
         filled, flat = fill_groups(rewards, self.group_size)
         if self.focus is not None:
             self.focus.visit(self.states[:: self.group_size], filled)
-        if self.free_end:
-            paid = end_pay(results, self.form, progress_of(columns.get("trainer_state")))
-            filled = [reward + more for reward, more in zip(filled, paid, strict=True)]
         if self.variety:
             paid = variety_pay([family_made(result, self.tools) for result in results], self.variety)
             filled = [reward + more for reward, more in zip(filled, paid, strict=True)]
@@ -166,36 +160,10 @@ def family_made(result: StepResult, tools: Toolbox) -> str | None:
     """
     if result.outcome is not Outcome.EDITED or result.score_after == result.score_before:
         return None
-    if result.action.name == UNDO:
-        return UNDO
     task, asked = tools.task(result.state.task), result.action.arguments["edit_instruction"]
     if task.modality not in MODALITIES or task.kind not in KINDS:
         return asked
     return family_of(asked, task.modality, task.kind)
-
-
-def progress_of(state: TrainerState | None) -> float:
-    """Return how much of a training is done, 0 to 1, from what TRL tells a reward function; 0 without it."""
-    return state.global_step / state.max_steps if state is not None and state.max_steps > 0 else 0.0
-
-
-def end_pay(results: Sequence[StepResult], form: str, progress: float) -> list[float]:
-    """Return what each Final Answer is paid back of its cost in the form ``gain``: the more, the later.
-
-    While nothing is learned most edits hurt, and whoever may stop for nothing stops at once; later, where
-    little is left to gain, stopping keeps what was won. Ours; other forms have no such cost.
-
-    Args:
-        progress: Part of the training that is done, 0 to 1.
-
-    Example:
-        >>> from mlagent_lib.environment.workspace import State
-        >>> ended = StepResult(State("t", "", {}, done=True), Outcome.NEUTRAL, "valid", "")
-        >>> end_pay([ended], "gain", 0.5), end_pay([ended], "v1", 0.5)
-        ([0.05], [0.0])
-    """
-    cost = -IDLE * progress if form.startswith("gain") else 0.0
-    return [cost if result.state.done else 0.0 for result in results]
 
 
 def variety_pay(families: Sequence[str | None], weight: float) -> list[float]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from mlagent_lib.environment.actions import FIELDS, KNOWN, read_name, split_fields
+from mlagent_lib.environment.actions import ACTIONS, FIELDS, read_name, split_fields
 
 SYSTEM = "a system turn"
 _REFUSES = re.compile(
@@ -150,7 +150,7 @@ def _as_text(call: Mapping[str, object]) -> str:
         return ""
     plain = {_plain(name): value for name, value in given.items()}
     found = {name: plain[_plain(name)] for name in FIELDS if _plain(name) in plain}
-    action = read_name(str(call.get("name")), KNOWN)
+    action = read_name(str(call.get("name")), ACTIONS)
     if action and not found:
         found = {"Action": action, "Action Input": given}
     return "\n".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in found.items())
