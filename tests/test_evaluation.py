@@ -1,6 +1,7 @@
 """Scores, gains and intervals, against numbers worked out by hand."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from mlagent_lib.results.evaluation import (
 from mlagent_lib.results.intervals import best_of, bootstrap_mean, paired_difference
 from mlagent_lib.results.judge import TOO_FEW
 from mlagent_lib.results.report_scores import best_printed, handed_in
-from mlagent_lib.results.steps import outcome_table, spread_table, step_table
+from mlagent_lib.results.steps import outcome_table, spread_table, standing_table, step_table
 
 # The paper's own numbers: starter, ML-Agent's average of 8 (v1 Table 1), gain in % (v2), direction.
 PAPER = [
@@ -128,6 +129,23 @@ def test_an_edit_that_changes_nothing_is_an_outcome_of_its_own():
     assert table["outcome"].tolist() == ["edited", "unchanged", "error"]
     shares = outcome_table(table).set_index("outcome")["share"]
     assert shares["edited"] == shares["unchanged"] == shares["error"] == pytest.approx(1 / 3)
+
+
+def test_what_an_action_does_by_what_was_closed_before_it():
+    """The gap of the task is from 0.5 to 0.9."""
+    before_after = [(0.5, 0.7), (0.7, 0.6), (0.7, 0.7), (0.5, None), (0.2, -9.0)]
+    made = [
+        step(n, score_before=one, score_after=other, **({} if other else {"outcome": "error"}))
+        for n, (one, other) in enumerate(before_after)
+    ]
+    task = SimpleNamespace(baseline={"feedback": 0.5}, best={"feedback": 0.9})
+    table = standing_table(step_table([trajectory("up", "rl", 0.7, steps=made)]), lambda name: task)
+    assert table["closed"].tolist() == ["worse than the starter", "like the starter", "much closed"]
+    assert table["actions"].tolist() == [1, 2, 2]
+    assert table[["helped", "hurt", "same", "failed"]].to_numpy().tolist() == [
+        [0, 1, 0, 0], [0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0],
+    ]  # fmt: skip
+    assert table["change"].tolist() == pytest.approx([-1.0, 0.25, -0.125])
 
 
 def test_unscored_trajectories_are_left_out_and_counted_never_zero():

@@ -5,14 +5,15 @@ A step that we failed to score has no outcome share, no validity and no reward; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import nan
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf, nan
 
 import numpy as np
 import pandas as pd
 
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.results.evaluation import or_nan
+from mlagent_lib.tasks.task import Task
 
 OUTCOMES = ("edited", "unchanged", "neutral", "corner", "error", "invalid")
 STEP_TABLE = (
@@ -63,6 +64,40 @@ def outcome_table(steps: pd.DataFrame) -> pd.DataFrame:
             share = float((good["outcome"] == outcome).mean()) if len(good) else nan
             table.append((policy, outcome, share, len(good), int(part["unscored"].sum())))
     return pd.DataFrame(table, columns=["policy", "outcome", "share", "n", "unscored"])
+
+
+# Ours: where a script stands, in shares of the gap on the feedback labels, and what is shown of it.
+STANDS = {"worse than the starter": -0.05, "like the starter": 0.05, "a part closed": 0.4, "much closed": inf}
+
+
+def standing_table(steps: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.DataFrame:
+    """Return what the actions of each policy do, by how much of the gap was closed before them.
+
+    Args:
+        steps: A `step_table`; its scores are on the feedback labels.
+        task_of: Gives a task by its name.
+
+    Returns:
+        Columns policy, split, closed (one of `STANDS`), actions; helped, hurt, same and failed, fractions of
+        the actions; change, the mean change of the share of the gap, each bounded at -1 and 1.
+    """
+    table = steps[~steps["unscored"]]
+    tasks = {name: task_of(name) for name in table["task"].unique()}
+    init, best = (
+        table["task"].map({name: getattr(task, which)["feedback"] for name, task in tasks.items()})
+        for which in ("baseline", "best")
+    )
+    edges = [-inf, *STANDS.values()]
+    closed = pd.cut((table["score_before"] - init) / (best - init), edges, labels=list(STANDS))
+    change = ((table["score_after"] - table["score_before"]) / (best - init)).clip(-1.0, 1.0)
+    failed = table["outcome"].isin(["invalid", "error", "corner"])
+    told = table[["policy", "split"]].assign(
+        closed=closed, actions=1, helped=change > 0, hurt=change < 0, same=~failed & ~(change.abs() > 0),
+        failed=failed, change=change.fillna(0.0),
+    )  # fmt: skip
+    how = {name: "mean" for name in ("helped", "hurt", "same", "failed", "change")}
+    groups = told.groupby(["policy", "split", "closed"], sort=False, observed=True)
+    return groups.agg({"actions": "sum"} | how).reset_index().sort_values(["policy", "split", "closed"])
 
 
 def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFrame:

@@ -44,7 +44,7 @@ from mlagent_lib.results.evaluation import (
 from mlagent_lib.results.medals import medal_table
 from mlagent_lib.results.reading import action_table, gap_by_step_table, gap_paths, reading_table
 from mlagent_lib.results.report_scores import with_report_scores
-from mlagent_lib.results.steps import outcome_table, step_table
+from mlagent_lib.results.steps import outcome_table, standing_table, step_table
 from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import (
     Agent,
@@ -402,9 +402,10 @@ def edit_tables(
         steps: Of the longest trajectory.
         root: Seed of the permutations.
     """
-    actions, paths = action_table(rows, task_of), gap_paths(rows, scales, steps)
+    actions, paths, each = action_table(rows, task_of), gap_paths(rows, scales, steps), step_table(rows)
     return {
-        "outcomes": outcome_table(step_table(rows)),
+        "outcomes": outcome_table(each),
+        "standing": standing_table(each, task_of),
         "actions": actions,
         "gap_by_step": gap_by_step_table(paths),
         "reading": reading_table(actions, paths, root=root),
