@@ -6,8 +6,12 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlagent_lib.bench.builds import MODEL, ROOT, Build
+
+if TYPE_CHECKING:
+    from mlagent_lib.training.backends import Backend
 
 GROWTH = (8, 16, 32, 64)  # states a step
 _GROUP = 4  # replies of each where growth is measured
@@ -34,8 +38,23 @@ def against_generate(folder: Path, rounds: int = 7) -> tuple[list[float], str]:
     asked = [
         POCKET.messages(state, task) for state, task in zip(states, tasks, strict=True) for _ in range(8)
     ]
-    loaded = load(str(MODEL), backend="plain")
-    generate, ours = loaded.sampler(temperature=1.0, max_new_tokens=64), loaded.model.generate
+    rates = sampling_rates(load(str(MODEL), backend="plain"), asked, 64, rounds)
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    note = f"{middle['ours']:.0f} against {middle['theirs']:.0f} tokens a processor second"
+    return [mine / other for mine, other in zip(*rates.values(), strict=True)], note
+
+
+def sampling_rates(
+    loaded: Backend, asked: list[list[dict]], longest: int, rounds: int
+) -> dict[str, list[float]]:
+    """Return tokens a processor second of our decode loop (``ours``) and of ``generate`` (``theirs``) by turns.
+
+    Args:
+        asked: Conversations, sampled from together at temperature 1.
+        longest: Of a reply, in tokens.
+        rounds: How many are measured; one more of each, the first, warms up.
+    """
+    generate, ours = loaded.sampler(temperature=1.0, max_new_tokens=longest), loaded.model.generate
     rates: dict[str, list[float]] = {"ours": [], "theirs": []}
     for number in range(rounds + 1):
         for name, values in rates.items():
@@ -47,10 +66,7 @@ def against_generate(folder: Path, rounds: int = 7) -> tuple[list[float], str]:
             replies = generate(asked, number)
             took = time.process_time() - began
             values.append(sum(len(ids) + 1 for ids in loaded.tokenizer(replies)["input_ids"]) / took)
-    rates = {name: values[1:] for name, values in rates.items()}  # the first of each warms up
-    middle = {name: statistics.median(values) for name, values in rates.items()}
-    note = f"{middle['ours']:.0f} against {middle['theirs']:.0f} tokens a processor second"
-    return [mine / other for mine, other in zip(*rates.values(), strict=True)], note
+    return {name: values[1:] for name, values in rates.items()}
 
 
 def _busy(took: Sequence[dict], what: str) -> tuple[list[float], str]:

@@ -8,7 +8,7 @@ draws no figure.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +29,7 @@ from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import append_jsonl, write_text
 from mlagent_lib.core.seeding import derive_seed, rng
-from mlagent_lib.environment.coder import EditRequest, RuleCoder
+from mlagent_lib.environment.coder import Coder, EditRequest, RuleCoder
 from mlagent_lib.environment.luck import luck_of
 from mlagent_lib.environment.step import Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
@@ -221,29 +221,39 @@ def reward_table(rows: Sequence[dict], tasks: Mapping[str, Task], arm: Arm, seed
     return pd.DataFrame(table)
 
 
-def coder_check(lab: Lab, agent: Agent, per_task: int = CODER_EDITS) -> pd.DataFrame:
-    """Return how the model's base weights edit the held-in starters, beside the rule coder, which is exact.
+def coder_check(lab: Lab, agent: Agent) -> pd.DataFrame:
+    """Return how the model's base weights edit the held-in starters (see `edits_checked`).
+
+    Args:
+        agent: Whose base weights play the coder, whichever coder the profile takes.
+    """
+    from mlagent_lib.training.backends import base_coder
+
+    coder = base_coder(agent.backend, style=lab.profile.prompt_style)
+    return edits_checked(coder, lab.tasks(lab.profile.collect.tasks), lab.seed)
+
+
+def edits_checked(
+    coder: Coder, tasks: Iterable[Task], seed: int, per_task: int = CODER_EDITS
+) -> pd.DataFrame:
+    """Return how a coder edits the starters of tasks, beside the rule coder, which is exact.
 
     Tasks without a catalogue are left out: nobody knows what an exact edit of theirs is.
 
     Args:
-        agent: Whose base weights play the coder, whichever coder the profile takes.
         per_task: Edits drawn from the catalogue of each task.
 
     Returns:
         One row for each edit: task, axis, instruction, result (``exact``, ``other`` or ``refused``).
     """
     requests, table = [], []
-    for task in filter(has_catalogue, lab.tasks(lab.profile.collect.tasks)):
+    for task in filter(has_catalogue, tasks):
         pool, script = edits(task.modality, task.kind), task.env_files()[task.starter].decode()
-        for index in rng(lab.seed, "coder-check", task.name).permutation(len(pool))[:per_task]:
+        for index in rng(seed, "coder-check", task.name).permutation(len(pool))[:per_task]:
             requests.append(EditRequest(task, script, pool[index].instruction))
             table.append(
                 {"task": task.name, "axis": pool[index].axis, "instruction": pool[index].instruction}
             )
-    from mlagent_lib.training.backends import base_coder
-
-    coder = base_coder(agent.backend, style=lab.profile.prompt_style)
     wanted, got = RuleCoder().edit_many(requests), coder.edit_many(requests)
     for row, right, made in zip(table, wanted, got, strict=True):
         row["result"] = "exact" if made == right else "other" if isinstance(made, str) else "refused"
