@@ -47,7 +47,7 @@ def against_generate(folder: Path, rounds: int = 7) -> tuple[list[float], str]:
 def sampling_rates(
     loaded: Backend, asked: list[list[dict]], longest: int, rounds: int
 ) -> dict[str, list[float]]:
-    """Return tokens a processor second of our decode loop (``ours``) and of ``generate`` (``theirs``) by turns.
+    """Return tokens a processor second of our decode loop (``ours``) and ``generate`` (``theirs``) by turns.
 
     Args:
         asked: Conversations, sampled from together at temperature 1.

@@ -114,7 +114,7 @@ def _sampling(profile: Profile, folder: Path) -> dict:
 
 
 def _coder(profile: Profile, folder: Path) -> dict:
-    """Let the base weights edit blocks, as the profile would ask, and whole scripts, as one asks a chat model."""
+    """Let the base weights edit blocks, as the profile asks, and whole scripts, as one asks a chat model."""
     from mlagent_lib.run.stages import edits_checked
     from mlagent_lib.tasks.registry import find_task, list_tasks
     from mlagent_lib.training.backends import base_coder, load
