@@ -79,6 +79,15 @@ def test_a_smollm_splits_every_digit_off_first(tmp_path):
     assert [piece for piece, _ in found] == ["a", "ĠĠ", "1", "2", "ĊĊ", "3"]
 
 
+def test_a_folder_that_an_older_version_converted_is_made_again(tmp_path, monkeypatch):
+    path = str(as_gguf(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "CONVERSION", weights.CONVERSION - 1)
+        old = Path(weights.model_path(path))
+    new = Path(weights.model_path(path))
+    assert new != old and old.is_dir() and (new / "model.safetensors").exists()
+
+
 def test_a_conversion_that_was_killed_leaves_nothing_half(tmp_path, home, monkeypatch):
     path, real = as_gguf(tmp_path), weights._convert
 
@@ -92,7 +101,8 @@ def test_a_conversion_that_was_killed_leaves_nothing_half(tmp_path, home, monkey
     assert [file.name for file in (home / "models").iterdir()] == [".lock"]
     monkeypatch.setattr(weights, "_convert", real)
     digest = sha256_file(path)[:12]
-    left = home / "models" / f".small-{digest}-abc"  # of a process that had no time to clean up
+    # of a process that had no time to clean up
+    left = home / "models" / f".small-{digest}-{weights.CONVERSION}-abc"
     left.mkdir()
     assert Path(model_path(str(path))).is_dir() and not left.exists()
 

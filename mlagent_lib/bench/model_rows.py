@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mlagent_lib.bench.builds import MODEL, ROOT, Build
 
 if TYPE_CHECKING:
+    from mlagent_lib.agents.prompts import Prompter
     from mlagent_lib.training.backends import Backend
 
 GROWTH = (8, 16, 32, 64)  # states a step
@@ -29,19 +30,25 @@ def against_generate(folder: Path, rounds: int = 7) -> tuple[list[float], str]:
     64 replies of at most 64 tokens to 8 prompts, as in a step of the laptop profile, in turn.
     """
     from mlagent_lib.agents.prompts import POCKET
-    from mlagent_lib.environment.workspace import State
-    from mlagent_lib.tasks.registry import find_task, list_tasks
     from mlagent_lib.training.backends import load
 
-    tasks = [find_task(name) for name in list_tasks()[:8]]
-    states = [State(task=task.name, task_digest=task.digest, files=task.env_files()) for task in tasks]
-    asked = [
-        POCKET.messages(state, task) for state, task in zip(states, tasks, strict=True) for _ in range(8)
-    ]
+    asked = starter_prompts(POCKET, 8, 8)
     rates = sampling_rates(load(str(MODEL), backend="plain"), asked, 64, rounds)
     middle = {name: statistics.median(values) for name, values in rates.items()}
     note = f"{middle['ours']:.0f} against {middle['theirs']:.0f} tokens a processor second"
     return [mine / other for mine, other in zip(*rates.values(), strict=True)], note
+
+
+def starter_prompts(prompter: Prompter, number: int, times: int) -> list[list[dict]]:
+    """Return the prompts of the starters of the first ``number`` tasks, each ``times`` times."""
+    from mlagent_lib.environment.workspace import State
+    from mlagent_lib.tasks.registry import find_task, list_tasks
+
+    prompts = []
+    for task in map(find_task, list_tasks()[:number]):
+        state = State(task=task.name, task_digest=task.digest, files=task.env_files())
+        prompts += [prompter.messages(state, task)] * times
+    return prompts
 
 
 def sampling_rates(

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 
 from mlagent_lib.bench.measure import quartiles
-from mlagent_lib.bench.model_rows import sampling_rates
+from mlagent_lib.bench.model_rows import sampling_rates, starter_prompts
 from mlagent_lib.core.files import write_json
 from mlagent_lib.core.profiles import Profile, get_profile
 from mlagent_lib.core.provenance import cpu_name, git_state, peak_memory_bytes, usable_cpus, versions
@@ -93,21 +93,16 @@ def _update(profile: Profile, folder: Path) -> dict:
 def _sampling(profile: Profile, folder: Path) -> dict:
     """Sample the replies of a GRPO step from the starters' prompts, both ways in turn."""
     from mlagent_lib.agents.prompts import Prompter
-    from mlagent_lib.environment.workspace import State
-    from mlagent_lib.tasks.registry import find_task, list_tasks
     from mlagent_lib.training.backends import load
 
-    grpo, prompter = profile.grpo, Prompter.of(profile)
-    tasks = [find_task(name) for name in list_tasks()[: grpo.states_per_step]]
-    states = [State(task=task.name, task_digest=task.digest, files=task.env_files()) for task in tasks]
-    prompts = [prompter.messages(*pair) for pair in zip(states, tasks, strict=True)]
+    grpo = profile.grpo
     loaded = load(profile.model, backend=profile.loading, adapter=folder / "adapter")
-    asked = [prompt for prompt in prompts for _ in range(grpo.group_size)]
+    asked = starter_prompts(Prompter.of(profile), grpo.states_per_step, grpo.group_size)
     rates = sampling_rates(loaded, asked, grpo.max_new_tokens, ROUNDS)
     ratios = [mine / other for mine, other in zip(*rates.values(), strict=True)]
     per_second = {name: [round(rate, 1) for rate in found] for name, found in rates.items()}
     return {
-        "prompts": len(prompts), "replies": len(asked), "longest": grpo.max_new_tokens,
+        "prompts": len(asked) // grpo.group_size, "replies": len(asked), "longest": grpo.max_new_tokens,
         "tokens a processor second": per_second,
         "ratio [quartile, median, quartile]": [round(value, 2) for value in quartiles(ratios)],
     }  # fmt: skip
@@ -162,6 +157,8 @@ def _part(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(f"usage: python -m {__spec__.name} FILE.json\n\n{__doc__}")
     if sys.argv[1] in PARTS:
         _part(sys.argv[1], Path(sys.argv[2]))
     else:

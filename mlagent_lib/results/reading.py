@@ -26,13 +26,12 @@ from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import BOUND, TaskScale, gap_closed
 from mlagent_lib.results.intervals import bootstrap_mean
-from mlagent_lib.results.steps import outcome_of
+from mlagent_lib.results.steps import FAILED, outcome_of
 from mlagent_lib.results.style import look
 from mlagent_lib.tasks.pocket.catalogue import AXES, KINDS, MODALITIES, family_of, read_block
 from mlagent_lib.tasks.task import Task
 
 DRAWS = 200  # permutations behind each null
-FAILED = ("invalid", "error", "corner")
 ACTION_COLUMNS = (
     "policy", "seed", "task", "split", "trajectory", "step", "kind", "outcome", "family", "edit", "state",
     "agrees",

@@ -16,6 +16,7 @@ from mlagent_lib.results.evaluation import or_nan
 from mlagent_lib.tasks.task import Task
 
 OUTCOMES = ("edited", "unchanged", "neutral", "corner", "error", "invalid")
+FAILED = ("invalid", "error", "corner")
 STEP_TABLE = (
     "policy", "task", "split", "seed", "trajectory", "step", "action", "outcome", "valid", "reward",
     "score_before", "score_after", "seconds", "cache_hit", "unscored",
@@ -90,14 +91,14 @@ def standing_table(steps: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.Da
     edges = [-inf, *STANDS.values()]
     closed = pd.cut((table["score_before"] - init) / (best - init), edges, labels=list(STANDS))
     change = ((table["score_after"] - table["score_before"]) / (best - init)).clip(-1.0, 1.0)
-    failed = table["outcome"].isin(["invalid", "error", "corner"])
+    failed = table["outcome"].isin(FAILED)
     told = table[["policy", "split"]].assign(
         closed=closed, actions=1, helped=change > 0, hurt=change < 0, same=~failed & ~(change.abs() > 0),
         failed=failed, change=change.fillna(0.0),
     )  # fmt: skip
-    how = {name: "mean" for name in ("helped", "hurt", "same", "failed", "change")}
-    groups = told.groupby(["policy", "split", "closed"], sort=False, observed=True)
-    return groups.agg({"actions": "sum"} | how).reset_index().sort_values(["policy", "split", "closed"])
+    how = dict.fromkeys(("helped", "hurt", "same", "failed", "change"), "mean")
+    groups = told.groupby(["policy", "split", "closed"], observed=True)
+    return groups.agg({"actions": "sum"} | how).reset_index()
 
 
 def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFrame:

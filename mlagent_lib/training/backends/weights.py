@@ -26,6 +26,7 @@ POCKET = Path(__file__).parent.parent / "pocket_model"
 SHIPPED = read_yaml(Path(__file__).with_name("models.yaml"))
 # Architectures, as GGUF names them, whose seven projections a layer have the names that `LORA_TARGETS` has.
 TRAINABLE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
+CONVERSION = 2  # of what `_convert` makes: a folder that an older version made is made again
 INSTALL_GGUF = "install the reader with: pip install -e .[gguf]"
 
 
@@ -58,7 +59,7 @@ def known_folder(name: str) -> Path | None:
 
 
 def _place(name: str, digest: str) -> Path:
-    return home_folder() / "models" / f"{name}-{digest[:12]}"
+    return home_folder() / "models" / f"{name}-{digest[:12]}-{CONVERSION}"
 
 
 @contextmanager
