@@ -15,6 +15,7 @@ from mlagent_lib.training.backends import load, prefix
 from mlagent_lib.training.backends.prefix import completion_parts, distinct_rows, in_order, share_prefixes
 from mlagent_lib.training.grpo import _trainer, grpo_settings
 from mlagent_lib.training.scoring import StepReward
+from mlagent_lib.training.trainer import StepTrainer
 
 CLOSE = 1e-4
 PROMPTS = (5, 17, 11)  # tokens
@@ -121,6 +122,40 @@ def test_the_rows_of_one_group_without_padding(loaded, batch):
         plain = loaded.model(input_ids=ids[same], attention_mask=mask[same]).logits[:, -keep - 1 : -1]
     real = mask[same][:, -keep:].bool()
     assert (ours - plain)[real].abs().max() < CLOSE
+
+
+def test_columns_that_are_padding_in_all_prompts_are_not_read(loaded, batch, read):
+    ids, mask, keep = batch
+    wide, wide_mask = (torch.nn.functional.pad(part, (40, 0)) for part in (ids, mask))
+    with torch.no_grad():
+        ours = logits_of(loaded.model, wide, wide_mask, keep)
+        assert read[0] == (3, 32)  # 17 of 57 are needed: the next multiple of 16
+        plain = logits_of(loaded.model, ids, mask, keep)
+    real = mask[:, -keep:].bool()
+    assert ours.shape == plain.shape and (ours - plain)[real].abs().max() < CLOSE
+
+
+def test_micro_batches_hold_whole_groups_again_after_they_were_shuffled():
+    class Shuffles:
+        def _prepare_inputs(self, batch):
+            if self._buffered_inputs is None:
+                order = torch.tensor([5, 0, 3, 6, 1, 7, 2, 4])
+                parts = [{name: value[rows] for name, value in batch.items()} for rows in order.split(4)]
+                self._buffered_inputs = [part | {"num_items_in_batch": torch.tensor(8)} for part in parts]
+            return self._buffered_inputs[self._step % 2]
+
+    class Trainer(StepTrainer, Shuffles):
+        shares_prompts, _buffered_inputs, _step = True, None, 0
+
+    prompts, rows = torch.tensor([[9, 1]] * 4 + [[0, 1]] * 4), torch.arange(8)
+    batch = {"prompt_ids": prompts, "prompt_mask": (prompts > 0).long(), "advantages": rows}
+    trainer, seen = Trainer(), []
+    for trainer._step in range(4):  # the second pass reads the same parts
+        part = trainer._prepare_inputs(batch)
+        assert len(part["prompt_ids"].unique(dim=0)) == 1 and part["num_items_in_batch"] == 8
+        assert part["prompt_ids"].equal(prompts[part["advantages"]])
+        seen += part["advantages"].tolist()
+    assert sorted(seen[:8]) == rows.tolist() and seen[:8] == seen[8:]
 
 
 @pytest.fixture(scope="module")

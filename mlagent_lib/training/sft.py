@@ -118,6 +118,8 @@ def sft_settings(loaded: Backend, profile: SFTProfile, *, out: Path, seed: int) 
     Raises:
         ProfileError: The batch cannot be shared by the processes.
     """
+    from mlagent_lib.training.backends.prefix import ROUND
+
     plan = plan_batch(profile.batch, micro=profile.micro_batch, world=world_size())
     return common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "sft")) | {
         "num_train_epochs": profile.epochs,
@@ -129,6 +131,8 @@ def sft_settings(loaded: Backend, profile: SFTProfile, *, out: Path, seed: int) 
         "completion_only_loss": True,
         "packing": False,
         "padding_free": False,
+        # torch builds a kernel for each new shape of a product in bfloat16 on a CPU
+        "pad_to_multiple_of": ROUND if (loaded.device, loaded.precision) == ("cpu", "bfloat16") else None,
         "loss_type": "nll",
         "logging_steps": 5,
         "logging_first_step": True,

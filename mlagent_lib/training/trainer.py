@@ -55,6 +55,19 @@ class StepTrainer:
             found += part
         return found, logprobs
 
+    def _prepare_inputs(self, generation_batch):
+        # TRL shuffles the rows of a step before it cuts them into micro-batches, so that each of these would
+        # read prompts of many groups again. All of them end in one update, where their order does not count.
+        known = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        made = self._buffered_inputs
+        if self.shares_prompts and made is not known and len(made) > 1:
+            from mlagent_lib.training.backends.prefix import grouped
+
+            self._buffered_inputs = grouped(made)
+            inputs = self._buffered_inputs[self._step % len(made)]
+        return inputs
+
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, *rest, **options):
         # TRL reads the prompt anew for each of the G completions (`_full_logits_logps`); read once, the
         # numbers are the same up to rounding.

@@ -7,7 +7,8 @@ log-probabilities with their gradient. Causal attention makes the two ways equal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -16,6 +17,7 @@ from mlagent_lib.training.backends.decode import distinct_rows, generated
 
 PARTS = 4  # ours: completions are read in so many parts of like length: padding costs as much as tokens
 PART_ROWS = 16  # ours: fewest rows of a part
+ROUND = 16  # ours: lengths in bfloat16 are multiples of it; torch builds a kernel for each new shape there
 
 
 def repeated(cache: DynamicCache, which: torch.Tensor) -> DynamicCache:
@@ -28,6 +30,8 @@ def completion_parts(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield which rows, and the logits that predict their completions, by length: hardly any is for padding.
 
+    Columns that are padding in all prompts, as where a part of a step has none of its longest, are not read.
+
     Args:
         ids: Prompts and completions, shape (rows, length): prompts padded on the left, completions on the
             right.
@@ -38,11 +42,14 @@ def completion_parts(
         Row numbers, shape (n,), and logits, shape (n, longest completion of them, vocabulary).
     """
     start = ids.size(1) - completion_length
+    longest = start - int(mask[:, :start].any(dim=0).int().argmax())
+    unread = max(0, start - _rounded(longest, ROUND))
+    ids, mask, start = ids[:, unread:], mask[:, unread:], start - unread
     prompts, prompt_mask, which = distinct_rows(ids[:, :start], mask[:, :start])
     first = model(input_ids=prompts, attention_mask=prompt_mask, use_cache=True, logits_to_keep=1)
-    lengths = mask[:, start:].sum(dim=1)
+    lengths, step = mask[:, start:].sum(dim=1), ROUND if first.logits.dtype == torch.bfloat16 else 1
     for rows in lengths.argsort(stable=True).split(max(PART_ROWS, -(-len(ids) // PARTS))):
-        end = start + max(1, int(lengths[rows[-1]]))
+        end = start + min(completion_length, _rounded(max(1, int(lengths[rows[-1]])), step))
         rest = model(
             input_ids=ids[rows, start:end],
             attention_mask=mask[rows, :end],
@@ -51,6 +58,32 @@ def completion_parts(
         )
         # float32: a log-probability of bfloat16 logits is off by a hundredth
         yield rows, torch.cat([first.logits[which[rows]], rest.logits[:, :-1]], dim=1).float()
+
+
+def _rounded(length: int, step: int) -> int:
+    return -(-length // step) * step
+
+
+def grouped(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the parts of a batch with rows of the same prompt side by side, in parts of the same sizes.
+
+    Args:
+        parts: Values by name: a row each along the first dimension, or a scalar for all; ``prompt_ids`` and
+            ``prompt_mask`` among them.
+
+    Example:
+        >>> one, other = ({"prompt_ids": torch.tensor([[5], [6]]), "prompt_mask": torch.ones(2, 1)},) * 2
+        >>> [part["prompt_ids"].tolist() for part in grouped([one, other])]
+        [[[5], [5]], [[6], [6]]]
+    """
+    prompts = (torch.cat([part[name] for part in parts]) for name in ("prompt_ids", "prompt_mask"))
+    order = distinct_rows(*prompts)[2].argsort(stable=True).split([len(part["prompt_ids"]) for part in parts])
+
+    def value(name: str, rows: torch.Tensor) -> Any:
+        known = [part[name] for part in parts]
+        return torch.cat(known)[rows] if isinstance(known[0], torch.Tensor) and known[0].dim() else known[0]
+
+    return [{name: value(name, rows) for name in parts[0]} for rows in order]
 
 
 def in_order(parts: Iterable[tuple[torch.Tensor, torch.Tensor]], length: int) -> torch.Tensor:
