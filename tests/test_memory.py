@@ -13,11 +13,13 @@ from mlagent_lib.training import memory
 from mlagent_lib.training.memory import (
     CONTEXT,
     GB,
+    PROGRAMS,
     SHAPES,
     SPARE,
     Shape,
     activation_bytes,
     announce,
+    attention_bytes,
     cache_bytes,
     check_fit,
     estimate,
@@ -64,7 +66,7 @@ def test_names_of_models():
 TINY = Shape(hidden=128, feed_forward=512, layers=2, heads=4, kv_heads=2, vocabulary=64, tied=True)
 
 
-def kept(layers: int, checkpointing: bool) -> int:
+def kept(layers: int, checkpointing: bool, attention: str = "sdpa") -> int:
     """Return the bytes that autograd keeps for 2 texts of 50 tokens, weights and casts of adapters apart."""
     import torch
     from peft import get_peft_model
@@ -75,7 +77,7 @@ def kept(layers: int, checkpointing: bool) -> int:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=64, hidden_size=128, intermediate_size=512, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, attn_implementation=attention,
     )  # fmt: skip
     model = get_peft_model(Qwen2ForCausalLM(config).to(torch.bfloat16), lora_config(8, 8))
     model.train()
@@ -108,6 +110,25 @@ def test_a_layer_keeps_what_the_formula_says():
     assert checkpointed == pytest.approx(2 * 128, rel=0.02)  # the layer's input in 16 bits
     both = activation_bytes(TINY, 100, "bfloat16", checkpointing=True, r=8)
     assert both == 100 * (2 * 2 * 128 + layer_bytes(TINY, "bfloat16", 8))
+
+
+def test_plain_attention_keeps_its_probabilities():
+    measured = (kept(3, False, "eager") - kept(2, False, "eager")) - (kept(3, False) - kept(2, False))
+    assert attention_bytes(TINY, 2 * 50 * 50, checkpointing=False) == 2 * 4 * 5000 * 6
+    assert measured == pytest.approx(attention_bytes(TINY, 2 * 50 * 50, checkpointing=True), rel=0.02)
+
+
+def test_a_language_model_on_a_processor_by_hand():
+    shape, profile = shape_of("smollm2"), get_profile("laptop-llm")
+    found = estimate(profile, on_card=False).phases
+    assert found["SFT"]["programs"] == PROGRAMS and "CUDA context" not in found["SFT"]
+    assert found["SFT"]["attention"] == 30 * 9 * 2 * 512 * 512 * 6
+    # four rows of one group: its prompt of 400 tokens once, and four replies of 112
+    assert found["GRPO update"]["attention"] == 30 * 9 * 6 * (400 * 400 + 4 * 112 * 512)
+    read = activation_bytes(shape, 400 + 4 * 112, "bfloat16", checkpointing=False, r=16)
+    assert found["GRPO update"]["activations"] == read
+    assert "attention" not in estimate(profile, on_card=False, precision="float32").phases["SFT"]
+    assert "attention" not in estimate(profile).phases["SFT"]
 
 
 def test_the_parts_by_hand():
@@ -292,7 +313,7 @@ def test_shapes_are_read_from_a_folder_and_a_gguf(tmp_path, monkeypatch):
     assert shape_of(str(tmp_path / "nothing")) is None
     monkeypatch.setattr(memory, "available_gb", lambda: (4.0, False))
     with pytest.raises(ProfileError, match="take sft.micro_batch=.*grpo.micro_batch="):
-        check_fit(get_profile("laptop-llm"), 1.9, on_card=False)
+        check_fit(get_profile("laptop-llm"), 2.9, on_card=False)
     assert check_fit(get_profile("laptop-llm"), 8.0, on_card=False).peak < 8 * GB
 
 

@@ -22,8 +22,10 @@ _NF4_BITS = 4.127  # a weight and its share of the constants, double quantizatio
 _ADAM = 4 + 4 + 8  # bytes a trainable weight: float32 weight, gradient, the two moments of Adam
 _SFT_LOGIT = 12  # bytes a logit: float32 log-probability and its gradient, logit and gradient in 16 bits
 _GRPO_LOGIT = 8  # bytes a logit: as it is, over the temperature, log-probability, gradient, all in 16 bits
+_PLAIN_SCORE = 6  # bytes a score of plain attention: its probability in float32 and in 16 bits
 _FUSED_ROWS = 1024  # ours: positions whose logits Unsloth has at once, where plain has them all
 CONTEXT = 0.8 * GB  # ours: CUDA context, cuBLAS and the kernels of PyTorch
+PROGRAMS = 0.9 * GB  # ours: Python with PyTorch, Transformers and TRL, on a CPU
 SPARE = 0.1  # ours: share lost to fragments of the allocator
 VLLM_SHARE = 0.3  # of the card, for an engine beside the trainer: TRL's vllm_gpu_memory_utilization
 
@@ -215,6 +217,19 @@ def activation_bytes(shape: Shape, tokens: int, precision: str, *, checkpointing
     return tokens * shape.layers * layer
 
 
+def attention_bytes(shape: Shape, pairs: int, *, checkpointing: bool) -> int:
+    """Return the bytes that plain attention keeps for the backward pass; a fused one keeps none of them.
+
+    Args:
+        pairs: Of a query and a key, padding among them.
+
+    Example:
+        >>> attention_bytes(OTHERS["smollm2"], 2 * 512 * 512, checkpointing=False) / GB  # 30 * 9 heads * 6
+        0.84934656
+    """
+    return (1 if checkpointing else shape.layers) * shape.heads * pairs * _PLAIN_SCORE
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a profile needs, in bytes: for each phase its parts by name.
@@ -274,16 +289,22 @@ def estimate(
     kind = precision or (profile.precision if profile.precision in _BYTES else "bfloat16")
     lora = lora_parameters(shape, sft.lora_r)
     fixed = {"base weights": weight_bytes(shape, kind, profile.four_bit)}
-    fixed |= {"CUDA context": CONTEXT} if on_card else {}
+    fixed |= {"CUDA context": CONTEXT} if on_card else {"programs": PROGRAMS}
     fixed |= {"adapter, gradient, Adam": lora * _ADAM}
     both = fixed | {"reference adapter": lora * 4}
     engine = {"vLLM engine": VLLM_SHARE * card_gb * GB} if grpo.vllm == "colocate" else {}
 
-    def update(tokens: int, positions: int, size: int, checkpointing: bool) -> dict[str, float]:
+    plain_attention = backend == "plain" and not on_card and kind == "bfloat16"  # see `PlainBackend.load`
+
+    def update(tokens: int, positions: int, size: int, checkpointing: bool, pairs: int) -> dict[str, float]:
         """Return what a backward pass takes; Unsloth never has the logits of all positions at once."""
-        activations = activation_bytes(shape, tokens, kind, checkpointing=checkpointing, r=sft.lora_r)
+        found = {
+            "activations": activation_bytes(shape, tokens, kind, checkpointing=checkpointing, r=sft.lora_r)
+        }
+        if plain_attention:
+            found["attention"] = attention_bytes(shape, pairs, checkpointing=checkpointing)
         at_once = min(positions, _FUSED_ROWS) if backend == "unsloth" else positions
-        return {"activations": activations, "logits": at_once * shape.vocabulary * size}
+        return found | {"logits": at_once * shape.vocabulary * size}
 
     reads = sft.max_length * min(sft.micro_batch or sft.batch, sft.batch)
     replies = grpo.states_per_step * grpo.group_size
@@ -296,14 +317,15 @@ def estimate(
     sampling = {"keys and values": cache_bytes(shape, 1, sampled, kind), "reading prompts": wide}
     if not on_card:  # the decode loop lays the linear layers out anew for the time of a call
         sampling["flat weights"] = parameters(shape)[0] * _BYTES[kind]
-    # plain reads the prompt of a group once, but where activations are made again
-    shares = backend == "plain" and not grpo.checkpointing
-    read = (min(rows, grpo.states_per_step) if shares else rows) * (longest - grpo.max_new_tokens)
+    # plain reads the prompt of a group once, but where activations are made again; rows are sorted by group
+    shares, prompt = backend == "plain" and not grpo.checkpointing, longest - grpo.max_new_tokens
+    read = (-(-rows // grpo.group_size) if shares else rows) * prompt
     written = rows * grpo.max_new_tokens
-    learning = update(read + written, written, _GRPO_LOGIT, grpo.checkpointing)
+    pairs = read * prompt + written * longest
+    learning = update(read + written, written, _GRPO_LOGIT, grpo.checkpointing, pairs)
     return Estimate(
         {
-            "SFT": fixed | update(reads, reads, _SFT_LOGIT, sft.checkpointing),
+            "SFT": fixed | update(reads, reads, _SFT_LOGIT, sft.checkpointing, reads * sft.max_length),
             "GRPO sampling": both | (engine or sampling),
             "GRPO update": both | learning | engine,
         }
