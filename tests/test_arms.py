@@ -268,8 +268,8 @@ def is_there(units, seed, name):
 def test_finished_units_are_kept_and_the_rest_is_estimated_by_hand(tmp_path):
     arms = ["sft", "full", "tasks-3", "base"]
     at = plan(tmp_path, (0, 1), arms)
-    # two seeds of: 45 collect, 60 + 60 two starts, 220 + 220 measured, 600 + 600 trained
-    assert at.minutes_left(1) == pytest.approx(2 * 1805 / 60)
+    # two seeds of: 45 collect, 45 + 45 two starts, 190 + 190 measured, 800 + 800 trained
+    assert at.minutes_left(1) == pytest.approx(2 * 2115 / 60)
     finish(tmp_path, "collect-far-apart", 30.0)
     finish(tmp_path, "sft-far-apart", 100.0)
     finish(tmp_path, "arm-sft", 180.0)
@@ -313,10 +313,10 @@ def test_a_damaged_unit_is_left_to_do(tmp_path, damage):
 
 def test_the_lines_of_a_plan(tmp_path):
     assert plan_lines(plan(tmp_path, (0,), ["sft"]), 1) == [
-        "0 of 3 units are finished; 3 left, about 0:05 h with 1 at once",  # 45 + 60 + 220 seconds
+        "0 of 3 units are finished; 3 left, about 0:05 h with 1 at once",  # 45 + 45 + 190 seconds
         "  collect-far-apart seed 0: about 45 s",
-        "  sft-far-apart seed 0: about 60 s",
-        "  arm-sft seed 0: about 220 s",
+        "  sft-far-apart seed 0: about 45 s",
+        "  arm-sft seed 0: about 190 s",
     ]
     for name in ("collect-far-apart", "sft-far-apart", "arm-sft"):
         finish(tmp_path, name, 4000.0)
@@ -503,8 +503,8 @@ def test_the_plan_is_printed_and_nothing_is_started(tmp_path, capsys):
     ]
     assert cli.main(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "1 of 3 units are finished; 2 left, about 0:05 h with 1 at once"
-    assert lines[1:] == ["  sft-far-apart seed 0: about 60 s", "  arm-sft seed 0: about 220 s"]
+    assert lines[0] == "1 of 3 units are finished; 2 left, about 0:04 h with 1 at once"
+    assert lines[1:] == ["  sft-far-apart seed 0: about 45 s", "  arm-sft seed 0: about 190 s"]
     assert [path.name for path in tmp_path.iterdir()] == ["ablations-seed0"]
 
 

@@ -38,7 +38,7 @@ def test_the_readme_is_short_and_says_every_claim_and_policy(repository):
     assert part(text, "short-results").count("\n| ") == 8 and part(text, "short-claims").count("- **C") == 7
 
 
-def test_a_claim_that_the_runs_cannot_tell_gets_the_verdict_of_the_older_arms(tmp_path):
+def test_a_claim_that_the_runs_cannot_tell_gets_the_verdict_of_the_arms(tmp_path):
     now = {"C2": "reproduced at this scale", "C3": judge.TOO_FEW}
     for folder, verdicts in ((tmp_path, now), (tmp_path / "ablations", dict.fromkeys(now, "opposite found"))):
         folder.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def test_a_claim_that_the_runs_cannot_tell_gets_the_verdict_of_the_older_arms(tm
         pd.DataFrame(rows).to_csv(folder / "claims.csv", index=False)
     assert publish.short_claim_lines(tmp_path).split("\n") == [
         "- **C2** It holds. *Reproduced at this scale.*",
-        "- **C3** It holds. *No arm on this suite yet; on the first suite: opposite found.*",
+        "- **C3** It holds. *Opposite found.*",
     ]
 
 

@@ -23,7 +23,7 @@ from mlagent_lib.results.claims import claim_table
 from mlagent_lib.results.evaluation import TaskScale, trajectory_table
 from mlagent_lib.results.figures import put, render
 from mlagent_lib.results.first_screen import SUBJECTS, against
-from mlagent_lib.results.judge import TOO_FEW
+from mlagent_lib.results.judge import NOT_TESTABLE, TOO_FEW
 from mlagent_lib.results.open_questions import answers
 from mlagent_lib.results.reading import field_table, reading_sentence
 from mlagent_lib.results.smallest_difference import smallest_differences
@@ -219,15 +219,13 @@ def short_result_lines(figures: Path | str) -> str:
 def short_claim_lines(figures: Path | str) -> str:
     """Return one line for each claim of the paper: its statement, and the verdict of the committed runs.
 
-    Where they alone cannot tell, the verdict of the arms follows, which are of an earlier suite.
+    Where they alone cannot tell, it is that of the arms.
     """
     arms = pd.read_csv(Path(figures) / "ablations" / "claims.csv").set_index("claim")["verdict"]
     lines = []
     for row in pd.read_csv(Path(figures) / "claims.csv").itertuples():
-        told = f"{row.verdict[0].upper()}{row.verdict[1:]}."
-        if row.verdict == TOO_FEW:
-            told = f"No arm on this suite yet; on the first suite: {arms[row.claim]}."
-        lines.append(f"- **{row.claim}** {row.statement} *{told}*")
+        told = arms[row.claim] if row.verdict == TOO_FEW else row.verdict
+        lines.append(f"- **{row.claim}** {row.statement} *{told[0].upper()}{told[1:]}.*")
     return "\n".join(lines)
 
 
@@ -315,11 +313,16 @@ def soak_lines(folder: Path | str) -> str:
     )
 
 
-def own_claim_lines(folder: Path | str) -> str:
-    """Return the table of the paper's claims and of the verdicts that a folder of results holds."""
+def own_claim_lines(folder: Path | str, *, left_out: Sequence[str] = ()) -> str:
+    """Return the table of the paper's claims and of the verdicts that a folder of results holds.
+
+    Args:
+        left_out: Verdicts whose claims are not shown.
+    """
     lines = ["| | claim of the paper | verdict | ours |", "|---|---|---|---|"]
     for row in pd.read_csv(Path(folder) / "claims.csv").fillna("").itertuples():
-        lines.append(f"| {row.claim} | {row.statement} | {row.verdict} | {row.ours or '–'} |")
+        if row.verdict not in left_out:
+            lines.append(f"| {row.claim} | {row.statement} | {row.verdict} | {row.ours or '–'} |")
     return "\n".join(lines)
 
 
@@ -379,7 +382,7 @@ def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable
         "tasks": task_lines,
         "paper-tasks": lambda: "\n".join(paper_task_lines()),
         "results": lambda: result_lines(figures),
-        "own-claims": lambda: own_claim_lines(figures),
+        "own-claims": lambda: own_claim_lines(figures, left_out=(TOO_FEW, NOT_TESTABLE)),
         "claims": lambda: claim_lines(figures / "ablations"),
         "soak": lambda: soak_lines(Path(root) / "tests" / "soak"),
     }
