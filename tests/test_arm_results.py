@@ -229,6 +229,7 @@ def test_the_verdicts_on_the_seven_claims(tables):
         ("C5", {"no-corner": 0.7, "no-format": 0.5}, OPPOSITE),
         ("C5", {"no-corner": 0.4, "no-format": 0.5}, UNCLEAR),
         ("C6", {"tasks-3": 0.9, "tasks-6": 0.0, "rl": 0.2}, OPPOSITE),
+        ("C6", {"tasks-3": 0.5, "tasks-6": 0.5}, UNCLEAR),  # RL helps, on however many tasks
     ],
 )
 def test_a_verdict_follows_the_arms(claim, gaps, expected):
