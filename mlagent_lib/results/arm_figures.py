@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.arms import ARMS, arm_of
+from mlagent_lib.core.arms import ARMS, PROFILE, arm_of
+from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.results.arms import (
     COMMAND,
     blame_summary,
@@ -40,7 +41,8 @@ from mlagent_lib.results.figures import draw_files, put
 from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.results.paper.numbers import gains, paper_table, rl_curve
 from mlagent_lib.results.plots_arms import PANEL_COLUMNS
-from mlagent_lib.results.style import GAP, csv_bytes, with_run
+from mlagent_lib.results.style import GAP, csv_bytes, number, with_run
+from mlagent_lib.reward import LOWEST
 
 GAIN = "relative gain, %"
 PAPER, OURS = "the paper", "ours"
@@ -52,6 +54,8 @@ MEANS = {
     "gain": ("gain_pct", "gain", "trajectories"),
     "reward": ("reward", "reward", "states"),
 }
+# what a reward form pays for an edit that works, in a few signs
+_PAID = {"v1": "0 · 0.5 · σ(100 Δ / gap)", "v2": "Δ / gap", "gain": f"Δ / gap, from {number(LOWEST, 1)} to 1"}
 Rows = Iterator[tuple]  # of the columns `PANEL_COLUMNS`
 
 
@@ -153,9 +157,11 @@ def _pipeline(tables: Tables) -> pd.DataFrame:
     collected = done[done["unit"] == "collect-far-apart"]["trajectories"].sum()
     updates = tables["curves"].query("who == 'rl' and split == 'train'")
     count = f"{updates['seed'].nunique()} seeds × {updates['update'].max():.0f} updates:"
-    trained = f"{count if len(updates) else 'not run yet:'}\n1 state → 8 actions → update"
+    grpo = get_profile(PROFILE).grpo
+    trained = f"{count if len(updates) else 'not run yet:'}\n1 state → {grpo.group_size} actions → update"
     tried = f"{len(scored)} trajectories of\n{scored['who'].nunique()} arms on report labels"
     sft, rl = "exploration-enriched SFT", "step-wise RL"
+    ran = set(scored["who"]) & {arm.who for arm in ARMS}
     collection = f"{collected:.0f} trajectories,\nedits run and scored"
     boxes = [
         (0, 0, "≥ 100 ideas a task", "three axes: data,\nmodel, learning", "far-apart ideas", "data"),
@@ -164,8 +170,8 @@ def _pipeline(tables: Tables) -> pd.DataFrame:
         (0, 3, "state pool", "states of the expert's\nedits", rl, "expert"),
         (1, 2, sft, "LoRA on the expert's turns,\nideas not in the prompt", rl, "sft"),
         (1, 3, rl, trained, "evaluation", "rl"),
-        (1, 4, "agentic-ML reward", "0 · 0.5 · σ(100 Δ / gap)\non feedback labels", rl, "rl"),
-        (2, 2, "arms", f"{len(ARMS)} arms, each with one\nchange", "evaluation", "update"),
+        (1, 4, "agentic-ML reward", f"{_PAID[grpo.reward_form]}\non feedback labels", rl, "rl"),
+        (2, 2, "arms", f"{len(ran)} of {len(ARMS)} arms, each\nwith one change", "evaluation", "update"),
         (2, 3, "evaluation", tried, "", "update"),
     ]
     return pd.DataFrame(boxes, columns=["row", "column", "title", "text", "into", "look"])
