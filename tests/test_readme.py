@@ -74,6 +74,17 @@ def test_every_committed_table_is_the_one_that_the_manifest_names(repository):
     assert named == {path.name: sha256_file(path) for path in sorted(figures.glob("*.csv"))}
 
 
+def test_a_table_that_is_derived_anew_gets_its_sum_and_no_other_does(repository, tmp_path):
+    for path in (repository / "figures").glob("*.[cj]s*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name in ("claims.csv", "minutes.csv"):  # the second one is measured: nothing makes it right again
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
+    assert publish.derive(tmp_path, check=True) == publish.derive(tmp_path) == ["claims.csv"]
+    named = json.loads((tmp_path / "manifest.json").read_text())["files"]
+    wrong = [name for name, digest in named.items() if sha256_file(tmp_path / name) != digest]
+    assert wrong == ["minutes.csv"]
+
+
 def test_every_committed_figure_is_what_its_table_gives(repository):
     assert redraw_all(repository / "figures", check=True) == []
 

@@ -115,14 +115,21 @@ def derived(
 def derive(figures: Path | str, *, check: bool = False) -> list[str]:
     """Compute the tables of `derived` from the committed rows again; return the names of those that changed.
 
+    The manifest gets their sums, and no other's.
+
     Args:
-        figures: Folder with ``trajectories.csv``, ``step_rewards.csv`` and ``grpo_metrics.csv``.
+        figures: Folder with ``trajectories.csv``, ``step_rewards.csv``, ``grpo_metrics.csv``, ``manifest.json``.
         check: Write nothing, only compare.
     """
     figures = Path(figures)
     rows = (pd.read_csv(figures / f"{name}.csv") for name in ("trajectories", "step_rewards", "grpo_metrics"))
     found = {f"{name}.csv": csv_bytes(table) for name, table in derived(*rows).items()}
-    return put(figures, found, check=check)
+    changed, manifest = put(figures, found, check=check), figures / "manifest.json"
+    if changed and not check:
+        known = json.loads(manifest.read_text(encoding="utf-8"))
+        sums = {name: sha256_file(figures / name) for name in changed}
+        write_json(manifest, known | {"files": known["files"] | sums})
+    return changed
 
 
 def _figure_tables(
