@@ -118,7 +118,7 @@ def derive(figures: Path | str, *, check: bool = False) -> list[str]:
     The manifest gets their sums, and no other's.
 
     Args:
-        figures: Folder with ``trajectories.csv``, ``step_rewards.csv``, ``grpo_metrics.csv``, ``manifest.json``.
+        figures: Folder with trajectories, step rewards, metrics of GRPO, and the manifest of all tables.
         check: Write nothing, only compare.
     """
     figures = Path(figures)
