@@ -140,7 +140,7 @@ def run(out: Path) -> None:
             part = json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8"))
             found[name] = part | {"took_s": round(time.monotonic() - began)}
             print(found[name], flush=True)
-    machine = f"{usable_cpus()} cores x86-64 ({cpu_name()}), shared with other work"
+    machine = f"{usable_cpus()} cores ({cpu_name()})"
     record = {"profile": PROFILE, "model": get_profile(PROFILE).model, **found, "machine": machine}
     write_json(out, record | {"date": time.strftime("%Y-%m-%d"), "versions": versions(), "git": git_state()})
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 
@@ -320,6 +321,36 @@ def soak_lines(folder: Path | str) -> str:
     )
 
 
+def real_model_lines(record: Path | str) -> str:
+    """Return what a pretrained model takes at work, as a list, from the record of `bench.real_model`.
+
+    Of several values the median is told.
+    """
+    told = json.loads(Path(record).read_text(encoding="utf-8"))
+    update, sampling, coder = (told[part] for part in ("update", "sampling", "coder"))
+    seconds = {name: median(values) for name, values in update["seconds"].items()}
+    low, middle, high = sampling["ratio [quartile, median, quartile]"]
+    ours, theirs = (median(rates) for rates in sampling["tokens a processor second"].values())
+    edits = [
+        f"{found['exact']} of {sum(found.values())}" for found in (coder["blocks"], coder["whole scripts"])
+    ]
+    peak = max(told[part]["peak_gb"] for part in ("sft", "update", "sampling", "coder"))
+    return "\n".join(
+        [
+            f"- A GRPO update of {update['actions']} actions, {update['completion_tokens']:.0f} tokens on "
+            f"average, takes {seconds['total']:.0f} s: {seconds['generation']:.0f} s of sampling, while "
+            f"scripts run, and {seconds['update']:.0f} s of learning ({seconds['charged']:.0f} s charged; "
+            f"{update['validity']:.0%} of the replies valid after a short SFT).",
+            f"- Our decode loop makes {ours:.0f} tokens a processor second, Transformers' `generate` "
+            f"{theirs:.0f}: {middle:.1f} times [{low:.1f}, {high:.1f}].",
+            f"- SFT of {told['sft']['rows']} rows took {told['sft']['seconds']:.0f} s. No part took more "
+            f"than {peak:.1f} GB.",
+            f"- As coder it makes {edits[0]} catalogue edits exactly where it is asked for a block, and "
+            f"{edits[1]} where it is asked for the whole script; so the exact coder is the default.",
+        ]
+    )
+
+
 def own_claim_lines(folder: Path | str, *, left_out: Sequence[str] = ()) -> str:
     """Return the table of the paper's claims and of the verdicts that a folder of results holds.
 
@@ -377,6 +408,7 @@ DOCUMENTS = {  # which generated tables stand in which text, by the names of the
     "figures/README.md": ("results", "own-claims", "claims"),
     "mlagent_lib/tasks/README.md": ("tasks", "paper-tasks"),
     "mlagent_lib/environment/README.md": ("soak", "speed", "against"),
+    "mlagent_lib/training/README.md": ("real-model",),
 }
 
 
@@ -391,6 +423,7 @@ def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable
         "results": lambda: result_lines(figures),
         "own-claims": lambda: own_claim_lines(figures, left_out=(TOO_FEW, NOT_TESTABLE)),
         "claims": lambda: claim_lines(figures / "ablations"),
+        "real-model": lambda: real_model_lines(figures / "real_model.json"),
         "soak": lambda: soak_lines(Path(root) / "tests" / "soak"),
     }
 
