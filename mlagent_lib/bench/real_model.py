@@ -1,4 +1,4 @@
-"""SmolLM2 at the work of profile laptop-llm: ``python -m mlagent_lib.bench.real_model FILE``, half an hour.
+"""SmolLM2 at the work of profile laptop-llm: ``python -m mlagent_lib.bench.real_model FILE``, 15 minutes.
 
 What is measured: a whole GRPO update and its memory, our decode loop beside Transformers' ``generate``, and
 catalogue edits that the base weights make exactly as coder. The policy was taught the format of actions

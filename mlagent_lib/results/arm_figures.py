@@ -159,9 +159,9 @@ def _pipeline(tables: Tables) -> pd.DataFrame:
     count = f"{updates['seed'].nunique()} seeds × {updates['update'].max():.0f} updates:"
     grpo = get_profile(PROFILE).grpo
     trained = f"{count if len(updates) else 'not run yet:'}\n1 state → {grpo.group_size} actions → update"
-    tried = f"{len(scored)} trajectories of\n{scored['who'].nunique()} arms on report labels"
+    ran = scored["who"].nunique()
+    tried = f"{len(scored)} trajectories of\n{ran} arms on report labels"
     sft, rl = "exploration-enriched SFT", "step-wise RL"
-    ran = set(scored["who"]) & {arm.who for arm in ARMS}
     collection = f"{collected:.0f} trajectories,\nedits run and scored"
     boxes = [
         (0, 0, "≥ 100 ideas a task", "three axes: data,\nmodel, learning", "far-apart ideas", "data"),
@@ -171,7 +171,7 @@ def _pipeline(tables: Tables) -> pd.DataFrame:
         (1, 2, sft, "LoRA on the expert's turns,\nideas not in the prompt", rl, "sft"),
         (1, 3, rl, trained, "evaluation", "rl"),
         (1, 4, "agentic-ML reward", f"{_PAID[grpo.reward_form]}\non feedback labels", rl, "rl"),
-        (2, 2, "arms", f"{len(ran)} of {len(ARMS)} arms, each\nwith one change", "evaluation", "update"),
+        (2, 2, "arms", f"{ran} of {len(ARMS)} arms, each\nwith one change", "evaluation", "update"),
         (2, 3, "evaluation", tried, "", "update"),
     ]
     return pd.DataFrame(boxes, columns=["row", "column", "title", "text", "into", "look"])
