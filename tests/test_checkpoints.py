@@ -10,7 +10,7 @@ import pytest
 
 from mlagent_lib.core.artifacts import hashes_below
 from mlagent_lib.core.errors import MlagentError, RunError
-from mlagent_lib.core.files import read_jsonl
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.profiles import GRPOProfile, Loading, SFTProfile
 from mlagent_lib.results.glossary import METRICS
 from mlagent_lib.training.backends import load, load_tokenizer
@@ -276,6 +276,39 @@ def test_fine_tuning_learns_the_end_of_a_reply_where_nothing_was_there_to_pad_wi
     assert said == ["dogs"] * 3  # and stops
     loaded.merge(tmp_path / "merged")
     assert load(str(tmp_path / "merged"), backend="plain").model.config.vocab_size == 271
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gain", [1.0, 9.0])  # of bfloat16: the weights are in float32, or in bfloat16
+def test_a_killed_fine_tuning_ends_where_an_undisturbed_one_ends(checkpoint, tmp_path, monkeypatch, gain):
+    from mlagent_lib.training import checkpoints, sft
+    from mlagent_lib.training.backends import backend
+
+    monkeypatch.setattr(backend, "bfloat16_gain", lambda: gain)
+    monkeypatch.setattr(checkpoints, "SAVE_S", 0.0)  # as if every update took long
+    rows = [row(str(10 + i), str(90 - i)) for i in range(30)]  # each another: their order counts
+    profile = SFTProfile(epochs=3.0, batch=4, micro_batch=2, lora_r=2, lora_alpha=4, lr=1e-2, max_length=8)
+    how = Loading("plain", precision="measured")
+
+    def train(name: str) -> dict:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return sft.train_sft(rows, profile, model=str(checkpoint), backend=how, out=tmp_path / name, seed=0)
+
+    def killed(path, line):
+        append_jsonl(path, line)
+        if line["step"] == 15:
+            raise KeyboardInterrupt
+
+    whole = train("whole")
+    monkeypatch.setattr(sft, "append_jsonl", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("cut")
+    assert (tmp_path / "cut" / "checkpoints" / "checkpoint-10").is_dir()  # in the second of three epochs
+    monkeypatch.setattr(sft, "append_jsonl", append_jsonl)
+    assert train("cut") | {"seconds": 0} == whole | {"seconds": 0}
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    for name in ("adapter/adapter_model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 @pytest.mark.slow

@@ -21,14 +21,13 @@ from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, run_steps, start_state
 from mlagent_lib.results.glossary import METRICS, describe
-from mlagent_lib.training import grpo
+from mlagent_lib.training import checkpoints, grpo
+from mlagent_lib.training.checkpoints import forget_after, last_checkpoint
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.grpo import (
     Recorder,
     _best_row,
     _finish,
-    _forget_after,
-    _last_checkpoint,
     train_grpo,
 )
 from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
@@ -262,18 +261,18 @@ def test_the_best_row_is_the_highest_held_back_reward_and_the_earlier_of_equals(
 
 def test_rows_after_the_checkpoint_are_forgotten(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    _forget_after(metrics, 3)
+    forget_after(metrics, 3)
     assert not metrics.exists()
     for step in (0, 1, 2, 3, 3, 4):
         append_jsonl(metrics, {"step": step})
-    _forget_after(metrics, 3)
+    forget_after(metrics, 3)
     assert [row["step"] for row in read_jsonl(metrics)[0]] == [0, 1, 2, 3, 3]
-    _forget_after(metrics, -1)
+    forget_after(metrics, -1)
     assert read_jsonl(metrics)[0] == []
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path):
-    assert _last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path) is None
     for step, text in (
         (4, '{"global_step": 4}'),
         (12, '{"global_step": 12}'),
@@ -290,7 +289,7 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
         if step != 32:  # killed between the checkpoint and its sums
             write_json(folder.with_suffix(".json"), hashes_below(folder))
     (tmp_path / "checkpoints" / "checkpoint-28" / "adapter_model.safetensors").write_bytes(bytes(15) + b"1")
-    step, folder = _last_checkpoint(tmp_path)
+    step, folder = last_checkpoint(tmp_path)
     assert step == 12 and Path(folder).name == "checkpoint-12"  # by number, not by name: 4 < 12
     for gone in (20, 24, 28, 32):
         assert not list((tmp_path / "checkpoints").glob(f"checkpoint-{gone}*"))
@@ -523,15 +522,18 @@ def numbers(out: Path) -> list[dict]:
         (("train", 7), {"states_per_step": 2, "focus": 0.5}),
         (("train", 7), {"states_per_step": 2, "onpolicy_share": 0.5, "eval_trajectories": 2}),
         (("train", 7), {"states_per_step": 2, "num_iterations": 3}),
+        (("train", 6), {"states_per_step": 2, "num_iterations": 3, "save_s": 0.0}),  # each update takes long
     ],
 )
 def test_a_killed_training_ends_where_an_uninterrupted_one_ends(
-    bandit, states, tools, tmp_path, kill, settings
+    bandit, states, tools, tmp_path, monkeypatch, kill, settings
 ):
     from safetensors.torch import load_file
 
+    every = 1 if "save_s" in settings else 3
     short = {"steps": 8, "eval_every": 3, **settings}
-    saved = kill[1] // 3 * 3 * settings.get("num_iterations", 1)
+    monkeypatch.setattr(checkpoints, "SAVE_S", short.pop("save_s", checkpoints.SAVE_S))
+    saved = (kill[1] - (every == 1)) // every * every * settings.get("num_iterations", 1)
     whole = train(bandit, states, tools, tmp_path / "whole", **short)
 
     def progress(row):

@@ -42,6 +42,7 @@ from mlagent_lib.core.files import (
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
 from mlagent_lib.core.provenance import usable_cpus
+from mlagent_lib.run.progress import TOLD_IN, told
 
 __all__ = ["NOTEBOOKS", "NotebookFailed", "declared_parameters", "notebooks_folder", "parse_value", "run_all"]
 
@@ -50,6 +51,7 @@ LOG = "pipeline.jsonl"  # one row per notebook: what was done with it and how lo
 _BASE = ("profile", "seed", "runs_dir", "run_id")
 _KERNEL = "python3"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_PROGRESS = "progress.txt"
 _KERNEL_FOLDER = ".kernel"  # in the run's folder, so that what a killed run left there is found again
 # What a kernel's loop says while it is being stopped belongs on nobody's terminal.
 _LAUNCH = """
@@ -185,7 +187,8 @@ def run_all(
                 made.record("kept", 0.0)
                 continue
             say(f"[{number}/{len(notebooks)}] {name}: running ({_elapsed(started, chosen)})")
-            seconds = made.execute()
+            with told(run_dir / _KERNEL_FOLDER / _PROGRESS, say):
+                seconds = made.execute()
             say(f"[{number}/{len(notebooks)}] {name}: done in {_minutes(seconds)} min")
         _check_still_there(run_dir)
         if write_report is None:
@@ -537,6 +540,7 @@ def _kernel_environment(profile: Profile, run_dir: Path) -> Iterator[None]:
             "OMP_WAIT_POLICY": PATIENT,
             "TOKENIZERS_PARALLELISM": "false",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            TOLD_IN: str(Path(folder) / _PROGRESS),
         }
         # what a cell raises comes back in its reply: the kernel's own log would only repeat it
         argv = [sys.executable, "-c", _LAUNCH, "--log-level=CRITICAL", "-f", "{connection_file}"]

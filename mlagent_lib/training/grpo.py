@@ -26,12 +26,13 @@ from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.arms import Arm, get_arm
 from mlagent_lib.core.artifacts import damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json, write_text
+from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile, Loading, Profile
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, base_coder, load, save_adapter
+from mlagent_lib.training.checkpoints import SaveClock, forget_after, last_checkpoint, seal
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.memory import VLLM_SHARE
 from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
@@ -120,7 +121,7 @@ def train_grpo(
     else:
         reward = StepReward(pool.by_id(), tools, **shape)
         reward.variety = grpo.variety
-    passes, checkpoint = _last_checkpoint(out) or (0, None)
+    passes, checkpoint = last_checkpoint(out) or (0, None)
     if not episodes:
         _remember(reward, grpo, pool, row_of, prompter, seed, checkpoint)
     short = ShortTrajectories.of(known, select, grpo, seed)
@@ -133,7 +134,7 @@ def train_grpo(
         return told | (short.measure(generate, tools, prompter, stream) if short.starts else {})
 
     if is_main():
-        _forget_after(out / "metrics.jsonl", passes // grpo.num_iterations if checkpoint else -1)
+        forget_after(out / "metrics.jsonl", passes // grpo.num_iterations if checkpoint else -1)
     recorder = Recorder(
         out, reward, measure, progress or (lambda row: None), charged_limit, grpo.num_iterations
     )
@@ -320,7 +321,13 @@ class Recorder:
     def saved(self, checkpoint: Path) -> None:
         """Put into a checkpoint what the reward function remembers, and its sums beside it."""
         write_json(checkpoint / MEMORY, self.reward.to_json())
-        write_json(checkpoint.with_suffix(".json"), hashes_below(checkpoint))
+        seal(checkpoint)
+
+    def reached(self, args, state, model) -> None:
+        """Measure where the curve has a point; time asks for checkpoints elsewhere, too."""
+        is_last = state.global_step >= state.max_steps or self.is_time_up
+        if is_last or state.global_step % args.save_steps == 0:
+            self.kept_back(state.global_step // self.passes, model)
 
     def kept_back(self, step: int, model) -> None:
         """Write the row for the states kept back, once a step, and keep the adapter when it is the best."""
@@ -404,11 +411,12 @@ def _callback(recorder: Recorder):
     import torch
     from transformers import TrainerCallback
 
-    passes = recorder.passes
+    passes, clock = recorder.passes, SaveClock()
 
     class Log(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **kwargs):
-            recorder.kept_back(state.global_step // passes, model)  # the start, or what a kill left out
+            recorder.reached(args, state, model)  # the start, or what a kill left out
+            clock.saved()
 
         def on_step_begin(self, args, state, control, **kwargs):
             recorder.step_began(state.global_step)
@@ -417,8 +425,9 @@ def _callback(recorder: Recorder):
             if torch.cuda.is_available():  # calls return before a card has done what it was given
                 torch.cuda.synchronize()
             recorder.step_ended(state.global_step)
-            if from_main(recorder.is_time_up):
-                control.should_training_stop = control.should_save = True
+            done, due = from_main((recorder.is_time_up, clock.is_due()))
+            control.should_training_stop |= done
+            control.should_save |= done or (due and state.global_step % passes == 0)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" in logs:
@@ -429,7 +438,8 @@ def _callback(recorder: Recorder):
             from_main(None)  # each process writes its random state into the folder first
             if is_main():
                 recorder.saved(folder)
-            recorder.kept_back(state.global_step // passes, model)
+            recorder.reached(args, state, model)
+            clock.saved()
 
     return Log()
 
@@ -478,29 +488,3 @@ def _save_adapter(model, folder: Path) -> None:
     """Save the trained adapter in the place of an older one."""
     shutil.rmtree(folder, ignore_errors=True)
     save_adapter(model, folder)
-
-
-def _last_checkpoint(out: Path) -> tuple[int, str] | None:
-    """Return step and folder of the newest complete and undamaged checkpoint, or None."""
-    found = []
-    for folder in (out / "checkpoints").glob("checkpoint-*[0-9]"):
-        sums = folder.with_suffix(".json")
-        try:
-            step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
-            damaged = damaged_file(folder, json.loads(sums.read_text()))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            damaged = f"cut off while it was written ({error})"
-        if damaged:
-            log.warning("checkpoint %s is left out: %s", folder.name, damaged)
-            shutil.rmtree(folder, ignore_errors=True)
-            sums.unlink(missing_ok=True)
-            continue
-        found.append((step, str(folder)))
-    return max(found, default=None)
-
-
-def _forget_after(metrics: Path, step: int) -> None:
-    """Drop the rows of steps that will be made again, so that no step is counted twice."""
-    if metrics.exists():
-        kept = [row for row in read_jsonl(metrics)[0] if row["step"] <= step]
-        write_text(metrics, "".join(json.dumps(row, allow_nan=False) + "\n" for row in kept))

@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import Prompter
@@ -24,6 +24,7 @@ from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.backends import Backend, load
 from mlagent_lib.training.backends.tokens import chat_texts
+from mlagent_lib.training.checkpoints import SaveClock, forget_after, last_checkpoint, seal
 from mlagent_lib.training.processes import from_main, is_main, plan_batch, world_size
 from mlagent_lib.training.trl_settings import common_settings, make_config, prepare_trainer
 
@@ -44,13 +45,16 @@ def sft_rows(trajectories: Sequence[dict], tasks: dict[str, Task], prompter: Pro
 
 
 def train_sft(
-    rows: Sequence[dict], profile: SFTProfile, *, model: str, backend: str | Loading, out: Path, seed: int
-) -> dict:
+    rows: Sequence[dict], profile: SFTProfile, *, model: str, backend: str | Loading, out: Path, seed: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict:  # fmt: skip
     """Train a LoRA adapter on the rows, save it under ``out/adapter`` and return what was measured.
 
     Args:
         backend: How to load it: a profile's `Loading`, or a backend's name.
-        out: Folder of the stage; ``metrics.jsonl`` is written here, too.
+        out: Folder of the stage; ``metrics.jsonl`` is written here, too. Interrupted training goes on from
+            the last of its ``checkpoints``.
+        progress: Called with each row of the metrics: update, how many in all, and the loss in words.
 
     Returns:
         Of the ``rows``, how many were trained (``rows_trained``), how many of those lose the end of their
@@ -70,10 +74,23 @@ def train_sft(
     began = time.perf_counter()
     wanted = sft_settings(loaded, profile, out=out, seed=seed)
     config = make_config(SFTConfig, wanted)
-    (out / "metrics.jsonl").unlink(missing_ok=True)
+    done, checkpoint = last_checkpoint(out) or (-1, None)
+    if is_main():
+        forget_after(out / "metrics.jsonl", done)
+    clock = SaveClock()
 
     class Log(TrainerCallback):
-        """Write each logged row as JSONL under our names."""
+        """Write each logged row as JSONL under our names, and save where a kill would lose much."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            is_logged = state.global_step % args.logging_steps == 0  # a row is a mean since the one before
+            control.should_save |= is_logged and from_main(clock.is_due())
+
+        def on_save(self, args, state, control, **kwargs):
+            from_main(None)  # each process writes its random state into the folder first
+            if is_main():
+                seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            clock.saved()
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" not in logs or not is_main():
@@ -87,6 +104,8 @@ def train_sft(
             row = {"step": step, "loss": loss, "lr": float(logs["learning_rate"])}
             row["token_accuracy"] = float(logs.get("mean_token_accuracy", math.nan))
             append_jsonl(out / "metrics.jsonl", {k: v for k, v in row.items() if not math.isnan(v)})
+            if progress:
+                progress(step, state.max_steps, f"loss {loss:.2f}")
 
     loaded.attach_lora(profile.lora_r, profile.lora_alpha, seed=config.seed)
     set_seed(config.seed)  # the same stream whatever the backend drew
@@ -99,7 +118,7 @@ def train_sft(
     )
     prepare_trainer(trainer, wanted, "the SFT trainer")
     _check_only_replies_count(trainer)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     if is_main():
         loaded.save(out / "adapter")
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
@@ -136,7 +155,8 @@ def sft_settings(loaded: Backend, profile: SFTProfile, *, out: Path, seed: int) 
         "loss_type": "nll",
         "logging_steps": 5,
         "logging_first_step": True,
-        "save_strategy": "no",
+        "save_strategy": "no",  # by the clock
+        "save_total_limit": 2,
     }
 
 
