@@ -23,6 +23,7 @@ from mlagent_lib.results.reading import (
     reading_table,
     state_information,
     task_information,
+    wording_table,
 )
 from mlagent_lib.tasks.pocket.fixed import POLICIES, best_sequence, chosen, fixed_edits
 from mlagent_lib.tasks.registry import find_task, list_tasks
@@ -106,6 +107,29 @@ def test_actions_of_a_trajectory_that_was_run(tmp_path):
     assert table["outcome"].tolist() == ["edited", "unchanged", "invalid", "neutral"]
     assert table["family"].tolist() == ["model/knn", "model/knn", "", ""]
     assert table["state"].tolist() == ["start", "better model", "same model", "failed model"]
+
+
+def test_what_became_of_words_that_no_catalogue_knows():
+    task = find_task("pocket-homes")  # tabular regression
+    said = [
+        ("Use 9 nearest neighbours.", "model/knn", "edited"),
+        ("Use 7 nearest neighbours.", "model/knn", "edited"),
+        (
+            "Count words in lower case.",
+            "data/words",
+            "corner",
+        ),  # of texts; the family is told, not found again
+        ("Make it better.", "other", "corner"),
+        ("", "", "neutral"),  # no edit
+    ]
+    table = pd.DataFrame(said, columns=["edit", "family", "outcome"])
+    table = table.assign(policy="rl", seed=0, task=task.name, split="held-in")
+    found = wording_table(table, lambda name: task).set_index(["wording", "outcome"])["count"].to_dict()
+    assert found == {
+        ("its catalogue", "edited"): 2,
+        ("another catalogue", "corner"): 1,
+        ("no catalogue", "corner"): 1,
+    }
 
 
 def test_a_reflection_is_true_or_not_or_says_nothing():

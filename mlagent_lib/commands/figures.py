@@ -20,16 +20,22 @@ def call(arguments: argparse.Namespace) -> int:
         if arguments.runs:
             publish(arguments.runs, folder)
             print(f"{folder}: made from {len(arguments.runs)} runs")
+            if arguments.folder:  # another place than the READMEs speak of
+                return 0
         speed = {"speed": lambda: speed_lines(folder), "against": lambda: against_lines(folder)}
         for place in refresh_documents(folder.parent, folder, speed):
             print(f"{folder.parent / place}: tables brought up to date")
         return 0
-    changed = redraw_all(folder, check=arguments.check)
-    if not arguments.folder:
+    if arguments.folder:
+        changed = redraw_all(folder, check=arguments.check)
+    else:
         from mlagent_lib.results.arm_figures import build
-        from mlagent_lib.run.publish import derive
+        from mlagent_lib.run.publish import derive, published_folders
 
-        changed += derive(folder, check=arguments.check)
+        changed = []
+        for own in published_folders(folder):
+            found = redraw_all(own, check=arguments.check) + derive(own, check=arguments.check)
+            changed += [(own / name).relative_to(folder).as_posix() for name in found]
         changed += [f"ablations/{name}" for name in build(folder / "ablations", check=arguments.check)]
     for name in changed:
         print(f"{name}: {'would change' if arguments.check else 'redrawn'}")

@@ -83,6 +83,37 @@ def _family(edit: str, modality: str, kind: str) -> str:
     return next((found for one in catalogues if (found := family_of(edit, *one))), "other")
 
 
+WORDINGS = ("its catalogue", "another catalogue", "no catalogue")
+
+
+def wording_table(actions: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.DataFrame:
+    """Return what became of edits by whether a catalogue knows their wording (``wordings.csv``).
+
+    Args:
+        actions: An `action_table`.
+        task_of: Gives a task by its name.
+
+    Returns:
+        Columns policy, seed, split, wording (one of `WORDINGS`: its own, only that of another kind of task,
+        or none knows it), outcome, count.
+    """
+    edits = actions[actions["edit"] != ""]
+    tasks = {name: task_of(name) for name in edits["task"].unique()}
+    wordings = [
+        _wording(edit, family, tasks[task].modality, tasks[task].kind)
+        for edit, family, task in zip(edits["edit"], edits["family"], edits["task"], strict=True)
+    ]
+    names = ["policy", "seed", "split", "wording", "outcome"]
+    edits = edits.assign(wording=pd.Series(wordings, edits.index, dtype=object))
+    return edits.groupby(names, sort=False).size().rename("count").reset_index()
+
+
+def _wording(edit: str, family: str, modality: str, kind: str) -> str:
+    if modality in MODALITIES and kind in KINDS and family_of(edit, modality, kind):
+        return WORDINGS[0]
+    return WORDINGS[2] if family == "other" else WORDINGS[1]
+
+
 def _changed(first: State, state: State, script: str) -> str:
     """Return which blocks of the script are not the starter's, or whether it is another where it has none."""
     before, after = (one.files.get(script, b"").decode(errors="replace") for one in (first, state))

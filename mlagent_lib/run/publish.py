@@ -33,6 +33,7 @@ from mlagent_lib.run.stages import edit_tables, score_tables
 from mlagent_lib.tasks.paper.recipes import paper_task_lines
 from mlagent_lib.tasks.registry import find_task, list_tasks
 
+SCHEMA = "mlagent.published/1"
 METRICS = "03_grpo/metrics.jsonl"
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
 
@@ -63,6 +64,13 @@ def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.Dat
         render(name, with_run(table, profile=profile, hardware=hardware), figures)
     write_json(figures / "manifest.json", _manifest(profile, manifests, figures))
     return tables
+
+
+def published_folders(figures: Path | str) -> list[Path]:
+    """Return the folders of published runs: this one, and those in it that hold another profile's."""
+    figures = Path(figures)
+    found = sorted(path.parent for path in figures.glob("*/manifest.json"))
+    return [figures, *(path for path in found if manifest_of(path).get("schema") == SCHEMA)]
 
 
 def _manifests(run: Path) -> dict[str, dict]:
@@ -160,10 +168,11 @@ def _figure_tables(
 def _manifest(profile: str, manifests: dict, figures: Path) -> dict:
     keep = ("seed", "git", "package", "versions", "platform", "device", "wall_s", "peak_memory_bytes")
     keep = (*keep, "summary")
+    where = () if figures.name == "figures" else ("--folder", f"figures/{figures.name}")
     return {
-        "schema": "mlagent.published/1",
+        "schema": SCHEMA,
         "profile": profile,
-        "command": "mlagent figures --runs " + " ".join(f"runs/{run.name}" for run in manifests),
+        "command": " ".join(["mlagent figures --runs", *(f"runs/{run.name}" for run in manifests), *where]),
         "runs": {
             run.name: {stage: {key: row.get(key) for key in keep} for stage, row in found.items()}
             for run, found in manifests.items()

@@ -42,7 +42,13 @@ from mlagent_lib.results.evaluation import (
     trajectory_table,
 )
 from mlagent_lib.results.medals import medal_table
-from mlagent_lib.results.reading import action_table, gap_by_step_table, gap_paths, reading_table
+from mlagent_lib.results.reading import (
+    action_table,
+    gap_by_step_table,
+    gap_paths,
+    reading_table,
+    wording_table,
+)
 from mlagent_lib.results.report_scores import with_report_scores
 from mlagent_lib.results.steps import outcome_table, standing_table, step_table
 from mlagent_lib.reward import reward_of
@@ -145,18 +151,30 @@ def start_adapter(lab: Lab, stage: Stage, rows: Sequence[dict] | None) -> None:
         )  # fmt: skip
     else:
         found = train_sft(
-            rows, profile.sft, model=profile.model, backend=profile.loading, out=stage.dir, seed=lab.seed
-        )
+            rows, profile.sft, model=profile.model, backend=profile.loading, out=stage.dir, seed=lab.seed,
+            progress=_updates("fine-tuning"),
+        )  # fmt: skip
     stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
+
+
+def _updates(what: str) -> Callable[[int, int, str], None]:
+    """Return what shows how many updates of how many are made; the bar begins with the first of them."""
+    bars: list[Bar] = []
+
+    def show(done: int, total: int, note: str) -> None:
+        if not bars:
+            bars.append(Bar(what, total, "updates"))
+        bars[0].to(done, note)
+
+    return show
 
 
 def fine_tuning(lab: Lab, stage: Stage) -> None:
     """Train the SFT adapter, measure the coder, and take single steps from test states before and after."""
     quiet()
     parts = split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
-    bar = Bar("fine-tuning", 4, "parts")
     start_adapter(lab, stage, expert_rows(lab, parts))
-    bar.add(1, "adapter trained")
+    bar = Bar("what it learned", 3, "parts")
     base = local_agent(lab, "base", None)
     write_table(stage, "coder.csv", coder_check(lab, base))
     bar.add(1, "coder measured")
@@ -419,6 +437,7 @@ def edit_tables(
         "actions": actions,
         "gap_by_step": gap_by_step_table(paths),
         "reading": reading_table(actions, paths, root=root),
+        "wordings": wording_table(actions, task_of),
     }
 
 
