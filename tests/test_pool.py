@@ -61,6 +61,15 @@ def test_a_split_follows_the_seed_and_no_other_task():
     assert [len(alone[part]) for part in PARTS] == [6, 3, 3]
 
 
+def test_a_larger_collection_keeps_back_what_a_smaller_one_does():
+    rows = [{"task": task, "id": f"expert/{task}/{number}"} for number in range(40) for task in "ab"]
+    small = [row for row in rows if int(row["id"].split("/")[2]) < 14]
+    kept, whole = (split_trajectories(part, 3, share=0.15, first=14) for part in (small, rows))
+    assert kept == split_trajectories(small, 3, share=0.15)
+    assert whole["select"] == kept["select"] and whole["test"] == kept["test"]
+    assert [len(whole[part]) for part in PARTS] == [72, 4, 4]
+
+
 def test_two_trajectories_cannot_be_split_in_three():
     with pytest.raises(RunError, match=r"task 'a' has 2 trajectories.* collect at least 3"):
         split_trajectories([{"task": "a"}] * 2, 0, share=0.1)

@@ -96,7 +96,8 @@ def write_table(stage: Stage, name: str, table: pd.DataFrame) -> pd.DataFrame:
 
 def split_states(lab: Lab, rows: Sequence[dict]) -> Parts:
     """Return the parts of the collection; a state that *train* knows never occurs in the other two."""
-    return Parts.of(rows, lab.seed, share=lab.profile.sft.holdout_share)
+    sft = lab.profile.sft
+    return Parts.of(rows, lab.seed, share=sft.holdout_share, first=sft.holdout_first)
 
 
 def collection(lab: Lab, stage: Stage, *, expert: str = "scripted") -> None:

@@ -25,12 +25,16 @@ FADE = 0.8  # ours: of a task's mean reward that a new group leaves: about the l
 RECENT = 256  # ours: states remembered, the edits of some three batches, so that they are the policy's of now
 
 
-def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict[str, list[dict]]:
+def split_trajectories(
+    rows: Sequence[dict], seed: int, *, share: float, first: int = 0
+) -> dict[str, list[dict]]:
     """Return the trajectories of each part, split within each task.
 
     Args:
         share: Fraction kept back for *select*, and again for *test*: at least one trajectory of each task
             each, and never so many that none is left to train on.
+        first: Only so many of each task are split, and all that come after them are trained on: a larger
+            collection then keeps back what a smaller one does. 0 splits all.
 
     Raises:
         RunError: A task has fewer than three trajectories.
@@ -43,6 +47,9 @@ def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict
     parts: dict[str, list[dict]] = {part: [] for part in PARTS}
     for task in sorted({row["task"] for row in rows}):
         own = [row for row in rows if row["task"] == task]
+        if first:
+            parts["train"] += [row for row in own if _number(row) >= first]
+            own = [row for row in own if _number(row) < first]
         if len(own) < len(PARTS):
             raise RunError(
                 f"task {task!r} has {len(own)} trajectories, but training, selecting and testing need one "
@@ -55,6 +62,11 @@ def split_trajectories(rows: Sequence[dict], seed: int, *, share: float) -> dict
             part = "select" if position < kept else "test" if position < 2 * kept else "train"
             parts[part].append(own[index])
     return parts
+
+
+def _number(row: dict) -> int:
+    """Return which trajectory of its task this is."""
+    return int(row["id"].rpartition("/")[2])
 
 
 def states_of(rows: Iterable[dict]) -> list[tuple[State, str]]:
@@ -84,13 +96,13 @@ class Parts:
     edited: tuple[State, ...]
 
     @classmethod
-    def of(cls, rows: Sequence[dict], seed: int, *, share: float) -> Parts:
+    def of(cls, rows: Sequence[dict], seed: int, *, share: float, first: int = 0) -> Parts:
         """Return the parts of a collection (see `split_trajectories`).
 
         Raises:
             RunError: Nothing is left to select or to test on.
         """
-        trajectories = split_trajectories(rows, seed, share=share)
+        trajectories = split_trajectories(rows, seed, share=share, first=first)
         found = {part: states_of(own) for part, own in trajectories.items()}
         known, states, doubles = set(), {}, 0
         for part in PARTS:

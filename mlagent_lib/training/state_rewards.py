@@ -65,7 +65,9 @@ def read_run(run: str | Path, stage: str = COLLECTION) -> RunStates:
     rows = read_trajectories(folder / "trajectories.jsonl")
     profile, seed = manifest["profile"], manifest["seed"]
     if stage == COLLECTION:
-        parts = split_trajectories(rows, seed, share=profile["sft"]["holdout_share"])
+        sft = profile["sft"]
+        first = sft.get("holdout_first", 0)  # runs of earlier had no such constant
+        parts = split_trajectories(rows, seed, share=sft["holdout_share"], first=first)
         max_steps = profile["collect"]["max_steps"]
     else:
         parts, max_steps = {"evaluation": rows}, profile["evaluate"]["max_steps"]

@@ -118,7 +118,7 @@ def minutes_of(profile: Profile, speed: Speed) -> dict[str, float]:
     short = tasks["collect"] * grpo.eval_trajectories * grpo.eval_steps
     chosen = (grpo.steps / grpo.eval_every + 1) * (grpo.eval_states * grpo.eval_samples + short)
     acted = tasks["evaluate"] * profile.evaluate.k * profile.evaluate.max_steps
-    with_model = len(set(profile.evaluate.policies) - {"starter", "random-ideas"})
+    with_model = len(set(profile.evaluate.policies) & {"base", "sft", "rl"})
     seconds = {
         "SFT": turns * (1 - sft.holdout_share) * sft.epochs * (prompt + reply) * speed.learn,
         "one GRPO update": update,
