@@ -68,6 +68,9 @@ CHANGED = {
     "pool-36": {"grpo.pool_size"},
     "mix-0": {"grpo.onpolicy_share"},
     "mix-50": {"grpo.onpolicy_share"},
+    "mix-75": {"grpo.onpolicy_share"},
+    "variance": {"grpo.focus_by"},
+    "max-2": {"grpo.best_of"},
 }
 MEASURING = {"evaluate.k", "grpo.eval_every"}
 
@@ -89,7 +92,7 @@ def test_each_arm_differs_from_the_full_method_in_one_thing():
 
 def test_names_are_unique_and_every_arm_is_in_the_order_of_work_once():
     names = [arm.name for arm in ARMS]
-    assert len(set(names)) == len(names) == 19
+    assert len(set(names)) == len(names) == 22
     assert sorted(ORDER) == sorted(names)
     assert set(FIRST_GUESS) == {family(unit) for unit in units_of_seed(0)}
 
@@ -127,7 +130,7 @@ def test_units_come_after_what_they_need_and_each_is_there_once():
     names = [unit.name for unit in units]
     assert len(set(names)) == len(names) and {unit.seed for unit in units} == {3}
     # four collections, five starts, an arm each, one search
-    assert Counter(unit.kind for unit in units) == {"collect": 4, "sft": 5, "arm": 19, "search": 1}
+    assert Counter(unit.kind for unit in units) == {"collect": 4, "sft": 5, "arm": 22, "search": 1}
     for place, unit in enumerate(units):
         assert set(unit.needs) <= set(names[:place]), unit
 
@@ -236,7 +239,7 @@ def test_a_plan_holds_the_wanted_arms_with_what_they_need_the_first_arms_first(t
 
 def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
     units = plan(tmp_path, (0, 1, 2)).units
-    assert len(units) == len(set(units)) == 3 * 29
+    assert len(units) == len(set(units)) == 3 * 32
     for place, unit in enumerate(units):
         assert all(is_there(units[:place], unit.seed, need) for need in unit.needs), unit
     assert names(units[-3:]) == ["search"] * 3
@@ -248,8 +251,8 @@ def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
 
 def test_without_seeds_the_close_claims_have_five_and_the_rest_three(tmp_path):
     units = plan(tmp_path).units
-    assert units[: 3 * 29] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
-    more = units[3 * 29 :]
+    assert units[: 3 * 32] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
+    more = units[3 * 32 :]
     assert {unit.seed for unit in more} == {3, 4} == set(MORE_SEEDS)
     # C4: sft, full, RL from base; C5: the parts of the reward; C6: number of tasks; C7: sft, full
     wanted = {*(arm_of(who).name for who in TASK_COUNTS), *REWARD_PARTS, "rl-from-base"}

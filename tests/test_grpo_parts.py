@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,7 @@ from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
 from mlagent_lib.training.scoring import (
     ShortTrajectories,
     StepReward,
+    best_of_pay,
     evaluate_steps,
     fill_groups,
     group_advantages,
@@ -129,6 +132,40 @@ def test_groups_start_where_most_is_left_to_gain(states, share):
     again = Focus((*states, other, done), share, group_size=2, row_of=lambda state: state.task, seed=0)
     again.go_on(json.loads(json.dumps(focus.to_json())))
     assert again.mix(rows) == focus.mix(rows)
+
+
+def test_groups_start_where_their_rewards_differ(states):
+    """``a`` paid 1 and 0 (deviation 0.5), then twice the same: 0.8 of it is left; ``b`` paid 0.5 and 0.25."""
+    tasks = [replace(states[0], task=name) for name in "abc"]
+    focus = Focus(tasks, 1.0, group_size=2, row_of=lambda state: state.task, seed=0, by="variance")
+    focus.visit([tasks[0], tasks[0], tasks[1], tasks[2]], [1.0, 0.0, 1.0, 1.0, 0.5, 0.25, 0.0, 0.0])
+    assert focus.left() == pytest.approx({"a": 0.4, "b": 0.125, "c": 0.0})
+    assert set(focus.mix(["even"] * 16)) == {"a", "b"}
+    again = Focus(tasks, 1.0, group_size=2, row_of=None, seed=0, by="variance")
+    again.go_on(json.loads(json.dumps(focus.to_json())))
+    assert again.left() == focus.left()
+
+
+def test_what_adds_to_the_best_of_k_moves_a_policy_towards_it():
+    """Over all draws of a group the weights are the gradient of the expected best of k."""
+    values, group, k = [0.0, 0.4, 1.0], 4, 2
+    chances = np.array([0.5, 0.3, 0.2])
+
+    def best(chance):
+        return sum(
+            chance[list(drawn)].prod() * max(values[i] for i in drawn)
+            for drawn in itertools.product(range(3), repeat=k)
+        )
+
+    slope = np.zeros(3)
+    for drawn in itertools.product(range(3), repeat=group):
+        paid = best_of_pay([values[i] for i in drawn], group, k)
+        for i, weight in zip(drawn, paid, strict=True):  # the gradient of log p by the logits
+            slope += chances[list(drawn)].prod() * weight * (np.eye(3)[i] - chances)
+    for i in range(3):
+        moved = np.log(chances) + 1e-5 * np.eye(3)[i]
+        moved = np.exp(moved) / np.exp(moved).sum()
+        assert slope[i] == pytest.approx((best(moved) - best(chances)) / 1e-5, abs=1e-3)
 
 
 def test_the_batchs_scale_is_that_of_trl_and_none_is_none():

@@ -101,6 +101,8 @@ def test_with_values_refuses_an_unknown_constant(key):
     ("section", "values"),
     [
         (GRPOProfile, {"group_size": 1}),
+        (GRPOProfile, {"best_of": 9}),
+        (GRPOProfile, {"focus_by": "luck"}),
         (GRPOProfile, {"lr": -1.0}),
         (GRPOProfile, {"beta": float("nan")}),
         (SFTProfile, {"holdout_share": 1.0}),

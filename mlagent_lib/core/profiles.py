@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "measured", "bfloat16", "float16", "float32"),
     "lr_schedule": ("constant_with_warmup", "linear"),
     "scale_rewards": ("group", "batch", "none"),
+    "focus_by": ("regret", "variance"),
 }
 # OpenMP's threads sleep while they wait for each other. By default they spin, and where another process takes
 # one of the cores (scripts run beside the trainer), a step of the pocket model takes ten times as long.
@@ -102,6 +103,11 @@ class GRPOProfile(_Checked):
             raise ProfileError(
                 f"GRPOProfile.group_size is {self.group_size}: an advantage compares at least two actions",
                 cure="give 8 or more",
+            )
+        if not 1 <= self.best_of <= self.group_size:
+            raise ProfileError(
+                f"GRPOProfile.best_of is {self.best_of}: a group has {self.group_size} actions",
+                cure=f"give 1 to {self.group_size}",
             )
 
 

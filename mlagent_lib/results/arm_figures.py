@@ -259,7 +259,12 @@ def _reward_parts(tables: Tables) -> Rows:
         for split, part in found[found["method"] == method].groupby("split"):
             value, unit = part["value"].mean(), f"{GAIN} (3 and 5 tasks)"
             yield _cited(f"{PAPER}: mean gain, v2 Table 3", split, label, value, unit)
-    yield from _gaps(tables, ("rl", "no-performance", "no-format", "no-corner", "reward-v1", "reward-v2"))
+    yield from _gaps(
+        tables, ("rl", "no-performance", "no-format", "no-corner", "reward-v1", "reward-v2", "max-2")
+    )
+
+
+_POOLS = ("sft", "pool-36", "mix-0", "rl", "mix-50", "mix-75", "variance")
 
 
 def _task_count(tables: Tables) -> Rows:
@@ -346,5 +351,5 @@ MAKERS = {
     "saturation": _saturation,
     "overfit": _overfit,
     "search_cost": _search_cost,
-    "pool_states": lambda tables: _rewards_and_gaps(tables, ("sft", "pool-36", "mix-0", "rl", "mix-50")),
+    "pool_states": lambda tables: _rewards_and_gaps(tables, _POOLS),
 }

@@ -29,6 +29,7 @@ TASK_COUNTS = {"sft": 0, "tasks-3": 3, "tasks-6": 6, "rl": 9}
 AGAINST_RL = (
     "sft", "base", "rl-from-base", "one-idea", "random-start", "episode-wise", "episode-small", *REWARD_PARTS,
     "reward-v1", "reward-v2", "no-thought", "tasks-3", "tasks-6", "pool-36", "mix-0", "mix-50",
+    "mix-75", "variance", "max-2",
 )  # fmt: skip
 PAIRS = (*(("rl", name) for name in AGAINST_RL), ("sft", "base"))
 

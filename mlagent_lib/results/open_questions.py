@@ -43,13 +43,15 @@ def _saturation(tables: Tables) -> Iterator[str]:
         yield (
             f"Reward: v1 pays {found['saturated']:.0%} of {found['n']:,.0f} edits within 0.01 of 0 or 1, and "
             f"pays {found['pairs_lost']:.0%} of pairs alike whose gains differ. Trained on another form: "
-            f"{compared(tables, 'rl', 'reward-v1').text}; {compared(tables, 'rl', 'reward-v2').text}."
+            f"{compared(tables, 'rl', 'reward-v1').text}; {compared(tables, 'rl', 'reward-v2').text}. "
+            f"Paid for what it adds to the best of two: {compared(tables, 'rl', 'max-2').text}."
         )
 
 
 def _states(tables: Tables) -> Iterator[str]:
-    mixed = "; ".join(compared(tables, "rl", name).text for name in ("mix-0", "mix-50"))
-    yield f"States: other shares of on-policy states, {mixed}."
+    mixed = "; ".join(compared(tables, "rl", name).text for name in ("mix-0", "mix-50", "mix-75"))
+    spread = compared(tables, "rl", "variance").text
+    yield f"States: other shares of on-policy states, {mixed}; tasks by the spread of rewards, {spread}."
 
 
 def _coder(tables: Tables) -> Iterator[str]:

@@ -311,10 +311,13 @@ def part_table(parts) -> pd.DataFrame:
 
 
 def model_facts(lab: Lab) -> pd.DataFrame:
-    """Return what is known of the model: for the pocket model the numbers of its card, else only its name."""
+    """Return what is known of the model: for the pocket model the numbers of its card, else its size."""
     from mlagent_lib.training.backends import model_path
+    from mlagent_lib.training.memory import parameters, shape_of
 
     facts = {"model": lab.profile.model, "coder": lab.profile.coder}
+    if shape := shape_of(lab.profile.model):
+        facts |= {"parameters": f"{sum(parameters(shape)):,}", "layers": shape.layers}
     path = Path(model_path(lab.profile.model)) / "measured.json"
     measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     wanted = {

@@ -120,7 +120,7 @@ def train_grpo(
         reward = EpisodeReward(pool.by_id(), tools, prompter, **shape)
     else:
         reward = StepReward(pool.by_id(), tools, **shape)
-        reward.variety = grpo.variety
+        reward.variety, reward.best_of = grpo.variety, grpo.best_of
     passes, checkpoint = last_checkpoint(out) or (0, None)
     if not episodes:
         _remember(reward, grpo, pool, row_of, prompter, seed, checkpoint)
@@ -156,7 +156,7 @@ def _remember(
     stream = derive_seed(seed, "focus", os.environ.get("RANK", "0"))  # processes draw states of their own
     shared = {"group_size": grpo.group_size, "row_of": row_of, "seed": stream}
     if grpo.focus:
-        reward.focus = Focus(pool.states, grpo.focus, **shared)
+        reward.focus = Focus(pool.states, grpo.focus, by=grpo.focus_by, **shared)
     if grpo.onpolicy_share:
         reward.visited = OnPolicyStates(
             grpo.onpolicy_share, max_steps=prompter.max_steps,

@@ -229,19 +229,21 @@ class Focus:
 
     Args:
         share: Of the groups of a batch that are drawn so, 0 to 1; the others stay as they are.
+        by: ``regret``, or ``variance`` for the standard deviation of the rewards of a group of late, what can
+            be learned there (after AceGRPO, arXiv 2602.07906, which draws single states).
         row_of: Returns the data set's row for a state.
         seed: Of the draws; each batch has a stream of its own.
     """
 
     def __init__(
         self, states: Sequence[State], share: float, *, group_size: int, row_of: Callable[[State], dict],
-        seed: int,
+        seed: int, by: str = "regret",
     ):  # fmt: skip
-        self.share, self.group_size, self.seed = share, group_size, seed
+        self.share, self.group_size, self.seed, self.by = share, group_size, seed, by
         self._row_of, self._states = row_of, {}
         for state in states:
             self._states.setdefault(state.task, []).append(state)
-        self.batches, self.best, self.mean = 0, {}, {}
+        self.batches, self.best, self.mean, self.spread = 0, {}, {}, {}
 
     def left(self) -> dict[str, float]:
         """Return what is left to gain by task; as much as anywhere where nothing is known yet.
@@ -254,6 +256,7 @@ class Focus:
             {'a': 0.5, 'b': 0.0}
         """
         known = {task: self.best[task] - self.mean[task] for task in self.best}
+        known = self.spread if self.by == "variance" else known
         return {task: known.get(task, max(known.values(), default=1.0)) for task in sorted(self._states)}
 
     def visit(self, states: Sequence[State], rewards: Sequence[float]) -> None:
@@ -265,7 +268,8 @@ class Focus:
         """
         for index, state in enumerate(states):
             own = rewards[index * self.group_size : (index + 1) * self.group_size]
-            mean = sum(own) / len(own)
+            mean, spread = sum(own) / len(own), float(np.std(own))
+            self.spread[state.task] = FADE * self.spread.get(state.task, spread) + (1 - FADE) * spread
             self.best[state.task] = max(self.best.get(state.task, max(own)), *own)
             self.mean[state.task] = FADE * self.mean.get(state.task, mean) + (1 - FADE) * mean
 
@@ -287,8 +291,9 @@ class Focus:
 
     def to_json(self) -> dict:
         """Return what is remembered, for a checkpoint."""
-        return {"batches": self.batches, "best": self.best, "mean": self.mean}
+        return {"batches": self.batches, "best": self.best, "mean": self.mean, "spread": self.spread}
 
     def go_on(self, known: dict) -> None:
         """Take up what a checkpoint holds."""
         self.batches, self.best, self.mean = known["batches"], known["best"], known["mean"]
+        self.spread = known.get("spread", {})  # checkpoints of earlier

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Self
 
 from mlagent_lib.agents.prompts import Prompter
@@ -79,7 +80,7 @@ class StepReward(BatchReward):
 
     def __init__(self, pool: dict[str, State], tools: Toolbox, **shape):
         super().__init__(pool, tools, **shape)
-        self.variety = 0.0
+        self.variety, self.best_of = 0.0, 1
         self.visited: OnPolicyStates | None = None
         self.focus: Focus | None = None
         self._pending: list[PendingSteps] = []
@@ -141,6 +142,7 @@ class StepReward(BatchReward):
         if self.variety:
             paid = variety_pay([family_made(result, self.tools) for result in results], self.variety)
             filled = [reward + more for reward, more in zip(filled, paid, strict=True)]
+        filled = best_of_pay(filled, self.group_size, self.best_of)
         advantages = group_advantages(filled, self.group_size, self.scale)
         self.seconds += time.perf_counter() - began
         self.last = step_statistics(results, rewards) | {
@@ -187,6 +189,39 @@ def variety_pay(families: Sequence[str | None], weight: float) -> list[float]:
         -weight * math.log(max(counts[family] / counts.total(), RAREST)) if family else 0.0
         for family in families
     ]
+
+
+def best_of_pay(rewards: Sequence[float], group_size: int, k: int) -> list[float]:
+    """Return what each action of a group adds to the best of k of them: max@k in place of the mean reward.
+
+    The mean, over all k actions of its group with this one among them, of the maximum with it less the
+    maximum without it (arXiv 2505.15201, leave-one-out minus one; for rewards that are no 0 or 1 arXiv
+    2510.23393), times k / G. For k = 1 it is the reward. Where one good action is enough, a second one adds
+    nothing, so variety within a group is paid.
+
+    Args:
+        rewards: Of whole groups, in units of the reward.
+        group_size: G, at least k.
+        k: How many attempts the best is taken of.
+
+    Example:
+        Of the three pairs with the first action two gain 1 by it, and one gains 0.5: 2.5 / 3 · 2 / 4.
+
+        >>> [round(paid, 3) for paid in best_of_pay([1.0, 0.5, 0.0, 0.0], 4, 2)]
+        [0.417, 0.167, 0.0, 0.0]
+        >>> best_of_pay([1.0, 1.0, 1.0, 0.0], 4, 4)
+        [0.0, 0.0, 0.0, 0.0]
+    """
+    if k == 1:
+        return list(rewards)
+    paid = []
+    for start in range(0, len(rewards), group_size):
+        group = rewards[start : start + group_size]
+        for index, reward in enumerate(group):
+            others = combinations(group[:index] + group[index + 1 :], k - 1)
+            gains = [max(reward, *other) - max(other) for other in others]
+            paid.append(statistics.fmean(gains) * k / group_size)
+    return paid
 
 
 def rewards_of(results: Sequence[StepResult], tools: Toolbox, form: str) -> list[float | None]:
