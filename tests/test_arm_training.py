@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
+from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -11,9 +14,11 @@ from pocket_parts import spoken, train_pocket, write_adapter
 from tiny_task import NAME, make_tools, neighbours, write_task
 
 from mlagent_lib import cli
+from mlagent_lib.arms import units as arm_units
 from mlagent_lib.arms.schedule import plan, run_of
 from mlagent_lib.arms.tables import gather
 from mlagent_lib.arms.units import make_unit, units_of_seed
+from mlagent_lib.core.arms import get_arm
 from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.profiles import PROFILES, get_profile
@@ -152,12 +157,12 @@ def test_units_are_made_and_the_plan_knows_them(made, capsys):
     runs, said = made
     assert "evaluation" in said and any(line.startswith("update 1, reward ") for line in said)
     at = plan(runs, (0,))
-    assert {unit.name for unit in at.done} == set(MADE) and len(at.left) == 25
+    assert {unit.name for unit in at.done} == set(MADE) and len(at.left) == 34
     seconds = {unit.name: taken for unit, taken in at.seconds.items()}
     assert seconds["arm-base"] == read_manifest(run_of(runs, 0) / "arm-base")["wall_s"] > 0
     assert cli.main(["ablations", "--plan", "--seeds", "0", "--runs-dir", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("4 of 29 units are finished; 25 left, about ") and len(lines) == 26
+    assert lines[0].startswith("4 of 38 units are finished; 34 left, about ") and len(lines) == 35
     assert not any(name in line.split() for line in lines for name in MADE)
 
 
@@ -170,6 +175,31 @@ def test_a_unit_records_what_it_was_made_from(made):
     wanted = {"collect-far-apart/trajectories.jsonl", "sft-none/adapter/adapter_model.safetensors"}
     assert wanted <= set(manifest["inputs"])
     assert manifest["summary"] == {"trajectories": 2, "arm": "rl-from-base"}
+
+
+@pytest.mark.slow
+def test_an_arm_on_generated_tasks_trains_on_them_and_is_measured_on_the_suite(made, tmp_path, monkeypatch):
+    runs, said = tmp_path / "runs", []
+    shutil.copytree(made[0], runs)
+    monkeypatch.setitem(PROFILES, "ablations", toy_profile())
+    monkeypatch.setattr(arm_units, "MADE_TRAJECTORIES", {1: 4, 3: 3})
+    monkeypatch.setattr(
+        arm_units, "get_arm", lambda name: replace(get_arm(name), start="none")
+    )  # no SFT here
+    units = {unit.name: unit for unit in units_of_seed(0)}
+    assert "collect-made" in units["arm-made-3"].needs
+    for name in ("collect-made", "arm-made-3"):
+        make_unit(units[name], str(runs), said.append)
+    folder = run_of(runs, 0)
+    rows = read_jsonl(folder / "collect-made" / "trajectories.jsonl")[0]
+    assert Counter(row["task"] for row in rows) == {"made-0001": 4, "made-0002": 3, "made-0003": 3}
+    acted = read_jsonl(folder / "arm-made-3" / "made-3_steps.jsonl")[0]
+    assert not any(row["task"].startswith("made-") for row in acted)  # the suite's test states
+    played = read_jsonl(folder / "arm-made-3" / "trajectories.jsonl")[0]
+    assert {row["task"] for row in played} == set(TASKS)
+    manifest = read_manifest(folder / "arm-made-3")
+    assert "collect-made/trajectories.jsonl" in manifest["inputs"]
+    assert json.loads((folder / "arm-made-3" / "training.json").read_text())["pool"] > 0
 
 
 @pytest.mark.slow
@@ -194,7 +224,7 @@ def test_what_is_gathered_is_what_the_units_wrote(made, gathered):
     assert found["curves"]["charged"].tolist() == pytest.approx([0.0, charged, charged], abs=0.006)
     assert set(found["units"].query("finished")["unit"]) == set(MADE)
     about = manifest_of(out)
-    assert set(about["units"]) == {f"seed0/{name}" for name in MADE} and len(about["left"]) == 25
+    assert set(about["units"]) == {f"seed0/{name}" for name in MADE} and len(about["left"]) == 34
     unit = about["units"]["seed0/arm-base"]
     assert unit["versions"]["torch"] and unit["device"] and unit["wall_s"] > 0 and "git" in unit
 

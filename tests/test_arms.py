@@ -71,13 +71,14 @@ CHANGED = {
     "mix-75": {"grpo.onpolicy_share"},
     "variance": {"grpo.focus_by"},
     "max-2": {"grpo.best_of"},
+    **{f"made-{count}": {"made"} for count in (3, 9, 30, 100, 300)},
 }
 MEASURING = {"evaluate.k", "grpo.eval_every"}
 
 
 def everything(arm):
     """Return all that makes an arm what it is, by name."""
-    found = {name: getattr(arm, name) for name in ("start", "method", "tasks", "equal_time")}
+    found = {name: getattr(arm, name) for name in ("start", "method", "tasks", "made", "equal_time")}
     constants = {f"{row['stage']}.{row['name']}": row["value"] for row in arm.profile().as_rows()}
     return found | {name: value for name, value in constants.items() if name not in MEASURING}
 
@@ -92,7 +93,7 @@ def test_each_arm_differs_from_the_full_method_in_one_thing():
 
 def test_names_are_unique_and_every_arm_is_in_the_order_of_work_once():
     names = [arm.name for arm in ARMS]
-    assert len(set(names)) == len(names) == 22
+    assert len(set(names)) == len(names) == 27
     assert sorted(ORDER) == sorted(names)
     assert set(FIRST_GUESS) == {family(unit) for unit in units_of_seed(0)}
 
@@ -129,8 +130,8 @@ def test_units_come_after_what_they_need_and_each_is_there_once():
     units = units_of_seed(3)
     names = [unit.name for unit in units]
     assert len(set(names)) == len(names) and {unit.seed for unit in units} == {3}
-    # four collections, five starts, an arm each, one search
-    assert Counter(unit.kind for unit in units) == {"collect": 4, "sft": 5, "arm": 22, "search": 1}
+    # five collections, five starts, an arm each, one search
+    assert Counter(unit.kind for unit in units) == {"collect": 5, "sft": 5, "arm": 27, "search": 1}
     for place, unit in enumerate(units):
         assert set(unit.needs) <= set(names[:place]), unit
 
@@ -239,7 +240,7 @@ def test_a_plan_holds_the_wanted_arms_with_what_they_need_the_first_arms_first(t
 
 def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
     units = plan(tmp_path, (0, 1, 2)).units
-    assert len(units) == len(set(units)) == 3 * 32
+    assert len(units) == len(set(units)) == 3 * 38
     for place, unit in enumerate(units):
         assert all(is_there(units[:place], unit.seed, need) for need in unit.needs), unit
     assert names(units[-3:]) == ["search"] * 3
@@ -251,8 +252,8 @@ def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
 
 def test_without_seeds_the_close_claims_have_five_and_the_rest_three(tmp_path):
     units = plan(tmp_path).units
-    assert units[: 3 * 32] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
-    more = units[3 * 32 :]
+    assert units[: 3 * 38] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
+    more = units[3 * 38 :]
     assert {unit.seed for unit in more} == {3, 4} == set(MORE_SEEDS)
     # C4: sft, full, RL from base; C5: the parts of the reward; C6: number of tasks; C7: sft, full
     wanted = {*(arm_of(who).name for who in TASK_COUNTS), *REWARD_PARTS, "rl-from-base"}

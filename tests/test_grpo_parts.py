@@ -459,6 +459,15 @@ def test_short_trajectories_start_from_starters_and_from_states_kept_back_in_tur
     assert not ShortTrajectories.of((start,), (later,), GRPOProfile(eval_trajectories=0), 0).starts
 
 
+def test_of_many_tasks_a_few_choose_the_checkpoint(states):
+    many = [replace(states[0], task=f"made-{number:03d}") for number in range(100)]
+    short = ShortTrajectories.of(many, [], GRPOProfile(eval_trajectories=4), 0)
+    tasks = [state.task for state in short.starts]
+    assert len(tasks) == len(set(tasks)) == 36 and tasks == sorted(tasks)  # as many as nine tasks make
+    nine = ShortTrajectories.of(many[:9], [], GRPOProfile(eval_trajectories=4), 0)
+    assert [state.task for state in nine.starts] == [state.task for state in many[:9] for _ in range(4)]
+
+
 def test_the_gap_that_short_trajectories_close_by_hand(states, tools):
     short = ShortTrajectories(tuple(states), 2)  # scores 5.0, the starter's, and 2.5; the best known is 0
     generate, asked = spoken([neighbours(8), neighbours(12)], [final(), neighbours(96)])

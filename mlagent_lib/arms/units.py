@@ -49,7 +49,13 @@ from mlagent_lib.run.stages import (
     train_rl,
     write_table,
 )
+from mlagent_lib.tasks.pocket.generate import generate, structures, task_name
+from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.training.pool import POOL_ACTION
+
+MADE = "made"  # the generated tasks of a seed, below the folder of its run
+# Ours: trajectories of each generated task up to that number. Arms share them; a pool keeps 400 states at most.
+MADE_TRAJECTORIES = {9: 14, 30: 6, 300: 3}
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,11 @@ def units_of_seed(seed: int) -> list[Unit]:
                 made.add(unit.name)
                 units.append(unit)
         needs = ("collect-far-apart", start, *([f"arm-{FULL}"] if arm.equal_time else []))
+        if arm.made:
+            needs = (*needs, f"collect-{MADE}")
+            if needs[-1] not in made:
+                made.add(needs[-1])
+                units.append(Unit(seed, needs[-1]))
         units.append(Unit(seed, f"arm-{arm.name}", needs))
     return [*units, Unit(seed, "search", ("sft-far-apart", f"arm-{FULL}"))]
 
@@ -129,8 +140,36 @@ def make_unit(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
 def _collect(lab: Lab, stage: Stage, ideas: str, say: Callable[[str], None]) -> None:
     """Write expert trajectories whose ideas are far apart, drawn at random, or always the same one."""
     path = stage.path("trajectories.jsonl")
-    rows = collect(lab, path, ideas=ideas, progress=lambda done, every: say(f"task {done} of {every}"))
+    tell = lambda done, every: say(f"task {done} of {every}")  # noqa: E731
+    if ideas == MADE:
+        rows = _collect_made(lab, path, say, tell)
+    else:
+        rows = collect(lab, path, ideas=ideas, progress=tell)
     stage.summary = {"trajectories": len(rows), "ideas": ideas}
+
+
+def _collect_made(lab: Lab, path: Path, say: Callable[[str], None], tell) -> list[dict]:
+    """Write far-apart trajectories of generated tasks: fewer of those that only the larger arms train on."""
+    most, rows = max(MADE_TRAJECTORIES), []
+    generate(
+        lab.run_dir / MADE, most, lab.seed, list(structures()), workers=1,
+        tell=lambda done, _: say(f"made {done} of {most} tasks"),
+    )  # fmt: skip
+    names, first = _made_tasks(lab, most), 0
+    for last, count in MADE_TRAJECTORIES.items():
+        own = {"collect__tasks": names[first:last], "collect__trajectories_per_task": count}
+        rows = collect(
+            replace(lab, profile=lab.profile.with_values(lab.profile.name, **own)), path, progress=tell
+        )
+        first = last
+    return rows
+
+
+def _made_tasks(lab: Lab, count: int) -> tuple[str, ...]:
+    """Let a lab know the generated tasks of its run, and return the names of the first so many."""
+    found = [find_task(str(lab.run_dir / MADE / task_name(number))) for number in range(1, count + 1)]
+    lab.know(replace(task, split="held-in") for task in found)
+    return tuple(task.name for task in found)
 
 
 def _parts(lab: Lab, stage: Stage, ideas: str = "far-apart"):
@@ -147,13 +186,16 @@ def _start(lab: Lab, stage: Stage, start: str, say: Callable[[str], None]) -> No
 def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
     """Train the arm, take single steps from the test states, and make trajectories on every task."""
     arm, parts = get_arm(name), _parts(lab, stage)
+    test, trained = parts.test, parts
+    if arm.made:
+        arm, trained = replace(arm, tasks=_made_tasks(lab, arm.made)), _parts(lab, stage, MADE)
     adapter, limit = adapter_of(stage, f"sft-{arm.start}"), float("inf")
     if arm.equal_time:
         limit = charged_seconds(stage.read(f"arm-{FULL}/metrics.jsonl"))
     if arm.method != "none":
         if not is_trained(stage):
             train_rl(
-                lab, stage, parts, adapter, arm, charged_limit=limit,
+                lab, stage, trained, adapter, arm, charged_limit=limit,
                 progress=lambda row: say(f"update {row['step']}, reward {row['reward']:.2f}"),
             )  # fmt: skip
         metrics = read_jsonl(stage.path("metrics.jsonl"))[0]
@@ -161,9 +203,9 @@ def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
         adapter = stage.path("adapter")
     agent = local_agent(lab, arm.who, adapter)
     say("test states")
-    write_table(stage, "step_rewards.csv", single_steps(lab, stage, agent, arm, parts.test))
+    write_table(stage, "step_rewards.csv", single_steps(lab, stage, agent, arm, test))
     if name in ("sft", FULL):
-        write_table(stage, "blame.csv", blame_table(lab, stage, arm, parts.test))
+        write_table(stage, "blame.csv", blame_table(lab, stage, arm, test))
     say("evaluation")
     evaluate(lab, arm.who, agent.policy, agent.tools, stage.path("trajectories.jsonl"))
     rows = graded_trajectories(lab, stage.path("trajectories.jsonl"))

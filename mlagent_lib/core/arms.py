@@ -34,6 +34,7 @@ class Arm:
         start: Which SFT it starts from, one of `STARTS`; ``none`` is the pocket base with a fresh adapter.
         method: ``step-wise``, ``episode-wise``, or ``none`` for a policy that is only measured.
         tasks: Training tasks of the pool; all nine where empty.
+        made: RL on the first so many tasks of the generator in their place; SFT stays on the nine.
         equal_time: Whether training ends when the charged seconds of ``full`` (same seed) are spent.
         changes: Constants that differ from the profile ``ablations``.
     """
@@ -46,6 +47,7 @@ class Arm:
     start: str = "far-apart"
     method: str = "step-wise"
     tasks: tuple[str, ...] = ()
+    made: int = 0
     equal_time: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
 

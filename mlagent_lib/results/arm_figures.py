@@ -27,7 +27,7 @@ from mlagent_lib.results.arms import (
     saturation_table,
     search_table,
 )
-from mlagent_lib.results.claims import PAIRS, TASK_COUNTS, claim_table
+from mlagent_lib.results.claims import MADE_COUNTS, PAIRS, TASK_COUNTS, claim_table
 from mlagent_lib.results.evaluation import (
     Tables,
     best_at_k_table,
@@ -274,6 +274,9 @@ def _task_count(tables: Tables) -> Rows:
     for split in HELD:
         for arm, count in TASK_COUNTS.items():
             yield from _means(tables, (arm,), "gap", split, f"{OURS}: gap closed", split, GAP, count)
+        for arm, count in MADE_COUNTS.items():
+            panel = f"{OURS}: gap closed, generated tasks"
+            yield from _means(tables, (arm,), "gap", split, panel, split, GAP, count)
 
 
 def _best_at_k_pools(tables: Tables) -> Rows:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from mlagent_lib.core.arms import ARMS
 from mlagent_lib.results.evaluation import Tables, contrast, mean_of, named
 from mlagent_lib.results.judge import NOT_TESTABLE, OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR, judge
 from mlagent_lib.results.paper.numbers import paper_value, rl_curve
@@ -26,12 +27,13 @@ from mlagent_lib.results.style import number
 TABLE = {"gap": "trajectories", "gain": "trajectories", "reward": "step_rewards"}
 REWARD_PARTS = ("no-performance", "no-format", "no-corner")
 TASK_COUNTS = {"sft": 0, "tasks-3": 3, "tasks-6": 6, "rl": 9}
+MADE_COUNTS = {arm.name: arm.made for arm in ARMS if arm.made}
 AGAINST_RL = (
     "sft", "base", "rl-from-base", "one-idea", "random-start", "episode-wise", "episode-small", *REWARD_PARTS,
     "reward-v1", "reward-v2", "no-thought", "tasks-3", "tasks-6", "pool-36", "mix-0", "mix-50",
     "mix-75", "variance", "max-2",
 )  # fmt: skip
-PAIRS = (*(("rl", name) for name in AGAINST_RL), ("sft", "base"))
+PAIRS = (*(("rl", name) for name in AGAINST_RL), ("sft", "base"), ("made-300", "made-9"))
 
 
 class Comparison(NamedTuple):
@@ -154,6 +156,9 @@ def _task_count(tables: Tables) -> tuple[str, str, str]:
     half = np.hypot(0.1 * (outer[0].high - outer[0].low) / 2.0, (inner[0].high - inner[0].low) / 60.0)
     found = {count: mean_of(rows, name, "gap") for name, count in TASK_COUNTS.items()}
     means = ", ".join(f"{count}: {number(at.value)}" for count, at in found.items() if at is not None)
+    made = [(count, mean_of(rows, name, "gap")) for name, count in MADE_COUNTS.items()]
+    if told := ", ".join(f"{count}: {number(at.value)}" for count, at in made if at is not None):
+        means += f"; of generated tasks {told} ({compared(tables, 'made-300', 'made-9').text})"
     ends = f"[{number(middle - half, 3)}, {number(middle + half, 3)}]"
     seeds = ", ".join(number(value, 3) for value in each)
     # from none to three tasks the slope rises by RL itself: more of them have to help, too

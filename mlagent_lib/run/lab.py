@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,10 @@ class Lab:
         if name not in self._tasks:
             self._tasks[name] = find_task(name)
         return self._tasks[name]
+
+    def know(self, tasks: Iterable[Task]) -> None:
+        """Let the run know tasks that are in no suite, by their names."""
+        self._tasks.update({task.name: task for task in tasks})
 
     def adopt(self, train: Sequence[str], test: Sequence[str]) -> None:
         """Take the reader's own tasks in place of the profile's: those trained on, and others to evaluate.

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from mlagent_lib.tasks.task import Task
 
 _GUARD = 1e-4  # TRL's, where all rewards are equal
+MOST_SHORT = (
+    36  # ours: short trajectories that choose a checkpoint; nine tasks by four, and no more for more tasks
+)
 RAREST = 0.05  # ours: families with a smaller share of a batch are paid alike, so that no nonsense pays more
 
 
@@ -402,6 +405,8 @@ class ShortTrajectories:
             for number in range(grpo.eval_trajectories):
                 kind = turns[(number + 1) % 2]
                 starts.append(kind[number // 2 % len(kind)])
+        spread = min(1.0, MOST_SHORT / max(len(starts), 1))  # of many tasks evenly spaced ones
+        starts = [start for at, start in enumerate(starts) if int((at + 1) * spread) > int(at * spread)]
         return cls(tuple(starts), grpo.eval_steps)
 
     def measure(
