@@ -246,7 +246,7 @@ def _start(unit: Unit, runs_dir: Path, temporary: str, ended: queue.Queue) -> su
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": PATIENT,
+        **PATIENT,
         "TOKENIZERS_PARALLELISM": "false",
         "TMPDIR": tempfile.mkdtemp(dir=temporary),
     }

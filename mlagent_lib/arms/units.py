@@ -54,7 +54,7 @@ from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.training.pool import POOL_ACTION
 
 MADE = "made"  # the generated tasks of a seed, below the folder of its run
-# Ours: trajectories of each generated task up to that number. Arms share them; a pool keeps 400 states at most.
+# Ours: trajectories of each generated task up to that number. Arms share them; a pool keeps 400 states.
 MADE_TRAJECTORIES = {9: 14, 30: 6, 300: 3}
 
 

@@ -102,7 +102,7 @@ def environment(tree: Path) -> dict[str, str]:
     """Return the environment in which a build works as `mlagent run` lets it work."""
     threads = str(min(get_profile("laptop").threads, usable_cpus()))
     return os.environ | {
-        "PYTHONPATH": str(tree), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": PATIENT,
+        "PYTHONPATH": str(tree), "OMP_NUM_THREADS": threads, **PATIENT,
         "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
 

@@ -222,7 +222,8 @@ def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] |
     Args:
         run_dir: The folder, made when it is new.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", PATIENT)  # before torch is loaded, also in JupyterLab
+    for name, value in PATIENT.items():  # before torch is loaded, also in JupyterLab
+        os.environ.setdefault(name, value)
     ready_backend(profile)
     run_dir.mkdir(parents=True, exist_ok=True)
     runner, cache = Runner(workers=profile.workers), ExecutionCache(run_dir / "cache")

@@ -537,7 +537,7 @@ def _kernel_environment(profile: Profile, run_dir: Path) -> Iterator[None]:
             "IPYTHONDIR": folder,
             "TMPDIR": temporary,
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(min(profile.threads, usable_cpus())),
-            "OMP_WAIT_POLICY": PATIENT,
+            **PATIENT,
             "TOKENIZERS_PARALLELISM": "false",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             TOLD_IN: str(Path(folder) / _PROGRESS),

@@ -18,7 +18,7 @@ import pandas as pd
 from mlagent_lib.core.artifacts import read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, sha256_file, write_bytes, write_json, write_text
-from mlagent_lib.results import steps
+from mlagent_lib.results import steps, two_models
 from mlagent_lib.results.arms import left_of, load, manifest_of, origin_lines
 from mlagent_lib.results.claims import claim_table
 from mlagent_lib.results.evaluation import TaskScale, trajectory_table
@@ -34,6 +34,7 @@ from mlagent_lib.tasks.paper.recipes import paper_task_lines
 from mlagent_lib.tasks.registry import find_task, list_tasks
 
 SCHEMA = "mlagent.published/1"
+PRETRAINED = "laptop-llm"  # the folder of a pretrained model's results
 METRICS = "03_grpo/metrics.jsonl"
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
 
@@ -360,6 +361,15 @@ def real_model_lines(record: Path | str) -> str:
     )
 
 
+def two_model_lines(folders: Sequence[Path | str]) -> str:
+    """Return a pretrained model beside the pocket model: what differs by intervals, then every answer."""
+    tables = two_models.load(folders)
+    table = two_models.compared(tables)
+    lines = [f"- {told}" for told in two_models.sentences(tables)]
+    lines += ["", "| " + " | ".join(table.columns) + " |", "|---" * table.shape[1] + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table.itertuples(index=False))])
+
+
 def own_claim_lines(folder: Path | str, *, left_out: Sequence[str] = ()) -> str:
     """Return the table of the paper's claims and of the verdicts that a folder of results holds.
 
@@ -414,7 +424,7 @@ def _cell(overall: pd.DataFrame, policy: str, split: str, what: str, digits: int
 
 DOCUMENTS = {  # which generated tables stand in which text, by the names of their markers
     "README.md": ("short-results", "short-claims"),
-    "figures/README.md": ("results", "own-claims", "claims"),
+    "figures/README.md": ("results", "own-claims", "two-models", "claims"),
     "mlagent_lib/tasks/README.md": ("tasks", "paper-tasks"),
     "mlagent_lib/environment/README.md": ("soak", "speed", "against"),
     "mlagent_lib/training/README.md": ("real-model",),
@@ -432,6 +442,7 @@ def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable
         "results": lambda: result_lines(figures),
         "own-claims": lambda: own_claim_lines(figures, left_out=(TOO_FEW, NOT_TESTABLE)),
         "claims": lambda: claim_lines(figures / "ablations"),
+        "two-models": lambda: two_model_lines([figures, figures / PRETRAINED]),
         "real-model": lambda: real_model_lines(figures / "real_model.json"),
         "soak": lambda: soak_lines(Path(root) / "tests" / "soak"),
     }
