@@ -68,8 +68,9 @@ def test_the_speed_is_that_of_the_committed_bench(repository):
     assert [row["key"] for row in record["findings"]] == list("abcdefghij")
 
 
-def test_every_committed_table_is_the_one_that_the_manifest_names(repository):
-    figures = repository / "figures"
+@pytest.mark.parametrize("folder", [".", publish.PRETRAINED])
+def test_every_committed_table_is_the_one_that_the_manifest_names(repository, folder):
+    figures = repository / "figures" / folder
     named = json.loads((figures / "manifest.json").read_text())["files"]
     assert named == {path.name: sha256_file(path) for path in sorted(figures.glob("*.csv"))}
 
@@ -86,11 +87,15 @@ def test_a_table_that_is_derived_anew_gets_its_sum_and_no_other_does(repository,
 
 
 def test_every_committed_figure_is_what_its_table_gives(repository):
-    assert redraw_all(repository / "figures", check=True) == []
+    folders = publish.published_folders(repository / "figures")
+    assert [folder.name for folder in folders] == ["figures", publish.PRETRAINED]
+    for folder in folders:
+        assert redraw_all(folder, check=True) == [] == publish.derive(folder, check=True)
 
 
-def test_every_run_behind_the_results_has_its_manifests(repository):
-    manifest = json.loads((repository / "figures" / "manifest.json").read_text())
+@pytest.mark.parametrize("folder", [".", publish.PRETRAINED])
+def test_every_run_behind_the_results_has_its_manifests(repository, folder):
+    manifest = json.loads((repository / "figures" / folder / "manifest.json").read_text())
     for run, stages in manifest["runs"].items():
         assert set(stages) == {"01_collection", "02_sft", "03_grpo", "04_evaluation"}, run
         assert all(stage["wall_s"] > 0 and stage["versions"] for stage in stages.values())

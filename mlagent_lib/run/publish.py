@@ -361,6 +361,32 @@ def real_model_lines(record: Path | str) -> str:
     )
 
 
+def whole_run_line(folder: Path | str) -> str:
+    """Return how long updates and evaluations of committed runs took, and their memory, as a list item."""
+    updates = pd.read_csv(Path(folder) / "grpo_metrics.csv").query("split == 'train'")
+    took, runs = updates["seconds_total"], manifest_of(folder)["runs"].values()
+    evaluation = median(run["04_evaluation"]["wall_s"] for run in runs) / 60
+    peak = max(stage["peak_memory_bytes"] for run in runs for stage in run.values()) / 1e9
+    return (
+        f"- In the committed runs ({_seeds(len(runs))}) an update takes {took.median():.0f} s in the median, "
+        f"at most {took.max():.0f}, scripts included; all {len(took) // len(runs)} of a run take "
+        f"{took.sum() / len(runs) / 60:.0f} minutes, the evaluation {evaluation:.0f}; no notebook took more "
+        f"than {peak:.1f} GB.{_attempts(Path(folder) / 'attempts.json')}"
+    )
+
+
+def _attempts(record: Path) -> str:
+    """Return how long a run took that was killed on the way; "" without such a record."""
+    if not record.is_file():
+        return ""
+    told = json.loads(record.read_text(encoding="utf-8"))
+    minutes = sum(attempt["seconds"] for attempt in told["attempts"]) / 60
+    return (
+        f" One was killed {len(told['attempts']) - 1} times (`kill -9`) and took {minutes:.0f} minutes of "
+        f"work from an empty cache to the report, all its processes at most {told['peak_gb']:.1f} GB."
+    )
+
+
 def two_model_lines(folders: Sequence[Path | str]) -> str:
     """Return a pretrained model beside the pocket model: what differs by intervals, then every answer."""
     tables = two_models.load(folders)
@@ -443,7 +469,9 @@ def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable
         "own-claims": lambda: own_claim_lines(figures, left_out=(TOO_FEW, NOT_TESTABLE)),
         "claims": lambda: claim_lines(figures / "ablations"),
         "two-models": lambda: two_model_lines([figures, figures / PRETRAINED]),
-        "real-model": lambda: real_model_lines(figures / "real_model.json"),
+        "real-model": lambda: "\n".join(
+            [real_model_lines(figures / "real_model.json"), whole_run_line(figures / PRETRAINED)]
+        ),
         "soak": lambda: soak_lines(Path(root) / "tests" / "soak"),
     }
 
