@@ -31,9 +31,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 # OpenMP's threads sleep while they wait for each other. By default they spin, and where another process takes
 # one of the cores (scripts run beside the trainer), a step of the pocket model takes ten times as long.
-# Before they sleep they spin for some twenty microseconds (libgomp's count): in a real model they meet again
-# sooner, and falling asleep each time made SmolLM2 write 1.3 times and learn 1.1 times as slowly on 2 cores.
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Those of a real model spin for some twenty microseconds first (libgomp's count), as they meet again sooner:
+# SmolLM2 writes 1.3 times, learns 1.1 times as fast on two free cores. On busy ones the pocket model lost.
+SPINNING = PATIENT | {"GOMP_SPINCOUNT": "1000"}
 
 _DATA = read_yaml(Path(__file__).with_name("profiles.yaml"))
 _SECTIONS = ("collect", "sft", "grpo", "evaluate", "pretrain")
@@ -189,6 +190,16 @@ class Profile(_Checked):
         same = ("backend", "precision", "four_bit", "generation_rows", "coder_tokens")
         shared = {name: getattr(self, name) for name in same}
         return Loading(window=window, fast_inference=self.grpo.vllm == "colocate", **shared)
+
+    @property
+    def threads_wait(self) -> dict[str, str]:
+        """Return the environment by which OpenMP's threads wait for each other.
+
+        Example:
+            >>> get_profile("laptop").threads_wait, get_profile("laptop-llm").threads_wait["GOMP_SPINCOUNT"]
+            ({'OMP_WAIT_POLICY': 'PASSIVE'}, '1000')
+        """
+        return PATIENT if self.model == "pocket" else SPINNING
 
     def to_json(self) -> dict:
         """Return the whole profile as plain nested dictionaries."""

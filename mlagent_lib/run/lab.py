@@ -42,7 +42,7 @@ from mlagent_lib.core.artifacts import OWN_TASKS, RUN_RECORD, Stage, read_record
 from mlagent_lib.core.errors import CoderError, ProfileError
 from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.parameters import checked
-from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
+from mlagent_lib.core.profiles import Profile, get_profile
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import ChatCoder, Coder, EditRequest, RuleCoder
@@ -222,7 +222,7 @@ def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] |
     Args:
         run_dir: The folder, made when it is new.
     """
-    for name, value in PATIENT.items():  # before torch is loaded, also in JupyterLab
+    for name, value in profile.threads_wait.items():  # before torch is loaded, also in JupyterLab
         os.environ.setdefault(name, value)
     ready_backend(profile)
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,7 @@ from mlagent_lib.core.files import (
     write_json,
 )
 from mlagent_lib.core.parameters import checked
-from mlagent_lib.core.profiles import PATIENT, Profile, get_profile
+from mlagent_lib.core.profiles import Profile, get_profile
 from mlagent_lib.core.provenance import usable_cpus
 from mlagent_lib.run.progress import TOLD_IN, told
 
@@ -537,7 +537,7 @@ def _kernel_environment(profile: Profile, run_dir: Path) -> Iterator[None]:
             "IPYTHONDIR": folder,
             "TMPDIR": temporary,
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(min(profile.threads, usable_cpus())),
-            **PATIENT,
+            **profile.threads_wait,
             "TOKENIZERS_PARALLELISM": "false",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             TOLD_IN: str(Path(folder) / _PROGRESS),
