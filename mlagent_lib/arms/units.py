@@ -186,7 +186,7 @@ def _start(lab: Lab, stage: Stage, start: str, say: Callable[[str], None]) -> No
 def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
     """Train the arm, take single steps from the test states, and make trajectories on every task."""
     arm, parts = get_arm(name), _parts(lab, stage)
-    test, trained = parts.test, parts
+    trained = parts
     if arm.made:
         arm, trained = replace(arm, tasks=_made_tasks(lab, arm.made)), _parts(lab, stage, MADE)
     adapter, limit = adapter_of(stage, f"sft-{arm.start}"), float("inf")
@@ -203,9 +203,9 @@ def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
         adapter = stage.path("adapter")
     agent = local_agent(lab, arm.who, adapter)
     say("test states")
-    write_table(stage, "step_rewards.csv", single_steps(lab, stage, agent, arm, test))
+    write_table(stage, "step_rewards.csv", single_steps(lab, stage, agent, arm, parts.test))
     if name in ("sft", FULL):
-        write_table(stage, "blame.csv", blame_table(lab, stage, arm, test))
+        write_table(stage, "blame.csv", blame_table(lab, stage, arm, parts.test))
     say("evaluation")
     evaluate(lab, arm.who, agent.policy, agent.tools, stage.path("trajectories.jsonl"))
     rows = graded_trajectories(lab, stage.path("trajectories.jsonl"))

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from mlagent_lib.tasks.task import Task
 
 _GUARD = 1e-4  # TRL's, where all rewards are equal
-MOST_SHORT = (
-    36  # ours: short trajectories that choose a checkpoint; nine tasks by four, and no more for more tasks
-)
+MOST_SHORT = 36  # ours: short trajectories that choose a checkpoint: nine tasks by four, no more for more
 RAREST = 0.05  # ours: families with a smaller share of a batch are paid alike, so that no nonsense pays more
 
 
