@@ -19,7 +19,7 @@ def folder(place, profile, seeds, level):
         ("full", policy, seed, f"t-{split}", split, f"{policy}/{k}", gap, gap, 1.0, False)
         for policy, gap in gaps.items()
         for seed in seeds
-        for split in two_models.SPLITS
+        for split in two_models.HELD
         for k in range(4)
     ]
     columns = "arm policy seed task split trajectory gap_closed gap_closed_by_validation gain_pct unscored"
@@ -59,7 +59,7 @@ def folder(place, profile, seeds, level):
 
 @pytest.fixture
 def tables(tmp_path):
-    return two_models.load(
+    return two_models.load_both(
         [folder(tmp_path / "a", "laptop", (0, 1, 2), 0.0), folder(tmp_path / "b", "laptop-llm", (1, 2), 0.3)]
     )
 
@@ -70,7 +70,7 @@ def test_only_seeds_and_states_that_both_have_are_compared(tables):
 
 
 def test_the_comparison_by_hand(tables):
-    found = two_models.compared(tables).set_index("question")
+    found = two_models.beside_table(tables).set_index("question")
     assert list(found) == ["pocket", "smollm2"]
     assert found["smollm2"]["gap closed, held-in: base, SFT, RL"].startswith("0.20 [0.20, 0.20], 0.30 ")
     assert found["pocket"]["gap closed, held-out: RL − best fixed edit"] == "0.10 [0.10, 0.10]"
@@ -99,6 +99,6 @@ def test_the_picture_has_both_models_and_one_fixed_edit(tables):
 def test_nothing_to_compare_is_said_with_its_cure(tmp_path):
     one = folder(tmp_path / "a", "laptop", (0,), 0.0)
     with pytest.raises(RunError, match="no results of runs"):
-        two_models.load([one, tmp_path / "none"])
+        two_models.load_both([one, tmp_path / "none"])
     with pytest.raises(RunError, match="no seed in common"):
-        two_models.load([one, folder(tmp_path / "b", "laptop-llm", (1,), 0.3)])
+        two_models.load_both([one, folder(tmp_path / "b", "laptop-llm", (1,), 0.3)])

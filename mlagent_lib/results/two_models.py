@@ -6,7 +6,6 @@ that only one was tested on, so that a number differs by the model and by its pr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -15,17 +14,18 @@ import pandas as pd
 
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.profiles import get_profile
-from mlagent_lib.results.evaluation import contrast, mean_of, overall_table
+from mlagent_lib.results.arms import manifest_of
+from mlagent_lib.results.evaluation import SPLITS, contrast, mean_of, overall_table
 from mlagent_lib.results.reading import WORDINGS
 from mlagent_lib.results.style import look, number
 
 READ = ("trajectories", "step_rewards", "reading", "wordings", "grpo_metrics")
 OWN = ("base", "sft", "rl")  # the policies that are the model
 BESIDE = ("rl", "sft"), ("rl", "fixed-edit"), ("rl", "random-kept")
-SPLITS = ("held-in", "held-out")
+HELD = SPLITS[:2]
 
 
-def load(folders: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
+def load_both(folders: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
     """Return the tables of two folders of results in one, by name, with a column ``model``.
 
     Raises:
@@ -38,13 +38,11 @@ def load(folders: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
                 f"{folder} has no results of runs",
                 cure="make them with 'mlagent figures --runs RUN --folder'",
             )
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = manifest_of(folder)
         model = get_profile(manifest["profile"]).model
         for name in READ:
             found[name].append(pd.read_csv(folder / f"{name}.csv").assign(model=model))
-        rows = [
-            dict(run=run, **stage) for run, stages in manifest["runs"].items() for stage in stages.values()
-        ]
+        rows = [stage for stages in manifest["runs"].values() for stage in stages.values()]
         found["stages"].append(pd.DataFrame(rows).assign(model=model))
     seeds = set.intersection(*(set(table["seed"]) for table in found["trajectories"]))
     if not seeds:
@@ -71,7 +69,7 @@ def _named(rows: pd.DataFrame, model: str) -> pd.DataFrame:
     return rows.assign(policy=[f"{model}: {look(name).label}" for name in rows["policy"]])
 
 
-def compared(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def beside_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return what both models did, a line for each question: columns question, and one for each model."""
     models = list(dict.fromkeys(tables["trajectories"]["model"]))
     answers = {model: _answers({k: v[v["model"] == model] for k, v in tables.items()}) for model in models}
@@ -87,7 +85,7 @@ def _answers(own: dict[str, pd.DataFrame]) -> dict[str, str]:
     )
     told = (mean_of(steps, policy, "reward") for policy in OWN[1:])
     found["mean step reward there: SFT, RL"] = _pair(map(_ends, told))
-    for split in SPLITS:
+    for split in HELD:
         means = (mean_of(own["trajectories"], policy, "gap", split) for policy in OWN)
         found[f"gap closed, {split}: base, SFT, RL"] = _pair(map(_ends, means))
         for after, before in BESIDE:
@@ -146,7 +144,7 @@ def sentences(tables: dict[str, pd.DataFrame]) -> list[str]:
     first, second = dict.fromkeys(tables["trajectories"]["model"])
     rows, told = tables["trajectories"], []
     rows = rows[rows["policy"].isin(OWN)].assign(policy=rows["model"] + " " + rows["policy"])
-    for split, policy in product(SPLITS, OWN):
+    for split, policy in product(HELD, OWN):
         pair = contrast(rows, f"{second} {policy}", f"{first} {policy}", "gap", split)
         if pair:
             said = {

@@ -389,8 +389,8 @@ def _attempts(record: Path) -> str:
 
 def two_model_lines(folders: Sequence[Path | str]) -> str:
     """Return a pretrained model beside the pocket model: what differs by intervals, then every answer."""
-    tables = two_models.load(folders)
-    table = two_models.compared(tables)
+    tables = two_models.load_both(folders)
+    table = two_models.beside_table(tables)
     lines = [f"- {told}" for told in two_models.sentences(tables)]
     lines += ["", "| " + " | ".join(table.columns) + " |", "|---" * table.shape[1] + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table.itertuples(index=False))])
