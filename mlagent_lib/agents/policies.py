@@ -6,7 +6,6 @@ executes in batches. None of them sees a score on hidden labels.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, tren
 from mlagent_lib.agents.server.chat import Chat
 from mlagent_lib.agents.server.endpoint import RequestRefused
 from mlagent_lib.core.errors import Unscored
-from mlagent_lib.core.files import append_jsonl, read_jsonl
+from mlagent_lib.core.files import append_jsonl, read_jsonl, sha256_bytes
 from mlagent_lib.core.parallel import map_threads
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action, storable
@@ -73,25 +72,31 @@ def _wording(turn: Turn) -> dict:
 
 def _edit(turn: Turn, instruction: str, axis: str, **options) -> str:
     """Return a scripted reply that edits a block, for what the card and the script tell about it."""
-    script = turn.state.files.get(turn.task.starter, b"").decode(errors="replace")
     try:
-        block = read_block(script, axis)
+        block = read_block(turn.state.text(turn.task.starter), axis)
     except ValueError:  # no pocket script, or one that has lost the block
         block = ""
     return edit_reply(instruction, axis, facts=turn.task.facts, block=block, **_wording(turn), **options)
 
 
-class Starter:
+class _Scripted:
+    """A policy by rules, which answers each turn by itself."""
+
+    def act(self, turns: Sequence[Turn]) -> list[str]:
+        """Return one reply for each turn, in order."""
+        return [self._reply(turn) for turn in turns]
+
+
+class Starter(_Scripted):
     """The baseline that changes nothing: Final Answer at once."""
 
     name = "starter"
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        return [final_reply(**_wording(turn)) for turn in turns]
+    def _reply(self, turn: Turn) -> str:
+        return final_reply(**_wording(turn))
 
 
-class FixedEdits:
+class FixedEdits(_Scripted):
     """The baseline that reads nothing: the same edits on every task, one a step, then Final Answer.
 
     Args:
@@ -105,33 +110,23 @@ class FixedEdits:
         """Return the edits that it makes on a task, in their order; none where it knows none."""
         return fixed_edits(self.name, task) if has_catalogue(task) else ()
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        replies = []
-        for turn in turns:
-            todo = self.edits_of(turn.task)[turn.state.step :]
-            replies.append(
-                _edit(turn, todo[0].instruction, todo[0].axis) if todo else final_reply(**_wording(turn))
-            )
-        return replies
+    def _reply(self, turn: Turn) -> str:
+        todo = self.edits_of(turn.task)[turn.state.step :]
+        return _edit(turn, todo[0].instruction, todo[0].axis) if todo else final_reply(**_wording(turn))
 
 
-class RandomIdeas:
+class RandomIdeas(_Scripted):
     """The baseline that tries a random idea of its task in each step, and always with a valid reply."""
 
     name = "random-ideas"
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        replies = []
-        for turn in turns:
-            pool = candidate_ideas(turn.task)
-            idea = pool[int(turn.stream.integers(len(pool)))]
-            replies.append(_edit(turn, idea.text, idea.axis))
-        return replies
+    def _reply(self, turn: Turn) -> str:
+        pool = candidate_ideas(turn.task)
+        idea = pool[int(turn.stream.integers(len(pool)))]
+        return _edit(turn, idea.text, idea.axis)
 
 
-class ScriptedExpert:
+class ScriptedExpert(_Scripted):
     """The default expert: it looks around now and then, implements its ideas one by one, and ends.
 
     It stands in for GPT-4o-mini (paper v1 section 5.1) where there is no account: the diversity of its
@@ -146,20 +141,15 @@ class ScriptedExpert:
     def __init__(self, *, look_share: float = 0.12, reply_format: str = "six"):
         self.look_share, self.reply_format = look_share, reply_format
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        return [self._reply(turn) for turn in turns]
-
     def _reply(self, turn: Turn) -> str:
         todo = turn.memory.setdefault("todo", list(turn.ideas))
         options = {**_wording(turn), "reply_format": self.reply_format}
-        looked = turn.memory.get("looked", False)
-        if todo and not looked and turn.stream.random() < self.look_share:
-            turn.memory["looked"] = True
-            return look_reply(**options)
-        turn.memory["looked"] = False
         if not todo:
             return final_reply(**options)
+        looks = not turn.memory.get("looked", False) and turn.stream.random() < self.look_share
+        turn.memory["looked"] = looks
+        if looks:
+            return look_reply(**options)
         idea = todo.pop(0)
         return _edit(turn, self._word(idea, turn), idea.axis, reply_format=self.reply_format)
 
@@ -245,7 +235,7 @@ class ChatPolicy:
 
     def _reply(self, turn: Turn) -> str | RequestRefused:
         messages = self._messages(turn)
-        prompt = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+        prompt = sha256_bytes(json.dumps(messages).encode())
         key = (turn.name, turn.state.step, prompt)
         if self._record and key in self._known:
             return self._known[key]
@@ -277,15 +267,9 @@ class ChatPolicy:
     def _ask(self, messages: list[dict], turn: Turn, number: int) -> str:
         if not isinstance(self._complete, Chat):
             return self._complete(messages)
-        index = turn.name.rpartition("/")[2]
-        return self._complete.ask(
-            messages,
-            sample=f"{self.seed}/{index}",
-            trajectory=turn.name,
-            step=turn.state.step,
-            number=number,
-            judge=self._judge,
-        )
+        sample = f"{self.seed}/{turn.name.rpartition('/')[2]}"
+        place = {"trajectory": turn.name, "step": turn.state.step, "number": number}
+        return self._complete.ask(messages, sample=sample, judge=self._judge, **place)
 
     def _judge(self, text: str) -> str:
         fault = format_fault(text, self.reply_format)

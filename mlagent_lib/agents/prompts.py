@@ -28,6 +28,15 @@ LONGEST_OBSERVATION = 5000  # MLAgentBench shortens observations above 5000 char
 NO_ANSWER = "(no answer)"  # of a reply that was all thought: some servers refuse an empty turn
 LONGEST_BROKEN = 1500  # ours: characters of a script without the pocket blocks
 LONGEST_BLOCKLESS = 700  # ours: the same where the task has no catalogue, so that every row stays short
+_SYSTEM = (
+    "You are a machine-learning engineer who improves the script of a task step by step. In each step you "
+    "take one action.\n\nActions:\n{tools}\n\n"
+    "Edit Script (AI) hands your instruction to a coder and runs the edited script at once.\n"
+    "Answer with these fields, each on a line of its own, and nothing after the last: Reflection, Research "
+    "Plan and Status, Fact Check, Thought, Action, Action Input. Action Input is one JSON object.\n"
+    "You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace are logged "
+    "and do not pay."
+)
 DROPPED = "<Done>"  # what MLAgentBench's agent shows in place of an older observation
 
 
@@ -134,7 +143,7 @@ def pocket_text(
         starter: The script that is shown.
         most: Characters of it that are shown where it has no pocket blocks.
     """
-    script = state.files.get(starter, b"").decode(errors="replace")
+    script = state.text(starter)
     try:
         shown = visible_part(script)
     except ValueError:  # the script has lost a block, or never had one: show what there is
@@ -207,16 +216,14 @@ def _fitted(state: State, task: Task, max_steps: int, tokens: int) -> Prompt:
         size = messages_tokens(made.messages)
         if not tokens or size <= tokens:
             return made
-    raise ProfileError(
-        f"the shortest prompt of task {task.name!r} takes about {size} tokens, and {tokens} are allowed",
-        cure="give the profile more prompt_tokens, or take the pocket style",
-    )
+    told = f"the shortest prompt of task {task.name!r} takes about {size} tokens, and {tokens} are allowed"
+    raise ProfileError(told, cure="give the profile more prompt_tokens, or take the pocket style")
 
 
 def _rooms(state: State, task: Task):
     """Yield ever smaller rooms, what matters least given up first."""
     shown = min(HISTORY_STEPS, len(state.history))
-    script, problem = len(_script(state, task)), len(task.research_problem)
+    script, problem = len(state.text(task.starter)), len(task.research_problem)
     room = _Room(shown, shown, LONGEST_OBSERVATION, script, problem)
     yield room
     changes = [
@@ -233,33 +240,13 @@ def _rooms(state: State, task: Task):
         yield room
 
 
-def _script(state: State, task: Task) -> str:
-    return state.files.get(task.starter, b"").decode(errors="replace")
-
-
 def _full(state: State, task: Task, max_steps: int, room: _Room) -> Prompt:
-    tools = "\n".join(
-        f"- {name}: Action Input is {{{', '.join(f'{argument!r}: ...' for argument in names)}}}".replace(
-            "'", '"'
-        )
-        for name, names in ACTIONS.items()
-    )
-    system = (
-        "You are a machine-learning engineer who improves the script of a task step by step. In each step "
-        f"you take one action.\n\nActions:\n{tools}\n\n"
-        "Edit Script (AI) hands your instruction to a coder and runs the edited script at once.\n"
-        "Answer with these fields, each on a line of its own, and nothing after the last: Reflection, "
-        "Research Plan and Status, Fact Check, Thought, Action, Action Input. "
-        "Action Input is one JSON object.\n"
-        f"You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace "
-        "are logged and do not pay."
-    )
-    shown_script, script_cut = shorten_lines(_script(state, task), room.script)
-    shown_asked, problem_cut = shorten(task.research_problem, room.problem)
-    problem = (
-        f"Research problem: {shown_asked}\n\n{card(task)}\n\n"
-        f"{task.starter} now:\n```python\n{shown_script}\n```"
-    )
+    inputs = {name: ", ".join(f'"{argument}": ...' for argument in names) for name, names in ACTIONS.items()}
+    tools = "\n".join(f"- {name}: Action Input is {{{given}}}" for name, given in inputs.items())
+    system = _SYSTEM.format(tools=tools, max_steps=max_steps)
+    script, script_cut = shorten_lines(state.text(task.starter), room.script)
+    asked, problem_cut = shorten(task.research_problem, room.problem)
+    problem = f"Research problem: {asked}\n\n{card(task)}\n\n{task.starter} now:\n```python\n{script}\n```"
     messages = [{"role": "system", "content": system}, {"role": "user", "content": problem}]
     recent = state.history[len(state.history) - room.steps :]
     earlier = len(state.history) - len(recent)

@@ -164,8 +164,8 @@ def step_row(
         "score_before": result.score_before,
         "score_after": result.score_after,
         "reward": reward_of(result, task, form),
-        "script_before": _text(before, _file_of(action, task, "script_name")),
-        "script_after": _text(result.state, _file_of(action, task, "save_name")),
+        "script_before": before.text(_file_of(action, task, "script_name")),
+        "script_after": result.state.text(_file_of(action, task, "save_name")),
         "visible_metric": None if failed else result.state.history[-1].visible,
         "seconds": result.seconds,
         "cache_hit": result.cache_hit,
@@ -198,10 +198,6 @@ def _file_of(action: Action | None, task: Task, argument: str) -> str:
         if action and "save_name" in action.arguments:
             return safe_path(action.arguments[argument])
     return task.starter
-
-
-def _text(state: State, name: str) -> str:
-    return state.files.get(name, b"").decode(errors="replace")
 
 
 def _row(run: _Running) -> dict:

@@ -88,6 +88,10 @@ class _Search:
         self.current = result.state
         if result.score_after is not None:
             self.nodes.append(result.state)
+        if result.executed:
+            best = self.best
+            point = {"execution": self.executions, "visible": best.visible, "feedback": best.score}
+            self.points.append(point | {"submission": best.submission})
 
 
 def search(
@@ -121,28 +125,12 @@ def search(
         origins = [s.origin() for s in active]
         prompts = [prompter.messages(origin, s.task) for s, origin in zip(active, origins, strict=True)]
         replies = generate(prompts, derive_seed(seed, "search", method.name, turn))
-        for one, result in zip(
-            active, run_steps(list(zip(origins, replies, strict=True)), tools), strict=True
-        ):
+        results = run_steps(list(zip(origins, replies, strict=True)), tools)
+        for one, result in zip(active, results, strict=True):
             one.take(result)
-            if result.executed:
-                one.points.append(_point(one))
+    kept = ("repeat", "executions", "actions", "points")
     return [
-        {
-            "method": method.name,
-            "policy": method.policy,
-            "task": s.task.name,
-            "split": s.task.split,
-            "repeat": s.repeat,
-            "executions": s.executions,
-            "actions": s.actions,
-            "points": s.points,
-        }
+        {"method": method.name, "policy": method.policy, "task": s.task.name, "split": s.task.split}
+        | {name: getattr(s, name) for name in kept}
         for s in searches
     ]
-
-
-def _point(one: _Search) -> dict:
-    best = one.best
-    found = {"execution": one.executions, "visible": best.visible, "feedback": best.score}
-    return found | {"submission": best.submission}
