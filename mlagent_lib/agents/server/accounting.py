@@ -200,9 +200,8 @@ def read_calls(path: Path) -> list[Call]:
             raise TypeError(f"{bad} unreadable lines")
         return [Call(**row) for row in rows]
     except TypeError as error:
-        raise RunError(
-            f"{path} is no ledger of calls: {error}", cure="move this file away; what it held is not billed"
-        ) from None
+        cure = "move this file away; what it held is not billed"
+        raise RunError(f"{path} is no ledger of calls: {error}", cure=cure) from None
 
 
 def cost_rows(

@@ -131,11 +131,8 @@ def empty_because(message: Mapping[str, object]) -> tuple[str, str]:
 def _calls(message: Mapping[str, object]) -> list[dict]:
     """Return the functions that a message calls, also in the older form of one call."""
     listed = message.get("tool_calls")
-    calls = (
-        [call.get("function") for call in listed if isinstance(call, dict)]
-        if isinstance(listed, list)
-        else []
-    )
+    listed = listed if isinstance(listed, list) else []
+    calls = [call.get("function") for call in listed if isinstance(call, dict)]
     return [call for call in (*calls, message.get("function_call")) if isinstance(call, dict)]
 
 

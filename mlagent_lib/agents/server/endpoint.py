@@ -45,6 +45,11 @@ logger = logging.getLogger("mlagent.endpoint")
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 API_KEY_ENV = "OPENAI_API_KEY"
 MAX_WAIT_S = 30.0
+_LATER = "wait and start again, raise max_retries or max_total_seconds, or send fewer requests at once"
+_USUAL = (
+    "read the server's message; a prompt that is too long or a field that the server does not know are the "
+    "usual reasons"
+)
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524, 529})
 
 
@@ -102,17 +107,12 @@ class ChatEndpoint:
         for name, low in lowest.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= low):
-                raise EndpointError(
-                    f"{name} of an endpoint must be at least {low}, not {value!r}",
-                    cure=f"set {name} to {low} or more",
-                )
+                told = f"{name} of an endpoint must be at least {low}, not {value!r}"
+                raise EndpointError(told, cure=f"set {name} to {low} or more")
         host = urlsplit(self.base_url).hostname or ""
         if self.base_url.startswith("http://") and not is_loopback(host) and os.environ.get(self.api_key_env):
-            logger.warning(
-                "endpoint %s is not encrypted: the key in $%s travels in clear text",
-                self.url,
-                self.api_key_env,
-            )
+            told = "endpoint %s is not encrypted: the key in $%s travels in clear text"
+            logger.warning(told, self.url, self.api_key_env)
 
     def __repr__(self) -> str:
         return f"ChatEndpoint(model={self.model!r}, url={self.url!r}, api_key_env={self.api_key_env!r})"
@@ -229,10 +229,8 @@ class ChatEndpoint:
     def _fields(self, messages: Sequence[Mapping[str, str]], seed: int | None) -> dict:
         for i, message in enumerate(messages):
             if not (isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
-                raise EndpointError(
-                    f"message {i} must have a text role and a text content, not {message!r:.200}",
-                    cure="give messages as {'role': 'user', 'content': '...'}",
-                )
+                told = f"message {i} must have a text role and a text content, not {message!r:.200}"
+                raise EndpointError(told, cure="give messages as {'role': 'user', 'content': '...'}")
         optional = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": seed}
         fields = {"model": self.model, "messages": [dict(m) for m in messages], **self.extra}
         return fields | {name: value for name, value in optional.items() if value is not None}
@@ -257,36 +255,22 @@ class ChatEndpoint:
     def _status_failure(self, status: int, headers: Mapping, message: str) -> FailedTryError:
         cause = f"HTTP {status} {phrase(status)}" + (f" ({message})" if message else "")
         key = f"${self.api_key_env}"
-        if 300 <= status < 400:
-            return FailedTryError(
-                f"{cause}: redirects are not followed, the key could leak",
-                "set base_url to the address that the server redirects to",
-                retry=False,
-            )
-        if status == 401:
-            state = "holds a key that is refused" if read_key(self.api_key_env) else "is not set"
-            cause = f"{cause}: {key} {state}"
         cures = {
             401: f"set {key} to a valid key of this server",
             403: f"use a key in {key} that may use model {self.model!r}",
             404: "check that base_url ends where /chat/completions follows (mostly in /v1) and that the "
             f"server knows a model {self.model!r}",
         }
-        if "quota" in message.lower():
+        if status == 401:
+            state = "holds a key that is refused" if read_key(self.api_key_env) else "is not set"
+            cause = f"{cause}: {key} {state}"
+        elif 300 <= status < 400:
+            cause = f"{cause}: redirects are not followed, the key could leak"
+            cures[status] = "set base_url to the address that the server redirects to"
+        elif "quota" in message.lower():
             cures[429] = "the quota of the key is spent: top it up or wait"
         if status in cures:
             return FailedTryError(cause, cures[status], retry=False)
         if status in RETRIED_STATUS or status >= 500:
-            return FailedTryError(
-                cause,
-                "wait and start again, raise max_retries or max_total_seconds, or send fewer requests "
-                "at once",
-                wait_s=retry_after(headers.get("Retry-After")),
-            )
-        return FailedTryError(
-            cause,
-            "read the server's message; a prompt that is too long or a field that the server does not know "
-            "are the usual reasons",
-            retry=False,
-            is_request=True,
-        )
+            return FailedTryError(cause, _LATER, wait_s=retry_after(headers.get("Retry-After")))
+        return FailedTryError(cause, _USUAL, retry=False, is_request=True)

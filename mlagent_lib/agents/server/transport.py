@@ -57,7 +57,7 @@ def send(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> t
     opened = _Socket()
     proxies = {} if is_loopback(urlsplit(url).hostname or "") else None
     opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler(proxies), _NoRedirect(), _PlainHandler(opened), _TlsHandler(opened)
+        urllib.request.ProxyHandler(proxies), _NoRedirect(), _WatchedHandler(opened)
     )
     timer = threading.Timer(seconds, opened.cut)
     timer.daemon = True
@@ -105,32 +105,28 @@ class _Socket:
                     socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
-def _watched(base: type, opened: _Socket) -> type:
-    class Connection(base):
-        def connect(self):
-            super().connect()
-            opened.note(self.sock)
+class _WatchedHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens connections, with TLS or without, whose sockets are noted."""
 
-    return Connection
-
-
-class _PlainHandler(urllib.request.HTTPHandler):
     def __init__(self, opened: _Socket):
-        super().__init__()
-        self._connection = _watched(http.client.HTTPConnection, opened)
+        self._opened, self._tls = opened, ssl.create_default_context()
+        super().__init__(context=self._tls)
+
+    def _watched(self, base: type) -> type:
+        opened = self._opened
+
+        class Connection(base):
+            def connect(self):
+                super().connect()
+                opened.note(self.sock)
+
+        return Connection
 
     def http_open(self, req):
-        return self.do_open(self._connection, req)
-
-
-class _TlsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, opened: _Socket):
-        self._tls = ssl.create_default_context()
-        super().__init__(context=self._tls)
-        self._connection = _watched(http.client.HTTPSConnection, opened)
+        return self.do_open(self._watched(http.client.HTTPConnection), req)
 
     def https_open(self, req):
-        return self.do_open(self._connection, req, context=self._tls)
+        return self.do_open(self._watched(http.client.HTTPSConnection), req, context=self._tls)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -149,10 +145,8 @@ def check_url(url: str) -> None:
         shown = re.sub(r"//[^/@]*@", "//***@", url.partition("?")[0])
         raise EndpointError(f"base_url {shown!r:.200} is not an http or https URL", cure=URL_CURE)
     if "@" in parts.netloc:
-        raise EndpointError(
-            f"base_url of {parts.hostname} carries a user name or a password",
-            cure="take it out and put the key into an environment variable (api_key_env)",
-        )
+        cure = "take it out and put the key into an environment variable (api_key_env)"
+        raise EndpointError(f"base_url of {parts.hostname} carries a user name or a password", cure=cure)
 
 
 def is_loopback(host: str) -> bool:
@@ -164,10 +158,8 @@ def read_key(variable: str) -> str:
     """Return the key in an environment variable, or ""; refuse one that no header can carry, unquoted."""
     key = os.environ.get(variable, "").strip()
     if not re.fullmatch(r"[\x21-\x7e]*", key):
-        raise EndpointError(
-            f"the key in ${variable} holds a blank, a control or a non-ASCII character",
-            cure=f"set ${variable} again, to the key alone",
-        )
+        told = f"the key in ${variable} holds a blank, a control or a non-ASCII character"
+        raise EndpointError(told, cure=f"set ${variable} again, to the key alone")
     return key
 
 
