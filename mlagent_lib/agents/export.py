@@ -52,10 +52,8 @@ def read_trajectories(path: str | Path) -> list[dict]:
     """
     rows, bad = read_jsonl(path)
     if bad:
-        raise RunError(
-            f"{path} has {bad} lines that are not JSON objects",
-            cure="delete these lines (a kill can leave one at the end), or collect again",
-        )
+        cure = "delete these lines (a kill can leave one at the end), or collect again"
+        raise RunError(f"{path} has {bad} lines that are not JSON objects", cure=cure)
     for number, row in enumerate(rows, 1):
         validate_row(row, where=f"{path}, row {number}")
     return rows
@@ -229,10 +227,8 @@ def _cell(value: object, kind: str, repaired: Counter) -> object:
 
 def _nested(flat: Mapping, prefix: str, columns: Mapping[str, str], extra: str) -> dict:
     """Return what `_flat` was given."""
-    part = {}
-    for name, kind in columns.items():
-        value = flat[prefix + name]
-        part[name] = json.loads(value) if kind == "json" else value
+    part = {name: flat[prefix + name] for name in columns}
+    part |= {name: json.loads(part[name]) for name, kind in columns.items() if kind == "json"}
     return part | json.loads(flat[extra] or "{}")
 
 

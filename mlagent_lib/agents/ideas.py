@@ -12,7 +12,7 @@ distance of version 1, nor the sizes of version 2: the cosine distance and 10 pe
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ import numpy as np
 
 from mlagent_lib.agents.embeddings import select_farthest_average, select_farthest_point
 from mlagent_lib.core.errors import EndpointError, TaskError
+from mlagent_lib.core.files import sha256_bytes
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.tasks.pocket.catalogue import AXES, KINDS, MODALITIES, edits, read_block
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 Generate = Callable[[str], str]  # prompt -> reply, e.g. `ChatEndpoint.generate`
 
 MIN_IDEAS = 100
+PER_AXIS = 40  # ours: ideas asked for on each axis, version 2 does not give its number
+ROUNDS = 4  # ours: how often a model is asked for those of an axis while too few are distinct
 SCOPES = {
     "data": "the data: cleaning, imputation, encoding, scaling, construction and selection of features",
     "model": "the model: its family, its architecture, its size, its hyperparameters, ensembles of models",
@@ -62,12 +65,7 @@ class Idea:
 
 
 def candidate_ideas(
-    task: Task,
-    *,
-    generate: Generate | None = None,
-    minimum: int = MIN_IDEAS,
-    per_axis: int = 40,
-    rounds: int = 4,
+    task: Task, *, generate: Generate | None = None, minimum: int = MIN_IDEAS
 ) -> tuple[Idea, ...]:
     """Return at least ``minimum`` distinct ideas for a task (paper section 4.1: at least 100).
 
@@ -78,14 +76,13 @@ def candidate_ideas(
 
     Args:
         generate: Maps a prompt to a reply, e.g. ``ChatEndpoint(...).generate``.
-        per_axis: Ideas asked for on each axis; version 2 does not give its number.
 
     Raises:
         TaskError: No catalogue covers the task, it brings no ideas, and no ``generate`` was given.
         EndpointError: The model did not write ``minimum`` distinct ideas.
     """
     if generate is not None:
-        return _generated_ideas(task, generate, minimum, max(per_axis, -(-minimum // len(AXES))), rounds)
+        return _generated_ideas(task, generate, minimum)
     if task.ideas:
         return distinct(Idea(_key(axis, text), axis, text) for axis, text in task.ideas)
     if not has_catalogue(task):
@@ -96,10 +93,8 @@ def candidate_ideas(
         )
     ideas = distinct(Idea(edit.key, edit.axis, edit.instruction) for edit in edits(task.modality, task.kind))
     if len(ideas) < minimum:
-        raise TaskError(
-            f"the catalogue has {len(ideas)} ideas for {task.modality} / {task.kind}, {minimum} are needed",
-            cure=f"ask for at most {len(ideas)}",
-        )
+        told = f"the catalogue has {len(ideas)} ideas for {task.modality} / {task.kind}, {minimum} are needed"
+        raise TaskError(told, cure=f"ask for at most {len(ideas)}")
     return ideas
 
 
@@ -110,10 +105,9 @@ def has_catalogue(task: Task) -> bool:
     if task.split in ("held-in", "held-out"):
         return True
     script = task.env_files().get(task.starter, b"").decode("utf-8", "replace")
-    try:
+    with contextlib.suppress(ValueError):
         return all(read_block(script, axis) for axis in AXES)
-    except ValueError:
-        return False
+    return False
 
 
 def read_ideas(path: Path) -> tuple[tuple[str, str], ...]:
@@ -128,10 +122,8 @@ def read_ideas(path: Path) -> tuple[tuple[str, str], ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(
-            f"the list of ideas {path} cannot be read ({error.__class__.__name__})",
-            cure="give -p ideas=FILE a text file in UTF-8 with one idea a line",
-        ) from error
+        told = f"the list of ideas {path} cannot be read ({error.__class__.__name__})"
+        raise TaskError(told, cure="give -p ideas=FILE a text file in UTF-8 with one idea a line") from error
     found = {}
     for line in lines:
         text = _printable(_BULLET.sub("", line))
@@ -179,10 +171,8 @@ def idea_prompt(task: Task, axis: str, number: int, *, known: Sequence[str] = ()
     ]
     if known:
         lines.append("Already given, do not repeat:\n" + "\n".join(f"- {text}" for text in known[-60:]))
-    lines.append(
-        f"Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
-    )
-    return "\n".join(lines)
+    last = f"Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
+    return "\n".join([*lines, last])
 
 
 def parse_ideas(reply: str) -> list[str]:
@@ -204,12 +194,10 @@ def parse_ideas(reply: str) -> list[str]:
     return found
 
 
-def _generated_ideas(
-    task: Task, generate: Generate, minimum: int, per_axis: int, rounds: int
-) -> tuple[Idea, ...]:
-    ideas: tuple[Idea, ...] = ()
+def _generated_ideas(task: Task, generate: Generate, minimum: int) -> tuple[Idea, ...]:
+    ideas, per_axis = (), max(PER_AXIS, -(-minimum // len(AXES)))
     for axis in AXES:
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             known = [idea.text for idea in ideas if idea.axis == axis]
             if len(known) >= per_axis:
                 break
@@ -217,7 +205,7 @@ def _generated_ideas(
             ideas = distinct([*ideas, *(Idea(_key(axis, text), axis, text) for text in texts)])
     if len(ideas) < minimum:
         raise EndpointError(
-            f"the expert gave {len(ideas)} distinct ideas for {task.name!r} in {rounds} rounds per axis, "
+            f"the expert gave {len(ideas)} distinct ideas for {task.name!r} in {ROUNDS} rounds per axis, "
             f"{minimum} are needed",
             cure="use a stronger model, or raise temperature or max_tokens behind its address, as in "
             "openai:<model>@<url>#temperature=1,max_tokens=4096",
@@ -230,7 +218,7 @@ def _normal(text: str) -> str:
 
 
 def _key(axis: str, text: str) -> str:
-    return f"{axis}/{hashlib.sha256(_normal(text).encode()).hexdigest()[:10]}"
+    return f"{axis}/{sha256_bytes(_normal(text).encode())[:10]}"
 
 
 def select_v1(ideas: Sequence[Idea], vectors: np.ndarray, k: int = 10) -> tuple[Idea, ...]:

@@ -28,15 +28,6 @@ LONGEST_OBSERVATION = 5000  # MLAgentBench shortens observations above 5000 char
 NO_ANSWER = "(no answer)"  # of a reply that was all thought: some servers refuse an empty turn
 LONGEST_BROKEN = 1500  # ours: characters of a script without the pocket blocks
 LONGEST_BLOCKLESS = 700  # ours: the same where the task has no catalogue, so that every row stays short
-_SYSTEM = (
-    "You are a machine-learning engineer who improves the script of a task step by step. In each step you "
-    "take one action.\n\nActions:\n{tools}\n\n"
-    "Edit Script (AI) hands your instruction to a coder and runs the edited script at once.\n"
-    "Answer with these fields, each on a line of its own, and nothing after the last: Reflection, Research "
-    "Plan and Status, Fact Check, Thought, Action, Action Input. Action Input is one JSON object.\n"
-    "You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace are logged "
-    "and do not pay."
-)
 DROPPED = "<Done>"  # what MLAgentBench's agent shows in place of an older observation
 
 
@@ -243,7 +234,16 @@ def _rooms(state: State, task: Task):
 def _full(state: State, task: Task, max_steps: int, room: _Room) -> Prompt:
     inputs = {name: ", ".join(f'"{argument}": ...' for argument in names) for name, names in ACTIONS.items()}
     tools = "\n".join(f"- {name}: Action Input is {{{given}}}" for name, given in inputs.items())
-    system = _SYSTEM.format(tools=tools, max_steps=max_steps)
+    system = (
+        "You are a machine-learning engineer who improves the script of a task step by step. In each step "
+        f"you take one action.\n\nActions:\n{tools}\n\n"
+        "Edit Script (AI) hands your instruction to a coder and runs the edited script at once.\n"
+        "Answer with these fields, each on a line of its own, and nothing after the last: Reflection, "
+        "Research Plan and Status, Fact Check, Thought, Action, Action Input. "
+        "Action Input is one JSON object.\n"
+        f"You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace "
+        "are logged and do not pay."
+    )
     script, script_cut = shorten_lines(state.text(task.starter), room.script)
     asked, problem_cut = shorten(task.research_problem, room.problem)
     problem = f"Research problem: {asked}\n\n{card(task)}\n\n{task.starter} now:\n```python\n{script}\n```"

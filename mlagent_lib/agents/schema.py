@@ -44,10 +44,8 @@ def validate_row(row: object, *, where: str = "row") -> None:
     """
     problem = _problem(row) or _order_problem(row["steps"]) or _finite_problem(row, "")
     if problem is not None:
-        raise RunError(
-            f"{where}: {problem}",
-            cure=f"write rows of {SCHEMA_NAME} ({SCHEMA_FILE.name} lists the fields), or leave this row out",
-        )
+        cure = f"write rows of {SCHEMA_NAME} ({SCHEMA_FILE.name} lists the fields), or leave this row out"
+        raise RunError(f"{where}: {problem}", cure=cure)
 
 
 def _problem(row: object) -> str | None:
