@@ -77,6 +77,8 @@ class DeskEnvironment(Environment):
     def __init__(self, desk: Desk):
         super().__init__()
         self._desk, self._session, self._episode = desk, DeskSession(desk), None
+        # three of the five methods of OpenEnv's task API; the two others are below
+        self.list_splits, self.list_tasks, self.get_task = desk.splits, desk.listed, desk.entry
 
     def reset(
         self,
@@ -122,13 +124,13 @@ class DeskEnvironment(Environment):
             self._desk.count("refused" if is_callers else "unscored")
             raise
         state, result = told.state, told.result
-        told_of = {}
+        metadata = {}
         if result is not None:
             names = ("score_before", "score_after", "seconds", "cache_hit", "tier")
-            told_of = {name: getattr(result, name) for name in names}
-            told_of["truncated"] = told.ended and not state.done
+            metadata = {name: getattr(result, name) for name in names}
+            metadata["truncated"] = told.ended and not state.done
         return TaskObservation(
-            done=told.ended, reward=told.reward, metadata=told_of, text=told.text, task=state.task,
+            done=told.ended, reward=told.reward, metadata=metadata, text=told.text, task=state.task,
             split=self._desk.tasks[state.task].split, step=state.step, state_id=told.state_id,
             outcome=told.outcome, reason=result.reason if result else "", prompt=list(told.prompt),
         )  # fmt: skip
@@ -136,36 +138,21 @@ class DeskEnvironment(Environment):
     @property
     def state(self) -> ServedState:
         """Return where the session is, and what the server has counted."""
-        saved, counts = self._session.state, dict(self._desk.counts)
-        if saved is None:
-            return ServedState(episode_id=self._episode, counts=counts)
-        return ServedState(
-            episode_id=self._episode, step_count=saved.step, task=saved.task, state_id=saved.id,
-            saved=saved.to_json(), counts=counts,
-        )  # fmt: skip
+        saved, at = self._session.state, {}
+        if saved is not None:
+            at = {"step_count": saved.step, "task": saved.task, "state_id": saved.id}
+            at["saved"] = saved.to_json()
+        return ServedState(episode_id=self._episode, counts=dict(self._desk.counts), **at)
 
     def get_metadata(self) -> EnvironmentMetadata:
         """Return name, version and what is served."""
-        told = (
-            f"Machine-learning engineering on {len(self._desk.tasks)} tasks; any saved state can be restored."
-        )
+        told = f"Machine-learning engineering on {len(self._desk.tasks)} tasks"
+        told += "; any saved state can be restored."
         return EnvironmentMetadata(name=NAME, description=told, version=__version__)
-
-    def list_splits(self) -> list[dict]:
-        """Return the splits, see `Desk.splits`."""
-        return self._desk.splits()
-
-    def list_tasks(self, split: str) -> list[dict]:
-        """Return the rows of a split, see `Desk.listed`."""
-        return self._desk.listed(split)
 
     def num_tasks(self, split: str) -> int:
         """Return how many rows a split has."""
         return len(self._desk.listed(split))
-
-    def get_task(self, split: str, index: int) -> dict:
-        """Return one row with canaries and controls, see `Desk.entry`."""
-        return self._desk.entry(split, index)
 
     def get_task_range(self, split: str, start: int | None = None, stop: int | None = None) -> list[dict]:
         """Return the rows from ``start`` to before ``stop``."""

@@ -20,7 +20,7 @@ from mlagent_lib.core.errors import MlagentError, Unscored
 from mlagent_lib.environment.coder import Coder
 from mlagent_lib.environment.env import MAX_STEPS
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.reward import step_reward
+from mlagent_lib.reward import task_reward
 from mlagent_lib.sockets.desk import Desk, DeskSession, Told, action_text
 from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.tasks.task import Task
@@ -71,11 +71,9 @@ class ToolEnvironment:
             script_name: The script.
             edit_instruction: What to change.
         """
-        before = self._state_id()
-        seen = self._call(
-            "Edit Script (AI)",
-            script_name=script_name, edit_instruction=edit_instruction, save_name=script_name,
-        )  # fmt: skip
+        before = (self._steps or [self._first])[-1].state_id
+        words = {"edit_instruction": edit_instruction, "save_name": script_name}
+        seen = self._call("Edit Script (AI)", script_name=script_name, **words)
         if self._steps[-1].outcome == Outcome.EDITED.value:
             self._edits.append((script_name, before))
         return seen
@@ -129,19 +127,14 @@ class ToolEnvironment:
             return None
         if self._pays == "sum":
             return float(sum(step.reward for step in self._steps))
-        at = self._session.state
-        task, outcomes = self._desk.tasks[at.task], {step.outcome for step in self._steps}
-        init, best = task.baseline["feedback"], task.best["feedback"]
+        at, outcomes = self._session.state, {step.outcome for step in self._steps}
         found = Outcome.INVALID
         if Outcome.EDITED.value in outcomes:
             found = Outcome.EDITED
         elif outcomes & {Outcome.NEUTRAL.value, Outcome.CORNER.value}:
             found = Outcome.NEUTRAL
-        given = {"before": self._first.state.score, "after": at.score, "init": init, "best": best}
-        return step_reward(found, **given, form=self._desk.form)
-
-    def _state_id(self) -> str:
-        return self._steps[-1].state_id if self._steps else self._first.state_id
+        task, before = self._desk.tasks[at.task], self._first.state.score
+        return task_reward(found, task, before, at.score, self._desk.form)
 
     def _call(self, action: str, **arguments: str) -> str:
         try:
