@@ -181,10 +181,8 @@ def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
         raise IsolationError(f"isolation tier {tier!r} is unknown", cure=cure)
     wanted = TIERS[tier]
     if wanted.unsafe and not allow_unsafe:
-        raise IsolationError(
-            f"tier {tier} does not keep a script from reading labels or harming this machine",
-            cure="use tier='auto', or allow_unsafe=True for scripts that you trust",
-        )
+        told = f"tier {tier} does not keep a script from reading labels or harming this machine"
+        raise IsolationError(told, cure="use tier='auto', or allow_unsafe=True for scripts that you trust")
     why_not = "" if wanted.unsafe else _verdict(tier)
     if tier == "T1" and not kernel.LINUX:
         why_not = "needs Linux"
