@@ -119,6 +119,28 @@ def parse_block_reply(reply: str) -> tuple[str, str]:
     return match.group(1), block
 
 
+CHAT_INSTRUCTIONS = (
+    "You edit one Python script for a machine-learning engineer. Apply the edit instruction and nothing "
+    "else. Answer with the whole edited script in one ```python code block."
+)
+
+
+def chat_messages(script: str, instruction: str) -> list[dict]:
+    """Return what a chat coder reads: script and instruction."""
+    user = f"Script:\n```python\n{script}\n```\n\nEdit instruction: {instruction}"
+    return [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
+
+
+def read_chat_reply(reply: str, script: str) -> str:
+    """Return the edited script in a chat coder's reply; `ValueError` as of `find_script`.
+
+    Example:
+        >>> read_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n", "x = 2\\n")
+        'x = 1\\n'
+    """
+    return find_script(split_thinking(reply)[0], script)
+
+
 class _LocalCoder:
     """A model in this process as coder: asked once for each request, in one batch.
 
@@ -172,6 +194,8 @@ class ScriptCoder(_LocalCoder):
         problem: Takes a conversation and its script, returns why it is too long for the model, or nothing.
     """
 
+    _read = staticmethod(read_chat_reply)
+
     def __init__(
         self,
         generate: Callable[[list[list[dict]]], list[str]],
@@ -186,31 +210,6 @@ class ScriptCoder(_LocalCoder):
         if problem := self._problem(messages, script):
             raise ValueError(problem)
         return messages
-
-    def _read(self, reply: str, script: str) -> str:
-        return read_chat_reply(reply, script)
-
-
-CHAT_INSTRUCTIONS = (
-    "You edit one Python script for a machine-learning engineer. Apply the edit instruction and nothing "
-    "else. Answer with the whole edited script in one ```python code block."
-)
-
-
-def chat_messages(script: str, instruction: str) -> list[dict]:
-    """Return what a chat coder reads: script and instruction."""
-    user = f"Script:\n```python\n{script}\n```\n\nEdit instruction: {instruction}"
-    return [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
-
-
-def read_chat_reply(reply: str, script: str) -> str:
-    """Return the edited script in a chat coder's reply; `ValueError` as of `find_script`.
-
-    Example:
-        >>> read_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n", "x = 2\\n")
-        'x = 1\\n'
-    """
-    return find_script(split_thinking(reply)[0], script)
 
 
 class ChatCoder:

@@ -83,9 +83,8 @@ class Environment(gymnasium.Env):
         if self.state is None:
             raise MlagentError("step() before reset()", cure="call env.reset() first")
         if not isinstance(text, str):
-            raise MlagentError(
-                f"an action is a text, not a {type(text).__name__}", cure="pass the reply as a str, decoded"
-            )
+            cure = "pass the reply as a str, decoded"
+            raise MlagentError(f"an action is a text, not a {type(text).__name__}", cure=cure)
         result = run_step(self.state, text, self.tools)
         if result.outcome is Outcome.UNSCORED:
             raise Unscored(result.failure, cure="try the step again: the state is unchanged")

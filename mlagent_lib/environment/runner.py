@@ -18,6 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.isolation import run_folder
@@ -29,9 +30,33 @@ from mlagent_lib.environment.isolation.request import RunRequest, RunResult
 __all__ = ["Runner", "RunRequest", "RunResult", "TierReport", "probe"]
 
 _ATTEMPTS = 3
+NOTHING = RunRequest({"warm.py": b""}, None, "warm.py", collect=())  # to run: it starts a server, no more
 
 
-class Runner:
+class RunnerBase:
+    """What the runners of scripts have in common: a number of workers, when scripts ran, and ``with``."""
+
+    def __init__(self, workers: int):
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self.workers = workers
+        # when scripts ran, on the clock of time.monotonic: the newest ones only, for whoever measures speed
+        self.spans: deque[tuple[float, float]] = deque(maxlen=10_000)
+
+    def _note(self, result: RunResult) -> RunResult:
+        """Return a result that has come just now, after noting when its script ran."""
+        now = time.monotonic()
+        self.spans.append((now - result.seconds, now))
+        return result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Runner(RunnerBase):
     """A pool of warm servers. Usable from several threads; close it, or use it as a context manager.
 
     Args:
@@ -60,10 +85,8 @@ class Runner:
         modules: tuple[str, ...] = WARM_MODULES,
         folder: str | None = None,
     ):
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
+        super().__init__(workers)
         self._tier = choose(tier, allow_unsafe=allow_unsafe)
-        self.workers = workers
         # made by the first server, so that a runner that was never used leaves nothing, even when killed
         self._base = folder or os.path.join(tempfile.gettempdir(), f"mlagent-run-{secrets.token_hex(8)}")
         folders = [os.path.join(self._base, f"server{number}") for number in range(workers)]
@@ -80,8 +103,6 @@ class Runner:
         self._free: queue.LifoQueue = queue.LifoQueue()  # the last used is the warmest
         for server in reversed(self._servers):
             self._free.put(server)
-        # when scripts ran, on the clock of time.monotonic: the newest ones only, for whoever measures speed
-        self.spans: deque[tuple[float, float]] = deque(maxlen=10_000)
         self._closed = threading.Event()
         self._finalizer = weakref.finalize(
             self, _close, [*self._servers, *self._light.values()], self._base, os.getpid()
@@ -105,10 +126,7 @@ class Runner:
             if self._closed.is_set():
                 raise ValueError("this runner is closed")
             chosen = self._light.get(server, server) if request.standard_only else server
-            result = self._attempt(chosen, request)
-            now = time.monotonic()
-            self.spans.append((now - result.seconds, now))
-            return result
+            return self._note(self._attempt(chosen, request))
         finally:
             self._free.put(server)
 
@@ -151,14 +169,13 @@ class Runner:
 
     def warm(self) -> None:
         """Start all servers that are free now, in parallel, instead of on the first runs."""
-        nothing = RunRequest({"warm.py": b""}, None, "warm.py", collect=())
         servers: list[WarmServer | ColdServer] = []
         try:
             with contextlib.suppress(queue.Empty):
                 while True:
                     servers.append(self._free.get_nowait())
             with ThreadPoolExecutor(self.workers, "mlagent-warm") as pool:
-                list(pool.map(lambda server: self._attempt(server, nothing), servers))
+                list(pool.map(lambda server: self._attempt(server, NOTHING), servers))
         finally:
             for server in reversed(servers):
                 self._free.put(server)
@@ -172,12 +189,6 @@ class Runner:
         self._finalizer()
         for server in held:
             self._free.put(server)
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _close(servers: list, base: str, owner_pid: int) -> None:

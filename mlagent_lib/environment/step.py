@@ -268,13 +268,11 @@ def start_state(task: Task, tools: Toolbox) -> State:
     if isinstance(execution, Unscored):
         raise execution
     if execution.score is None:
-        told = execution.refusal or diagnose(
+        why = execution.refusal or diagnose(
             state.files, task.starter, execution.status, execution.output, home=task.folder
         )
-        raise Unscored(
-            f"the starter of task {task.name!r} gave no score ({told}): {execution.output[-300:]}",
-            cure=f"run 'mlagent tasks check {task.name}'",
-        )
+        told = f"the starter of task {task.name!r} gave no score ({why}): {execution.output[-300:]}"
+        raise Unscored(told, cure=f"run 'mlagent tasks check {task.name}'")
     seen = visible_metric(execution.output)
     return replace(
         state, score=execution.score, visible=seen, visible_start=seen, submission=execution.submission
