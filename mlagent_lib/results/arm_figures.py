@@ -7,6 +7,7 @@ that a check can compute it again and compare byte for byte.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 from math import nan
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from mlagent_lib.results.arms import (
     saturation_table,
     search_table,
 )
-from mlagent_lib.results.claims import MADE_COUNTS, PAIRS, TASK_COUNTS, claim_table
+from mlagent_lib.results.claims import MADE_COUNTS, PAIRS, REWARD_PARTS, TASK_COUNTS, claim_table
 from mlagent_lib.results.evaluation import (
     Tables,
     best_at_k_table,
@@ -53,6 +54,11 @@ MEANS = {
     "gap": ("gap_closed", "gap", "trajectories"),
     "gain": ("gain_pct", "gain", "trajectories"),
     "reward": ("reward", "reward", "states"),
+}
+STARTS = {  # what RL starts from, as the paper and as we call it
+    "RL from ML-Agent-SFT": "full method",
+    "RL from Qwen2.5-7B-Instruct": "RL from Instruct",
+    "RL from Qwen2.5-7B": "RL from base",
 }
 # what a reward form pays for an edit that works, in a few signs
 _PAID = {"v1": "0 · 0.5 · σ(100 Δ / gap)", "v2": "Δ / gap", "gain": f"Δ / gap, from {number(LOWEST, 1)} to 1"}
@@ -91,17 +97,13 @@ def figure_tables(tables: Tables) -> dict[str, pd.DataFrame]:
         tables: Of `arms.load`, and ``means``: the `overall_table` of them.
     """
     found = {name: frame(tables, name) for name in MAKERS}
-    return {
-        name: table for name, table in found.items() if len(table) and (name == "pipeline" or _ours(table))
-    }
+    return {name: table for name, table in found.items() if len(table) and _ours(table)}
 
 
 def frame(tables: Tables, name: str) -> pd.DataFrame:
     """Return the table of one figure."""
     found = MAKERS[name](tables)
-    return (
-        found if isinstance(found, pd.DataFrame) else pd.DataFrame(list(found), columns=list(PANEL_COLUMNS))
-    )
+    return found if isinstance(found, pd.DataFrame) else pd.DataFrame(found, columns=list(PANEL_COLUMNS))
 
 
 def _ours(table: pd.DataFrame) -> bool:
@@ -240,14 +242,9 @@ def _gain_vs_time(tables: Tables) -> Rows:
 
 
 def _rl_starts(tables: Tables) -> Rows:
-    labels = {
-        "RL from ML-Agent-SFT": "full method",
-        "RL from Qwen2.5-7B-Instruct": "RL from Instruct",
-        "RL from Qwen2.5-7B": "RL from base",
-    }
     for split in HELD:
         found = paper_table("gain", split=split, topic="rl-start", version="v2").set_index("method")["value"]
-        for method, label in labels.items():
+        for method, label in STARTS.items():
             yield _cited(f"{PAPER}: gain", split, label, found[method], GAIN)
     yield from _gaps(tables, ("rl", "rl-from-base", "one-idea", "random-start", "sft", "base"))
 
@@ -259,9 +256,7 @@ def _reward_parts(tables: Tables) -> Rows:
         for split, part in found[found["method"] == method].groupby("split"):
             value, unit = part["value"].mean(), f"{GAIN} (3 and 5 tasks)"
             yield _cited(f"{PAPER}: mean gain, v2 Table 3", split, label, value, unit)
-    yield from _gaps(
-        tables, ("rl", "no-performance", "no-format", "no-corner", "reward-v1", "reward-v2", "max-2")
-    )
+    yield from _gaps(tables, ("rl", *REWARD_PARTS, "reward-v1", "reward-v2", "max-2"))
 
 
 _POOLS = ("sft", "pool-36", "mix-0", "rl", "mix-50", "mix-75", "variance")
@@ -271,11 +266,9 @@ def _task_count(tables: Tables) -> Rows:
     for split in HELD:
         for row in paper_table("gain", topic="task-count", split=split).itertuples():
             yield _cited(f"{PAPER}: gain", split, "", row.value, GAIN, row.x)
-    for split in HELD:
-        for arm, count in TASK_COUNTS.items():
-            yield from _means(tables, (arm,), "gap", split, f"{OURS}: gap closed", split, GAP, count)
-        for arm, count in MADE_COUNTS.items():
-            panel = f"{OURS}: gap closed, generated tasks"
+    counted = ((f"{OURS}: gap closed", TASK_COUNTS), (f"{OURS}: gap closed, generated tasks", MADE_COUNTS))
+    for split, (panel, counts) in product(HELD, counted):
+        for arm, count in counts.items():
             yield from _means(tables, (arm,), "gap", split, panel, split, GAP, count)
 
 

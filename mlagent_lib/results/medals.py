@@ -26,9 +26,6 @@ def with_medals(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
     Returns:
         The rows of a `trajectory_table` with the columns medal (``gold``, ``silver``, ``bronze`` or empty),
         above_median and percentile (0 to 100). A trajectory that we failed to score has none of them.
-
-    Raises:
-        ValueError: Table and leaderboard differ on which direction is better.
     """
     rows = df[df["task"].isin(list(leaderboards))]
     for name, part in rows.groupby("task"):
@@ -68,8 +65,8 @@ def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
     table = []
     for (task, policy), part in with_medals(df, leaderboards).groupby(["task", "policy"], sort=True):
         good, board = part[~part["unscored"].astype(bool)], leaderboards[task]
-        line = {"task": task, "policy": policy, "teams": board.teams, "n": len(good)}
-        line["unscored"] = len(part) - len(good)
+        line = {"task": task, "policy": policy, "teams": board.teams}
+        line |= {"n": len(good), "unscored": len(part) - len(good)}
         line |= {name: int((good["medal"] == name).sum()) for name in MEDALS}
         if len(good):
             line["any_medal_share"] = float((good["medal"] != "").mean())

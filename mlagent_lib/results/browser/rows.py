@@ -55,10 +55,8 @@ def read_files(run_dir: str | Path) -> list[TrajectoryFile]:
     if place.is_file():
         return [_read(place, place.name)]
     if not place.is_dir():
-        raise RunError(
-            f"there is no run folder {place}",
-            cure="make a run with `mlagent run`, or name a folder that holds a trajectories.jsonl",
-        )
+        cure = "make a run with `mlagent run`, or name a folder that holds a trajectories.jsonl"
+        raise RunError(f"there is no run folder {place}", cure=cure)
     found = sorted(place.rglob(PATTERN))
     named = [(path, path.relative_to(place)) for path in found if not path.is_dir()]
     return [_read(path, name.as_posix()) for path, name in named if not _is_aside(name)]

@@ -7,7 +7,7 @@ rounding and reading a figure can explain, and, in words, what no arithmetic sho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -92,12 +92,8 @@ def _row(check: str, version: str, what: str, one: Told, two: Told, unit: str = 
 
 def _told(row, scale: float = 1.0) -> Told:
     """Return a number as given; open is the error of reading it, or half of its last digit."""
-    read = row.source_kind == "digitised"
-    return (
-        scale * row.value,
-        f"{row.version} {row.place}",
-        scale * (float(row.error) if read else half_digit(row)),
-    )
+    left_open = float(row.error) if row.source_kind == "digitised" else half_digit(row)
+    return scale * row.value, f"{row.version} {row.place}", scale * left_open
 
 
 def _exact(told: Told) -> Told:
@@ -176,10 +172,8 @@ def _repeated(table: pd.DataFrame) -> Iterator[dict]:
     main = select(table, topic="main", method="ML-Agent").set_index(["quantity", "task"])
     for row in select(table, topic="reward", method="full").itertuples():
         pair = _exact(_told(row)), _exact(_told(main.loc[(row.quantity, row.task)]))
-        what, unit = (
-            f"full method, {row.quantity}, {row.task}",
-            GAIN if row.quantity == "gain" else row.metric,
-        )
+        unit = GAIN if row.quantity == "gain" else row.metric
+        what = f"full method, {row.quantity}, {row.task}"
         yield _row("one number in two tables", row.version, what, *pair, unit)
     stated = next(select(table, "stated change").itertuples())
     for version, quantity in (("v1", "avg@8"), ("v2", "gain")):
@@ -242,7 +236,8 @@ def _setup(table: pd.DataFrame) -> Iterator[dict]:
         pair = [setting(f"training tasks from {source}", place) for place in ("text", "task table")]
         yield _row("training tasks", "v1", f"training tasks from {source}", *pair, "tasks")
     named = sorted(select(table, item="RL data size named in the text")["value"])
-    sizes = sorted(_thousands(select(table, topic="data-size")["method"].unique()) - {0.0})
+    methods = select(table, topic="data-size")["method"].unique()  # such as RL on 10k states
+    sizes = sorted({1000.0 * float(name.split()[2].removesuffix("k")) for name in methods} - {0.0})
     for text, figure in zip(named, sizes, strict=True):
         pair = ((text, "v1 text", 0.0), (figure, "v1 Figure (RL data size)", 0.0))
         yield _row("data sizes", "v1", f"RL data size {text:.0f}", *pair, "states")
@@ -274,11 +269,6 @@ def _updates(table: pd.DataFrame, setting) -> Iterator[dict]:
     times = (hours_per_update("episode-wise RL", table) / hours, "ratio of the last points", 0.5)
     pair = setting("episode-wise against step-wise time of an update", "Figure 4"), times
     yield _row("updates", "v1", "episode-wise against step-wise time", *pair, "times")
-
-
-def _thousands(methods: Iterable[str]) -> set[float]:
-    """Return the numbers of states in names such as ``RL on 10k states``."""
-    return {1000.0 * float(name.split()[2].removesuffix("k")) for name in methods}
 
 
 def _draws(table: pd.DataFrame) -> Iterator[dict]:

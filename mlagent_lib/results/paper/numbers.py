@@ -49,27 +49,24 @@ def paper_table(quantity: str | list[str] | None = None, **filters: str | list[s
         >>> len(paper_table(topic="main", place="Table 1"))  # 13 tasks, 6 methods, avg and best
         156
     """
-    return select(_all_numbers().copy(), quantity, **filters)
+    return select(None, quantity, **filters)
 
 
-def select(table: pd.DataFrame, quantity=None, **filters: str | list[str]) -> pd.DataFrame:
-    """Return the rows of a table of numbers that pass every filter, as `paper_table` does for the whole."""
+def select(table: pd.DataFrame | None, quantity=None, **filters: str | list[str]) -> pd.DataFrame:
+    """Return the rows of a table of numbers (None: the paper's) that pass every filter of `paper_table`."""
+    table = _all_numbers() if table is None else table
     for column, wanted in ({"quantity": quantity} | filters).items():
         if wanted is None:
             continue
         if column not in TEXTS:
-            raise MlagentError(
-                f"the paper's numbers have no text column {column!r}",
-                cure=f"choose one of {', '.join(TEXTS)}",
-            )
+            cure = f"choose one of {', '.join(TEXTS)}"
+            raise MlagentError(f"the paper's numbers have no text column {column!r}", cure=cure)
         wanted = [wanted] if isinstance(wanted, str) else list(wanted)
         known = set(table[column])
         for value in wanted:
             if value not in known:
-                raise MlagentError(
-                    f"no number of the paper here has {column} {value!r}",
-                    cure=f"with the filters before it, choose among {', '.join(sorted(known)) or 'nothing'}",
-                )
+                cure = f"with the filters before it, choose among {', '.join(sorted(known)) or 'nothing'}"
+                raise MlagentError(f"no number of the paper here has {column} {value!r}", cure=cure)
         table = table[table[column].isin(wanted)]
     return table.reset_index(drop=True)
 
@@ -91,14 +88,12 @@ def paper_value(
         >>> paper_value("gain", topic="rl-curve", method="step-wise RL", split="held-out", x=39)
         16.26
     """
-    found = select(_all_numbers() if table is None else table, quantity, **filters)
+    found = select(table, quantity, **filters)
     if x is not None:
         found = found[found["x"] == x]
     if len(found) != 1:
-        raise MlagentError(
-            f"{len(found)} numbers of the paper have quantity {quantity!r}, x {x!r} and {filters}",
-            cure="filter until one is left; paper_table shows them",
-        )
+        message = f"{len(found)} numbers of the paper have quantity {quantity!r}, x {x!r} and {filters}"
+        raise MlagentError(message, cure="filter until one is left; paper_table shows them")
     return float(found["value"].iloc[0])
 
 
@@ -133,7 +128,6 @@ def initial_scores(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> first["task"], round(float(first["derived"]), 2), bool(first["low"] < 51.48 < first["high"])
         ('cifar-10', 51.48, True)
     """
-    table = _all_numbers() if table is None else table
     gain = select(table, "gain", topic="main", method="ML-Agent").set_index("task")
     stated = select(table, "initial score").set_index("task")["value"]
     rows = []
@@ -160,7 +154,6 @@ def gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> round(float(found.query("quantity == 'avg@8'")["gain"].iloc[0]), 2)
         28.96
     """
-    table = _all_numbers() if table is None else table
     start = select(table, "initial score").set_index("task")
     rows = []
     for row in select(table, ["avg@8", "best@8"]).itertuples():
@@ -173,11 +166,8 @@ def gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def average_gains(table: pd.DataFrame | None = None, *, topic: str = "main") -> pd.DataFrame:
-    """Return the mean gain of each method of v1 over the held-in, the held-out and all tasks of a table.
-
-    Args:
-        topic: ``main`` (13 tasks), ``reward`` (5 tasks) or ``thought`` (12 tasks).
+def average_gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the mean gain of each method of v1's main table over the held-in, the held-out and all tasks.
 
     Returns:
         Columns quantity, method, split, gain (percent), error (mean of the tasks' rounding errors), tasks.
@@ -189,7 +179,7 @@ def average_gains(table: pd.DataFrame | None = None, *, topic: str = "main") -> 
         >>> [(row.split, round(row.gain, 2), row.tasks) for row in found.itertuples()]
         [('held-in', 12.65, 3), ('held-out', 5.09, 10), ('all', 6.84, 13)]
     """
-    found = gains(table).query("topic == @topic")
+    found = gains(table).query("topic == 'main'")
     rows = []
     for (quantity, method), part in found.groupby(["quantity", "method"], sort=False):
         for split in SPLITS:
@@ -208,7 +198,7 @@ def rl_curve(method: str = "step-wise RL", table: pd.DataFrame | None = None) ->
         >>> rl_curve("episode-wise RL").to_dict("list")["hours"]
         [0.0, 5.47, 10.94]
     """
-    found = select(_all_numbers() if table is None else table, topic="rl-curve", method=method)
+    found = select(table, topic="rl-curve", method=method)
     hours = found[found["quantity"] == "hours"].set_index("x")["value"]
     columns = {"hours": hours}
     for split in ("held-in", "held-out"):
@@ -268,7 +258,6 @@ def break_even(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> round(float(found["derived"])), round(float(found["printed"]))
         (1636, 1633)
     """
-    table = _all_numbers() if table is None else table
     once = paper_value("one-time cost", item="total", table=table)
     costs = select(table, "cost", topic="cost").set_index(["scaffold", "method"])[["value", "error"]]
     ours = costs.loc[("", "ML-Agent")]
@@ -290,10 +279,8 @@ def read_csv(name: str) -> pd.DataFrame:
     """Return a file beside this module as texts."""
     path = FOLDER / f"{name}.csv"
     if not path.is_file():
-        raise MlagentError(
-            f"the paper's numbers are incomplete: {path.name} is missing from the package",
-            cure="install the kit again (pip install -e .)",
-        )
+        message = f"the paper's numbers are incomplete: {path.name} is missing from the package"
+        raise MlagentError(message, cure="install the kit again (pip install -e .)")
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
@@ -306,8 +293,6 @@ def _all_numbers() -> pd.DataFrame:
         try:
             table[column] = pd.to_numeric(filled)
         except ValueError as error:
-            raise MlagentError(
-                f"the paper's numbers are damaged: column {column}: {error}",
-                cure="install the kit again (pip install -e .)",
-            ) from error
+            message = f"the paper's numbers are damaged: column {column}: {error}"
+            raise MlagentError(message, cure="install the kit again (pip install -e .)") from error
     return table[list(COLUMNS)]
