@@ -22,7 +22,6 @@ from mlagent_lib.run.stages import (
     TRAJECTORIES,
     adapter_of,
     is_trained,
-    quiet,
     split_states,
     train_rl,
     write_table,
@@ -48,9 +47,8 @@ def open_reading(run: str | Path, *, settings: str = "", seed: int | None = None
     """
     made = read_manifest(Path(run) / "02_sft")
     if made is None:
-        raise RunError(
-            f"{run} holds no finished stage 02_sft", cure="run 'mlagent run', or notebooks 01 and 02"
-        )
+        cure = "run 'mlagent run', or notebooks 01 and 02"
+        raise RunError(f"{run} holds no finished stage 02_sft", cure=cure)
     told = made["params"]
     wanted = {name: told[name] for name in ("model", "coder", "vllm") if name in told}
     own, changes = changed_profile(get_profile(told["profile"]), **wanted)
@@ -79,13 +77,11 @@ def reading_test(lab: Lab, stage: Stage, progress: Callable[[dict], None] | None
 
     Args:
         lab: Of `open_reading`.
-        progress: Called with each row of the metrics.
 
     Returns:
         Columns policy, states (kept back or held-out starters), right, one for each modality (NaN where it
         has no state), commonest, families.
     """
-    quiet()
     seed = lab.changes["table"]
     parts = split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
     table = reading.draw_table(lab.tasks("all"), seed)
