@@ -15,6 +15,7 @@ from pathlib import Path
 from mlagent_lib.agents.server.accounting import Tokens
 from mlagent_lib.core.files import read_checked, sha256_json, write_checked
 
+Messages = Sequence[Mapping[str, str]]  # ``{"role": ..., "content": ...}`` from the first turn to the last
 FOLDER = "reply-cache"  # beside the runs, which share it
 
 
@@ -43,9 +44,7 @@ class Completion:
         return self.tokens.prompt + self.tokens.completion
 
 
-def reply_key(
-    model: str, url: str, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, object], sample: str
-) -> str:
+def reply_key(model: str, url: str, messages: Messages, sampling: Mapping[str, object], sample: str) -> str:
     """Return the name of a reply, 64 hexadecimal digits: equal questions have equal names on every machine.
 
     Args:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http
 import http.client
 import json
 import os
@@ -55,10 +54,8 @@ def send(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> t
         FailedTryError: The connection failed, was too slow, or the reply is too long.
     """
     opened = _Socket()
-    proxies = {} if is_loopback(urlsplit(url).hostname or "") else None
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler(proxies), _NoRedirect(), _WatchedHandler(opened)
-    )
+    proxies = urllib.request.ProxyHandler({} if is_loopback(urlsplit(url).hostname or "") else None)
+    opener = urllib.request.build_opener(proxies, _NoRedirect(), _WatchedHandler(opened))
     timer = threading.Timer(seconds, opened.cut)
     timer.daemon = True
     timer.start()
@@ -188,14 +185,6 @@ def _redact(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
-def phrase(status: int) -> str:
-    """Return the standard phrase of a status; the server's own is not to be trusted."""
-    try:
-        return http.HTTPStatus(status).phrase
-    except ValueError:
-        return "(unknown status)"
-
-
 def _connection_failure(exc: Exception, expired: bool, seconds: float) -> FailedTryError:
     reason = getattr(exc, "reason", None)
     cause = reason if isinstance(reason, Exception) else exc
@@ -271,9 +260,8 @@ def parse_reply(data: bytes, secrets: Sequence[str]) -> tuple[Completion, Failed
         note = f" ({words})" if words else ""
         return bare, FailedTryError(f"the reply has no choices[0].message.content{note}", PROTOCOL_CURE)
     if isinstance(content, list):  # a list of typed parts, as newer servers may send
-        content = "".join(
-            p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)
-        )
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(text for text in texts if isinstance(text, str))
     if content is not None and not isinstance(content, str):
         return bare, FailedTryError("the reply's content is not text", PROTOCOL_CURE)
     text = _redact(text_of(content or "", message), secrets)
