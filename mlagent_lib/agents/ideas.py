@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,20 @@ SCOPES = {
     "learning": "the learning: loss, optimiser, schedule, regularisation, early stopping, calibration",
 }
 ADVICE_FLAG = "[advice]"
+_QUESTION = """You advise a machine learning engineer who improves the script of one task.
+
+# Task
+{problem}
+
+# Script {name}
+```python
+{script}
+```
+
+Give {number} different pieces of advice that concern only {scope}.
+Each must be one line, concrete enough to be carried out as it stands, clearly unlike the others.
+"""
+_FORM = f"Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
 _MAX_WORDS = 60
 _MAX_SCRIPT = 20_000  # characters; a longer script would crowd out the question
 IDEAS_CURE = (
@@ -64,9 +78,10 @@ class Idea:
         return {"key": self.key, "axis": self.axis, "instruction": self.text}
 
 
-def candidate_ideas(
-    task: Task, *, generate: Generate | None = None, minimum: int = MIN_IDEAS
-) -> tuple[Idea, ...]:
+Ideas = tuple[Idea, ...]
+
+
+def candidate_ideas(task: Task, *, generate: Generate | None = None, minimum: int = MIN_IDEAS) -> Ideas:
     """Return at least ``minimum`` distinct ideas for a task (paper section 4.1: at least 100).
 
     A pocket task has them in its catalogue, and so has a task whose starter has the same three blocks
@@ -140,7 +155,7 @@ def _printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def distinct(ideas) -> tuple[Idea, ...]:
+def distinct(ideas: Iterable[Idea]) -> Ideas:
     """Return the ideas without those that repeat an earlier one up to case, blanks and punctuation.
 
     Example:
@@ -162,17 +177,13 @@ def idea_prompt(task: Task, axis: str, number: int, *, known: Sequence[str] = ()
     files = task.env_files()
     name = task.starter if task.starter in files else next((f for f in files if f.endswith(".py")), "")
     script = files.get(name, b"").decode("utf-8", "replace")[:_MAX_SCRIPT]
-    lines = [
-        "You advise a machine learning engineer who improves the script of one task.",
-        f"\n# Task\n{task.research_problem.strip()}",
-        f"\n# Script {name}\n```python\n{script.strip()}\n```",
-        f"\nGive {number} different pieces of advice that concern only {SCOPES[axis]}.",
-        "Each must be one line, concrete enough to be carried out as it stands, clearly unlike the others.",
-    ]
+    given = {"problem": task.research_problem.strip(), "name": name, "script": script.strip()}
+    asked = _QUESTION.format(**given, number=number, scope=SCOPES[axis])
     if known:
-        lines.append("Already given, do not repeat:\n" + "\n".join(f"- {text}" for text in known[-60:]))
-    last = f"Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
-    return "\n".join([*lines, last])
+        asked += "Already given, do not repeat:\n" + "".join(f"- {text}\n" for text in known[-60:])
+    return (
+        f"{asked}Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
+    )
 
 
 def parse_ideas(reply: str) -> list[str]:
@@ -194,7 +205,7 @@ def parse_ideas(reply: str) -> list[str]:
     return found
 
 
-def _generated_ideas(task: Task, generate: Generate, minimum: int) -> tuple[Idea, ...]:
+def _generated_ideas(task: Task, generate: Generate, minimum: int) -> Ideas:
     ideas, per_axis = (), max(PER_AXIS, -(-minimum // len(AXES)))
     for axis in AXES:
         for _ in range(ROUNDS):
@@ -221,14 +232,14 @@ def _key(axis: str, text: str) -> str:
     return f"{axis}/{sha256_bytes(_normal(text).encode())[:10]}"
 
 
-def select_v1(ideas: Sequence[Idea], vectors: np.ndarray, k: int = 10) -> tuple[Idea, ...]:
+def select_v1(ideas: Sequence[Idea], vectors: np.ndarray, k: int = 10) -> Ideas:
     """Return version 1's pool: the ``k`` ideas of `select_farthest_average`, whatever their axis."""
     return tuple(ideas[i] for i in select_farthest_average(vectors, min(k, len(ideas))))
 
 
 def select_v2(
     ideas: Sequence[Idea], vectors: np.ndarray, rng: np.random.Generator, k: int = 10
-) -> dict[str, tuple[Idea, ...]]:
+) -> dict[str, Ideas]:
     """Return version 2's pools: for each axis that has ideas, ``k`` of them by `select_farthest_point`."""
     pools = {}
     for axis in AXES:
@@ -239,9 +250,7 @@ def select_v2(
     return pools
 
 
-def draw_ideas(
-    pool: Mapping[str, Sequence[Idea]] | Sequence[Idea], rng: np.random.Generator
-) -> tuple[Idea, ...]:
+def draw_ideas(pool: Mapping[str, Sequence[Idea]] | Sequence[Idea], rng: np.random.Generator) -> Ideas:
     """Return the ideas of one trajectory, in the order in which they are to be tried.
 
     From pools by axis (version 2, B.1): k ~ Uniform{1, 2, 3} distinct axes in shuffled order, one idea from
@@ -256,14 +265,12 @@ def draw_ideas(
         >>> 1 <= len(drawn) <= 3, len({idea.axis for idea in drawn}) == len(drawn)
         (True, True)
     """
-    if isinstance(pool, Mapping):
-        axes = [axis for axis, members in pool.items() if members]
-        if not axes:
-            raise ValueError("no axis has an idea: select some first")
-        count = int(rng.integers(1, min(3, len(axes)) + 1))
-        order = [axes[i] for i in rng.permutation(len(axes))[:count]]
-        return tuple(pool[axis][int(rng.integers(len(pool[axis])))] for axis in order)
-    if not pool:
+    by_axis = isinstance(pool, Mapping)
+    choices = [axis for axis, members in pool.items() if members] if by_axis else pool
+    if not choices:
         raise ValueError("the pool of ideas is empty: select some first")
-    count = int(rng.integers(1, min(3, len(pool)) + 1))
-    return tuple(pool[int(i)] for i in rng.permutation(len(pool))[:count])
+    count = int(rng.integers(1, min(3, len(choices)) + 1))
+    drawn = [choices[i] for i in rng.permutation(len(choices))[:count]]
+    if by_axis:
+        drawn = [pool[axis][int(rng.integers(len(pool[axis])))] for axis in drawn]
+    return tuple(drawn)

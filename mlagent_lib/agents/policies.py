@@ -6,9 +6,11 @@ executes in batches. None of them sees a score on hidden labels.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +31,12 @@ from mlagent_lib.tasks.pocket.catalogue import Edit, edits, read_block
 from mlagent_lib.tasks.pocket.fixed import fixed_edits
 from mlagent_lib.tasks.task import Task
 
+Sampler = Callable[[list[list[dict]], int], list[str]]  # conversations and a seed -> replies, in order
 _RECORD = ("trajectory", "step", "prompt", "reply")  # of a reply that an endpoint gave
+_HINT = (
+    "Your reply was thrown away. {fault} Answer again, with all these fields, each on a line of its own: "
+    "{names}."
+)
 MAX_REPLIES = 5  # for one step: MLAgentBench's --max-retries, default 5, which counts the first one too
 
 
@@ -72,10 +79,9 @@ def _wording(turn: Turn) -> dict:
 
 def _edit(turn: Turn, instruction: str, axis: str, **options) -> str:
     """Return a scripted reply that edits a block, for what the card and the script tell about it."""
-    try:
+    block = ""
+    with contextlib.suppress(ValueError):  # no pocket script, or one that has lost the block
         block = read_block(turn.state.text(turn.task.starter), axis)
-    except ValueError:  # no pocket script, or one that has lost the block
-        block = ""
     return edit_reply(instruction, axis, facts=turn.task.facts, block=block, **_wording(turn), **options)
 
 
@@ -156,13 +162,10 @@ class ScriptedExpert(_Scripted):
     @staticmethod
     def _word(idea: Idea, turn: Turn) -> str:
         """Return one of the catalogue's wordings of an idea, or its own text when the catalogue has none."""
-        try:
-            known = edits(turn.task.modality, turn.task.kind)
-        except ValueError:  # no pocket task
-            known = ()
-        for edit in known:
-            if edit.key == idea.key:
-                return edit.wordings[int(turn.stream.integers(len(edit.wordings)))]
+        with contextlib.suppress(ValueError):  # no pocket task
+            for edit in edits(turn.task.modality, turn.task.kind):
+                if edit.key == idea.key:
+                    return edit.wordings[int(turn.stream.integers(len(edit.wordings)))]
         return idea.text
 
 
@@ -256,11 +259,7 @@ class ChatPolicy:
             fault = format_fault(reply, self.reply_format)
             if fault is None:
                 break
-            hint = (
-                f"Your reply was thrown away. {fault.message} Answer again, with all these fields, each on "
-                f"a line of its own: {', '.join(names)}."
-            )
-            last = messages[-1]
+            hint, last = _HINT.format(fault=fault.message, names=", ".join(names)), messages[-1]
             messages = [*messages[:-1], {**last, "content": f"{last['content']}\n\n{hint}"}]
         return reply
 
@@ -269,11 +268,8 @@ class ChatPolicy:
             return self._complete(messages)
         sample = f"{self.seed}/{turn.name.rpartition('/')[2]}"
         place = {"trajectory": turn.name, "step": turn.state.step, "number": number}
-        return self._complete.ask(messages, sample=sample, judge=self._judge, **place)
-
-    def _judge(self, text: str) -> str:
-        fault = format_fault(text, self.reply_format)
-        return fault.reason if fault else ""
+        judge = partial(format_fault, reply_format=self.reply_format)
+        return self._complete.ask(messages, sample=sample, judge=judge, **place)
 
     def _messages(self, turn: Turn) -> list[dict]:
         messages = _prompt(turn, self.prompter)
@@ -294,14 +290,7 @@ def _prompt(turn: Turn, prompter: Prompter) -> list[dict]:
 class LocalPolicy:
     """A local model as policy: sampled in batches, seeded for each call."""
 
-    def __init__(
-        self,
-        generate: Callable[[list[list[dict]], int], list[str]],
-        *,
-        name: str,
-        seed: int,
-        prompter: Prompter = POCKET,
-    ):
+    def __init__(self, generate: Sampler, *, name: str, seed: int, prompter: Prompter = POCKET):
         self.name, self.prompter, self.seed = name, prompter, seed
         self._generate = generate
         self._calls = 0

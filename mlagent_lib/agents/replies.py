@@ -86,9 +86,8 @@ def edit_reply(
     arguments = {"script_name": script, "edit_instruction": instruction, "save_name": script}
     deciding = [fact for fact in facts if DECIDES.get(fact) == axis]
     fact = _pick(deciding, stream) if deciding else ""
-    return compose(
-        "Edit Script (AI)", arguments, topic=axis, stream=stream, fact=fact, now=held(block), **wording
-    )
+    wording |= {"fact": fact, "now": held(block)}
+    return compose("Edit Script (AI)", arguments, topic=axis, stream=stream, **wording)
 
 
 def held(block: str) -> str:

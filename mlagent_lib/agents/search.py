@@ -11,9 +11,10 @@ broken node is simply never the best one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mlagent_lib.agents.policies import Sampler
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import StepResult, Toolbox, run_steps, start_state
@@ -97,7 +98,7 @@ class _Search:
 def search(
     method: Method,
     jobs: Sequence[tuple[Task, int]],
-    generate: Callable[[list[list[dict]], int], list[str]],
+    generate: Sampler,
     tools: Toolbox,
     *,
     budget: int,
@@ -116,9 +117,8 @@ def search(
         archived ``submission``.
     """
     starts = {task.name: start_state(task, tools) for task, _ in jobs}
-    searches = [
-        _Search(task, repeat, starts[task.name], method.tree, prompter.max_steps) for task, repeat in jobs
-    ]
+    how = (method.tree, prompter.max_steps)
+    searches = [_Search(task, repeat, starts[task.name], *how) for task, repeat in jobs]
     turn = 0
     while active := [s for s in searches if s.executions < budget and s.actions < IDLE * budget]:
         turn += 1
