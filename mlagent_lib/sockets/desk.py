@@ -178,13 +178,9 @@ class Desk:
         Raises:
             Unscored: The starter could not be executed or scored.
         """
-        with self._lock:
-            found = self._starts.get(task.name)
-        if found is None:
-            found = start_state(task, self.tools)
-            with self._lock:
-                self._starts[task.name] = found
-        return found
+        if task.name not in self._starts:
+            self._starts[task.name] = start_state(task, self.tools)
+        return self._starts[task.name]
 
     # ---- what there is -----------------------------------------------------------------------------
 
@@ -288,8 +284,7 @@ class DeskSession:
     """One client's place in one trajectory. Calls come one at a time."""
 
     def __init__(self, desk: Desk):
-        self.desk, self.state, self.episode = desk, None, None
-        self._ended = False
+        self.desk, self.state, self._ended = desk, None, False
         self._prompter: Prompter | None = None
 
     def reset(

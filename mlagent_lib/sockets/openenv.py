@@ -8,7 +8,6 @@ its state along.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -32,6 +31,7 @@ from mlagent_lib.sockets.desk import Desk, DeskSession, Told
 NAME = "mlagent"
 SESSIONS = 64  # ours: the soak holds 50 on two cores
 SILENT_SECONDS = 120.0  # ours: a client that answers no ping for so long is gone; a busy one is only slow
+_ASKED = ("task", "split", "index", "seed", "state", "prompt")  # what a reset knows
 MOST_BYTES = 64 << 20  # of one message: a reply or a state that is too large is refused by name, not cut off
 
 
@@ -81,33 +81,20 @@ class DeskEnvironment(Environment):
         self.list_splits, self.list_tasks, self.get_task = desk.splits, desk.listed, desk.entry
 
     def reset(
-        self,
-        seed: int | None = None,
-        episode_id: str | None = None,
-        task: str | None = None,
-        split: str | None = None,
-        index: int | None = None,
-        state: str | Mapping | None = None,
-        injected_state: str | Mapping | None = None,
-        prompt: str | None = None,
-        **unknown: Any,
+        self, seed: int | None = None, episode_id: str | None = None, injected_state: Any = None, **asked: Any
     ) -> TaskObservation:
-        """Return the first observation, see `DeskSession.reset`.
+        """Return the first observation; what can be asked for are the words of `DeskSession.reset`.
 
         ``injected_state`` is OpenEnv's word for ``state``.
-
-        Raises:
-            MlagentError: Something that was asked for is not there.
-            Unscored: We failed.
         """
-        if unknown:
-            cure = "known are task, split, index, seed, state, prompt, episode_id"
+        if unknown := asked.keys() - set(_ASKED):
+            cure = f"known are {', '.join(_ASKED)}, episode_id"
             self._desk.count("refused")
             raise MlagentError(f"reset does not know {', '.join(sorted(unknown))}", cure=cure)
         self._episode = episode_id
-        asked = {"task": task, "split": split, "index": index, "seed": seed, "prompt": prompt}
-        asked["state"] = injected_state if state is None else state
-        return self._tell(partial(self._session.reset, **asked))
+        if asked.get("state") is None:
+            asked["state"] = injected_state
+        return self._tell(partial(self._session.reset, seed=seed, **asked))
 
     def step(self, action: AgentReply, timeout_s: float | None = None, **_: Any) -> TaskObservation:
         """Return the observation, the reward and the outcome of one reply, see `DeskSession.step`.

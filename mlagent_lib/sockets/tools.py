@@ -1,9 +1,7 @@
 """The tasks as tools that a model calls: what TRL's ``environment_factory`` wants.
 
 Each public method of `ToolEnvironment` but ``reset`` and ``get_reward`` is a tool; its docstring is what the
-model reads. TRL asks for one reward a trajectory. What that loses against a reward a step: it cannot tell
-which call earned it, a good edit before a bad one is punished with it, and all rollouts of a group must start
-in the same state. A step from a saved state is a trajectory of one call.
+model reads. TRL asks for one reward a trajectory; the README of this folder says what that loses.
 """
 
 from __future__ import annotations
@@ -54,10 +52,6 @@ class ToolEnvironment:
             task: Name of a task; the only one where there is one.
             state: Id or JSON of a saved state to start from, as in the rows of `states_dataset`.
             row: Other columns of the data set, not read.
-
-        Raises:
-            MlagentError: The task or the state is not there.
-            Unscored: We failed to run the starter.
         """
         self._steps, self._edits, self._failure = [], [], None
         self._first = self._session.reset(task=None if state else task, state=state)
@@ -152,10 +146,8 @@ def tool_environment(
     form: str = "v1",
     pays: str = "gain",
     max_steps: int = MAX_STEPS,
-    coder: Coder | str = "rules",
     workers: int = 2,
-    tier: str = "auto",
-    allow_unsafe: bool = False,
+    **settings: Coder | str | bool,
 ) -> Callable[[], ToolEnvironment]:
     """Return the factory for TRL's ``environment_factory``; its servers stop at exit.
 
@@ -164,10 +156,8 @@ def tool_environment(
         form: One of `mlagent_lib.reward.FORMS`.
         pays: See `ToolEnvironment`.
         max_steps: Most calls of a trajectory, counted from the starter.
-        coder: Who writes the edits, see `mlagent_lib.agents.toolbox.toolbox`.
         workers: Scripts at a time.
-        tier: Isolation of the scripts, see `Runner`.
-        allow_unsafe: Permit the tiers that isolate nothing.
+        settings: ``coder``, ``cache``, ``tier`` and ``allow_unsafe`` of `mlagent_lib.agents.toolbox.toolbox`.
 
     Raises:
         MlagentError: A name or a word is unknown.
@@ -177,7 +167,7 @@ def tool_environment(
         raise MlagentError(f"pays {pays!r} is unknown", cure=f"choose {' or '.join(PAYS)}")
     found = [task if isinstance(task, Task) else find_task(task) for task in tasks]
     stack = ExitStack()
-    tools = stack.enter_context(toolbox(coder=coder, workers=workers, tier=tier, allow_unsafe=allow_unsafe))
+    tools = stack.enter_context(toolbox(workers=workers, **settings))
     atexit.register(stack.close)
     desk = Desk({task.name: task for task in found}, tools, form=form, max_steps=max_steps)
     return lambda: ToolEnvironment(desk, pays)
