@@ -28,7 +28,7 @@ from mlagent_lib.core.files import sha256_file
 from mlagent_lib.environment.isolation import run_folder
 from mlagent_lib.environment.isolation.client import WARM_MODULES
 from mlagent_lib.environment.isolation.probe import choose
-from mlagent_lib.environment.runner import NOTHING, Runner, RunnerBase, RunRequest, RunResult
+from mlagent_lib.environment.runner import NOTHING, Results, Runner, RunnerBase, RunRequest, RunResult
 from mlagent_lib.tasks.task import digest_of
 
 _ATTEMPTS = 3
@@ -135,9 +135,7 @@ class SpreadRunner(RunnerBase):
         """Return what came of one script, or raise as `run_many` does."""
         return self.run_many([request])[0]
 
-    def run_many(
-        self, requests: Iterable[RunRequest], *, keep_unscored: bool = False
-    ) -> list[RunResult | Unscored]:
+    def run_many(self, requests: Iterable[RunRequest], *, keep_unscored: bool = False) -> Results:
         """Return the results in the order of ``requests``; `Unscored` among them only if ``keep_unscored``.
 
         Raises:

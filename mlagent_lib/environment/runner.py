@@ -18,6 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Self
 
 from mlagent_lib.core.errors import Unscored
@@ -27,8 +28,9 @@ from mlagent_lib.environment.isolation.plain_process import ColdServer
 from mlagent_lib.environment.isolation.probe import TierReport, choose, probe
 from mlagent_lib.environment.isolation.request import RunRequest, RunResult
 
-__all__ = ["Runner", "RunRequest", "RunResult", "TierReport", "probe"]
+__all__ = ["Runner", "RunnerBase", "RunRequest", "RunResult", "TierReport", "probe"]
 
+Results = list[RunResult | Unscored]
 _ATTEMPTS = 3
 NOTHING = RunRequest({"warm.py": b""}, None, "warm.py", collect=())  # to run: it starts a server, no more
 
@@ -89,17 +91,12 @@ class Runner(RunnerBase):
         self._tier = choose(tier, allow_unsafe=allow_unsafe)
         # made by the first server, so that a runner that was never used leaves nothing, even when killed
         self._base = folder or os.path.join(tempfile.gettempdir(), f"mlagent-run-{secrets.token_hex(8)}")
-        folders = [os.path.join(self._base, f"server{number}") for number in range(workers)]
         is_warm = self._tier.name != "T0"
-        self._servers = [
-            WarmServer(folder, self._tier, modules) if is_warm else ColdServer(folder) for folder in folders
-        ]
+        kind = partial(WarmServer, tier=self._tier, modules=modules) if is_warm else ColdServer
+        self._servers = [kind(os.path.join(self._base, f"server{number}")) for number in range(workers)]
         # beside each full server a small one, started when the first script comes for which it is enough
-        light = [f"{folder}-light" for folder in folders] if is_warm and modules == WARM_MODULES else []
-        self._light = {
-            full: WarmServer(folder, self._tier, LIGHT_MODULES)
-            for full, folder in zip(self._servers, light, strict=False)
-        }
+        paired = self._servers if is_warm and modules == WARM_MODULES else []
+        self._light = {full: WarmServer(f"{full.folder}-light", self._tier, LIGHT_MODULES) for full in paired}
         self._free: queue.LifoQueue = queue.LifoQueue()  # the last used is the warmest
         for server in reversed(self._servers):
             self._free.put(server)
@@ -141,9 +138,7 @@ class Runner(RunnerBase):
             cure="free memory and disk on this machine, then resume; `mlagent doctor` checks the isolation",
         )
 
-    def run_many(
-        self, requests: Iterable[RunRequest], *, keep_unscored: bool = False
-    ) -> list[RunResult | Unscored]:
+    def run_many(self, requests: Iterable[RunRequest], *, keep_unscored: bool = False) -> Results:
         """Return the results in the order of ``requests``, computed as many at a time as there are workers.
 
         Args:

@@ -193,9 +193,8 @@ class WorkspaceStore:
         Raises:
             RunError: A file is missing or damaged.
         """
-        return State.from_json(
-            {**row, "blobs": {name: _encode(self[name]) for name in row["files"].values()}}
-        )
+        blobs = {name: _encode(self[name]) for name in row["files"].values()}
+        return State.from_json({**row, "blobs": blobs})
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest
