@@ -244,7 +244,8 @@ def measured(df: pd.DataFrame, measure: str, split: str = "all") -> pd.DataFrame
     if measure == "reward":
         return df.rename(columns={"reward": "value"})
     df = df if split == "all" else df[df["split"] == split]
-    value = df[{"gap": "gap_closed", "kept": "gap_closed_by_validation", "gain": "gain_pct"}[measure]]
+    name = {"gap": "gap_closed", "kept": "gap_closed_by_validation", "gain": "gain_pct"}[measure]
+    value = df.get(name, pd.Series(nan, df.index))  # results of earlier do not know the second one
     value = value if measure == "gain" else value.clip(lower=BOUND)
     return df.assign(value=value.mask(df["unscored"].astype(bool)))
 
