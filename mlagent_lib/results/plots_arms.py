@@ -14,16 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from mlagent_lib.results.style import (
-    INK,
-    MUTED,
-    drawn,
-    footer,
-    look,
-    note,
-    number,
-    span,
-)
+from mlagent_lib.results.style import INK, MUTED, drawn, footer, look, note, number, span
 
 PANEL_COLUMNS = ("panel", "series", "label", "x", "value", "low", "high", "n", "seeds", "unit")
 NOTE = "95 % bootstrap interval over trajectories and seeds"

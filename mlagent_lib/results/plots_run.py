@@ -16,19 +16,7 @@ from matplotlib.patches import Patch
 
 from mlagent_lib.results.evaluation import KEPT
 from mlagent_lib.results.steps import OUTCOMES
-from mlagent_lib.results.style import (
-    GAP,
-    INK,
-    MUTED,
-    Look,
-    drawn,
-    footer,
-    look,
-    note,
-    number,
-    ordered,
-    span,
-)
+from mlagent_lib.results.style import GAP, INK, MUTED, Look, drawn, footer, look, note, number, ordered, span
 
 WIDTH = 4.8  # inches: 9 points are 9 pixels on a screen of 400
 SPLIT_TITLES = {"held-in": "held-in tasks", "held-out": "held-out tasks", "other": "other tasks"}

@@ -18,14 +18,7 @@ from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.run.lab import Lab, changed_profile, lab_in, local_agent
-from mlagent_lib.run.stages import (
-    TRAJECTORIES,
-    adapter_of,
-    is_trained,
-    split_states,
-    train_rl,
-    write_table,
-)
+from mlagent_lib.run.stages import TRAJECTORIES, adapter_of, is_trained, split_states, train_rl, write_table
 from mlagent_lib.training import reading
 from mlagent_lib.training.scoring import evaluate_steps
 

@@ -81,17 +81,15 @@ def _read(path: Path, name: str) -> TrajectoryFile:
 def _add(out: TrajectoryFile, line: bytes, where: str) -> None:
     try:
         row = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):  # also UnicodeDecodeError and JSONDecodeError
-        out.problems.append(f"{where}: not a line of JSON")
-        return
-    try:
         validate_row(row, where=where)
     except RunError as error:
         out.problems.append(error.message)
-        return
-    for step in row["steps"]:  # a state repeats the whole history: most of the file, and not shown
-        step["state"] = {"task_digest": (step["state"] or {}).get("task_digest")}
-    out.rows.append(row)
+    except (ValueError, RecursionError):  # also UnicodeDecodeError and JSONDecodeError
+        out.problems.append(f"{where}: not a line of JSON")
+    else:
+        for step in row["steps"]:  # a state repeats the whole history: most of the file, and not shown
+            step["state"] = {"task_digest": (step["state"] or {}).get("task_digest")}
+        out.rows.append(row)
 
 
 def scales_of(run_dir: str | Path, rows: list[dict]) -> tuple[dict[str, Scale], list[str]]:
