@@ -84,8 +84,7 @@ def run(command, folder=".", channel=None):
 
 def printed(text, metric):
     """Return the last finite number that was printed for a metric, or None."""
-    found = re.findall(rf"^\s*{re.escape(metric)}\s*[:=]\s*(\S+)\s*$", text, re.MULTILINE)
-    return last(found)
+    return last(re.findall(rf"^\s*{re.escape(metric)}\s*[:=]\s*(\S+)\s*$", text, re.MULTILINE))
 
 
 def last(found):
