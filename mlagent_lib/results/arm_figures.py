@@ -30,6 +30,7 @@ from mlagent_lib.results.arms import (
 )
 from mlagent_lib.results.claims import MADE_COUNTS, PAIRS, REWARD_PARTS, TASK_COUNTS, claim_table
 from mlagent_lib.results.evaluation import (
+    HELD,
     Tables,
     best_at_k_table,
     difference_table,
@@ -48,7 +49,6 @@ from mlagent_lib.reward import LOWEST
 GAIN = "relative gain, %"
 PAPER, OURS = "the paper", "ours"
 MAIN = ("rl", "sft", "base")
-HELD = ("held-in", "held-out")
 # column, stem of its ends and number of values of each measure in an `overall_table`
 MEANS = {
     "gap": ("gap_closed", "gap", "trajectories"),

@@ -41,7 +41,8 @@ Tables = Mapping[str, pd.DataFrame]  # by name: ``trajectories``, ``step_rewards
 
 FULL = "full"  # the arm that is the method itself
 BOUND = -1.0  # ours: see above
-SPLITS = ("held-in", "held-out", "all")
+HELD = ("held-in", "held-out")
+SPLITS = (*HELD, "all")
 MEASURES = ("gap", "kept", "reward", "gain")
 # Policies that stand in every table a second time, under this name: handing in their best by validation.
 KEPT = {"random-ideas": "random-kept"}

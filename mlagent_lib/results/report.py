@@ -18,7 +18,7 @@ import pandas as pd
 from mlagent_lib.core.artifacts import NOTEBOOKS
 from mlagent_lib.core.files import write_text
 from mlagent_lib.results import show
-from mlagent_lib.results.evaluation import median_trajectory, scales_from_table, trajectory_table
+from mlagent_lib.results.evaluation import HELD, median_trajectory, scales_from_table, trajectory_table
 from mlagent_lib.results.figures import render
 from mlagent_lib.results.first_screen import AFTER, BEFORE, FirstScreen, first_screen
 from mlagent_lib.results.glossary import METRICS, NUMBERS, describe
@@ -33,7 +33,6 @@ COLUMNS = (  # of the main table: a number, the stem of its ends, its name, its 
     ("gap_kept", "kept", "best by validation", 2),
     ("gain_pct", "gain", "gain", 1),
 )
-SPLITS = ("held-in", "held-out")
 CAPTIONS = pd.read_csv(HERE / "captions.csv", index_col="figure", keep_default_na=False)
 
 
@@ -179,7 +178,7 @@ def _overall(run: RunFolder) -> str:
     if table is None:
         return _missing("the overall table (overall.csv of the evaluation)", run)
     wide = table.set_index(["policy", "split"])
-    policies, splits = ordered(table["policy"]), [name for name in SPLITS if name in set(table["split"])]
+    policies, splits = ordered(table["policy"]), [name for name in HELD if name in set(table["split"])]
     shown, gains = (pd.DataFrame({"policy": [look(name).label for name in policies]}) for _ in range(2))
     for split, (name, stem, label, digits) in product(splits, COLUMNS):
         if name in table:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from mlagent_lib.results.evaluation import HELD
 from mlagent_lib.results.paper.numbers import (
     average_gains,
     break_even,
@@ -19,7 +20,6 @@ from mlagent_lib.results.paper.numbers import (
     half_digit,
     hours_per_update,
     initial_scores,
-    paper_table,
     paper_value,
     read_csv,
     reward_of_share,
@@ -32,7 +32,6 @@ CHECK_COLUMNS = (
     "agrees", "unit", "comment",
 )  # fmt: skip
 GAIN = "% of gain"
-HELD = ("held-in", "held-out")
 _ENDPOINT = "v1's figures end above the mean of the gains that Table 1 and v2's main table give"
 _DRAW = "another draw of 8 trajectories, or another checkpoint, could explain it; the paper does not say"
 Told = tuple[float, str, float]  # a number, where it is from, and what it leaves open on both sides
@@ -53,7 +52,6 @@ def checks(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> [(row.first, round(row.second, 2), row.agrees) for row in found.itertuples()]
         [(12.64, 12.65, True), (5.09, 5.09, True)]
     """
-    table = paper_table() if table is None else table
     families = (_starts, _lines, _endpoints, _agents, _re_expressed, _repeated, _ends, _costs, _setup, _draws)
     rows = [row for family in families for row in family(table)]
     return pd.DataFrame(rows, columns=list(CHECK_COLUMNS))
@@ -73,7 +71,6 @@ def inconsistencies(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> [float(found[name]) for name in ("first", "second", "difference")]
         [39.0, 2.0, 37.0]
     """
-    table = paper_table() if table is None else table
     found = checks(table)
     computed = found[~found["agrees"]].assign(kind="computed")
     quoted = pd.DataFrame([dict(row, kind="quoted") for row in _quoted(table)])
