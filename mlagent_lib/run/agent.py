@@ -51,7 +51,7 @@ from mlagent_lib.results.evaluated_agents import AGENTS, ROWS, SCALES, main_tabl
 from mlagent_lib.results.evaluation import TaskScale
 from mlagent_lib.results.report_scores import with_report_scores
 from mlagent_lib.run.lab import Lab, baseline_policy, chosen_ideas, lab_in, local_agent, make_coder
-from mlagent_lib.run.stages import write_rows
+from mlagent_lib.run.stages import CONFIG, WEIGHTS, write_rows
 from mlagent_lib.run.terminal import LiveView, ProgressLine
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import POOL_ACTION
@@ -67,7 +67,6 @@ _COMMON = (
     *("model", "coder", "backend", "reply_format", "prompt_style"),
     *("precision", "four_bit", "prompt_tokens"),
 )
-_FILE, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class AgentSpec:
         """Return what identifies policy and coder in a manifest: no key, no path of this machine."""
         policy, coder = {"label": self.label, "kind": self.kind}, {"label": self.coder_label}
         if self.adapter:
-            policy["adapter_sha256"] = sha256_file(self.adapter / _WEIGHTS)
+            policy["adapter_sha256"] = sha256_file(self.adapter / WEIGHTS)
         for known, endpoint in ((policy, self.endpoint), (coder, self.coder_endpoint)):
             known |= Chat(endpoint).about() if endpoint else {}
         return {"policy": policy, "coder": coder}
@@ -130,14 +129,14 @@ def find_adapter(policy: str, run: Path | None) -> Path | None:
         return found
     if folder.exists():
         raise RunError(
-            f"{folder} holds neither an adapter ({_FILE} and {_WEIGHTS}) nor a run with {ADAPTERS['rl']}",
+            f"{folder} holds neither an adapter ({CONFIG} and {WEIGHTS}) nor a run with {ADAPTERS['rl']}",
             cure="give the folder of an adapter, e.g. runs/laptop-seed0/03_grpo/adapter, or of a run",
         )
     raise RunError(f"policy {policy!r} is unknown, and no folder", cure=POLICY_CURE)
 
 
 def _is_adapter(folder: Path) -> bool:
-    return (folder / _FILE).is_file() and (folder / _WEIGHTS).is_file()
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
 def profile_of_policy(policy: str, run: Path | None, name: str | None) -> Profile:
@@ -232,7 +231,7 @@ def _check_fit(adapter: Path, model: str) -> None:
     """Raise `RunError` where an adapter was trained on another model than the profile loads."""
     from mlagent_lib.training.backends import model_path
 
-    trained_on = str(read_record(adapter / _FILE).get("base_model_name_or_path") or "")
+    trained_on = str(read_record(adapter / CONFIG).get("base_model_name_or_path") or "")
     have, want = (Path(name).name.lower() for name in (trained_on, model_path(model)))
     if have and want not in have:
         message = f"the adapter {adapter} was trained on {have!r}, and the profile loads {want!r}"

@@ -18,6 +18,7 @@ from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import check_free_space, explained, sha256_file, write_json, write_text
 from mlagent_lib.results.style import plain_interval
 from mlagent_lib.run.agent import find_adapter
+from mlagent_lib.run.stages import CONFIG, TRAJECTORIES, WEIGHTS
 
 KINDS = {  # what an export is, and the library that loads it
     "adapter": ("A LoRA adapter: to be put on its base model, whose weights are not in this folder.", "peft"),
@@ -38,7 +39,6 @@ TRAINED = {  # what a stage trains: policy, section of the profile, how it is sp
 UNKNOWN = "not recorded: no manifest was beside the adapter"
 CARD = Path(__file__).with_name("model_card.md.jinja")
 RECORD = "training_manifest.json"
-_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PACKAGES = ("python", "torch", "transformers", "trl", "peft", "unsloth")
 
 
@@ -122,16 +122,16 @@ def origin_of(adapter: Path) -> Origin:
     """
     stage, manifest, known = adapter.parent, read_manifest(adapter.parent), {}
     outputs = manifest["outputs"] if manifest else {}
-    names = {name: f"{adapter.name}/{name}" for name in (_WEIGHTS, _CONFIG)}
+    names = {name: f"{adapter.name}/{name}" for name in (WEIGHTS, CONFIG)}
     written = {name: outputs[place]["sha256"] for name, place in names.items() if place in outputs}
     if lost := damaged_file(adapter, written):
         cure = "take the adapter from another copy, or make the run again"
         raise RunError(f"{adapter / lost} is not what the run wrote", cure=cure)
-    config, digest = _read_config(adapter), sha256_file(adapter / _WEIGHTS)
+    config, digest = _read_config(adapter), sha256_file(adapter / WEIGHTS)
     if written:  # else a folder that somebody put beside: its stage says nothing of it
         known = {"run": stage.resolve().parent.name, "manifest": manifest}
         known["collection"] = read_manifest(stage.parent / "01_collection")
-        known["results"] = _results(stage, f"{stage.name}/{names[_WEIGHTS]}", digest)
+        known["results"] = _results(stage, f"{stage.name}/{names[WEIGHTS]}", digest)
     base = _base_name(config, known.get("manifest"))
     card = "its card is in the kit: training/pocket_model/README.md" if base == "pocket" else ""
     return Origin(base, config["r"], config["lora_alpha"], digest, card_of_base=card, **known)
@@ -139,10 +139,10 @@ def origin_of(adapter: Path) -> Origin:
 
 def _read_config(adapter: Path) -> dict:
     try:
-        config = json.loads((adapter / _CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
         config["r"], config["lora_alpha"]
     except (ValueError, LookupError, TypeError) as error:
-        message = f"{adapter / _CONFIG} is no configuration of a LoRA adapter: {error}"
+        message = f"{adapter / CONFIG} is no configuration of a LoRA adapter: {error}"
         raise RunError(message, cure="give the folder that PEFT's save_pretrained wrote") from error
     return config
 
@@ -153,7 +153,7 @@ def _base_name(config: dict, manifest: dict | None) -> str:
     recorded = str(config.get("base_model_name_or_path") or "")
     name = named or recorded
     if not name:
-        cure = f"write its name into base_model_name_or_path of {_CONFIG}"
+        cure = f"write its name into base_model_name_or_path of {CONFIG}"
         raise RunError("the adapter does not say what its base model is", cure=cure)
     if Path(name).name == "pocket_model":
         return "pocket"
@@ -181,14 +181,14 @@ def _base_path(adapter: Path, origin: Origin) -> str:
 
 
 def _write_adapter(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
-    shutil.copyfile(adapter / _WEIGHTS, folder / _WEIGHTS)
-    if hashes_below(folder) != {_WEIGHTS: origin.sha256}:
-        raise RunError(f"the copy of {adapter / _WEIGHTS} is damaged", cure="check the disk, then try again")
+    shutil.copyfile(adapter / WEIGHTS, folder / WEIGHTS)
+    if hashes_below(folder) != {WEIGHTS: origin.sha256}:
+        raise RunError(f"the copy of {adapter / WEIGHTS} is damaged", cure="check the disk, then try again")
     config = _read_config(adapter)
     base = str(config.get("base_model_name_or_path") or origin.base)
     if Path(base).is_absolute():  # a path of this machine: only its last name helps elsewhere
         config["base_model_name_or_path"] = Path(base).name
-    write_json(folder / _CONFIG, config)
+    write_json(folder / CONFIG, config)
 
 
 def _write_merged(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
@@ -295,8 +295,7 @@ def facts(origin: Origin) -> list[tuple[str, str]]:
 
 def _data(origin: Origin) -> str:
     """Return what it was trained on, with the hash that identifies it."""
-    name = "01_collection/trajectories.jsonl"
-    entry = origin.manifest["inputs"].get(name)
+    entry = origin.manifest["inputs"].get(TRAJECTORIES)
     if entry is None:
         return "not recorded"
     words = f"sha256 {entry['sha256']}"

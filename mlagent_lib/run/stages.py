@@ -73,6 +73,7 @@ from mlagent_lib.training.pool import Parts, StatePool
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
 
 TRAJECTORIES = "01_collection/trajectories.jsonl"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of the folder of an adapter
 CODER_EDITS = 24  # ours: edits for each held-in task on which the coder is measured
 COMPARED = "v1"  # the reward in which policies are compared, whatever they were trained on
 TRAINED_BY = {"sft": "02_sft", "rl": "03_grpo"}  # the stage that made the adapter of a policy
@@ -260,8 +261,8 @@ def edits_checked(coder: Coder, tasks: Iterable[Task], seed: int, per_task: int 
 
 def adapter_of(stage: Stage, name: str = "02_sft") -> Path:
     """Return the adapter folder of an earlier stage, its weights recorded as an input."""
-    stage.read(f"{name}/adapter/adapter_config.json")
-    return stage.read(f"{name}/adapter/adapter_model.safetensors").parent
+    stage.read(f"{name}/adapter/{CONFIG}")
+    return stage.read(f"{name}/adapter/{WEIGHTS}").parent
 
 
 def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFrame:
