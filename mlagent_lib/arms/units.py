@@ -80,22 +80,20 @@ class Unit:
 
 def units_of_seed(seed: int) -> list[Unit]:
     """Return the units of one seed, each after those that it needs."""
-    units = [Unit(seed, "collect-far-apart")]
-    made = {"collect-far-apart"}
+    units: dict[str, Unit] = {}
+
+    def add(name: str, *needs: str) -> str:
+        units.setdefault(name, Unit(seed, name, needs))
+        return name
+
+    expert = add("collect-far-apart")
     for arm in ARMS:
-        source, start = f"collect-{collected(arm.start)}", f"sft-{arm.start}"
-        for unit in (Unit(seed, source), Unit(seed, start, ("collect-far-apart", source))):
-            if unit.name not in made:
-                made.add(unit.name)
-                units.append(unit)
-        needs = ("collect-far-apart", start, *([f"arm-{FULL}"] if arm.equal_time else []))
-        if arm.made:
-            needs = (*needs, f"collect-{MADE}")
-            if needs[-1] not in made:
-                made.add(needs[-1])
-                units.append(Unit(seed, needs[-1]))
-        units.append(Unit(seed, f"arm-{arm.name}", needs))
-    return [*units, Unit(seed, "search", ("sft-far-apart", f"arm-{FULL}"))]
+        start = add(f"sft-{arm.start}", expert, add(f"collect-{collected(arm.start)}"))
+        time = [f"arm-{FULL}"] if arm.equal_time else []
+        made = [add(f"collect-{MADE}")] if arm.made else []
+        add(f"arm-{arm.name}", expert, start, *time, *made)
+    add("search", "sft-far-apart", f"arm-{FULL}")
+    return list(units.values())
 
 
 def collected(start: str) -> str:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mlagent_lib.bench.builds import last_line
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import write_json
 from mlagent_lib.core.provenance import git_state, versions
@@ -61,7 +62,7 @@ def run_bench_gpu(
             done = _worker("write", shape, str(model))
             if done.returncode:
                 raise RunError(
-                    f"the random model of {shape} could not be written: {_last_line(done.stderr)}",
+                    f"the random model of {shape} could not be written: {last_line(done.stderr)}",
                     cure="see that memory and temporary disk suffice, or choose smaller --shapes",
                 )
             for backend in backends:
@@ -94,19 +95,8 @@ def _measured(backend: str, shape: str, model: Path, work: Path) -> dict:
     work.mkdir()
     done = _worker("measure", backend, shape, str(model), str(work / "record.json"))
     if done.returncode:
-        return {"backend": backend, "shape": shape, "failed": _last_line(done.stderr)}
+        return {"backend": backend, "shape": shape, "failed": last_line(done.stderr)}
     return json.loads((work / "record.json").read_text())
-
-
-def _last_line(text: str) -> str:
-    """Return the last line that is not empty, at most 200 characters of it.
-
-    Example:
-        >>> _last_line("Traceback\\nValueError: no\\n\\n"), _last_line("")
-        ('ValueError: no', 'it gave no reason')
-    """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it gave no reason"
 
 
 def describe_gpu() -> dict:

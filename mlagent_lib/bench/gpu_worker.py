@@ -31,7 +31,7 @@ PROFILE = get_profile("gpu").with_values(
     grpo__eval_every=1000, grpo__eval_states=1, grpo__eval_samples=1,
 )  # fmt: skip
 LOADING, GRPO = PROFILE.loading, PROFILE.grpo
-ROWS, RANK, MAX_STEPS = 16, 64, 15  # conversations sampled at once; r of the LoRA; as the prompt tells it
+ROWS, RANK = 16, 64  # conversations sampled at once; r of the LoRA
 _WARM_UP = 2  # first steps compile and allocate; they are left out
 _TASKS = ("pocket-homes", "pocket-digits", "pocket-manuals", "pocket-forests")
 _PACKAGES = (
@@ -90,7 +90,7 @@ def measure_backend(
     """
     states, known = scripts(tasks)
     states = [replace(state, score=1.0) for state in states]
-    prompter = Prompter(style, MAX_STEPS)
+    prompter = Prompter(style, PROFILE.collect.max_steps)
     prompts = [prompter.messages(state, known[state.task]) for state in states]
     found = _sampling(backend, model, prompts, rows, grpo.max_new_tokens)
     import torch
@@ -145,10 +145,7 @@ def _train(backend, model, work, states, known, grpo, style) -> list[dict]:
     from mlagent_lib.training.grpo import train_grpo
     from mlagent_lib.training.pool import StatePool
 
-    profile = replace(
-        PROFILE, model=str(model), backend=backend, prompt_style=style, grpo=grpo,
-        collect=replace(PROFILE.collect, max_steps=MAX_STEPS),
-    )  # fmt: skip
+    profile = replace(PROFILE, model=str(model), backend=backend, prompt_style=style, grpo=grpo)
     with Runner(workers=1) as runner:
         tools = Toolbox(runner, RuleCoder(), NoCache(work / "cache"), tasks=known)
         train_grpo(

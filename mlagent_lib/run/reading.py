@@ -108,7 +108,7 @@ def _said(
 ) -> list[dict]:
     """Return the choices of a local policy in these states."""
     agent, stream = local_agent(lab, name, adapter), derive_seed(lab.changes["table"], "reading", name)
-    made = evaluate_steps(
+    _, rows = evaluate_steps(
         agent.generate, states, tools, Prompter.of(lab.profile), form="v1", seed=stream, samples=SAMPLES
     )
-    return reading.choices(made.rows, tools)
+    return reading.choices(rows, tools)

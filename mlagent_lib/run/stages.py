@@ -198,9 +198,9 @@ def single_steps(lab: Lab, stage: Stage, agent: Agent, arm: Arm, states: Sequenc
     """
     seed, samples = derive_seed(lab.seed, "test-steps", arm.who), lab.profile.grpo.test_samples
     options = {"form": COMPARED, "seed": seed, "samples": samples}
-    found = evaluate_steps(agent.generate, states, agent.tools, Prompter.of(lab.profile), **options)
-    write_rows(stage.path(f"{arm.who}_steps.jsonl"), found.rows)
-    return reward_table(found.rows, {state.task: lab.task(state.task) for state in states}, arm, lab.seed)
+    _, rows = evaluate_steps(agent.generate, states, agent.tools, Prompter.of(lab.profile), **options)
+    write_rows(stage.path(f"{arm.who}_steps.jsonl"), rows)
+    return reward_table(rows, {state.task: lab.task(state.task) for state in states}, arm, lab.seed)
 
 
 @tabled()

@@ -93,8 +93,10 @@ def _agent_examples(stream: np.random.Generator, number: int, forbidden: frozens
     metric, higher = _pick(_METRICS[kind], stream)
     script = _script(_shown(modality, kind, stream), modality, kind, metric, stream)
     max_steps = int(_pick((4, 5, 6, 8, 10, 15), stream))
-    state, facts = _state(script, modality, kind, max_steps, stream), _facts(stream)
-    card = _card(modality, kind, metric, higher, facts, stream, forbidden)
+    state = _state(script, modality, kind, max_steps, stream)
+    facts = list(stream.choice(FACTS, size=int(stream.integers(0, 6)), replace=False, p=_WEIGHTS))
+    about = f"{modality}, {kind}, {metric}, {'higher' if higher else 'lower'} is better"
+    card = _card(modality, about, facts, stream, forbidden)
     prompt, wording = pocket_text(card, state, higher, max_steps), {"trend": trend_of(state, higher)}
     replies = (_reply(modality, kind, script, facts, stream, wording) for _ in range(number))
     return [{"kind": "agent", "prompt": prompt, "completion": reply} for reply in replies]
@@ -194,58 +196,32 @@ def _script(
 
 
 def _state(script: str, modality: str, kind: str, max_steps: int, stream: np.random.Generator) -> State:
-    value = (
-        float(10 ** stream.uniform(-1.2, 1.6)) if stream.random() < 0.5 else float(stream.uniform(0.1, 0.95))
-    )
+    value = float(10 ** stream.uniform(-1.2, 1.6) if stream.random() < 0.5 else stream.uniform(0.1, 0.95))
     start, history = round(value, 4), []
     for _ in range(int(stream.integers(0, min(max_steps, 6)))):
-        draw = stream.random()
+        draw, result = stream.random(), ("error", None)
         if draw < 0.7:
             value = value * float(stream.uniform(0.85, 1.15))
-            history.append(_edited(modality, kind, stream, "edited", round(value, 4)))
-        elif draw < 0.85:
-            history.append(_edited(modality, kind, stream, "error", None))
+            result = ("edited", round(value, 4))
+        if draw < 0.85:
+            asked = {"edit_instruction": _instruction(modality, kind, stream)[1]}
+            history.append(HistoryStep("", "Edit Script (AI)", asked, "", *result))
         else:
             name = _pick(("List Files", "Inspect Script Lines", "Understand File"), stream)
             history.append(HistoryStep("", name, {}, "", "neutral"))
-    return State(
-        task="none",
-        task_digest="",
-        files={"train.py": script.encode()},
-        history=tuple(history),
-        visible_start=start,
-        step=len(history),
-    )
-
-
-def _edited(
-    modality: str, kind: str, stream: np.random.Generator, outcome: str, visible: float | None
-) -> HistoryStep:
-    instruction = _instruction(modality, kind, stream)[1]
-    return HistoryStep("", "Edit Script (AI)", {"edit_instruction": instruction}, "", outcome, visible)
-
-
-def _facts(stream: np.random.Generator) -> list[str]:
-    return list(stream.choice(FACTS, size=int(stream.integers(0, 6)), replace=False, p=_WEIGHTS))
+    at = {"history": tuple(history), "visible_start": start, "step": len(history)}
+    return State(task="none", task_digest="", files={"train.py": script.encode()}, **at)
 
 
 def _card(
-    modality: str,
-    kind: str,
-    metric: str,
-    higher: bool,
-    facts: list[str],
-    stream: np.random.Generator,
-    forbidden: frozenset[str],
+    modality: str, about: str, facts: list[str], stream: np.random.Generator, forbidden: frozenset[str]
 ) -> str:
-    name = f"{_pick(_FIRST, stream)}-{_pick(_SECOND, stream)}"
-    while name in forbidden:
-        name = f"{_pick(_FIRST, stream)}-{_pick(_SECOND, stream)}"
+    while (name := f"{_pick(_FIRST, stream)}-{_pick(_SECOND, stream)}") in forbidden:
+        continue
     rows = int(stream.integers(100, 1000))
     columns = 1 if modality in ("text", "graph") else int(stream.integers(4, 150))
     return (
-        f"Task: {name}. {modality}, {kind}, {metric}, {'higher' if higher else 'lower'} is better.\n"
-        f"Data: {rows} rows, {columns} columns. Facts: {'; '.join(facts) or 'none'}."
+        f"Task: {name}. {about}.\nData: {rows} rows, {columns} columns. Facts: {'; '.join(facts) or 'none'}."
     )
 
 

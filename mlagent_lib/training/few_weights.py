@@ -22,9 +22,7 @@ from mlagent_lib.training.scoring import group_advantages
 TASKS = {"image": 4, "tabular": 3, "text": 1, "graph": 1}  # as in the suite
 FAMILIES, RIGHT = 35, 13
 SEEN = 0.12  # ours: how much a modality shows beside what all tasks show; tasks of one modality differ by 0.1
-RATE = (
-    0.1  # ours, of Adam; with these two a fixed sentence wins under the usual settings, as in the real test
-)
+RATE = 0.1  # ours, of Adam; with these two a fixed sentence wins under usual settings, as in the real test
 WIDTH = 64
 
 

@@ -32,7 +32,7 @@ from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, base_coder, load, save_adapter
-from mlagent_lib.training.checkpoints import SaveClock, forget_after, last_checkpoint, seal
+from mlagent_lib.training.checkpoints import Keeper, forget_after, last_checkpoint
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.memory import VLLM_SHARE
 from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
@@ -52,6 +52,19 @@ log = logging.getLogger("mlagent.grpo")
 MAX_OVERFLOWS = 10  # ours: updates in a row that float16 may skip; its scaler halves its factor each time
 MEMORY = "memory.json"  # in a checkpoint: what is left to gain in which task, and where the policy has been
 LONGEST = 100_000  # updates: where time ends a training, their number does not
+# Of TRL's settings those that a profile has under the same name, and those that all profiles share.
+SAME = ("num_iterations", "beta", "epsilon", "epsilon_high", "scale_rewards", "entropy_coef", "temperature")
+FIXED = {
+    "warmup_steps": 3,
+    "weight_decay": 0.0,
+    "save_strategy": "steps",
+    "shuffle_dataset": True,
+    "loss_type": "grpo",
+    "importance_sampling_level": "token",
+    "mask_truncated_completions": False,
+    "top_p": 1.0,
+    "top_k": 0,
+}
 
 
 def train_grpo(
@@ -121,7 +134,7 @@ def train_grpo(
     else:
         reward = StepReward(pool.by_id(), tools, **shape)
         reward.variety, reward.best_of = grpo.variety, grpo.best_of
-    passes, checkpoint = last_checkpoint(out) or (0, None)
+    done, checkpoint = last_checkpoint(out) or (-1, None)
     if not episodes:
         _remember(reward, grpo, pool, row_of, prompter, seed, checkpoint)
     short = ShortTrajectories.of(known, select, grpo, seed)
@@ -129,19 +142,21 @@ def train_grpo(
     def measure(step: int) -> dict:
         stream = derive_seed(seed, "grpo-select", step)
         form, samples = grpo.reward_form, grpo.eval_samples
-        found = evaluate_steps(generate, select, tools, prompter, form=form, seed=stream, samples=samples)
-        told = {name: found.statistics[name] for name in ("reward", "validity", "unscored")}
+        found, _ = evaluate_steps(generate, select, tools, prompter, form=form, seed=stream, samples=samples)
+        told = {name: found[name] for name in ("reward", "validity", "unscored")}
         return told | (short.measure(generate, tools, prompter, stream) if short.starts else {})
 
-    if is_main():
-        forget_after(out / "metrics.jsonl", passes // grpo.num_iterations if checkpoint else -1)
-    recorder = Recorder(
-        out, reward, measure, progress or (lambda row: None), charged_limit, grpo.num_iterations
-    )
+    forget_after(out / "metrics.jsonl", done // grpo.num_iterations)
+    from transformers import TrainerCallback
+
+    class Log(Recorder, TrainerCallback):
+        """The recorder, told by Transformers' trainer what happens."""
+
+    recorder = Log(out, reward, measure, progress, charged_limit, grpo.num_iterations)
     timed = replace(grpo, steps=LONGEST) if math.isfinite(charged_limit) else grpo
     rows_per_action = prompter.max_steps if episodes else 1
     wanted = grpo_settings(loaded, timed, out=out, seed=seed, rows_per_action=rows_per_action)
-    trainer = _trainer(loaded, wanted, recorder, [row_of(state) for state in pool.states], passes)
+    trainer = _trainer(loaded, wanted, recorder, [row_of(state) for state in pool.states], max(done, 0))
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - began
@@ -195,40 +210,26 @@ def grpo_settings(
 
     Args:
         rows_per_action: Rows of a batch for each of the G samples of a state: 1, or the length of an episode.
-
-    Raises:
-        ProfileError: The batch cannot be shared by the processes in whole groups.
     """
     group = profile.group_size * rows_per_action
     rows = profile.states_per_step * group
     plan = plan_batch(rows, micro=profile.micro_batch, group=group, world=world_size())
-    return common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "grpo")) | {
-        "max_steps": profile.steps * profile.num_iterations,
-        "steps_per_generation": plan.accumulation,  # all actions of a step come from one policy
-        "num_generations": group,
-        "num_iterations": profile.num_iterations,
-        "max_completion_length": profile.max_new_tokens,
-        "lr_scheduler_type": profile.lr_schedule,
-        "warmup_steps": 3,
-        "weight_decay": 0.0,
-        "beta": profile.beta,
-        "epsilon": profile.epsilon,
-        "epsilon_high": profile.epsilon_high,
-        "loss_type": "grpo",
-        "scale_rewards": profile.scale_rewards,
-        "entropy_coef": profile.entropy_coef,
-        "importance_sampling_level": "token",
-        "mask_truncated_completions": False,
-        "temperature": profile.temperature,
-        "top_p": 1.0,
-        "top_k": 0,
-        "logging_steps": profile.num_iterations,  # a row for each batch of actions, whatever its passes
-        "save_strategy": "steps",
-        "save_steps": profile.eval_every * profile.num_iterations,
-        "save_total_limit": 2,
-        "shuffle_dataset": True,
-        **_vllm_settings(profile.vllm, loaded.loading.window),
-    }
+    shared = common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "grpo"))
+    return (
+        shared
+        | FIXED
+        | {name: getattr(profile, name) for name in SAME}
+        | {
+            "max_steps": profile.steps * profile.num_iterations,
+            "steps_per_generation": plan.accumulation,  # all actions of a step come from one policy
+            "num_generations": group,
+            "max_completion_length": profile.max_new_tokens,
+            "lr_scheduler_type": profile.lr_schedule,
+            "logging_steps": profile.num_iterations,  # a row for each batch of actions, whatever its passes
+            "save_steps": profile.eval_every * profile.num_iterations,
+            **_vllm_settings(profile.vllm, loaded.loading.window),
+        }
+    )
 
 
 def _vllm_settings(vllm: str, window: int) -> dict:
@@ -245,7 +246,7 @@ def _vllm_settings(vllm: str, window: int) -> dict:
     return {"use_vllm": True, "vllm_importance_sampling_correction": True, "vllm_mode": mode} | place
 
 
-class Recorder:
+class Recorder(Keeper):
     """What is written while training: a row a step, and one for the states kept back every few steps."""
 
     def __init__(
@@ -253,10 +254,11 @@ class Recorder:
         out: Path,
         reward: BatchReward,
         measure: Callable[[int], dict],
-        progress: Callable[[dict], None],
+        progress: Callable[[dict], None] | None,
         charged_limit: float,
         passes: int = 1,
     ):
+        super().__init__()
         self.passes = passes  # the optimizer's steps on each batch of actions: ours are batches
         self.out, self.metrics, self.reward = out, out / "metrics.jsonl", reward
         self._measure, self._progress, self._limit = measure, progress, charged_limit
@@ -270,23 +272,35 @@ class Recorder:
         """Return whether the charged seconds have reached their limit."""
         return self.charged >= self._limit
 
-    def step_began(self, done: int) -> None:
-        """Start the clocks where a batch of actions begins, after so many steps of the optimizer."""
-        if done % self.passes:
-            return
-        self._began, self._processor = time.perf_counter(), time.process_time()
-        self.reward.seconds = self.rollout_seconds = 0.0
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        """Measure the start, or what a kill left out."""
+        self._reached(args, state, model)
 
-    def step_ended(self, done: int) -> None:
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        """Start the clocks where a batch of actions begins."""
+        if state.global_step % self.passes == 0:
+            self._began, self._processor = time.perf_counter(), time.process_time()
+            self.reward.seconds = self.rollout_seconds = 0.0
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
         """Stop the clocks after the last pass over a batch, before anything is logged or saved."""
-        if done % self.passes:
-            return
-        self._seconds = time.perf_counter() - self._began
-        self._processor = time.process_time() - self._processor
-        self.charged += self._processor + self.reward.last["seconds_scripts"]
+        import torch
 
-    def trained(self, logs: dict, step: int) -> None:
+        if torch.cuda.is_available():  # calls return before a card has done what it was given
+            torch.cuda.synchronize()
+        if is_last_pass := state.global_step % self.passes == 0:
+            self._seconds = time.perf_counter() - self._began
+            self._processor = time.process_time() - self._processor
+            self.charged += self._processor + self.reward.last["seconds_scripts"]
+        done, due = from_main((self.is_time_up, self.is_due))
+        control.should_training_stop |= done
+        control.should_save |= done or (due and is_last_pass)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         """Write the row of a step from TRL's logs; its names are explained in the glossary of the report."""
+        if "loss" not in logs:
+            return
+        step = state.global_step // self.passes
         self._check_finite(logs, step)
         found, rollout, total = over_processes(self.reward.last), self.rollout_seconds, self._seconds
         row = {
@@ -318,16 +332,21 @@ class Recorder:
                 cure="take a smaller grpo.lr, or a card with bfloat16; then delete the stage and run again",
             )
 
-    def saved(self, checkpoint: Path) -> None:
-        """Put into a checkpoint what the reward function remembers, and its sums beside it."""
+    def remember(self, checkpoint: Path) -> None:
+        """Put into a checkpoint what the reward function remembers."""
         write_json(checkpoint / MEMORY, self.reward.to_json())
-        seal(checkpoint)
 
-    def reached(self, args, state, model) -> None:
+    def on_save(self, args, state, control, model=None, **kwargs) -> None:
+        """Seal a checkpoint, and measure the states kept back at it."""
+        super().on_save(args, state, control)
+        self._reached(args, state, model)
+
+    def _reached(self, args, state, model) -> None:
         """Measure where the curve has a point; time asks for checkpoints elsewhere, too."""
         is_last = state.global_step >= state.max_steps or self.is_time_up
         if is_last or state.global_step % args.save_steps == 0:
             self.kept_back(state.global_step // self.passes, model)
+        self._saved = time.monotonic()  # measuring takes a while
 
     def kept_back(self, step: int, model) -> None:
         """Write the row for the states kept back, once a step, and keep the adapter when it is the best."""
@@ -346,7 +365,8 @@ class Recorder:
     def _write(self, row: dict) -> None:
         if is_main():
             append_jsonl(self.metrics, row)
-            self._progress(row)
+            if self._progress:
+                self._progress(row)
 
 
 def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict], done: int):
@@ -354,9 +374,6 @@ def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict]
 
     Args:
         done: Steps that were made before.
-
-    Raises:
-        RunError: The trainer does not hold a setting.
     """
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -379,7 +396,7 @@ def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict]
         args=config,
         processing_class=loaded.tokenizer,
         train_dataset=Dataset.from_list(rows),
-        callbacks=[_callback(recorder)],
+        callbacks=[recorder],
         **held,
     )
     check_held(trainer, held, "the GRPO trainer")
@@ -404,44 +421,6 @@ def _keep_reference(model) -> None:
             copy = weights[name.replace(".default.", ".ref.")]
             copy.data = weight.data.detach().clone().to(copy.dtype)
             copy.requires_grad_(False)
-
-
-def _callback(recorder: Recorder):
-    """Return the trainer's callback that tells the recorder what happens."""
-    import torch
-    from transformers import TrainerCallback
-
-    passes, clock = recorder.passes, SaveClock()
-
-    class Log(TrainerCallback):
-        def on_train_begin(self, args, state, control, model=None, **kwargs):
-            recorder.reached(args, state, model)  # the start, or what a kill left out
-            clock.saved()
-
-        def on_step_begin(self, args, state, control, **kwargs):
-            recorder.step_began(state.global_step)
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if torch.cuda.is_available():  # calls return before a card has done what it was given
-                torch.cuda.synchronize()
-            recorder.step_ended(state.global_step)
-            done, due = from_main((recorder.is_time_up, clock.is_due()))
-            control.should_training_stop |= done
-            control.should_save |= done or (due and state.global_step % passes == 0)
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            if "loss" in logs:
-                recorder.trained(logs, state.global_step // passes)
-
-        def on_save(self, args, state, control, model=None, **kwargs):
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            from_main(None)  # each process writes its random state into the folder first
-            if is_main():
-                recorder.saved(folder)
-            recorder.reached(args, state, model)
-            clock.saved()
-
-    return Log()
 
 
 def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> dict:

@@ -96,10 +96,10 @@ def shape_of(model: str) -> Shape | None:
         return SHAPES[size]
     if model in OTHERS:
         return OTHERS[model]
-    folder = None if model == "pocket" else known_folder(model)
-    if folder is None or not (folder.suffix == ".gguf" or (folder / "config.json").exists()):
-        return None
-    return _shape_in_gguf(folder) if folder.suffix == ".gguf" else _shape_in(folder)
+    place = None if model == "pocket" else known_folder(model)
+    if place and place.suffix == ".gguf":
+        return _shape_in_gguf(place)
+    return _shape_in(place) if place and (place / "config.json").exists() else None
 
 
 def _shape_in(folder: Path) -> Shape:
@@ -117,11 +117,8 @@ def _shape_in(folder: Path) -> Shape:
 def _shape_in_gguf(path: Path) -> Shape:
     facts, _ = gguf_facts(path)
     kind = facts["general.architecture"]
-    names = (
-        *("embedding_length", "feed_forward_length", "block_count"),
-        *("attention.head_count", "attention.head_count_kv"),
-    )
-    sizes = [int(facts[f"{kind}.{name}"]) for name in names]
+    names = "embedding_length feed_forward_length block_count attention.head_count attention.head_count_kv"
+    sizes = [int(facts[f"{kind}.{name}"]) for name in names.split()]
     head = int(facts.get(f"{kind}.attention.key_length", 0))
     return Shape(*sizes, facts["vocabulary"], not facts["has output"], head, kind == "qwen2")
 

@@ -24,10 +24,22 @@ from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.backends import Backend, load
 from mlagent_lib.training.backends.tokens import chat_texts
-from mlagent_lib.training.checkpoints import SaveClock, forget_after, last_checkpoint, seal
+from mlagent_lib.training.checkpoints import Keeper, forget_after, last_checkpoint
 from mlagent_lib.training.processes import from_main, is_main, plan_batch, world_size
 from mlagent_lib.training.trl_settings import common_settings, make_config, prepare_trainer
 
+# Of TRL's settings those that are the same in every profile; checkpoints are saved by the clock.
+FIXED = {
+    "max_steps": -1,
+    "lr_scheduler_type": "cosine",
+    "completion_only_loss": True,
+    "packing": False,
+    "padding_free": False,
+    "loss_type": "nll",
+    "logging_steps": 5,
+    "logging_first_step": True,
+    "save_strategy": "no",
+}
 log = logging.getLogger("mlagent.sft")
 
 
@@ -75,22 +87,14 @@ def train_sft(
     wanted = sft_settings(loaded, profile, out=out, seed=seed)
     config = make_config(SFTConfig, wanted)
     done, checkpoint = last_checkpoint(out) or (-1, None)
-    if is_main():
-        forget_after(out / "metrics.jsonl", done)
-    clock = SaveClock()
+    forget_after(out / "metrics.jsonl", done)
 
-    class Log(TrainerCallback):
+    class Log(Keeper, TrainerCallback):
         """Write each logged row as JSONL under our names, and save where a kill would lose much."""
 
         def on_step_end(self, args, state, control, **kwargs):
             is_logged = state.global_step % args.logging_steps == 0  # a row is a mean since the one before
-            control.should_save |= is_logged and from_main(clock.is_due())
-
-        def on_save(self, args, state, control, **kwargs):
-            from_main(None)  # each process writes its random state into the folder first
-            if is_main():
-                seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-            clock.saved()
+            control.should_save |= is_logged and from_main(self.is_due)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" not in logs or not is_main():
@@ -132,31 +136,18 @@ def train_sft(
 
 
 def sft_settings(loaded: Backend, profile: SFTProfile, *, out: Path, seed: int) -> dict:
-    """Return the settings of TRL's SFT trainer, by name: none that matters is left to a default.
-
-    Raises:
-        ProfileError: The batch cannot be shared by the processes.
-    """
+    """Return the settings of TRL's SFT trainer, by name: none that matters is left to a default."""
     from mlagent_lib.training.backends.prefix import ROUND
 
     plan = plan_batch(profile.batch, micro=profile.micro_batch, world=world_size())
     return common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "sft")) | {
+        **FIXED,
         "num_train_epochs": profile.epochs,
-        "max_steps": -1,
-        "lr_scheduler_type": "cosine",
         "warmup_steps": profile.warmup_share,
         "weight_decay": profile.weight_decay,
         "max_length": profile.max_length,
-        "completion_only_loss": True,
-        "packing": False,
-        "padding_free": False,
         # torch builds a kernel for each new shape of a product in bfloat16 on a CPU
         "pad_to_multiple_of": ROUND if (loaded.device, loaded.precision) == ("cpu", "bfloat16") else None,
-        "loss_type": "nll",
-        "logging_steps": 5,
-        "logging_first_step": True,
-        "save_strategy": "no",  # by the clock
-        "save_total_limit": 2,
     }
 
 

@@ -8,6 +8,7 @@ recorded one is not read. Actions that *we* failed to score are counted and left
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,20 +66,14 @@ def read_run(run: str | Path, stage: str = COLLECTION) -> RunStates:
     rows = read_trajectories(folder / "trajectories.jsonl")
     profile, seed = manifest["profile"], manifest["seed"]
     if stage == COLLECTION:
-        sft = profile["sft"]
+        sft, section = profile["sft"], "collect"
         first = sft.get("holdout_first", 0)  # runs of earlier had no such constant
         parts = split_trajectories(rows, seed, share=sft["holdout_share"], first=first)
-        max_steps = profile["collect"]["max_steps"]
     else:
-        parts, max_steps = {"evaluation": rows}, profile["evaluate"]["max_steps"]
-    provenance = {
-        "run": Path(run).resolve().name,
-        "stage": stage,
-        "profile": profile["name"],
-        "seed": seed,
-        "package": manifest["package"],
-        "commit": (manifest.get("git") or {}).get("commit"),
-    }
+        parts, section = {"evaluation": rows}, "evaluate"
+    max_steps = profile[section]["max_steps"]
+    provenance = {"run": Path(run).resolve().name, "stage": stage, "profile": profile["name"], "seed": seed}
+    provenance |= {"package": manifest["package"], "commit": (manifest.get("git") or {}).get("commit")}
     prompter = Prompter(profile["prompt_style"], max_steps, profile.get("prompt_tokens", 0))
     return RunStates(parts, prompter, provenance)
 
@@ -127,33 +122,33 @@ def state_reward_rows(run: RunStates, tasks: Mapping[str, Task]) -> list[dict]:
             prompt would not be its own.
     """
     states: dict[str, State] = {}
-    part_of: dict[str, str] = {}
-    groups: dict[str, list[tuple[Mapping, Mapping]]] = {}
+    scored: defaultdict[str, list[tuple[str, Mapping, Mapping]]] = defaultdict(list)
+    unscored: Counter[str] = Counter()
     trajectories = [(part, row) for part, found in run.trajectories.items() for row in found]
     for part, row, step in ((*pair, step) for pair in trajectories for step in pair[1]["steps"]):
         state = State.from_json(step["state"])
         states.setdefault(state.id, state)
-        if step["outcome"] != Outcome.UNSCORED.value:
-            part_of.setdefault(state.id, part)
-        groups.setdefault(state.id, []).append((row, step))
+        if step["outcome"] == Outcome.UNSCORED.value:
+            unscored[state.id] += 1
+        else:
+            scored[state.id].append((part, row, step))
     origin = {**run.provenance, "prompt_style": run.prompter.style, "max_steps": run.prompter.max_steps}
     rows = []
-    for key, part in ((key, part_of[key]) for key in groups if key in part_of):
-        state, task, group = states[key], tasks[states[key].task], groups[key]
+    for key in (key for key in states if key in scored):
+        state, task, part = states[key], tasks[states[key].task], scored[key][0][0]
         if state.task_digest != task.digest:
             raise RunError(
                 f"the states of task {task.name!r} were made on other data than those that are here",
                 cure="export on the machine that made the run, or with its version of the kit",
             )
-        scored = [pair for pair in group if pair[1]["outcome"] != Outcome.UNSCORED.value]
         rows.append(
             {
                 "schema": SCHEMA_NAME, "state_id": key, "task": task.name, "split": task.split, "part": part,
                 "prompt": run.prompter.messages(state, task), "state": state.to_json(),
                 "metric": task.metric, "greater_is_better": task.greater_is_better,
                 "score_init": task.baseline["feedback"], "score_best": task.best["feedback"],
-                "actions": [_action(trajectory, step, task) for trajectory, step in scored],
-                "unscored": len(group) - len(scored), "provenance": origin,
+                "actions": [_action(trajectory, step, task) for _, trajectory, step in scored[key]],
+                "unscored": unscored[key], "provenance": origin,
             }
         )  # fmt: skip
     return rows

@@ -23,9 +23,7 @@ from mlagent_lib.tasks.registry import home_folder, list_tasks
 
 PROMPT = 256  # ours: tokens of a pocket prompt (SmolLM2's: 213 on average, 331 at most)
 ROWS, NEW = 16, 16  # of the measured step: prompts in groups of eight, and tokens of each reply
-REFERENCE = (
-    4 / 3
-)  # log-probabilities of the reference: one more forward pass for a forward and a backward one
+REFERENCE = 4 / 3  # its log-probabilities: one more forward pass for a forward and a backward one
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,16 @@ from mlagent_lib.training.backends import Backend
 from mlagent_lib.training.processes import BatchPlan
 
 _MISSING = object()
+# The same in every training; a loss that is no number is told, not hidden.
+FIXED = {
+    "optim": "adamw_torch",
+    "max_grad_norm": 1.0,
+    "logging_nan_inf_filter": False,
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_total_limit": 2,
+}
 
 
 def common_settings(
@@ -30,23 +40,14 @@ def common_settings(
         "per_device_train_batch_size": plan.per_device,
         "gradient_accumulation_steps": plan.accumulation,
         "learning_rate": profile.lr,
-        "optim": "adamw_torch",
-        "max_grad_norm": 1.0,
-        "logging_nan_inf_filter": False,  # a loss that is no number is told, not hidden
-        "eval_strategy": "no",
-        "report_to": "none",
         "seed": seed,
-        "disable_tqdm": True,
+        **FIXED,
         **loaded.trainer_settings(checkpointing=profile.checkpointing),
     }
 
 
 def prepare_trainer(trainer, wanted: Mapping[str, Any], what: str) -> None:
-    """Check that a trainer holds its settings, keep its adapter in float32, and let it print nothing.
-
-    Raises:
-        RunError: See `check_held`.
-    """
+    """Check that a trainer holds its settings, keep its adapter in float32, and let it print nothing."""
     from transformers import PrinterCallback
 
     check_held(trainer.args, wanted, what)

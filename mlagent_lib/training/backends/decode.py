@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, pairwise
+from types import SimpleNamespace
 
 import torch
 from torch.nn.functional import embedding, linear, silu
@@ -33,9 +34,8 @@ def reason_against(model) -> str:
     """
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = model.config
-    kind = getattr(config, "model_type", "")
-    if kind not in KINDS:
-        return f"its architecture is {kind or 'unknown'}, not {' or '.join(KINDS)}"
+    if config.model_type not in KINDS:
+        return f"its architecture is {config.model_type or 'unknown'}, not {' or '.join(KINDS)}"
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return f"it computes in {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
@@ -110,36 +110,20 @@ def flat(*layers) -> Flat:
     weights, biases, downs, ups = [], [], [], []
     for layer in layers:
         base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-        weight, whole = base.weight, base.weight.dtype == torch.float32
+        weight, own = base.weight, [torch.zeros(len(base.weight), 0)]
         if base is not layer and not layer.disable_adapters and not layer.merged:
             for name in layer.active_adapters:
-                if name in layer.lora_A and whole:
+                if name in layer.lora_A and weight.dtype == torch.float32:
                     weight = weight + layer.get_delta_weight(name)
                 elif name in layer.lora_A:
                     downs.append(layer.lora_A[name].weight.float())
-                    up = layer.lora_B[name].weight.float() * layer.scaling[name]
-                    before = sum(len(known) for known in weights)
-                    ups.append((before, up))
+                    own.append(layer.lora_B[name].weight.float() * layer.scaling[name])
         weights.append(weight)
         biases.append(base.bias)
-    size, low = sum(map(len, weights)), None
-    if ups:
-        places = [torch.nn.functional.pad(up, (0, 0, at, size - at - len(up))) for at, up in ups]
-        low = torch.cat(downs), torch.cat(places, dim=1)
+        ups.append(torch.cat(own, dim=1))
+    low = (torch.cat(downs), torch.block_diag(*ups)) if downs else None
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
     return Flat(weight, None if biases[0] is None else torch.cat(biases), low)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """The flat weights of one layer."""
-
-    before: torch.Tensor
-    qkv: Flat
-    out: Flat
-    after: torch.Tensor
-    gate_up: Flat
-    down: Flat
 
 
 class Decoder:
@@ -159,13 +143,13 @@ class Decoder:
         self.embeddings = body.embed_tokens.weight
         self.norm, self.head = body.norm.weight, flat(model.lm_head)
         self.layers = [
-            _Layer(
-                layer.input_layernorm.weight,
-                self._for_attention(layer.self_attn),
-                flat(layer.self_attn.o_proj),
-                layer.post_attention_layernorm.weight,
-                flat(layer.mlp.gate_proj, layer.mlp.up_proj),
-                flat(layer.mlp.down_proj),
+            SimpleNamespace(
+                before=layer.input_layernorm.weight,
+                qkv=self._for_attention(layer.self_attn),
+                out=flat(layer.self_attn.o_proj),
+                after=layer.post_attention_layernorm.weight,
+                gate_up=flat(layer.mlp.gate_proj, layer.mlp.up_proj),
+                down=flat(layer.mlp.down_proj),
             )
             for layer in body.layers
         ]
@@ -181,10 +165,8 @@ class Decoder:
         Of queries and keys the two numbers that positions turn together, which lie half a width apart in a
         checkpoint, become neighbours: a complex number. The products of queries and keys do not change.
         """
-        made, turned = (
-            flat(layer.q_proj, layer.k_proj, layer.v_proj),
-            (self.heads + self.kv_heads) * self.width,
-        )
+        made = flat(layer.q_proj, layer.k_proj, layer.v_proj)
+        turned = (self.heads + self.kv_heads) * self.width
         order = torch.arange(turned).view(-1, 2, self.width // 2).transpose(1, 2).flatten()
         order = torch.cat([order, torch.arange(turned, len(made.weight))])
         bias, low = made.bias, made.low
@@ -199,7 +181,7 @@ class Decoder:
         """Return what turns queries and keys at these positions: complex numbers, all of the same length."""
         return self.turns[positions].unsqueeze(-2)
 
-    def _projected(self, layer: _Layer, hidden: torch.Tensor, turn: torch.Tensor):
+    def _projected(self, layer: SimpleNamespace, hidden: torch.Tensor, turn: torch.Tensor):
         """Return queries, keys and values of a layer, shape (rows, heads, width) each."""
         parts = layer.qkv(self._normed(hidden, layer.before))
         parts = parts.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
@@ -207,7 +189,7 @@ class Decoder:
         both = torch.view_as_real(torch.view_as_complex(both.unflatten(-1, (-1, 2))) * turn).flatten(-2)
         return *both.split([self.heads, self.kv_heads], dim=-2), values
 
-    def _rest(self, layer: _Layer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    def _rest(self, layer: SimpleNamespace, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         hidden = hidden + layer.out(attended)
         gate, up = layer.gate_up(self._normed(hidden, layer.after)).chunk(2, dim=-1)
         return hidden + layer.down(silu(gate).mul_(up))
@@ -439,11 +421,9 @@ def generated(model, ids, mask, config=None, **options) -> torch.Tensor | None:
     """
     if ids is None or mask is None or reason_against(model):
         return None
-    asked = {}
-    for source in (model.generation_config, config):
-        values = source.to_diff_dict() if source is not None else {}
+    asked, told = {}, config.to_diff_dict() if config is not None else {}
+    for values in (model.generation_config.to_diff_dict(), told, options):
         asked |= {name: value for name, value in values.items() if value is not None}
-    asked |= {name: value for name, value in options.items() if value is not None}
     if config is not None:  # its values, also where they are Transformers' own
         asked |= {"top_k": asked.get("top_k", config.top_k), "top_p": asked.get("top_p", config.top_p)}
     sampled = bool(asked.get("do_sample"))

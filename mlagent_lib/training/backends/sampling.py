@@ -36,11 +36,9 @@ def generate_texts(
     tokenizer.padding_side = "left"
     training = model.training
     model.eval()
-    options = (
-        {"do_sample": False}
-        if temperature == 0
-        else {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-    )
+    options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
+    if temperature > 0:
+        options |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
     replies = []
     with torch.random.fork_rng(), torch.inference_mode():
         if seed is not None:
@@ -48,12 +46,11 @@ def generate_texts(
         for start in range(0, len(conversations), batch_size):
             part = conversations[start : start + batch_size]
             texts = chat_texts(tokenizer, part, add_generation_prompt=True)
-            batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
-                model.device
-            )
-            _check_window(batch["input_ids"].shape[1], max_new_tokens, window)
-            out = model.generate(**batch, max_new_tokens=max_new_tokens, **options)
-            replies += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+            length = batch["input_ids"].shape[1]
+            _check_window(length, max_new_tokens, window)
+            out = model.generate(**batch.to(model.device), **options)
+            replies += tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
     model.train(training)
     return replies
 
