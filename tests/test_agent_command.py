@@ -424,7 +424,7 @@ def made_run(tmp_path_factory):
         "k": 3,
         "max_steps": 6,
     }
-    with Stage(folder, "agents/m", params={"seed": 0, **params}, device="cpu") as stage:
+    with Stage(folder, "agents/m", params={"seed": 0, **params}) as stage:
         stage.write_json("scales.json", [vars(scale) for scale in SCALES.values()])
         for row in own:
             stage.append_jsonl("trajectories.jsonl", {**row, "source": "m", "id": f"m-{row['id']}"})

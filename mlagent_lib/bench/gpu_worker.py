@@ -9,13 +9,12 @@ from __future__ import annotations
 import gc
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import Prompter
-from mlagent_lib.bench.measure import NoCache, scripts
+from mlagent_lib.bench.measure import NoCache, scripts, timed
 from mlagent_lib.core.files import read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile, get_profile
 from mlagent_lib.core.provenance import versions
@@ -126,15 +125,17 @@ def _sampling(backend: str, model: Path, prompts: list[list[dict]], rows: int, n
     from mlagent_lib.training.backends import load
 
     loaded = load(str(model), backend=replace(LOADING, backend=backend))  # first: Unsloth patches the others
+    import torch
+
     generate = loaded.sampler(temperature=1.0, max_new_tokens=new_tokens)
     asked = [prompts[number % len(prompts)] for number in range(rows)]
     generate(asked, 0)  # warm up
-    seconds = _timed(lambda: generate(asked, 1))
+    seconds = timed(generate, asked, 1)
     encode = loaded.tokenizer.apply_chat_template
     lengths = [len(encode(prompt, add_generation_prompt=True, return_dict=False)) for prompt in prompts]
     return {
         "backend": loaded.name,
-        "device": _device(loaded.device),
+        "device": torch.cuda.get_device_name() if loaded.device == "cuda" else "cpu",
         "tokens_per_second": round(rows * new_tokens / seconds, 1),
         "prompt_tokens": round(statistics.fmean(lengths), 1),
     }
@@ -154,25 +155,6 @@ def _train(backend, model, work, states, known, grpo, style) -> list[dict]:
         )  # fmt: skip
     rows = [row for row in read_jsonl(work / "grpo" / "metrics.jsonl")[0] if row["split"] == "train"]
     return rows[min(_WARM_UP, len(rows) - 1) :]
-
-
-def _timed(call) -> float:
-    """Return the seconds that a call takes, until the card has finished too."""
-    import torch
-
-    began = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def _device(kind: str) -> str:
-    if kind != "cuda":
-        return "cpu"
-    import torch
-
-    return torch.cuda.get_device_name()
 
 
 def main(words: Sequence[str]) -> int:

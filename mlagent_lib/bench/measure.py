@@ -330,8 +330,10 @@ def _cache_effect(bench: _Bench, count: int = 3) -> _Found:
 _MEASURES: dict[str, Callable[[_Bench], _Found]] = {
     "a": _against_cold, "b": _against_bare, "c": _two_workers, "d": _snapshots, "e": _grpo_overhead,
     "f": _cache_effect, "g": lambda bench: model_rows.against_generate(bench.folder),
-    "h": lambda bench: model_rows.busy_in_a_step(bench.folder),
-    "i": lambda bench: model_rows.busy_in_evaluation(bench.folder),
+    "h": lambda bench: model_rows.busy(bench.folder, ("step", 8, 8), 7, "a step of 8 states x 8 replies"),
+    "i": lambda bench: model_rows.busy(
+        bench.folder, ("evaluation", 4, 6), 1, "one policy on 19 tasks x 4 x 6 steps"
+    ),
     "j": lambda bench: model_rows.growth(bench.folder),
 }  # fmt: skip
 LETTERS = "".join(_MEASURES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import MISSING
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -108,17 +109,9 @@ def check_held(held: Any, wanted: Mapping[str, Any], what: str) -> None:
 
 def _defaults(kind: type) -> dict[str, Any]:
     """Return the default of each field: those that Unsloth's subclass inherits are still TRL's own."""
-    found = {}
-    for item in dataclasses.fields(kind):
-        if not item.init:
-            continue
-        if item.default is not dataclasses.MISSING:
-            found[item.name] = item.default
-        elif item.default_factory is not dataclasses.MISSING:
-            found[item.name] = item.default_factory()
-        else:
-            found[item.name] = None
-    return found
+    own = [item for item in dataclasses.fields(kind) if item.init]
+    made = {item.name: item.default_factory() for item in own if item.default_factory is not MISSING}
+    return {item.name: None if item.default is MISSING else item.default for item in own} | made
 
 
 def _plain(value: Any) -> Any:

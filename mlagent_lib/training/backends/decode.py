@@ -231,7 +231,6 @@ class Decoder:
                 for part, keys, values, (begin, end) in zip(own, *kept[-1], spans, strict=True)
             ]
             hidden = self._rest(layer, hidden, torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1))
-        raise AssertionError("a model has at least one layer")
 
     def _laid_out(self, made: torch.Tensor, spans: Sequence[tuple[int, int]], shape: tuple) -> torch.Tensor:
         """Return keys or values as one row for each prompt, its beginning taken from the row before."""
@@ -392,7 +391,6 @@ def replies(
         if int(rows.positions.max()) >= decoder.limit:
             raise _full(int(rows.positions.max()) + 1, decoder.limit)
         tokens = drawn(rows.advance(tokens), temperature)
-    raise AssertionError("a reply has at least one token")
 
 
 def _full(wanted: int, limit: int) -> RunError:

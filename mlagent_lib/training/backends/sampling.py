@@ -48,16 +48,13 @@ def generate_texts(
             texts = chat_texts(tokenizer, part, add_generation_prompt=True)
             batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
             length = batch["input_ids"].shape[1]
-            _check_window(length, max_new_tokens, window)
+            if window and length + max_new_tokens > window:
+                both = f"a prompt of {length} tokens and a reply of {max_new_tokens}"
+                raise RunError(
+                    f"{both} do not fit the window of {window}",
+                    cure="give the profile fewer prompt_tokens, or a larger sft.max_length",
+                )
             out = model.generate(**batch.to(model.device), **options)
             replies += tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
     model.train(training)
     return replies
-
-
-def _check_window(prompt: int, reply: int, window: int) -> None:
-    if window and prompt + reply > window:
-        raise RunError(
-            f"a prompt of {prompt} tokens and a reply of {reply} do not fit the window of {window}",
-            cure="give the profile fewer prompt_tokens, or a larger sft.max_length",
-        )
