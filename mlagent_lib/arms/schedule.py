@@ -174,10 +174,8 @@ def run(
     at = plan(runs_dir, seeds, arms)
     if failed:
         names = ", ".join(f"{unit.name} (seed {unit.seed})" for unit in failed)
-        raise UnitFailed(
-            f"{len(failed)} units failed: {names}",
-            cure=f"read {runs_dir / PROFILE}-logs; start the same command again: finished units are kept",
-        )
+        cure = f"read {runs_dir / PROFILE}-logs; start the same command again: finished units are kept"
+        raise UnitFailed(f"{len(failed)} units failed: {names}", cure=cure)
     return at
 
 

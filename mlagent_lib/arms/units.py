@@ -259,10 +259,8 @@ def _search(lab: Lab, stage: Stage, _rest: str, say: Callable[[str], None]) -> N
 
     path = stage.path("searches.jsonl")
     done = {(row["method"], row["task"], row["repeat"]) for row in read_jsonl(path, missing_ok=True)[0]}
-    agents = {
-        "sft": local_agent(lab, "sft", adapter_of(stage, "sft-far-apart")),
-        FULL: local_agent(lab, FULL, adapter_of(stage, f"arm-{FULL}")),
-    }
+    made = {"sft": "sft-far-apart", FULL: f"arm-{FULL}"}
+    agents = {who: local_agent(lab, who, adapter_of(stage, unit)) for who, unit in made.items()}
     for method in METHODS:
         say(method.name)
         agent = agents[method.policy]
@@ -317,11 +315,11 @@ def main(words: list[str]) -> None:
     unit = next((unit for unit in units_of_seed(int(seed)) if unit.name == name), None)
     if unit is None:
         raise ProfileError(f"unit {name!r} is unknown", cure="see `mlagent ablations --plan`")
-    make_unit(
-        unit,
-        runs_dir,
-        lambda text: print(json.dumps({"unit": name, "seed": unit.seed, "at": text}), flush=True),
-    )
+
+    def say(text: str) -> None:
+        print(json.dumps({"unit": name, "seed": unit.seed, "at": text}), flush=True)
+
+    make_unit(unit, runs_dir, say)
 
 
 if __name__ == "__main__":

@@ -79,10 +79,8 @@ def check_cuda() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise RunError(
-            "the GPU bench needs a CUDA device, and torch sees none",
-            cure="run it on a machine with an NVIDIA card; without one, `mlagent bench` measures execution",
-        )
+        cure = "run it on a machine with an NVIDIA card; without one, `mlagent bench` measures execution"
+        raise RunError("the GPU bench needs a CUDA device, and torch sees none", cure=cure)
 
 
 def _worker(*words: str) -> subprocess.CompletedProcess:
@@ -121,14 +119,8 @@ def assemble(rows: Sequence[dict], *, gpu: dict) -> dict:
         row if peak is None or "failed" in row else row | {"share_of_peak": row["update_tflops"] / peak}
         for row in rows
     ]
-    return {
-        "schema": SCHEMA,
-        "gpu": {**gpu, "peak_tflops": peak, "peak_source": source},
-        "rows": full,
-        "goals": goals(full),
-        "versions": versions(),
-        "git": git_state(),
-    }
+    record = {"schema": SCHEMA, "gpu": gpu | {"peak_tflops": peak, "peak_source": source}, "rows": full}
+    return record | {"goals": goals(full), "versions": versions(), "git": git_state()}
 
 
 def goals(rows: Sequence[dict]) -> list[dict]:

@@ -82,10 +82,8 @@ def measure_backend(
     A random model replies nonsense, so no script runs, and a step is generation and update alone.
 
     Args:
-        backend: ``plain`` or ``unsloth``.
         rows: Conversations sampled at once.
         tasks: Pocket tasks whose starters are the states.
-        style: Prompt style.
     """
     states, known = scripts(tasks)
     states = [replace(state, score=1.0) for state in states]
@@ -133,12 +131,9 @@ def _sampling(backend: str, model: Path, prompts: list[list[dict]], rows: int, n
     seconds = timed(generate, asked, 1)
     encode = loaded.tokenizer.apply_chat_template
     lengths = [len(encode(prompt, add_generation_prompt=True, return_dict=False)) for prompt in prompts]
-    return {
-        "backend": loaded.name,
-        "device": torch.cuda.get_device_name() if loaded.device == "cuda" else "cpu",
-        "tokens_per_second": round(rows * new_tokens / seconds, 1),
-        "prompt_tokens": round(statistics.fmean(lengths), 1),
-    }
+    device = torch.cuda.get_device_name() if loaded.device == "cuda" else "cpu"
+    speed, length = round(rows * new_tokens / seconds, 1), round(statistics.fmean(lengths), 1)
+    return {"backend": loaded.name, "device": device, "tokens_per_second": speed, "prompt_tokens": length}
 
 
 def _train(backend, model, work, states, known, grpo, style) -> list[dict]:

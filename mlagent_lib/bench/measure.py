@@ -61,10 +61,7 @@ class BenchRow:
 
     Attributes:
         key: The letter of the question.
-        question: What is compared.
-        value: Median; of ratios where two ways are compared.
-        low: First quartile.
-        high: Third quartile.
+        value: Median, between first and third quartile (low, high); of ratios where two ways are compared.
         unit: Of the three.
         goal: What was aimed at, as an inequality, e.g. ``>= 5``.
         count: Pairs, rounds or steps that were measured.
@@ -364,10 +361,8 @@ def run_bench(
     """
     check_letters(which, LETTERS, "question")
     if "f" in which and (run is None or not (run / "04_evaluation" / "trajectories.jsonl").is_file()):
-        raise RunError(
-            f"question f needs a finished run, {run} is none",
-            cure="make one with `mlagent run`, or leave f out with --only abcdeghij",
-        )
+        cure = "make one with `mlagent run`, or leave f out with --only abcdeghij"
+        raise RunError(f"question f needs a finished run, {run} is none", cure=cure)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mlagent-bench-") as folder:
         states, known = scripts(tasks or list_tasks())

@@ -262,10 +262,8 @@ class Stage:
         """Refuse a finished stage; move a damaged, outdated or unwanted one aside; keep a resumable one."""
         if (self.dir / _MANIFEST).exists():
             if self.done:
-                raise RunError(
-                    f"{self.dir} is finished and would be overwritten",
-                    cure="pass overwrite=True to make it again, or choose another run id",
-                )
+                cure = "pass overwrite=True to make it again, or choose another run id"
+                raise RunError(f"{self.dir} is finished and would be overwritten", cure=cure)
             self._move_aside()
             return
         started = read_record(self.dir / _STARTED)

@@ -98,11 +98,10 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write ``value`` as readable JSON, atomically, and return the path.
+    """Write ``value`` as readable JSON, atomically, and return the path (see `write_bytes`).
 
     Raises:
         ValueError: ``value`` holds NaN or an infinity, which JSON cannot carry.
-        RunError: See `write_bytes`.
     """
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -206,9 +205,6 @@ def mend_jsonl(path: str | Path) -> int:
     """Return how many bad lines a JSONL file had, after taking them out; good lines keep their bytes.
 
     A kill can tear the last line. Whoever goes on from the file makes the lost row again.
-
-    Raises:
-        RunError: See `write_bytes`. The file is untouched.
     """
     lines = [line + b"\n" for line in Path(path).read_bytes().split(b"\n") if line.strip()]
     good = [line for line in lines if _row_of(line) is not None]

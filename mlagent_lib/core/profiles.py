@@ -98,10 +98,8 @@ class GRPOProfile(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vllm not in ("no", "colocate") and not self.vllm.startswith(("http://", "https://")):
-            raise ProfileError(
-                f"GRPOProfile.vllm is {self.vllm!r}",
-                cure="choose no, colocate, or the address of a server that 'trl vllm-serve' started",
-            )
+            cure = "choose no, colocate, or the address of a server that 'trl vllm-serve' started"
+            raise ProfileError(f"GRPOProfile.vllm is {self.vllm!r}", cure=cure)
         if self.group_size < 2:
             raise ProfileError(
                 f"GRPOProfile.group_size is {self.group_size}: an advantage compares at least two actions",
@@ -132,7 +130,6 @@ class Loading(_Checked):
     """How a local model is loaded; what `Profile.loading` hands to the backends.
 
     Attributes:
-        backend: ``auto``, ``plain`` or ``unsloth``.
         precision: Of the weights on a card: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for bfloat16
             where the card has it. On a CPU always float32, but with ``measured``: bfloat16 where the
             processor multiplies it faster.

@@ -45,7 +45,13 @@ from mlagent_lib.training.scoring import (
     evaluate_steps,
 )
 from mlagent_lib.training.trainer import StepTrainer
-from mlagent_lib.training.trl_settings import check_held, common_settings, make_config, prepare_trainer
+from mlagent_lib.training.trl_settings import (
+    check_held,
+    common_settings,
+    make_config,
+    make_trainer,
+    prepare_trainer,
+)
 
 log = logging.getLogger("mlagent.grpo")
 
@@ -82,22 +88,19 @@ def train_grpo(
 ) -> dict:
     """Train the policy with step-wise GRPO, save the chosen adapter under ``out/adapter``, return a summary.
 
-    Interrupted training goes on from the last checkpoint of ``out/checkpoints``.
-
-    Under `accelerate launch` each process acts from its share of the states; the main one writes.
+    Interrupted training goes on from the last checkpoint of ``out/checkpoints``. Under `accelerate launch`
+    each process acts from its share of the states; the main one writes.
 
     Time is *charged*: processor seconds of this process, and the recorded duration of every script, also of
     those that the cache knew. So arms compare at equal time whatever else the machine does.
 
     Args:
-        profile: Model, coder, prompts and the settings of ``grpo``.
-        pool: States to act from.
         select: States kept back for the curve and the choice of the checkpoint; never trained on.
         make_tools: Takes the base model's coder where the profile has it, else None; returns the toolbox.
         adapter: The SFT adapter to start from; also the reference of the KL term.
-        arm: Its method counts; the full method where None. ``episode-wise`` trains on
-            whole trajectories from the starters of the pool's tasks, the paper's baseline: a step then takes
-            ``states_per_step`` tasks and ``group_size`` trajectories of each.
+        arm: Its method counts; the full method where None. ``episode-wise`` trains on whole trajectories
+            from the starters of the pool's tasks: a step then takes ``states_per_step`` tasks and
+            ``group_size`` trajectories of each.
         charged_limit: Training ends after the step that reaches this many charged seconds, in place of a
             number of updates.
         progress: Called with each row of metrics.
@@ -182,11 +185,7 @@ def _remember(
 
 
 def _starters(pool: StatePool) -> StatePool:
-    """Return the first states of the pool's tasks.
-
-    Raises:
-        RunError: The pool does not hold one of each.
-    """
+    """Return the first states of the pool's tasks, of which it must hold one each."""
     first = {state.task: state for state in pool.states if state.step == 0}
     if missing := sorted({state.task for state in pool.states} - set(first)):
         raise RunError(
@@ -375,7 +374,6 @@ def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict]
     Args:
         done: Steps that were made before.
     """
-    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     config, reward = make_config(GRPOConfig, wanted), recorder.reward
@@ -391,14 +389,7 @@ def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict]
 
     Trainer.recorder = recorder
     held = {"reward_funcs": [reward], "rollout_func": getattr(reward, "rollout", None)}
-    trainer = Trainer(
-        model=loaded.model,
-        args=config,
-        processing_class=loaded.tokenizer,
-        train_dataset=Dataset.from_list(rows),
-        callbacks=[recorder],
-        **held,
-    )
+    trainer = make_trainer(Trainer, loaded, config, rows, recorder, **held)
     check_held(trainer, held, "the GRPO trainer")
     if config.beta:
         _keep_reference(trainer.model)
@@ -429,23 +420,17 @@ def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> d
     chosen = out / "best" if best["step"] > 0 else adapter
     saved = json.loads((out / "best.json").read_text())["files"] if best["step"] > 0 else {}
     if lost := damaged_file(chosen, saved):
-        raise RunError(
-            f"the best checkpoint is damaged: {chosen / lost} is not what was saved",
-            cure=f"delete {out} and run again: the training is made anew",
-        )
+        cure = f"delete {out} and run again: the training is made anew"
+        raise RunError(f"the best checkpoint is damaged: {chosen / lost} is not what was saved", cure=cure)
     shutil.rmtree(out / "adapter", ignore_errors=True)
     shutil.copytree(chosen, out / "adapter")
     _save_adapter(model, out / "last")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     rows = [row for row in read_jsonl(metrics)[0] if row.get("split") == "train"]
-    return {
-        "chosen_step": best["step"],
-        "chosen_holdout_reward": best["reward"],
-        **({"chosen_gap": best["gap"]} if "gap" in best else {}),
-        "steps": rows[-1]["step"] if rows else 0,
-        "unscored": sum(row["unscored"] for row in rows),
-        "seconds": round(seconds, 2),
-    }
+    found = {"chosen_step": best["step"], "chosen_holdout_reward": best["reward"]}
+    found |= {"chosen_gap": best["gap"]} if "gap" in best else {}
+    steps, unscored = rows[-1]["step"] if rows else 0, sum(row["unscored"] for row in rows)
+    return found | {"steps": steps, "unscored": unscored, "seconds": round(seconds, 2)}
 
 
 def _gradient(norm: float) -> dict:

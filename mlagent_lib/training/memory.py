@@ -404,11 +404,7 @@ def available_gb() -> tuple[float, bool]:
 
 
 def announce(profile: Profile, backend: str, precision: str, say=print) -> None:
-    """Print what a profile will need, before anything is loaded; nothing for the pocket model.
-
-    Raises:
-        ProfileError: It does not fit; the message names a combination that does.
-    """
+    """Print what a profile will need, before anything is loaded (see `check_fit`); nothing for ``pocket``."""
     if shape_of(profile.model) is None:
         return
     there, on_card = available_gb()

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Self
@@ -23,6 +23,7 @@ from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
 from mlagent_lib.tasks.pocket.catalogue import KINDS, MODALITIES, family_of
+from mlagent_lib.training.backends.sampling import Generate
 from mlagent_lib.training.pool import Focus, OnPolicyStates, in_groups
 
 if TYPE_CHECKING:
@@ -374,17 +375,11 @@ class ShortTrajectories:
         starts = [start for at, start in enumerate(starts) if int((at + 1) * spread) > int(at * spread)]
         return cls(tuple(starts), grpo.eval_steps)
 
-    def measure(
-        self, generate: Callable[[list[list[dict]], int], list[str]], tools: Toolbox, prompter: Prompter,
-        seed: int,
-    ) -> dict[str, float]:  # fmt: skip
+    def measure(self, generate: Generate, tools: Toolbox, prompter: Prompter, seed: int) -> dict[str, float]:
         """Return ``gap``, the mean share of the gap closed by the last submissions, and ``gap_unscored``.
 
         Shares are of the feedback labels and bounded at -1 and 1, as a step's reward is. Trajectories that
         we failed to score are left out of the mean and counted.
-
-        Args:
-            generate: Takes conversations and a seed, returns replies.
 
         Raises:
             Unscored: None could be scored.
@@ -412,7 +407,7 @@ def bounded_gap(state: State, task: Task) -> float:
 
 
 def evaluate_steps(
-    generate: Callable[[list[list[dict]], int], list[str]],
+    generate: Generate,
     states: Sequence[State],
     tools: Toolbox,
     prompter: Prompter,
@@ -421,28 +416,15 @@ def evaluate_steps(
     seed: int,
     samples: int = 1,
 ) -> tuple[dict, list[dict]]:
-    """Return statistics of single steps from states, ``samples`` replies each, and a row for each reply.
-
-    Args:
-        generate: Takes conversations and a seed, returns replies.
-        samples: Replies a state.
-    """
+    """Return statistics of single steps from states, ``samples`` replies each, and a row for each reply."""
     repeated = [state for state in states for _ in range(samples)]
     prompts = [prompter.messages(state, tools.task(state.task)) for state in repeated]
     replies = generate(prompts, seed)
     results = run_steps(list(zip(repeated, replies, strict=True)), tools)
     rewards = [reward_of(result, tools.task(result.state.task), form) for result in results]
-    rows = [
-        {
-            "task": state.task,
-            "state_id": state.id,
-            "outcome": result.outcome.value,
-            "reason": result.reason,
-            "score_before": result.score_before,
-            "score_after": result.score_after,
-            "reward": reward,
-            "reply": split_thinking(reply)[0],
-        }
-        for state, result, reward, reply in zip(repeated, results, rewards, replies, strict=True)
-    ]
+    rows = []
+    for state, result, reward, reply in zip(repeated, results, rewards, replies, strict=True):
+        row = {"task": state.task, "state_id": state.id, "outcome": result.outcome.value}
+        row |= {name: getattr(result, name) for name in ("reason", "score_before", "score_after")}
+        rows.append(row | {"reward": reward, "reply": split_thinking(reply)[0]})
     return step_statistics(results, rewards), rows

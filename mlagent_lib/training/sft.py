@@ -26,7 +26,7 @@ from mlagent_lib.training.backends import Backend, load
 from mlagent_lib.training.backends.tokens import chat_texts
 from mlagent_lib.training.checkpoints import Keeper, forget_after, last_checkpoint
 from mlagent_lib.training.processes import from_main, is_main, plan_batch, world_size
-from mlagent_lib.training.trl_settings import common_settings, make_config, prepare_trainer
+from mlagent_lib.training.trl_settings import common_settings, make_config, make_trainer, prepare_trainer
 
 # Of TRL's settings those that are the same in every profile; checkpoints are saved by the clock.
 FIXED = {
@@ -79,7 +79,6 @@ def train_sft(
     """
     loaded = load(model, backend=backend)  # first: Unsloth must be imported before trl
     trained, counts = trainable_rows(rows, loaded.tokenizer, profile.max_length)
-    from datasets import Dataset
     from transformers import TrainerCallback, set_seed
     from trl import SFTConfig, SFTTrainer
 
@@ -101,10 +100,8 @@ def train_sft(
                 return
             step, loss = state.global_step, float(logs["loss"])
             if not math.isfinite(loss):
-                raise RunError(
-                    f"step {step} of SFT has loss {loss}: training cannot go on",
-                    cure="take a smaller sft.lr, or a card with bfloat16",
-                )
+                cure = "take a smaller sft.lr, or a card with bfloat16"
+                raise RunError(f"step {step} of SFT has loss {loss}: training cannot go on", cure=cure)
             row = {"step": step, "loss": loss, "lr": float(logs["learning_rate"])}
             row["token_accuracy"] = float(logs.get("mean_token_accuracy", math.nan))
             append_jsonl(out / "metrics.jsonl", {k: v for k, v in row.items() if not math.isnan(v)})
@@ -113,13 +110,7 @@ def train_sft(
 
     loaded.attach_lora(profile.lora_r, profile.lora_alpha, seed=config.seed)
     set_seed(config.seed)  # the same stream whatever the backend drew
-    trainer = SFTTrainer(
-        model=loaded.model,
-        args=config,
-        processing_class=loaded.tokenizer,
-        train_dataset=Dataset.from_list(trained),
-        callbacks=[Log()],
-    )
+    trainer = make_trainer(SFTTrainer, loaded, config, trained, Log())
     prepare_trainer(trainer, wanted, "the SFT trainer")
     _check_only_replies_count(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -127,12 +118,9 @@ def train_sft(
         loaded.save(out / "adapter")
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     from_main(None)  # the others wait until the adapter is there
-    return {
-        **counts,
-        "steps": trainer.state.global_step,
-        "seconds": round(time.perf_counter() - began, 2),
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-    }
+    found = {"steps": trainer.state.global_step, "seconds": round(time.perf_counter() - began, 2)}
+    weights = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    return counts | found | {"trainable_parameters": weights}
 
 
 def sft_settings(loaded: Backend, profile: SFTProfile, *, out: Path, seed: int) -> dict:

@@ -59,10 +59,8 @@ def read_run(run: str | Path, stage: str = COLLECTION) -> RunStates:
     folder = Path(run) / stage
     manifest, problem = read_manifest(folder), stage_problem(folder)
     if manifest is None or problem is not None:
-        raise RunError(
-            f"{folder} cannot be used: {problem}",
-            cure=f"give the folder of a run, and run notebooks/{notebook_of(stage)} in it first",
-        )
+        cure = f"give the folder of a run, and run notebooks/{notebook_of(stage)} in it first"
+        raise RunError(f"{folder} cannot be used: {problem}", cure=cure)
     rows = read_trajectories(folder / "trajectories.jsonl")
     profile, seed = manifest["profile"], manifest["seed"]
     if stage == COLLECTION:
@@ -79,11 +77,7 @@ def read_run(run: str | Path, stage: str = COLLECTION) -> RunStates:
 
 
 def known_tasks(names: Iterable[str], given: Sequence[Task] = ()) -> dict[str, Task]:
-    """Return the tasks of these names: those given, and else the pocket tasks.
-
-    Raises:
-        TaskError: A task is unknown.
-    """
+    """Return the tasks of these names: those given, and else the pocket tasks (see `find_task`)."""
     own = {task.name: task for task in given}
     return {name: own[name] if name in own else find_task(name) for name in set(names)}
 
@@ -98,7 +92,7 @@ def export_states(
         ``states.jsonl`` gets ``states.schema.json``.
 
     Raises:
-        RunError: The stage is not finished, or the data of a task here are others.
+        RunError: See `read_run` and `state_reward_rows`.
         TaskError: A task is unknown.
     """
     found, path = read_run(run, stage), Path(out)

@@ -47,6 +47,14 @@ def common_settings(
     }
 
 
+def make_trainer(kind: type, loaded: Backend, config: Any, rows: list[dict], callback: Any, **more: Any):
+    """Return a trainer of this kind for a loaded model; ``more`` are arguments of its own."""
+    from datasets import Dataset
+
+    more |= {"model": loaded.model, "args": config, "processing_class": loaded.tokenizer}
+    return kind(train_dataset=Dataset.from_list(rows), callbacks=[callback], **more)
+
+
 def prepare_trainer(trainer, wanted: Mapping[str, Any], what: str) -> None:
     """Check that a trainer holds its settings, keep its adapter in float32, and let it print nothing."""
     from transformers import PrinterCallback
@@ -78,10 +86,8 @@ def make_config(kind: type, wanted: Mapping[str, Any]):
     """
     known = _defaults(kind)
     if unknown := sorted(set(wanted) - set(known)):
-        raise RunError(
-            f"{kind.__name__} has no setting {', '.join(unknown)}",
-            cure="install the versions that the kit pins",
-        )
+        cure = "install the versions that the kit pins"
+        raise RunError(f"{kind.__name__} has no setting {', '.join(unknown)}", cure=cure)
     config = kind(**(known | dict(wanted)))
     check_held(config, wanted, kind.__name__)
     return config
@@ -101,10 +107,8 @@ def check_held(held: Any, wanted: Mapping[str, Any], what: str) -> None:
         elif _plain(found) != _plain(value):
             changed.append(f"{name} is {found!r} instead of {value!r}")
     if changed:
-        raise RunError(
-            f"{what} does not hold what was asked for: {'; '.join(changed)}",
-            cure="install the versions that the kit pins, or choose backend plain",
-        )
+        cure = "install the versions that the kit pins, or choose backend plain"
+        raise RunError(f"{what} does not hold what was asked for: {'; '.join(changed)}", cure=cure)
 
 
 def _defaults(kind: type) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.training.backends.tokens import chat_texts
 
+Generate = Callable[[list[list[dict]], int], list[str]]  # takes conversations and a seed, returns replies
 GENERATION_ROWS = 96  # conversations sampled at once where the profile says nothing
 
 
@@ -50,10 +53,8 @@ def generate_texts(
             length = batch["input_ids"].shape[1]
             if window and length + max_new_tokens > window:
                 both = f"a prompt of {length} tokens and a reply of {max_new_tokens}"
-                raise RunError(
-                    f"{both} do not fit the window of {window}",
-                    cure="give the profile fewer prompt_tokens, or a larger sft.max_length",
-                )
+                cure = "give the profile fewer prompt_tokens, or a larger sft.max_length"
+                raise RunError(f"{both} do not fit the window of {window}", cure=cure)
             out = model.generate(**batch.to(model.device), **options)
             replies += tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
     model.train(training)
