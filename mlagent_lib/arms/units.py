@@ -51,6 +51,7 @@ from mlagent_lib.run.stages import (
 )
 from mlagent_lib.tasks.pocket.generate import generate, structures, task_name
 from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.training.grpo import charged_seconds
 from mlagent_lib.training.pool import POOL_ACTION
 
 MADE = "made"  # the generated tasks of a seed, below the folder of its run
@@ -106,25 +107,16 @@ def collected(start: str) -> str:
     return start if start in ("one-idea", "random-ideas", "no-thought") else "far-apart"
 
 
-def open_unit(unit: Unit, runs_dir: str, arm: Arm | None = None) -> Lab:
-    """Return the lab of a unit: the run of its seed, an arm's profile, executions shared by all units.
-
-    Args:
-        arm: Whose profile; None for the profile ``ablations`` itself.
-    """
-    lab = open_lab(PROFILE, unit.seed, runs_dir, f"{PROFILE}-seed{unit.seed}")
-    cache = ExecutionCache(Path(runs_dir) / f"{PROFILE}-executions")
-    return replace(lab, profile=arm.profile() if arm else lab.profile, cache=cache)
-
-
 def make_unit(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
-    """Make one unit; one that is finished and intact is kept."""
+    """Make one unit in the run of its seed, by its arm's profile; one that is finished and intact is kept."""
     kind, _, rest = unit.name.partition("-")
     works = {"collect": _collect, "sft": _start, "arm": _arm, "search": _search}
     if kind not in works:
         raise ProfileError(f"unit {unit.name!r} is unknown", cure=f"its kind is one of {', '.join(works)}")
     arm = get_arm(rest) if kind == "arm" or rest == "no-thought" else None
-    lab = open_unit(unit, runs_dir, arm)
+    lab = open_lab(PROFILE, unit.seed, runs_dir, f"{PROFILE}-seed{unit.seed}")
+    executions = ExecutionCache(Path(runs_dir) / f"{PROFILE}-executions")  # shared by all units
+    lab = replace(lab, profile=arm.profile() if arm else lab.profile, cache=executions)
     quiet()
     stage = lab.stage(unit.name)
     try:
@@ -219,11 +211,6 @@ def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
         luck = luck_table(lab, rows, (arm.who,))
         write_table(stage, "luck.csv", luck.assign(seed=lab.seed, **arm.keys))
     stage.summary = {"trajectories": len(rows), "arm": name}
-
-
-def charged_seconds(metrics: Path) -> float:
-    """Return the charged seconds of a training: processor time and recorded scripts (see `train_grpo`)."""
-    return sum(row["seconds_charged"] for row in read_jsonl(metrics)[0] if row["split"] == "train")
 
 
 def blame_table(lab: Lab, stage: Stage, arm: Arm, states) -> pd.DataFrame:

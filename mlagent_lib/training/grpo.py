@@ -263,8 +263,7 @@ class Recorder(Keeper):
         self._measure, self._progress, self._limit = measure, progress, charged_limit
         self._began = self._seconds = self.rollout_seconds = self._processor = 0.0
         self.float16, self._overflows = False, 0
-        done = read_jsonl(self.metrics, missing_ok=True)[0]
-        self.charged = sum(row["seconds_charged"] for row in done if row.get("split") == "train")
+        self.charged = charged_seconds(self.metrics)
 
     @property
     def is_time_up(self) -> bool:
@@ -366,6 +365,12 @@ class Recorder(Keeper):
             append_jsonl(self.metrics, row)
             if self._progress:
                 self._progress(row)
+
+
+def charged_seconds(metrics: Path) -> float:
+    """Return the charged seconds of a training until now: processor time and recorded scripts."""
+    rows = read_jsonl(metrics, missing_ok=True)[0]
+    return sum(row["seconds_charged"] for row in rows if row.get("split") == "train")
 
 
 def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict], done: int):
