@@ -289,11 +289,10 @@ class Stage:
 
     def _explain(self, error: Exception) -> None:
         """Raise a `RunError` where a full or closed disk is behind an exception of a library."""
-        if isinstance(error, OSError) and error.errno is not None:
-            with explained(self.dir):
+        with explained(self.dir):
+            if isinstance(error, OSError) and error.errno is not None:
                 raise error
-        if self._disk_is_full():  # some libraries hide the cause in an exception of their own
-            with explained(self.dir):
+            if self._disk_is_full():  # some libraries hide the cause in an exception of their own
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
     def _disk_is_full(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.special import softmax
 
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.core.seeding import derive_seed, rng
@@ -40,7 +41,7 @@ def learn(grpo: GRPOProfile, seed: int) -> dict[str, float]:
     modalities = [name for name, count in TASKS.items() for _ in range(count)]
     rewards = _rewards(modalities, stream)
     seen, weights = _policy(modalities, rewards.shape[1], stream)
-    start, moments = _softmax(seen @ weights.T), [np.zeros_like(weights), np.zeros_like(weights)]
+    start, moments = softmax(seen @ weights.T, axis=1), [np.zeros_like(weights), np.zeros_like(weights)]
     states = [State(task=str(task), task_digest="", files={}) for task in range(len(modalities))]
     row_of = lambda state: int(state.task)  # noqa: E731
     size = grpo.group_size
@@ -48,16 +49,16 @@ def learn(grpo: GRPOProfile, seed: int) -> dict[str, float]:
     for step in range(grpo.steps):
         even = stream.integers(len(states), size=grpo.states_per_step)
         rows = np.array(focus.mix([int(task) for task in even for _ in range(size)]))
-        old = _softmax(seen @ weights.T)
+        old = softmax(seen @ weights.T, axis=1)
         actions = (old[rows].cumsum(axis=1) > stream.random((len(rows), 1))).argmax(axis=1)
         paid = rewards[rows, actions].tolist()
         focus.visit([states[row] for row in rows[::size]], paid)
         advantages = np.array(group_advantages(paid, size, grpo.scale_rewards))
         for again in range(grpo.num_iterations):
-            slope = _slope(grpo, _softmax(seen @ weights.T), old, start, rows, actions, advantages)
+            slope = _slope(grpo, softmax(seen @ weights.T, axis=1), old, start, rows, actions, advantages)
             made = step * grpo.num_iterations + again + 1
             weights = weights + RATE * _adam(slope.T @ seen[rows] / len(rows), moments, made)
-    said = _softmax(seen @ weights.T)
+    said = softmax(seen @ weights.T, axis=1)
     right = (said * (rewards == 1.0)).sum(axis=1)
     shares = {name: float(right[np.array(modalities) == name].mean()) for name in TASKS}
     return shares | {"commonest": float(said.mean(axis=0).max())}
@@ -106,11 +107,6 @@ def _slope(grpo, new, old, start, rows, actions, advantages) -> np.ndarray:
     logs = np.log(new[rows] + 1e-12)
     entropy = -(new[rows] * logs).sum(axis=1, keepdims=True)
     return slope - grpo.entropy_coef * new[rows] * (logs + entropy)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _adam(slope: np.ndarray, moments: list[np.ndarray], step: int) -> np.ndarray:

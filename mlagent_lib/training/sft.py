@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -164,10 +165,7 @@ def trainable_rows(rows: Sequence[dict], tokenizer, max_length: int) -> tuple[li
     prompts = _token_ids(tokenizer, [row["prompt"] for row in rows], add_generation_prompt=True)
     whole = _token_ids(tokenizer, [[*row["prompt"], *row["completion"]] for row in rows])
     # as TRL does: the reply begins where the prompt alone and the whole part ways
-    starts = [
-        next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), min(map(len, pair)))
-        for pair in zip(prompts, whole, strict=True)
-    ]
+    starts = [len(os.path.commonprefix(pair)) for pair in zip(prompts, whole, strict=True)]
     kept = [start < min(len(ids), max_length) for start, ids in zip(starts, whole, strict=True)]
     if not any(kept):
         raise RunError(
