@@ -180,11 +180,7 @@ def run(
 
 
 def plan_lines(at: Plan, jobs: int = 0) -> list[str]:
-    """Return what is finished and what is left, in words, a line for each unit that is left.
-
-    Args:
-        jobs: Units at once; 0 for one on each core.
-    """
+    """Return what is finished and what is left, in words, a line for each unit that is left."""
     head = f"{len(at.done)} of {len(at.units)} units are finished; {_left(at, jobs or usable_cpus())}"
     return [head, *(f"  {unit.name} seed {unit.seed}: about {at.expected(unit):.0f} s" for unit in at.left)]
 

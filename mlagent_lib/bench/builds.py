@@ -118,7 +118,7 @@ class Build(Child):
 
     cure = "compare with a commit that has the same libraries, or measure less with --only"
 
-    def __init__(self, tree: Path, folder: Path, work: Sequence[object]):
+    def __init__(self, tree: Path, folder: Path, work: Sequence):
         folder.mkdir()
         words = ["-P", str(WORKER), str(work[0]), str(folder), str(MODEL), *map(str, work[1:])]
         super().__init__(words, environment(tree), folder / "log", f"the build in {tree}")
@@ -139,9 +139,7 @@ def environment(tree: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def paired(
-    trees: Sequence[Path], folder: Path, work: Sequence[object], turns: int
-) -> list[tuple[dict, dict]]:
+def paired(trees: Sequence[Path], folder: Path, work: Sequence, turns: int) -> list[tuple[dict, dict]]:
     """Return what each turn took the two builds; the one that begins changes from turn to turn."""
     found = []
     with contextlib.ExitStack() as stack:

@@ -18,7 +18,7 @@ GROWTH = (8, 16, 32, 64)  # states a step
 _GROUP = 4  # replies of each where growth is measured
 
 
-def work_of(folder: Path, work: Sequence[object], turns: int) -> list[dict]:
+def work_of(folder: Path, work: Sequence, turns: int) -> list[dict]:
     """Return what each of some turns took this build (see `Build.turn`)."""
     with Build(ROOT, folder / "-".join(map(str, work)), work) as build:
         return [build.turn() for _ in range(turns)]
@@ -76,7 +76,7 @@ def sampling_rates(
     return {name: values[1:] for name, values in rates.items()}
 
 
-def busy(folder: Path, work: Sequence[object], turns: int, what: str) -> tuple[list[float], str]:
+def busy(folder: Path, work: Sequence, turns: int, what: str) -> tuple[list[float], str]:
     """Return how many cores are busy in each turn of a work, which is ``what`` in words."""
     took = work_of(folder, work, turns)
     wall = statistics.median(row["wall"] for row in took)

@@ -130,10 +130,7 @@ class StepRewardFunc:
         """Return one reward for each completion, in order; None where we failed to score.
 
         Replies are messages or text, ``state`` is the column of `states_dataset`. With TRL's ``log_metric``
-        the shares of the outcomes are logged.
-
-        Raises:
-            Unscored: Not one action could be scored.
+        the shares of the outcomes are logged. Where not one action could be scored it raises `Unscored`.
         """
         texts = [reply if isinstance(reply, str) else reply[-1]["content"] for reply in completions]
         read = {text: State.from_json(json.loads(text)) for text in set(state)}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.random import Generator
 from scipy.special import softmax
 
 from mlagent_lib.core.profiles import GRPOProfile
@@ -64,7 +65,7 @@ def learn(grpo: GRPOProfile, seed: int) -> dict[str, float]:
     return shares | {"commonest": float(said.mean(axis=0).max())}
 
 
-def _rewards(modalities: list[str], stream: np.random.Generator) -> np.ndarray:
+def _rewards(modalities: list[str], stream: Generator) -> np.ndarray:
     """Return what each action pays in each task: 1, 0.05, or 0.5 for the last one, which edits nothing."""
     used, table = np.zeros(FAMILIES, int), {}
     for name in sorted(set(modalities)):
@@ -77,9 +78,7 @@ def _rewards(modalities: list[str], stream: np.random.Generator) -> np.ndarray:
     return paid
 
 
-def _policy(
-    modalities: list[str], actions: int, stream: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _policy(modalities: list[str], actions: int, stream: Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return what the policy sees of each task, and its weights at the start: diverse, and blind.
 
     All is turned by one random rotation, so that no weight belongs to a modality.

@@ -256,12 +256,7 @@ class Estimate:
 
 
 def estimate(
-    profile: Profile,
-    *,
-    backend: str = "plain",
-    precision: str = "",
-    on_card: bool = True,
-    card_gb: float = 0.0,
+    profile: Profile, *, backend: str = "plain", precision: str = "", on_card: bool = True, card_gb: float = 0
 ) -> Estimate:
     """Return what a profile needs for SFT, for the sampling and the update of GRPO.
 
@@ -363,8 +358,7 @@ def alternative(
     for model, shape in {profile.model: own, **smaller}.items():
         if model != profile.model and shape == own:
             continue
-        taken: dict[str, object] = {} if model == profile.model else {"model": model}
-        taken |= {name: rungs[-1] for name, rungs in ladder.items()}
+        taken = {"model": model, **{name: rungs[-1] for name, rungs in ladder.items()}}
         if shape.layers * shape.hidden > own.layers * own.hidden or estimated(taken).peak > available_gb * GB:
             continue
         for name, rungs in reversed(ladder.items()):  # what costs most is given back first

@@ -125,11 +125,7 @@ class StepReward(BatchReward):
         self.seconds += time.perf_counter() - began
 
     def __call__(self, prompts, completions, **columns) -> list[float]:
-        """Return one reward for each completion, in order.
-
-        Raises:
-            Unscored: Not one action could be scored.
-        """
+        """Return one reward for each completion, in order (see `rewards_of`)."""
         if left := completions[self._begun :]:
             self.begin([completion[0]["content"] for completion in left])
         began, waiting = time.perf_counter(), time.monotonic()

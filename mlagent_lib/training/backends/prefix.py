@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from mlagent_lib.training.backends.decode import distinct_rows, generated
@@ -20,14 +21,14 @@ PART_ROWS = 16  # ours: fewest rows of a part
 ROUND = 16  # ours: lengths in bfloat16 are multiples of it; torch builds a kernel for each new shape there
 
 
-def repeated(cache: DynamicCache, which: torch.Tensor) -> DynamicCache:
+def repeated(cache: DynamicCache, which: Tensor) -> DynamicCache:
     """Return the cache with its rows repeated as ``which`` says; gradients flow back into the original."""
     return DynamicCache([(layer.keys[which], layer.values[which]) for layer in cache.layers])
 
 
 def completion_parts(
-    model, ids: torch.Tensor, mask: torch.Tensor, completion_length: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    model, ids: Tensor, mask: Tensor, completion_length: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield which rows, and the logits that predict their completions, by length: hardly any is for padding.
 
     Columns that are padding in all prompts, as where a part of a step has none of its longest, are not read.
@@ -79,14 +80,14 @@ def grouped(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     prompts = (torch.cat([part[name] for part in parts]) for name in ("prompt_ids", "prompt_mask"))
     order = distinct_rows(*prompts)[2].argsort(stable=True).split([len(part["prompt_ids"]) for part in parts])
 
-    def value(name: str, rows: torch.Tensor) -> Any:
+    def value(name: str, rows: Tensor) -> Any:
         known = [part[name] for part in parts]
-        return torch.cat(known)[rows] if isinstance(known[0], torch.Tensor) and known[0].dim() else known[0]
+        return torch.cat(known)[rows] if isinstance(known[0], Tensor) and known[0].dim() else known[0]
 
     return [{name: value(name, rows) for name in parts[0]} for rows in order]
 
 
-def in_order(parts: Iterable[tuple[torch.Tensor, torch.Tensor]], length: int) -> torch.Tensor:
+def in_order(parts: Iterable[tuple[Tensor, Tensor]], length: int) -> Tensor:
     """Return the values of all rows in the order of their numbers, zeros behind the end of each part.
 
     Args:
