@@ -224,11 +224,8 @@ def run(turns: Turns, folder: Path, model: str) -> None:
     while turns.wait():
         number += 1
         words = ["run", "--runs-dir", str(folder / "runs"), "--run-id", f"run-{number}"]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "mlagent_lib", *words],
-            cwd=os.environ["PYTHONPATH"],
-            stdin=subprocess.DEVNULL,
-        )
+        command = [sys.executable, "-P", "-m", "mlagent_lib", *words]
+        done = subprocess.run(command, cwd=os.environ["PYTHONPATH"], stdin=subprocess.DEVNULL)
         if done.returncode:  # its last line says why
             raise SystemExit(done.returncode)
         turns.tell()

@@ -133,10 +133,8 @@ class Build(Child):
 def environment(tree: Path) -> dict[str, str]:
     """Return the environment in which a build works as `mlagent run` lets it work."""
     threads = str(min(get_profile("laptop").threads, usable_cpus()))
-    return os.environ | {
-        "PYTHONPATH": str(tree), "OMP_NUM_THREADS": threads, **PATIENT,
-        "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
+    own = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    return os.environ | PATIENT | own
 
 
 def paired(trees: Sequence[Path], folder: Path, work: Sequence, turns: int) -> list[tuple[dict, dict]]:

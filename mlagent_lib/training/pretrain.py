@@ -63,13 +63,9 @@ def build_tokenizer(texts: list[str], vocab_size: int):
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([lines, byte_level])
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END, START_TURN, END_TURN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    pieces = {"vocab_size": vocab_size, "special_tokens": [END, START_TURN, END_TURN]}
+    pieces["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(show_progress=False, **pieces))
     special = {"eos_token": END_TURN, "pad_token": END, "chat_template": CHAT_TEMPLATE}
     columns = ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(tokenizer_object=bpe, model_input_names=columns, **special)

@@ -243,11 +243,8 @@ def parts_of_seconds(total: float, *, coder: float, scripts: float) -> dict[str,
     ``seconds_coder`` and ``seconds_execution`` (waiting while at least one script ran) are work;
     ``seconds_overhead`` is all else: parsing, starting and cleaning up runs, grading, the cache.
     """
-    return {
-        "seconds_coder": round(coder, 4),
-        "seconds_execution": round(scripts, 4),
-        "seconds_overhead": round(max(total - coder - scripts, 0.0), 4),
-    }
+    parts = {"coder": coder, "execution": scripts, "overhead": max(total - coder - scripts, 0.0)}
+    return {f"seconds_{name}": round(value, 4) for name, value in parts.items()}
 
 
 def covered(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:

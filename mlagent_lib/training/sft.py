@@ -173,12 +173,8 @@ def trainable_rows(rows: Sequence[dict], tokenizer, max_length: int) -> tuple[li
             f"{min(starts, default=0)} tokens, and sft.max_length is {max_length}",
             cure="give a larger sft.max_length, or collect trajectories with replies",
         )
-    counts = {
-        "rows": len(rows),
-        "rows_trained": sum(kept),
-        "rows_dropped": len(rows) - sum(kept),
-        "rows_cut": sum(keep and len(ids) > max_length for keep, ids in zip(kept, whole, strict=True)),
-    }
+    counts = {"rows": len(rows), "rows_trained": sum(kept), "rows_dropped": len(rows) - sum(kept)}
+    counts["rows_cut"] = sum(keep and len(ids) > max_length for keep, ids in zip(kept, whole, strict=True))
     if counts["rows_dropped"] or counts["rows_cut"]:
         log.warning(
             "%(rows)d rows, max_length %(max_length)d: %(rows_dropped)d dropped as their prompt fills it, "

@@ -51,12 +51,9 @@ def completion_parts(
     lengths, step = mask[:, start:].sum(dim=1), ROUND if first.logits.dtype == torch.bfloat16 else 1
     for rows in lengths.argsort(stable=True).split(max(PART_ROWS, -(-len(ids) // PARTS))):
         end = start + min(completion_length, _rounded(max(1, int(lengths[rows[-1]])), step))
-        rest = model(
-            input_ids=ids[rows, start:end],
-            attention_mask=mask[rows, :end],
-            past_key_values=repeated(first.past_key_values, which[rows]),
-            use_cache=True,
-        )
+        cache = repeated(first.past_key_values, which[rows])
+        tokens = {"input_ids": ids[rows, start:end], "attention_mask": mask[rows, :end]}
+        rest = model(**tokens, past_key_values=cache, use_cache=True)
         # float32: a log-probability of bfloat16 logits is off by a hundredth
         yield rows, torch.cat([first.logits[which[rows]], rest.logits[:, :-1]], dim=1).float()
 
