@@ -45,10 +45,9 @@ def run_bench_gpu(
         RunError: A shape is unknown, there is no CUDA device, or a model could not be written.
         MlagentError: A backend cannot run here.
     """
-    unknown = [name for name in shapes if name not in SHAPES]
-    if unknown or not shapes:
-        what = unknown[0] if unknown else ""
-        raise RunError(f"shape {what!r} is unknown", cure=f"choose among {', '.join(SHAPES)}")
+    for shape in shapes or [""]:
+        if shape not in SHAPES:
+            raise RunError(f"shape {shape!r} is unknown", cure=f"choose among {', '.join(SHAPES)}")
     check_cuda()
     from mlagent_lib.training.backends import choose
 

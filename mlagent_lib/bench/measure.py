@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -164,16 +163,14 @@ def scripts(names: Sequence[str], seed: int = 0) -> tuple[list[State], dict[str,
 @contextlib.contextmanager
 def _workspace(state: State, task: Task) -> Iterator[Path]:
     """Give a folder with the files of a state and the task's data, as an agent without this kit has it."""
-    folder = Path(tempfile.mkdtemp(prefix="mlagent-bench-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="mlagent-bench-") as place:
+        folder = Path(place)
         for name, data in state.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         if task.data_dir.is_dir():
             (folder / "data").symlink_to(task.data_dir.resolve())
         yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _cold(state: State, task: Task) -> float:
@@ -359,7 +356,7 @@ def run_bench(
     Raises:
         RunError: A letter is unknown, or question f has no finished run.
     """
-    check_letters(which, LETTERS, "question")
+    check_letters(which, _MEASURES, "question")
     if "f" in which and (run is None or not (run / "04_evaluation" / "trajectories.jsonl").is_file()):
         cure = "make one with `mlagent run`, or leave f out with --only abcdeghij"
         raise RunError(f"question f needs a finished run, {run} is none", cure=cure)
@@ -376,13 +373,12 @@ def run_bench(
     return recorded(SCHEMA, found, began, out, scripts=len(bench.states))
 
 
-def check_letters(letters: str, known: Iterable[str], what: str) -> None:
+def check_letters(letters: str, known: Mapping[str, object], what: str) -> None:
     """Raise `RunError` where a letter is unknown, or where there is none."""
-    unknown = [letter for letter in letters if letter not in known]
-    if unknown or not letters:
-        name = unknown[0] if unknown else ""
-        cure = f"choose letters from {''.join(known)}"
-        raise RunError(f"the bench has no {what} {name!r}", cure=cure)
+    for letter in letters or [""]:
+        if letter not in known:
+            cure = f"choose letters from {''.join(known)}"
+            raise RunError(f"the bench has no {what} {letter!r}", cure=cure)
 
 
 def recorded(schema: str, rows: Sequence[BenchRow], began: float, out: Path | None, **more: object) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ _GROUP = 4  # replies of each where growth is measured
 
 def work_of(folder: Path, work: Sequence, turns: int) -> list[dict]:
     """Return what each of some turns took this build (see `Build.turn`)."""
-    with Build(ROOT, folder / "-".join(map(str, work)), work) as build:
+    place = Path(tempfile.mkdtemp(dir=folder))  # two questions may ask for the same work
+    with Build(ROOT, place / "build", work) as build:
         return [build.turn() for _ in range(turns)]
 
 

@@ -20,7 +20,7 @@ from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import write_text
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.reward import FORMS, step_reward
+from mlagent_lib.reward import FORMS, task_reward
 from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import split_trajectories
@@ -149,13 +149,8 @@ def state_reward_rows(run: RunStates, tasks: Mapping[str, Task]) -> list[dict]:
 
 
 def _action(trajectory: Mapping, step: Mapping, task: Task) -> dict:
-    rewards = {
-        form: step_reward(
-            Outcome(step["outcome"]), before=step["score_before"], after=step["score_after"],
-            init=task.baseline["feedback"], best=task.best["feedback"], form=form,
-        )
-        for form in FORMS
-    }  # fmt: skip
+    outcome, before, after = Outcome(step["outcome"]), step["score_before"], step["score_after"]
+    rewards = {form: task_reward(outcome, task, before, after, form) for form in FORMS}
     found = {"source": trajectory["source"], "trajectory": trajectory["id"]}
     found |= {name: step.get(name) for name in _COPIED}
     return found | {"rewards": rewards}
