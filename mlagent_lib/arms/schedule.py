@@ -57,13 +57,11 @@ class Plan:
 
     Attributes:
         units: All units in the order in which they are started.
-        done: Those that are finished and intact.
-        seconds: What finished units took, by unit.
+        done: Those that are finished and intact, with the seconds that they took.
     """
 
     units: tuple[Unit, ...]
-    done: frozenset[Unit]
-    seconds: dict[Unit, float]
+    done: dict[Unit, float]
 
     @property
     def left(self) -> list[Unit]:
@@ -76,8 +74,8 @@ class Plan:
 
     def expected(self, unit: Unit) -> float:
         """Return about how many seconds a unit takes: the mean of its like, of its kind, or a guess."""
-        alike = [s for other, s in self.seconds.items() if other.name == unit.name]
-        kind = [s for other, s in self.seconds.items() if family(other) == family(unit)]
+        alike = [seconds for other, seconds in self.done.items() if other.name == unit.name]
+        kind = [seconds for other, seconds in self.done.items() if family(other) == family(unit)]
         return statistics.fmean(alike or kind or [FIRST_GUESS[family(unit)]])
 
     def minutes_left(self, jobs: int) -> float:
@@ -122,13 +120,12 @@ def plan(runs_dir: Path | str, seeds: Sequence[int] | None = None, arms: Sequenc
 
     for key in wanted:
         add(by_name[key])
-    done, seconds = set(), {}
+    done = {}
     for unit in chosen:
         folder = run_of(runs_dir, unit.seed) / unit.name
         if stage_problem(folder) is None:
-            done.add(unit)
-            seconds[unit] = float((read_manifest(folder) or {}).get("wall_s", 0.0))
-    return Plan(tuple(chosen), frozenset(done), seconds)
+            done[unit] = float((read_manifest(folder) or {}).get("wall_s", 0.0))
+    return Plan(tuple(chosen), done)
 
 
 def _wanted(seeds: Sequence[int] | None, arms: Sequence[str] | None) -> list[tuple[int, str]]:
@@ -194,8 +191,7 @@ def _left(at: Plan, jobs: int) -> str:
 
 def _work(at: Plan, runs_dir: Path, jobs: int, temporary: str, say: Callable[[str], None]) -> list[Unit]:
     """Start units as cores and needs allow; return those that failed."""
-    todo, done, failed = at.left, set(at.done), []
-    seconds, running = dict(at.seconds), {}
+    todo, done, failed, running = at.left, dict(at.done), [], {}
     ended: queue.Queue[tuple[Unit, int, float]] = queue.Queue()
     try:
         while todo or running:
@@ -203,7 +199,7 @@ def _work(at: Plan, runs_dir: Path, jobs: int, temporary: str, say: Callable[[st
                 say(f"{unit.name} (seed {unit.seed}) is left out: what it needs has failed")
                 todo.remove(unit)
                 failed.append(unit)
-            ready = [unit for unit in todo if at.needed(unit) <= done]
+            ready = [unit for unit in todo if at.needed(unit) <= done.keys()]
             for unit in ready[: jobs - len(running)]:
                 todo.remove(unit)
                 running[unit] = _start(unit, runs_dir, temporary, ended)
@@ -215,10 +211,9 @@ def _work(at: Plan, runs_dir: Path, jobs: int, temporary: str, say: Callable[[st
                 failed.append(unit)
                 say(f"{unit.name} (seed {unit.seed}): failed after {took:.0f} s, see {_log(runs_dir, unit)}")
                 continue
-            done.add(unit)
-            seconds[unit] = took
+            done[unit] = took
             head = f"[{len(done)}/{len(at.units)}] {unit.name} seed {unit.seed}"
-            say(f"{head}: {took:.0f} s; {_left(Plan(at.units, frozenset(done), seconds), jobs)}")
+            say(f"{head}: {took:.0f} s; {_left(Plan(at.units, done), jobs)}")
     finally:
         for process in running.values():
             process.terminate()
