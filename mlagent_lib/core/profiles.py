@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,10 +197,6 @@ class Profile(_Checked):
             ({'OMP_WAIT_POLICY': 'PASSIVE'}, '1000')
         """
         return PATIENT if self.model == "pocket" else SPINNING
-
-    def to_json(self) -> dict:
-        """Return the whole profile as plain nested dictionaries."""
-        return asdict(self)
 
     def as_rows(self) -> list[dict]:
         """Return one row per constant: stage, name, value, the paper's value (or ours), source, why.
