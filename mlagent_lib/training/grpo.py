@@ -213,22 +213,18 @@ def grpo_settings(
     group = profile.group_size * rows_per_action
     rows = profile.states_per_step * group
     plan = plan_batch(rows, micro=profile.micro_batch, group=group, world=world_size())
-    shared = common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "grpo"))
-    return (
-        shared
-        | FIXED
-        | {name: getattr(profile, name) for name in SAME}
-        | {
-            "max_steps": profile.steps * profile.num_iterations,
-            "steps_per_generation": plan.accumulation,  # all actions of a step come from one policy
-            "num_generations": group,
-            "max_completion_length": profile.max_new_tokens,
-            "lr_scheduler_type": profile.lr_schedule,
-            "logging_steps": profile.num_iterations,  # a row for each batch of actions, whatever its passes
-            "save_steps": profile.eval_every * profile.num_iterations,
-            **_vllm_settings(profile.vllm, loaded.loading.window),
-        }
-    )
+    found = common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "grpo"))
+    found |= FIXED | {name: getattr(profile, name) for name in SAME}
+    found |= _vllm_settings(profile.vllm, loaded.loading.window)
+    return found | {
+        "max_steps": profile.steps * profile.num_iterations,
+        "steps_per_generation": plan.accumulation,  # all actions of a step come from one policy
+        "num_generations": group,
+        "max_completion_length": profile.max_new_tokens,
+        "lr_scheduler_type": profile.lr_schedule,
+        "logging_steps": profile.num_iterations,  # a row for each batch of actions, whatever its passes
+        "save_steps": profile.eval_every * profile.num_iterations,
+    }
 
 
 def _vllm_settings(vllm: str, window: int) -> dict:
