@@ -39,7 +39,6 @@ def run_bench_gpu(
 
     Args:
         shapes: Names of `mlagent_lib.training.memory.SHAPES`.
-        backends: ``plain``, ``unsloth`` or both.
 
     Raises:
         RunError: A shape is unknown, there is no CUDA device, or a model could not be written.

@@ -143,11 +143,7 @@ def timed(function: Callable, *arguments: object, **options: object) -> float:
 
 
 def scripts(names: Sequence[str], seed: int = 0) -> tuple[list[State], dict[str, Task]]:
-    """Return states that hold the starter of each task and an edit of it, and the tasks by name.
-
-    Args:
-        seed: Draws the edits from the catalogue.
-    """
+    """Return states that hold the starter of each task and a drawn edit of it, and the tasks by name."""
     states, tasks = [], {name: find_task(name) for name in names}
     for name, task in tasks.items():
         start = State(task=name, task_digest=task.digest, files=task.env_files(), score=0.0)
@@ -382,12 +378,7 @@ def check_letters(letters: str, known: Mapping[str, object], what: str) -> None:
 
 
 def recorded(schema: str, rows: Sequence[BenchRow], began: float, out: Path | None, **more: object) -> dict:
-    """Return the record of a bench, as written to ``out`` where there is one.
-
-    Args:
-        began: By `time.monotonic`.
-        more: Of this bench alone.
-    """
+    """Return the record of a bench that began then (`time.monotonic`), as written to ``out`` if given."""
     findings = [vars(row) | {"reached": row.reached} for row in rows]
     record = {"schema": schema, "findings": findings, **more, "device": device_name(), "tier": choose().name}
     record |= {"versions": versions(), "git": git_state(), "seconds": round(time.monotonic() - began, 1)}

@@ -270,12 +270,7 @@ class Focus:
         return {task: known.get(task, max(known.values(), default=1.0)) for task in sorted(self._states)}
 
     def visit(self, states: Sequence[State], rewards: Sequence[float]) -> None:
-        """Remember the rewards of groups.
-
-        Args:
-            states: Where each group started.
-            rewards: Of all actions, group by group.
-        """
+        """Remember the rewards of all actions, group by group; ``states`` is where each group started."""
         for state, own in zip(states, in_groups(rewards, self.group_size), strict=True):
             mean, spread = sum(own) / len(own), float(np.std(own))
             self.spread[state.task] = FADE * self.spread.get(state.task, spread) + (1 - FADE) * spread

@@ -338,14 +338,10 @@ class ShortTrajectories:
 
     Single steps pay the same for an edit that helps once and for one after which nothing more is gained, so
     the mean reward of a step may rise while trajectories get worse. Ours.
-
-    Attributes:
-        starts: A state for each trajectory.
-        steps: Longest of them.
     """
 
-    starts: tuple[State, ...]
-    steps: int
+    starts: tuple[State, ...]  # one for each trajectory
+    steps: int  # at most
 
     @classmethod
     def of(cls, pool: Iterable[State], kept_back: Iterable[State], grpo: GRPOProfile, seed: int) -> Self:

@@ -30,13 +30,11 @@ class Backend(ABC):
     """A loaded model with its tokenizer: what training, sampling and coding need of it.
 
     Attributes:
-        name: ``plain`` or ``unsloth``.
         path: Folder or name of the base weights.
         model: A causal language model, with an adapter once `attach_lora` was called or one was loaded.
         tokenizer: Its tokenizer, padding on the left.
         device: ``cpu`` or ``cuda``.
         precision: Of the computation: ``float32``, ``bfloat16`` or ``float16``.
-        loading: How it was loaded.
     """
 
     name = ""

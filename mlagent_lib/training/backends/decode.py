@@ -319,12 +319,7 @@ class _Rows:
 
 
 def drawn(logits: Tensor, temperature: float) -> Tensor:
-    """Return a token for each row: the likeliest at temperature 0, else one drawn by its probability.
-
-    Args:
-        logits: Shape (rows, vocabulary).
-        temperature: The logits are divided by it.
-    """
+    """Return a token for each row of logits: the likeliest at temperature 0, else drawn by probability."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     sums = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
