@@ -22,7 +22,7 @@ from mlagent_lib.agents.server.accounting import Call
 from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.core.artifacts import read_manifest, stage_is_valid
 from mlagent_lib.core.errors import ProfileError, RunError
-from mlagent_lib.core.files import read_jsonl
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.results.evaluated_agents import agent_stages, main_tables, run_scales, with_agents
 from mlagent_lib.run import agent as acting
@@ -427,7 +427,7 @@ def made_run(tmp_path_factory):
     with Stage(folder, "agents/m", params={"seed": 0, **params}) as stage:
         stage.write_json("scales.json", [vars(scale) for scale in SCALES.values()])
         for row in own:
-            stage.append_jsonl("trajectories.jsonl", {**row, "source": "m", "id": f"m-{row['id']}"})
+            append_jsonl(stage.path("trajectories.jsonl"), {**row, "source": "m", "id": f"m-{row['id']}"})
     return folder
 
 
