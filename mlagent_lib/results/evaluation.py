@@ -273,7 +273,8 @@ def median_trajectory(df: pd.DataFrame, policy: str = "rl") -> str:
     return str(own["trajectory"].iloc[(len(own) - 1) // 2])
 
 
-def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> pd.DataFrame:
+@tabled()
+def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> Rows:
     """Return one line per task and policy of each arm from a `trajectory_table` (``tasks.csv``).
 
     Args:
@@ -286,8 +287,7 @@ def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> 
         unscored, avg_at_k, best_at_k, gain_pct (paper's formula; empty where init is not positive),
         gap_closed (bounded) with gap_low and gap_high, gap_unbounded.
     """
-    table = []
-    for (_, arm, policy), part in df.groupby(["task", "arm", "policy"], sort=True):
+    for (_, _, arm, policy), part in df.groupby(["split", "task", "arm", "policy"], sort=True):
         first, good = part.iloc[0], part[~part["unscored"].astype(bool)]
         line = {name: first[name] for name in SCALE_COLUMNS} | {"arm": arm, "policy": policy}
         line |= {"n": len(good), "seeds": good["seed"].nunique(), "unscored": len(part) - len(good)}
@@ -299,8 +299,7 @@ def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> 
             line["gain_pct"] = good["gain_pct"].mean()
             line |= _ends("gap", bootstrap_mean(measured(good, "gap"), "value", draws=draws), "gap_closed")
             line["gap_unbounded"] = good["gap_closed"].mean()
-        table.append(line)
-    return pd.DataFrame(table).sort_values(["split", "task", "arm", "policy"], ignore_index=True)
+        yield line
 
 
 def mean_of(df: pd.DataFrame, name: str, measure: str, split: str = "all", **how) -> Interval | None:

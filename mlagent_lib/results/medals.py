@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.tasks.foreign.leaderboard import (
     MEDALS,
     Leaderboard,
@@ -39,7 +40,8 @@ def with_medals(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
     return rows.assign(medal=places(medal), above_median=places(above_median), percentile=places(percentile))
 
 
-def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd.DataFrame:
+@tabled()
+def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> Rows:
     """Return one line per task and policy: how its trajectories would stand on Kaggle's private leaderboard.
 
     Returns:
@@ -62,7 +64,6 @@ def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
         >>> int(line["gold"]), float(line["above_median_share"]), float(line["percentile"])
         (1, 0.5, 70.0)
     """
-    table = []
     for (task, policy), part in with_medals(df, leaderboards).groupby(["task", "policy"], sort=True):
         good, board = part[~part["unscored"].astype(bool)], leaderboards[task]
         line = {"task": task, "policy": policy, "teams": board.teams}
@@ -74,5 +75,4 @@ def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
             beaten = good["percentile"].astype(float)
             line |= {"percentile": float(beaten.mean()), "best_percentile": float(beaten.max())}
         line |= {f"{name}_score": score for name, score in medal_thresholds(board).items()}
-        table.append(line | {"median_score": board.median})
-    return pd.DataFrame(table)
+        yield line | {"median_score": board.median}

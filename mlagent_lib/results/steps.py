@@ -97,7 +97,8 @@ def standing_table(steps: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.Da
     return groups.agg({"actions": "sum"} | how).reset_index()
 
 
-def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFrame:
+@tabled("seed", "split", "step", "reward", "validity", "kl")
+def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> Rows:
     """Return the rows of GRPO's ``metrics.jsonl`` that the learning curve needs.
 
     Args:
@@ -111,12 +112,10 @@ def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFra
         >>> learning_curve_table({0: [{"step": 1, "reward": 0.5, "share_invalid": 0.25}]})["validity"].item()
         0.75
     """
-    table = []
     for seed, row in ((seed, row) for seed, rows in metrics.items() for row in rows):
         reward, known, invalid, kl = map(or_nan, map(row.get, ("reward", "validity", "share_invalid", "kl")))
         validity = known if "validity" in row else 1.0 - invalid
-        table.append((seed, row.get("split") or "train", row["step"], reward, validity, kl))
-    return pd.DataFrame(table, columns=["seed", "split", "step", "reward", "validity", "kl"])
+        yield seed, row.get("split") or "train", row["step"], reward, validity, kl
 
 
 CURVE_COLUMNS = ("reward", "validity", "kl", "steps", "unscored", "coder_failures", "on_policy_groups")
@@ -148,9 +147,10 @@ def before_after_table(tasks: pd.DataFrame) -> pd.DataFrame:
     return both[["task", "split", "metric", *columns]].reset_index(drop=True)
 
 
+@tabled("selection", "mean_distance", "coverage")
 def spread_table(
     distances: np.ndarray, chosen: Mapping[str, Sequence[int]], *, draws: int = 200, root: int = 0
-) -> pd.DataFrame:
+) -> Rows:
     """Return how far apart and how covering a choice of ideas is, beside random choices of the same size.
 
     Args:
@@ -172,20 +172,18 @@ def spread_table(
     distances = np.asarray(distances, dtype=float)
     size = len(next(iter(chosen.values())))
     generator = rng(root, "random ideas")
-    picks, table = list(chosen.items()), []
+    picks = list(chosen.items())
     picks += [("random", generator.choice(len(distances), size, replace=False)) for _ in range(draws)]
     for name, indices in picks:
         inside = distances[np.ix_(indices, indices)]
         pairs = inside[np.triu_indices(len(indices), 1)]
         cover = distances[:, indices].min(axis=1).mean()
-        table.append({"selection": name, "mean_distance": float(pairs.mean()), "coverage": float(cover)})
-    return pd.DataFrame(table)
+        yield name, float(pairs.mean()), float(cover)
 
 
-def minutes_table(
-    stages: Mapping[str, float], metrics: Iterable[Mapping] = (), *, rl_stage: str = ""
-) -> pd.DataFrame:
-    """Return where the time went: one line per stage and part (columns stage, part, seconds).
+@tabled("stage", "part", "seconds")
+def minutes_table(stages: Mapping[str, float], metrics: Iterable[Mapping] = (), *, rl_stage="") -> Rows:
+    """Return where the time went: one line per stage and part.
 
     Args:
         stages: Wall seconds of each stage, in order.
@@ -198,12 +196,11 @@ def minutes_table(
         >>> minutes_table({"grpo": 12.0}, [row], rl_stage="grpo")["seconds"].tolist()
         [3.0, 1.0, 4.0, 2.0, 2.0]
     """
-    rows, table = list(metrics), []
+    rows = list(metrics)
     for stage, seconds in stages.items():
         parts = {"whole stage": float(seconds)}
         if stage == rl_stage and rows:
             names = ("generation", "coder", "execution", "update")
             parts = {part: float(sum(row.get(f"seconds_{part}") or 0.0 for row in rows)) for part in names}
             parts["other"] = max(0.0, float(seconds) - sum(parts.values()))
-        table += [{"stage": stage, "part": part, "seconds": value} for part, value in parts.items()]
-    return pd.DataFrame(table, columns=["stage", "part", "seconds"])
+        yield from ((stage, part, value) for part, value in parts.items())

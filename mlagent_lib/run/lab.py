@@ -217,8 +217,8 @@ def _run_around(profile: str, seed: int, runs_dir: str, run_id: str) -> Path | N
     run = here.parent
     record = read_record(run / RUN_RECORD)
     is_same = here.name == "notebooks" and (record.get("profile"), record.get("seed")) == (profile, seed)
-    named = (Path(runs_dir) / run_id / RUN_RECORD).exists() if runs_dir else run_id not in ("", run.name)
-    return run if is_same and not named else None
+    elsewhere = (Path(runs_dir) / run_id / RUN_RECORD).exists() if runs_dir else run_id not in ("", run.name)
+    return run if is_same and not elsewhere else None
 
 
 def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] | None = None) -> Lab:

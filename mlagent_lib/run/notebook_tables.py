@@ -238,10 +238,11 @@ def _equal_choices(lab: Lab, task: Task, ideas: Sequence, vectors: np.ndarray) -
     return {"v1: farthest average": first, "v2: per axis": second}
 
 
-def family_table(lab: Lab, task: Task) -> pd.DataFrame:
+@tabled("selection", "ideas", "families")
+def family_table(lab: Lab, task: Task) -> Rows:
     """Return how many different *kinds* of ideas a selection holds: families such as ``svm`` or ``bagging``.
 
-    Columns: selection, ideas, families (mean over 200 draws for ``random``).
+    For ``random`` it is the mean over 200 draws.
     """
     ideas = candidate_ideas(task)
     vectors = embed([idea.text for idea in ideas])
@@ -250,9 +251,8 @@ def family_table(lab: Lab, task: Task) -> pd.DataFrame:
     size = len(chosen["v2: per axis"])
     stream = rng(lab.seed, "families", task.name)
     drawn = [len(set(families[stream.choice(len(ideas), size, replace=False)])) for _ in range(200)]
-    table = [{"selection": "random", "ideas": size, "families": float(np.mean(drawn))}]
-    table += [{"selection": k, "ideas": size, "families": len(set(families[v]))} for k, v in chosen.items()]
-    return pd.DataFrame(table)
+    yield "random", size, float(np.mean(drawn))
+    yield from ((name, size, len(set(families[places]))) for name, places in chosen.items())
 
 
 def collection_table(rows: Iterable[Mapping]) -> pd.DataFrame:
@@ -394,13 +394,14 @@ def learning_curve(lab: Lab, rows: Sequence[Mapping]) -> pd.DataFrame:
     return for_figure(lab, learning_curve_table({lab.seed: rows}))
 
 
-def time_table(rows: Sequence[Mapping]) -> pd.DataFrame:
+@tabled("part", "seconds", "share")
+def time_table(rows: Sequence[Mapping]) -> Rows:
     """Return where the seconds of training went, and how many executions were known already."""
     frame = pd.DataFrame([row for row in rows if row["split"] == "train"])
     total, known = frame["seconds_total"].sum(), frame["cache_hits"].sum() / max(frame["executions"].sum(), 1)
     parts = {name: frame[f"seconds_{name}"].sum() for name in ("generation", "execution", "update")}
-    table = [{"part": name, "seconds": value, "share": value / total} for name, value in parts.items()]
-    return pd.DataFrame([*table, {"part": "executions that were known already", "share": known}])
+    yield from ((name, value, value / total) for name, value in parts.items())
+    yield "executions that were known already", None, known
 
 
 # 07 to explore

@@ -429,7 +429,8 @@ def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
-def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.DataFrame:
+@tabled("policy", "task", "split", "claimed", "kept", "seeds", "verdict")
+def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> Rows:
     """Return whether the best edit of each policy on each task survives other seeds of the script.
 
     Returns:
@@ -447,14 +448,11 @@ def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.Da
             gains = [sign * (step["score_after"] - start["score"]) for start, step in ends]
             if gains and max(gains) > 0:
                 start, step = ends[gains.index(max(gains))]
-                found.append({"policy": name, "task": task.name, "split": task.split})
+                found.append((name, task.name, task.split))
                 pairs.append((State.from_json(start), edited_state(step, task)))
     lucks = luck_of(pairs, lab.tools(), seeds=lab.profile.evaluate.luck_seeds)
-    for row, luck in zip(found, lucks, strict=True):
-        seeds = len(luck.gains)
-        row |= {"claimed": luck.claimed, "kept": luck.kept, "seeds": seeds, "verdict": luck.verdict}
-    columns = ["policy", "task", "split", "claimed", "kept", "seeds", "verdict"]
-    return pd.DataFrame(found, columns=columns)
+    for known, luck in zip(found, lucks, strict=True):
+        yield *known, luck.claimed, luck.kept, len(luck.gains), luck.verdict
 
 
 def _actor(lab: Lab, stage: Stage, name: str) -> tuple:

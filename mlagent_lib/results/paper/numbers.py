@@ -15,6 +15,7 @@ import pandas as pd
 from mlagent_lib.core.errors import MlagentError
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.results.evaluation import SPLITS, relative_gain_pct
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.reward import step_reward
 
 FOLDER = Path(__file__).parent
@@ -111,7 +112,8 @@ def peers_table() -> pd.DataFrame:
     return read_csv("peers")
 
 
-def initial_scores(table: pd.DataFrame | None = None) -> pd.DataFrame:
+@tabled("task", "split", "metric", "better", "derived", "low", "high", "stated")
+def initial_scores(table: pd.DataFrame | None = None) -> Rows:
     """Return each task's starting score, which the paper does not print, from v1's average and v2's gain.
 
     v1 prints ML-Agent's avg@8 ``p`` and v2 its gain ``g`` in percent. By the gain's formula (v1 section 5.1)
@@ -130,19 +132,17 @@ def initial_scores(table: pd.DataFrame | None = None) -> pd.DataFrame:
     """
     gain = select(table, "gain", topic="main", method="ML-Agent").set_index("task")
     stated = select(table, "initial score").set_index("task")["value"]
-    rows = []
     for at in select(table, "avg@8", topic="main", method="ML-Agent").itertuples():
         beta, found = 1 if at.better == "higher" else -1, gain.loc[at.task]
         scores = [at.value + sign * half_digit(at) for sign in (-1, 0, 1)]
         ratios = [1 + beta * (found["value"] + sign * half_digit(found)) / 100 for sign in (-1, 0, 1)]
         ends = [score / ratio for score in scores for ratio in ratios]
         task = (at.task, at.split, at.metric, at.better)
-        rows.append((*task, scores[1] / ratios[1], min(ends), max(ends), stated[at.task]))
-    names = ["task", "split", "metric", "better", "derived", "low", "high", "stated"]
-    return pd.DataFrame(rows, columns=names)
+        yield *task, scores[1] / ratios[1], min(ends), max(ends), stated[at.task]
 
 
-def gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
+@tabled("topic", "quantity", "method", "task", "split", "score", "gain", "error")
+def gains(table: pd.DataFrame | None = None) -> Rows:
     """Return every avg@8 and best@8 of v1 as a relative gain over the starting score, in percent.
 
     Returns:
@@ -155,18 +155,16 @@ def gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
         28.96
     """
     start = select(table, "initial score").set_index("task")
-    rows = []
     for row in select(table, ["avg@8", "best@8"]).itertuples():
         init = start.loc[row.task]
         error = half_digit(row) + row.value / init["value"] * half_digit(init)
         gain = relative_gain_pct(row.value, init["value"], greater_is_better=row.better == "higher")
         own = (row.topic, row.quantity, row.method, row.task, row.split, row.value)
-        rows.append((*own, gain, 100 * error / init["value"]))
-    names = ["topic", "quantity", "method", "task", "split", "score", "gain", "error"]
-    return pd.DataFrame(rows, columns=names)
+        yield *own, gain, 100 * error / init["value"]
 
 
-def average_gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
+@tabled("quantity", "method", "split", "gain", "error", "tasks")
+def average_gains(table: pd.DataFrame | None = None) -> Rows:
     """Return the mean gain of each method of v1's main table over the held-in, the held-out and all tasks.
 
     Returns:
@@ -180,12 +178,10 @@ def average_gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
         [('held-in', 12.65, 3), ('held-out', 5.09, 10), ('all', 6.84, 13)]
     """
     found = gains(table).query("topic == 'main'")
-    rows = []
     for (quantity, method), part in found.groupby(["quantity", "method"], sort=False):
         for split in SPLITS:
             kept = part if split == "all" else part[part["split"] == split]
-            rows.append((quantity, method, split, kept["gain"].mean(), kept["error"].mean(), len(kept)))
-    return pd.DataFrame(rows, columns=["quantity", "method", "split", "gain", "error", "tasks"])
+            yield quantity, method, split, kept["gain"].mean(), kept["error"].mean(), len(kept)
 
 
 def rl_curve(method: str = "step-wise RL", table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -242,7 +238,8 @@ def reward_of_share(share_pct: float, form: str = "v1") -> float:
     return step_reward(Outcome.EDITED, before=0.0, after=share_pct / 100, init=0.0, best=1.0, form=form)
 
 
-def break_even(table: pd.DataFrame | None = None) -> pd.DataFrame:
+@tabled("scaffold", "method", "derived", "low", "high", "printed")
+def break_even(table: pd.DataFrame | None = None) -> Rows:
     """Return after how many trajectories training ML-Agent is cheaper than another agent.
 
     Source: v2's cost analysis: the one-time cost divided by the difference of the costs of a trajectory.
@@ -261,13 +258,11 @@ def break_even(table: pd.DataFrame | None = None) -> pd.DataFrame:
     once = paper_value("one-time cost", item="total", table=table)
     costs = select(table, "cost", topic="cost").set_index(["scaffold", "method"])[["value", "error"]]
     ours = costs.loc[("", "ML-Agent")]
-    rows = []
     for row in select(table, "break-even").itertuples():
         theirs = costs.loc[(row.scaffold, row.method)]
         saved, error = theirs["value"] - ours["value"], theirs["error"] + ours["error"]
         ends = (once / (saved + error), once / (saved - error))
-        rows.append((row.scaffold, row.method, once / saved, *ends, row.value))
-    return pd.DataFrame(rows, columns=["scaffold", "method", "derived", "low", "high", "printed"])
+        yield row.scaffold, row.method, once / saved, *ends, row.value
 
 
 def half_digit(row) -> float:
