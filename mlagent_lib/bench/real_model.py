@@ -101,10 +101,10 @@ def _coder(profile: Profile, folder: Path) -> dict:
 
     loaded, found = load(profile.model, backend=profile.loading), {}
     tasks = [find_task(name) for name in list_tasks("held-in")]
-    for style, longest in (("pocket", profile.coder_tokens), ("full", 640)):  # the longest starter has 440
+    styles = (("pocket", "blocks", profile.coder_tokens), ("full", "whole scripts", 640))
+    for style, kind, longest in styles:  # the longest starter has 440 tokens
         coder = base_coder(loaded, style=style, max_new_tokens=longest)
         results = edits_checked(coder, tasks, 0, per_task=8)["result"]
-        kind = {"pocket": "blocks", "full": "whole scripts"}[style]
         found[kind] = {name: int((results == name).sum()) for name in ("exact", "other", "refused")}
     return found
 

@@ -126,8 +126,7 @@ def compared(settings: Mapping[str, GRPOProfile], seeds: int = 5) -> list[dict]:
     for name, grpo in settings.items():
         found = [learn(grpo, seed) for seed in range(seeds)]
         worst = [min(one[modality] for modality in TASKS) for one in found]
-        means = {modality: float(np.mean([one[modality] for one in found])) for modality in TASKS}
-        told = {"commonest": float(np.mean([one["commonest"] for one in found]))}
+        means = {share: float(np.mean([one[share] for one in found])) for share in (*TASKS, "commonest")}
         read = f"{sum(share >= 0.75 for share in worst)} of {seeds}"
-        rows.append({"settings": name, **means, **told, "seeds that read": read})
+        rows.append({"settings": name, **means, "seeds that read": read})
     return rows
