@@ -150,7 +150,7 @@ class Decoder:
         positions = torch.arange(min(self.limit, length or self.limit)).float()
         angles = torch.outer(positions, body.rotary_emb.inv_freq.float())
         # queries and keys are turned, and so each takes its half of the scale of their product
-        self.turns = torch.polar(torch.full_like(angles, self.width**-0.25), angles)
+        self.turns = torch.polar(torch.full_like(angles, self.width**-0.25), angles).unsqueeze(1)
 
     def _for_attention(self, layer) -> Flat:
         """Return the projections of a layer as one.
@@ -169,10 +169,6 @@ class Decoder:
 
     def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps) * weight
-
-    def turn(self, positions: Tensor) -> Tensor:
-        """Return what turns queries and keys at these positions: complex numbers, all of the same length."""
-        return self.turns[positions].unsqueeze(-2)
 
     def _projected(self, layer: SimpleNamespace, hidden: Tensor, turn: Tensor):
         """Return queries, keys and values of a layer, shape (rows, heads, width) each."""
@@ -207,7 +203,7 @@ class Decoder:
         stops = torch.tensor(sizes).cumsum(0)
         shape, longest = (len(prompts), self.kv_heads, max(ends), self.width), max(ends)
         ids = [token for row, (begin, _) in zip(prompts, spans, strict=True) for token in row[begin:]]
-        turn = self.turn(torch.tensor([place for span in spans for place in range(*span)]))
+        turn = self.turns[torch.tensor([place for span in spans for place in range(*span)])]
         causal = torch.ones(longest, longest, dtype=torch.bool).tril()
         hidden, kept = embedding(torch.tensor(ids), self.embeddings).float(), []
         for layer in self.layers:
@@ -287,7 +283,7 @@ class _Rows:
     def advance(self, tokens: Tensor) -> Tensor:
         """Return the logits after one more token of each row, shape (rows, vocabulary)."""
         decoder, rows, groups = self.decoder, len(tokens), self.decoder.heads // self.decoder.kv_heads
-        hidden, turn = embedding(tokens, decoder.embeddings).float(), decoder.turn(self.positions)
+        hidden, turn = embedding(tokens, decoder.embeddings).float(), decoder.turns[self.positions]
         length = self.length + 1
         for layer, prompt, own in zip(decoder.layers, self.kept, self.own, strict=True):
             queries, keys, values = decoder._projected(layer, hidden, turn)
