@@ -181,9 +181,7 @@ def idea_prompt(task: Task, axis: str, number: int, *, known: Sequence[str] = ()
     asked = _QUESTION.format(**given, number=number, scope=SCOPES[axis])
     if known:
         asked += "Already given, do not repeat:\n" + "".join(f"- {text}\n" for text in known[-60:])
-    return (
-        f"{asked}Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
-    )
+    return asked + _FORM
 
 
 def parse_ideas(reply: str) -> list[str]:

@@ -36,8 +36,6 @@ class EditRequest:
 class Coder(Protocol):
     """What an environment needs of a coder."""
 
-    name: str
-
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
         """Return the edited script for each request, in order, or why there is none.
 
@@ -48,8 +46,6 @@ class Coder(Protocol):
 
 class RuleCoder:
     """The pocket catalogue as a coder: exact on its own wordings with any numbers, refuses all else."""
-
-    name = "rules"
 
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError]:
         """Return the edited script for each request, in order, or why there is none."""
@@ -152,8 +148,7 @@ class _LocalCoder:
             script and results can be cached; the newest are kept.
     """
 
-    def __init__(self, generate: Callable[[list], list[str]], name: str = "base"):
-        self.name = name
+    def __init__(self, generate: Callable[[list], list[str]]):
         self._generate = generate
         self._memory: dict[tuple[str, str], str | CoderError] = {}
 
@@ -199,10 +194,9 @@ class ScriptCoder(_LocalCoder):
     def __init__(
         self,
         generate: Callable[[list[list[dict]]], list[str]],
-        name: str = "base",
         problem: Callable[[list[dict], str], str] = lambda messages, script: "",
     ):
-        super().__init__(generate, name)
+        super().__init__(generate)
         self._problem = problem
 
     def _prompt(self, script: str, instruction: str) -> list[dict]:
@@ -220,9 +214,8 @@ class ChatCoder:
         workers: Requests that may be under way at once.
     """
 
-    def __init__(self, complete: Callable[[list[dict]], str], name: str = "endpoint", workers: int = 1):
-        self.name, self.workers = name, workers
-        self._complete = complete
+    def __init__(self, complete: Callable[[list[dict]], str], workers: int = 1):
+        self._complete, self.workers = complete, workers
 
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
         """Return the edited script for each request, in order, or why there is none."""
