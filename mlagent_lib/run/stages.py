@@ -265,32 +265,27 @@ def adapter_of(stage: Stage, name: str = "02_sft") -> Path:
     return stage.read(f"{name}/adapter/{WEIGHTS}").parent
 
 
-def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFrame:
+@tabled("action", "what", "outcome", "score_before", "score_after", "reward", "advantage", "reply")
+def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> Rows:
     """Return one group by hand: G replies to ONE state, executed, with rewards and advantages.
 
     Args:
         state: Where all of them start.
 
     Returns:
-        One row for each reply: action, what (its edit instruction), outcome, score_before, score_after,
-        reward, advantage (see `group_advantages`), reply.
+        One row for each reply; ``what`` is its edit instruction. For the advantage see `group_advantages`.
     """
     profile, task = lab.profile, lab.task(state.task)
     prompt = Prompter.of(profile).messages(state, task)
     seed = derive_seed(lab.seed, "group", *names)
     replies = agent.generate([prompt] * profile.grpo.group_size, seed)
-    table, rewards = [], []
     results = run_steps([(state, text) for text in replies], agent.tools)
-    for reply, result in zip(replies, results, strict=True):
+    rewards = [reward_of(result, task, profile.grpo.reward_form) for result in results]
+    advantages = group_advantages(fill_groups(rewards, len(rewards))[0], len(rewards))
+    for reply, result, *paid in zip(replies, results, rewards, advantages, strict=True):
         name, what = (result.action.name, result.action.arguments) if result.action else ("–", {})
         scores = (result.outcome.value, result.score_before, result.score_after)
-        rewards.append(reward_of(result, task, profile.grpo.reward_form))
-        table.append((name, what.get("edit_instruction", result.reason), *scores, rewards[-1], reply))
-    columns = ["action", "what", "outcome", "score_before", "score_after", "reward", "reply"]
-    frame = pd.DataFrame(table, columns=columns)
-    filled, _ = fill_groups(rewards, len(table))
-    frame.insert(6, "advantage", group_advantages(filled, len(table)))
-    return frame
+        yield name, what.get("edit_instruction", result.reason), *scores, *paid, reply
 
 
 def grpo(lab: Lab, stage: Stage) -> None:
