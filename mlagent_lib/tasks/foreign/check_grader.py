@@ -170,15 +170,12 @@ def _cheats(task: Task, submission: bytes) -> dict[str, bytes]:
     answers = answers or list(table)[1:] or list(table)
     found = {"rows repeated": pd.concat([table, table]), "infinite answers": table.copy()}
     found["infinite answers"][answers] = "inf"
+    known = [table, *(_texts(path) for name, path in task.grader.answers.items() if name == "all")]
+    may_be_blank = any((one.filter(answers) == "").any(axis=None) for one in known)
     for which, part in (("first", table.index[:half]), ("second", table.index[half:])):
         found[f"{which} half left out"] = table.drop(part)
-        if not _may_be_blank(task.grader, table, answers):
+        if not may_be_blank:
             found[f"{which} half blank"] = blank = table.copy()
             blank.loc[part, answers] = ""
     texts = {name: spoiled.to_csv(index=False).encode() for name, spoiled in found.items()}
     return {name: text for name, text in texts.items() if half and len(text) <= task.grader.largest_bytes}
-
-
-def _may_be_blank(grader: ForeignGrader, table: pd.DataFrame, answers: list[str]) -> bool:
-    tables = [table, *(_texts(path) for name, path in grader.answers.items() if name == "all")]
-    return any((known[[name for name in answers if name in known]] == "").any(axis=None) for known in tables)

@@ -52,9 +52,9 @@ _REQUEST = """\
 A Kaggle competition, described in data_description.txt. You are given a training script train.py. \
 Understand the script, then improve it: {wish} the competition's score on the test rows as far as you can.
 (1) Do not change the random seed.
-(2) Save the answers to submission.csv, in the format of data/{sample}: one line for each of its {rows} \
-rows, with {id_column} and {asked}.
-(3) One run may take {seconds:g} seconds on one core.
+(2) Save the answers to submission.csv, in the format of data/{tables.sample_name}: one line for each of \
+its {rows} rows, with {tables.id_column} and {asked}.
+(3) One run may take {limits.seconds:g} seconds on one core.
 """
 
 
@@ -130,10 +130,8 @@ def _write_env(folder: Path, source: Competition, tables: Tables) -> None:
 
 
 def _write_request(folder: Path, tables: Tables, up: bool, limits: Limits) -> None:
-    request = _REQUEST.format(
-        wish="raise" if up else "lower", sample=tables.sample_name, rows=len(tables.sample),
-        id_column=tables.id_column, asked=", ".join(tables.targets), seconds=limits.seconds,
-    )  # fmt: skip
+    wish, asked = "raise" if up else "lower", ", ".join(tables.targets)
+    request = _REQUEST.format(wish=wish, asked=asked, rows=len(tables.sample), tables=tables, limits=limits)
     (folder / "scripts").mkdir()
     (folder / "scripts" / "research_problem.txt").write_text(request, encoding="utf-8")
     (folder / "scripts" / "read_only_files.txt").write_text("\n".join(READ_ONLY) + "\n", encoding="utf-8")

@@ -216,11 +216,7 @@ def _not_one(folder: Path, known: list[Path], others: list[Path], what: str) -> 
 
 
 def read_table(path: Path, *, texts: bool = False, **options: object) -> pd.DataFrame:
-    """Return a CSV file as a table, every cell as the text that the file holds where ``texts`` are asked.
-
-    Raises:
-        TaskError: It is no such file.
-    """
+    """Return a CSV file as a table, every cell as the text that the file holds where ``texts`` are asked."""
     as_texts = {"dtype": str, "keep_default_na": False} if texts else {}
     try:
         return pd.read_csv(path, **as_texts, **options)

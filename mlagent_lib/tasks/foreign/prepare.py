@@ -85,10 +85,9 @@ def _run_program(program: Path, seconds: float, confirm: bool) -> tuple[int | No
     with tempfile.TemporaryFile() as answers:
         answers.write(b"\n" * 20 if confirm else b"")
         answers.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-u", program.name], cwd=program.parent, stdin=None if asks else answers,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=not asks,
-        )  # fmt: skip
+        streams = {"stdin": None if asks else answers, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = [sys.executable, "-u", program.name]
+        process = subprocess.Popen(command, cwd=program.parent, start_new_session=not asks, **streams)
         try:
             output = _listen(process, time.monotonic() + seconds, echo=asks)
             code = process.poll()

@@ -135,10 +135,9 @@ def adopt_script(
         task = replace(task, name=target.name)
         sign = 1 if greater_is_better else -1
         proxy = "a proxy: a tenth better than the script as it came"
-        adopt_folder(
-            task, execute, best_provenance=best_source or (proxy if best is None else ""),
-            best=best if best is not None else lambda score: score + sign * (PROXY * abs(score) or PROXY),
-        )  # fmt: skip
+        aim = best if best is not None else lambda score: score + sign * (PROXY * abs(score) or PROXY)
+        told = best_source or (proxy if best is None else "")
+        adopt_folder(task, execute, best=aim, best_provenance=told)
     return load_task(target)
 
 

@@ -192,11 +192,7 @@ def check_categories(inputs: pd.DataFrame) -> None:
 
 
 def same_kinds(train: pd.DataFrame, test: pd.DataFrame) -> None:
-    """Refuse tables in which a column reads as numbers here and as words there.
-
-    Raises:
-        TaskError: Names the column.
-    """
+    """Refuse tables in which a column, which is named, reads as numbers here and as words there."""
     for name in test.columns:
         if len({pd.api.types.is_numeric_dtype(table[name]) for table in (train, test)}) > 1:
             raise refusal("kinds differ", name=name)

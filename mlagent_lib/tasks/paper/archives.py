@@ -175,9 +175,5 @@ class Files:
         return found
 
     def one(self, name: str) -> Path:
-        """Return the file of this name that lies least deep.
-
-        Raises:
-            TaskError: There is none.
-        """
+        """Return the file of this name that lies least deep."""
         return min(self.many(name), key=lambda path: (len(path.parts), str(path)))

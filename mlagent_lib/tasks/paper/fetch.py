@@ -18,7 +18,6 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlagent_lib.core.errors import TaskError
@@ -28,7 +27,8 @@ from mlagent_lib.tasks.paper.logins import CURE, SETTINGS, find_login
 from mlagent_lib.tasks.paper.recipes import Recipe
 from mlagent_lib.tasks.refusals import refusal
 
-CLIENTS = ("kagglehub", "kaggle")
+# From a competition's name and an existing folder to where the files lie: that folder or another one.
+Client = Callable[[str, Path], Path]
 MARKER = "complete.json"
 ANEW = "download-anew"  # lies in a part whose files turned out damaged, so that no cache gives them again
 TRIES = 3
@@ -43,20 +43,6 @@ _CUT = {"ChunkedEncodingError", "ProtocolError", "IncompleteRead", "ReadTimeout"
 
 class Interrupted(TaskError):
     """A download ended before its end."""
-
-
-@dataclass(frozen=True)
-class Client:
-    """A client of Kaggle.
-
-    Attributes:
-        name: ``kagglehub`` or ``kaggle``.
-        download: From the competition's name and an existing folder to where the files lie: that folder or
-            another one.
-    """
-
-    name: str
-    download: Callable[[str, Path], Path]
 
 
 # Both print help, headers where VERBOSE is set, and, the older ones while they are imported, a missing login.
@@ -75,8 +61,11 @@ def _by_kagglehub(slug: str, folder: Path) -> Path:
         return Path(hub.competition_download(slug, force_download=(folder / ANEW).exists()))
 
 
+CLIENTS = {"kagglehub": _by_kagglehub, "kaggle": _by_kaggle}
+
+
 def choose_client(wanted: str = "auto") -> Client:
-    """Return the wanted client, one of `CLIENTS`, or with ``auto`` the first that is installed.
+    """Return the wanted client of Kaggle, one of `CLIENTS`, or with ``auto`` the first that is installed.
 
     Raises:
         TaskError: It is not installed, or the name is unknown.
@@ -85,7 +74,7 @@ def choose_client(wanted: str = "auto") -> Client:
         raise refusal("unknown client", name=wanted, known=" or ".join(CLIENTS))
     for name in CLIENTS if wanted == "auto" else (wanted,):
         if importlib.util.find_spec(name) is not None:
-            return Client(name, _by_kagglehub if name == "kagglehub" else _by_kaggle)
+            return CLIENTS[name]
     raise refusal("no client" if wanted == "auto" else "client not installed", name=wanted)
 
 
@@ -165,7 +154,7 @@ def _finish(found: Recipe, folder: Path, part: Path, source: Path) -> None:
 def _run_client(found: Recipe, client: Client, login: str, part: Path) -> Path:
     before = _bytes_below(part)
     try:
-        return client.download(found.slug, part)
+        return client(found.slug, part)
     except (KeyboardInterrupt, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a boundary: every failure gets a message of ours

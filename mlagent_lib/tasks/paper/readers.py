@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +54,10 @@ class Rows:
 
     def take(self, chosen: np.ndarray) -> Rows:
         """Return the chosen rows in this order."""
-        pictures = self.pictures
-        return Rows(
-            self.inputs.iloc[chosen].reset_index(drop=True),
-            self.targets.iloc[chosen].reset_index(drop=True),
-            None if self.groups is None else self.groups[chosen],
-            None if self.part is None else self.part[chosen],
-            None if pictures is None else (lambda rows: pictures(chosen[rows])),
-            self.classes, self.arrays, self.notes,
-        )  # fmt: skip
+        inputs, targets = (table.iloc[chosen].reset_index(drop=True) for table in (self.inputs, self.targets))
+        groups, part = (None if keys is None else keys[chosen] for keys in (self.groups, self.part))
+        pictures = None if self.pictures is None else lambda rows: self.pictures(chosen[rows])
+        return replace(self, inputs=inputs, targets=targets, groups=groups, part=part, pictures=pictures)
 
 
 def _need(found: Recipe, where: str, has: list[str], columns: tuple[str, ...]) -> None:
@@ -289,11 +284,9 @@ def read_pages(found: Recipe, files: Files, limit: int | None, draws: np.random.
         """Only visible pages have a clean one; of the others there is blank paper."""
         return padded(clean, set(rows.inputs["page"][part == VISIBLE]))
 
-    return Rows(
-        table.drop(columns="target"), table[["target"]], groups,
-        arrays={"dirty": lambda rows, part: padded(dirty, range(len(dirty))), "clean": visible_clean},
-        notes=[f"{count} pixels of each page are rows"],
-    )  # fmt: skip
+    arrays = {"dirty": lambda rows, part: padded(dirty, range(len(dirty))), "clean": visible_clean}
+    notes = [f"{count} pixels of each page are rows"]
+    return Rows(table.drop(columns="target"), table[["target"]], groups, arrays=arrays, notes=notes)
 
 
 def _gz(found: Recipe, path: Path) -> np.ndarray:
@@ -318,10 +311,9 @@ def read_graph(found: Recipe, files: Files, limit: int | None, draws: np.random.
     moved[new] = features
     edges = new[edges]
     edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
-    return Rows(
-        pd.DataFrame({"node": new[old]}), pd.DataFrame({"target": labels[old, 0].astype(int)}), part=part,
-        arrays={"nodes": lambda rows, part: moved, "edges": lambda rows, part: edges},
-    )  # fmt: skip
+    target = pd.DataFrame({"target": labels[old, 0].astype(int)})
+    arrays = {"nodes": lambda rows, part: moved, "edges": lambda rows, part: edges}
+    return Rows(pd.DataFrame({"node": new[old]}), target, part=part, arrays=arrays)
 
 
 def read(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:

@@ -39,11 +39,8 @@ def table(rng: np.random.Generator, n: int, answers: int, facts: Collection[str]
     if alike:
         score = _smooth(rng, numbers, answers)
     elif depend:
-        pairs = [(i, j) for i in range(width) for j in range(i)]
-        parts = np.column_stack([
-            np.sign(numbers[:, i] - rng.normal(0, 0.3)) * np.sign(numbers[:, j] - rng.normal(0, 0.3))
-            for i, j in pairs
-        ])  # fmt: skip
+        pairs = np.array([(i, j) for i in range(width) for j in range(i)])
+        parts = np.sign(numbers[:, pairs] - rng.normal(0, 0.3, pairs.shape)).prod(axis=2)
         score = parts @ (rng.normal(0, 1, (len(pairs), answers)) * (rng.random((len(pairs), answers)) < 0.4))
     else:
         score = numbers @ rng.normal(0, 1, (width, answers))

@@ -211,11 +211,8 @@ def store_scores(records: dict) -> None:
     """Write the scores of all tasks into ``scores.json``, in the order of the cards."""
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
-    content = {
-        "note": "measured by mlagent tasks audit --measure",
-        "versions": versions,
-        "tasks": {spec.name: records[spec.name] for spec in CARDS if spec.name in records},
-    }
+    tasks = {card.name: records[card.name] for card in CARDS if card.name in records}
+    content = {"note": "measured by mlagent tasks audit --measure", "versions": versions, "tasks": tasks}
     write_text(SCORES, json.dumps(content, indent=1, allow_nan=False) + "\n")  # whole or not at all
 
 
