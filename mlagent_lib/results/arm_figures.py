@@ -6,7 +6,7 @@ that a check can compute it again and compare byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import product
 from math import nan
 from pathlib import Path
@@ -44,6 +44,7 @@ from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.results.paper.numbers import gains, paper_table, rl_curve
 from mlagent_lib.results.plots_arms import PANEL_COLUMNS
 from mlagent_lib.results.style import GAP, csv_bytes, number, with_run
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.reward import LOWEST
 
 GAIN = "relative gain, %"
@@ -62,7 +63,6 @@ STARTS = {  # what RL starts from, as the paper and as we call it
 }
 # what a reward form pays for an edit that works, in a few signs
 _PAID = {"v1": "0 · 0.5 · σ(100 Δ / gap)", "v2": "Δ / gap", "gain": f"Δ / gap, from {number(LOWEST, 1)} to 1"}
-Rows = Iterator[tuple]  # of the columns `PANEL_COLUMNS`
 
 
 def build(folder: Path | str, *, check: bool = False) -> list[str]:
@@ -153,7 +153,8 @@ def _gaps(tables: Tables, arms: Iterable[str]) -> Rows:
         yield from _means(tables, arms, "gap", split, f"{OURS}: gap closed", split, GAP)
 
 
-def _pipeline(tables: Tables) -> pd.DataFrame:
+@tabled("row", "column", "title", "text", "into", "look")
+def _pipeline(tables: Tables) -> Rows:
     units, scored = tables["units"], tables["trajectories"]
     done = units[units["finished"].astype(bool)]
     collected = done[done["unit"] == "collect-far-apart"]["trajectories"].sum()
@@ -165,7 +166,7 @@ def _pipeline(tables: Tables) -> pd.DataFrame:
     tried = f"{len(scored)} trajectories of\n{ran} arms on report labels"
     sft, rl = "exploration-enriched SFT", "step-wise RL"
     collection = f"{collected:.0f} trajectories,\nedits run and scored"
-    boxes = [
+    yield from [
         (0, 0, "≥ 100 ideas a task", "three axes: data,\nmodel, learning", "far-apart ideas", "data"),
         (0, 1, "far-apart ideas", "farthest-point choice,\n1 to 3 in a trajectory", "expert", "data"),
         (0, 2, "expert", collection, f"{sft};state pool", "expert"),
@@ -176,7 +177,6 @@ def _pipeline(tables: Tables) -> pd.DataFrame:
         (2, 2, "arms", f"{ran} of {len(ARMS)} arms, each\nwith one change", "evaluation", "update"),
         (2, 3, "evaluation", tried, "", "update"),
     ]
-    return pd.DataFrame(boxes, columns=["row", "column", "title", "text", "into", "look"])
 
 
 def _main_gains(tables: Tables) -> pd.DataFrame:

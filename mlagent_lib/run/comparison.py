@@ -67,11 +67,9 @@ def deviations() -> pd.DataFrame:
 
 @tabled(*_HEADLINE)
 def headline(overall: pd.DataFrame) -> Rows:
-    """Return the average gains of the paper beside those of a run.
+    """Return the average gains of the paper, with their source, beside those of a run.
 
-    Returns:
-        Columns split, policy, paper_policy, paper_gain_pct, our_gain_pct, interval, gap_closed, gap_kept (by
-        the submission that was best on validation), trajectories, tasks, source (of the paper's number).
+    ``gap_kept`` is that of the submission that was best on validation.
     """
     paper = paper_numbers().query("task == 'all'").set_index(["method", "split"])
     for row in overall[overall["split"] != "all"].itertuples():

@@ -120,8 +120,8 @@ def initial_scores(table: pd.DataFrame | None = None) -> Rows:
     the starter's score is ``p / (1 + beta g / 100)``, beta = -1 where lower is better.
 
     Returns:
-        Columns task, split, metric, better, derived, low, high, stated. ``low`` and ``high`` are the ends
-        that the rounding of the two printed numbers leaves, ``stated`` the value in ``main_table.csv``.
+        ``low`` and ``high`` are the ends that the rounding of the two printed numbers leaves to ``derived``,
+        ``stated`` is the value in ``main_table.csv``.
 
     Example:
         The accuracy of 68.88 on cifar-10 is 33.80 % above the start, and 68.88 / 1.338 = 51.48:
@@ -245,8 +245,7 @@ def break_even(table: pd.DataFrame | None = None) -> Rows:
     Source: v2's cost analysis: the one-time cost divided by the difference of the costs of a trajectory.
 
     Returns:
-        Columns scaffold, method, derived, low, high, printed: ``low`` and ``high`` are the ends that the
-        error of the two costs leaves.
+        ``low`` and ``high`` are the ends that the error of the two costs leaves to ``derived``.
 
     Example:
         322.81 / (0.202 - 0.0047) = 1636 trajectories of GPT-5 in MLAgentBench's scaffold; printed: 1633.
