@@ -78,12 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add(commands: Any, known: Mapping[str, Mapping], prefix: str = "") -> None:
     """Add commands to a parser; a command that has verbs has further commands below it."""
     for name, words in known.items():
-        parser = commands.add_parser(
-            name,
-            help=words["summary"],
-            description=words.get("text"),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        told = {"help": words["summary"], "description": words.get("text")}
+        parser = commands.add_parser(name, **told, formatter_class=argparse.RawDescriptionHelpFormatter)
         module = prefix + name.replace("-", "_")
         parser.set_defaults(module=module)
         if "verbs" in words:
@@ -98,13 +94,10 @@ def _add_options(parser: argparse.ArgumentParser, options: Mapping[str, Mapping]
     for name, option in options.items():
         words = dict(option)
         title = words.pop("group", "")
-        if title not in groups:
-            is_choice = title == "one of these"
-            groups[title] = (
-                parser.add_mutually_exclusive_group(required=True)
-                if is_choice
-                else parser.add_argument_group(title)
-            )
+        if title == "one of these" and title not in groups:
+            groups[title] = parser.add_mutually_exclusive_group(required=True)
+        elif title not in groups:
+            groups[title] = parser.add_argument_group(title)
         if "type" in words:
             words["type"] = _TYPES[words["type"]]
         groups[title].add_argument(name, **words)
@@ -123,4 +116,8 @@ def _size(text: str) -> float:
     return value
 
 
-_TYPES = {"int": int, "float": float, "count": _count, "size": _size}
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+_TYPES = {"int": int, "float": float, "count": _count, "size": _size, "path": _path}

@@ -24,10 +24,15 @@ def reward_of(result: StepResult, task: Task, form: str = "v1") -> float | None:
     """Return the reward of a step in one of the `FORMS`, or None for one that we failed to score."""
     if result.outcome is Outcome.UNSCORED:
         return None
+    return task_reward(result.outcome, task, result.score_before, result.score_after, form)
+
+
+def task_reward(
+    outcome: Outcome, task: Task, before: float | None, after: float | None, form: str = "v1"
+) -> float:
+    """Return `step_reward` with the scores of a task's starter and of its best on the feedback labels."""
     init, best = task.baseline["feedback"], task.best["feedback"]
-    return step_reward(
-        result.outcome, before=result.score_before, after=result.score_after, init=init, best=best, form=form
-    )
+    return step_reward(outcome, before=before, after=after, init=init, best=best, form=form)
 
 
 def step_reward(

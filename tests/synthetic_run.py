@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mlagent_lib.core.artifacts import Stage
-from mlagent_lib.core.files import write_json
+from mlagent_lib.core.files import append_jsonl, write_json
 from mlagent_lib.results.evaluation import (
     TaskScale,
     best_at_k_table,
@@ -218,14 +218,14 @@ def make_run(folder: Path, all_rows: list[dict] | None = None, *, profile: str =
     table = trajectory_table(all_rows, SCALES)
     params = {"profile": profile, "seed": 0}
     for name in ("00_tour", "01_collection", "02_sft", "06_paper", "07_explore"):
-        with Stage(folder, name, params=params, device="cpu") as stage:
+        with Stage(folder, name, params=params) as stage:
             stage.write_text("done.txt", "done")
-    with Stage(folder, "03_grpo", params=params, device="cpu") as stage:
+    with Stage(folder, "03_grpo", params=params) as stage:
         for row in metrics():
-            stage.append_jsonl("metrics.jsonl", row)
-    with Stage(folder, "04_evaluation", params=params, device="cpu") as stage:
+            append_jsonl(stage.path("metrics.jsonl"), row)
+    with Stage(folder, "04_evaluation", params=params) as stage:
         for row in all_rows:
-            stage.append_jsonl("trajectories.jsonl", row)
+            append_jsonl(stage.path("trajectories.jsonl"), row)
         task_table(table, draws=100).to_csv(stage.path("tasks.csv"), index=False)
         overall_table(table, draws=100).to_csv(stage.path("overall.csv"), index=False)
         pairs = [("rl", name) for name in ("sft", "fixed-edit", "random-kept")]

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from mlagent_lib.agents.server.accounting import Call
 from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.core.artifacts import read_manifest, stage_is_valid
 from mlagent_lib.core.errors import ProfileError, RunError
-from mlagent_lib.core.files import read_jsonl
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.results.evaluated_agents import agent_stages, main_tables, run_scales, with_agents
 from mlagent_lib.run import agent as acting
@@ -229,7 +229,7 @@ def test_the_profile_is_the_one_that_made_the_adapter(tmp_path):
     (run / "run.json").write_text('{"profile": "smoke", "seed": 3}')
     assert acting.profile_of_policy("base", run, None).name == "smoke"
     assert acting.profile_of_policy("openai:m", run, "laptop").name == "laptop"
-    recorded = {**get_profile("smoke").to_json(), "model": "some/model", "reply_format": "no-thought"}
+    recorded = {**asdict(get_profile("smoke")), "model": "some/model", "reply_format": "no-thought"}
     (run / "03_grpo" / "manifest.json").write_text(json.dumps({"profile": recorded}))
     found = acting.profile_of_policy(str(run), None, None)
     assert (found.name, found.model, found.reply_format) == ("smoke", "some/model", "no-thought")
@@ -424,10 +424,10 @@ def made_run(tmp_path_factory):
         "k": 3,
         "max_steps": 6,
     }
-    with Stage(folder, "agents/m", params={"seed": 0, **params}, device="cpu") as stage:
+    with Stage(folder, "agents/m", params={"seed": 0, **params}) as stage:
         stage.write_json("scales.json", [vars(scale) for scale in SCALES.values()])
         for row in own:
-            stage.append_jsonl("trajectories.jsonl", {**row, "source": "m", "id": f"m-{row['id']}"})
+            append_jsonl(stage.path("trajectories.jsonl"), {**row, "source": "m", "id": f"m-{row['id']}"})
     return folder
 
 
@@ -487,9 +487,9 @@ def test_unequal_terms_are_told(run, capsys):
     assert unequal_conditions(run) == []  # this made-up evaluation records no profile
     path = run / "04_evaluation" / "manifest.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"profile": get_profile("laptop").to_json()}))
+    path.write_text(json.dumps(manifest | {"profile": asdict(get_profile("laptop"))}))
     assert unequal_conditions(run) == []
-    other = replace(get_profile("laptop"), coder="rules").with_values("x", evaluate__max_steps=9).to_json()
+    other = asdict(replace(get_profile("laptop"), coder="rules").with_values("x", evaluate__max_steps=9))
     path.write_text(json.dumps(manifest | {"profile": other}))
     (sentence,) = unequal_conditions(run)
     assert sentence.startswith("m: 6 steps a trajectory in place of 9, coder base in place of rules, so not")

@@ -158,7 +158,7 @@ def test_units_are_made_and_the_plan_knows_them(made, capsys):
     assert "evaluation" in said and any(line.startswith("update 1, reward ") for line in said)
     at = plan(runs, (0,))
     assert {unit.name for unit in at.done} == set(MADE) and len(at.left) == 34
-    seconds = {unit.name: taken for unit, taken in at.seconds.items()}
+    seconds = {unit.name: taken for unit, taken in at.done.items()}
     assert seconds["arm-base"] == read_manifest(run_of(runs, 0) / "arm-base")["wall_s"] > 0
     assert cli.main(["ablations", "--plan", "--seeds", "0", "--runs-dir", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()

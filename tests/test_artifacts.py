@@ -36,6 +36,7 @@ from mlagent_lib.core.files import (
     write_json,
     write_text,
 )
+from mlagent_lib.core.provenance import device_name
 from mlagent_lib.tasks.pocket.suite import ensure_suite
 
 PARAMS = {"profile": "smoke", "seed": 3, "runs_dir": "somewhere", "run_id": "x"}
@@ -168,16 +169,16 @@ def test_too_little_space_is_said_at_the_start(tmp_path):
 
 def test_manifest_records_what_a_reader_wants_to_know(tmp_path):
     finish(tmp_path, "01_collection", text="hello")
-    with Stage(tmp_path, "02_sft", params=PARAMS, device="cpu") as stage:
+    with Stage(tmp_path, "02_sft", params=PARAMS) as stage:
         stage.read("01_collection/text.txt")
-        stage.append_jsonl("rows.jsonl", {"a": 1})
-        stage.append_jsonl("rows.jsonl", {"a": 2})
+        append_jsonl(stage.path("rows.jsonl"), {"a": 1})
+        append_jsonl(stage.path("rows.jsonl"), {"a": 2})
         stage.write_text("table.csv", "a,b\n1,2\n")
         stage.write_json("deep/numbers.json", {"x": 1})
         stage.summary["accuracy"] = 0.5
         assert read_manifest(stage.dir) is None
     manifest = read_manifest(tmp_path / "02_sft")
-    assert manifest["stage"] == "02_sft" and manifest["seed"] == 3 and manifest["device"] == "cpu"
+    assert manifest["stage"] == "02_sft" and manifest["seed"] == 3 and manifest["device"] == device_name()
     assert manifest["params"] == {"profile": "smoke", "seed": 3}
     assert manifest["inputs"]["01_collection/text.txt"]["sha256"] == sha256_bytes(b"hello")
     assert sorted(manifest["outputs"]) == ["deep/numbers.json", "rows.jsonl", "table.csv"]
@@ -271,7 +272,7 @@ def test_other_parameters_make_the_stage_again_but_another_place_does_not(tmp_pa
 
 def test_after_a_failure_there_is_no_manifest_and_the_next_attempt_goes_on(tmp_path):
     with pytest.raises(ZeroDivisionError), Stage(tmp_path, "02_sft", params=PARAMS) as stage:
-        stage.append_jsonl("rows.jsonl", {"n": 1})
+        append_jsonl(stage.path("rows.jsonl"), {"n": 1})
         raise ZeroDivisionError
     assert stage_problem(tmp_path / "02_sft") == "not finished"
     with Stage(tmp_path, "02_sft", params=PARAMS) as stage:
@@ -284,7 +285,7 @@ def test_half_done_work_of_other_parameters_or_inputs_is_not_mixed_in(tmp_path):
     finish(tmp_path, "01_collection", text="one")
     with pytest.raises(ZeroDivisionError), Stage(tmp_path, "02_sft", params=PARAMS) as stage:
         stage.read("01_collection/text.txt")
-        stage.append_jsonl("rows.jsonl", {"n": 1})
+        append_jsonl(stage.path("rows.jsonl"), {"n": 1})
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError), Stage(tmp_path, "02_sft", params={"seed": 9}) as stage:
         assert not stage.resumed and not stage.path("rows.jsonl").exists()
@@ -332,9 +333,10 @@ def test_two_processes_cannot_work_on_one_stage(tmp_path):
 KILLED = """
 import sys
 from mlagent_lib.core.artifacts import Stage
+from mlagent_lib.core.files import append_jsonl
 with Stage(sys.argv[1], "02_sft", params={"seed": 0}) as stage:
     for number in range(10**6):
-        stage.append_jsonl("rows.jsonl", {"number": number})
+        append_jsonl(stage.path("rows.jsonl"), {"number": number})
         if number == 3: print("ready", flush=True)
 """
 

@@ -700,7 +700,7 @@ def test_a_model_that_chats_edits_the_whole_script_with_the_adapter_off(tmp_path
         {"nine": f"Here:\n```python\n{edited}```\n", "cut": f"```python\n{edited[:150]}"}, coder_tokens=5000
     )
     coder = base_coder(backend, style="full")
-    assert isinstance(coder, ScriptCoder) and coder.name == "base"
+    assert isinstance(coder, ScriptCoder)
     rows = [EditRequest(task, TRAIN, word) for word in ("nine", "cut", "nine")]
     good, refused, again = coder.edit_many(rows)
     assert good == again == edited and not backend.off

@@ -14,7 +14,7 @@ from mlagent_lib.bench import measure as bench
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.environment.isolation.probe import probe
 from mlagent_lib.environment.step import start_state
-from mlagent_lib.training.scoring import StepClock, covered
+from mlagent_lib.training.scoring import covered, parts_of_seconds
 
 isolated = pytest.mark.skipif(probe().chosen is None, reason="no isolation tier works on this machine")
 
@@ -35,10 +35,7 @@ def test_time_with_a_script_is_counted_once_and_only_inside_the_window():
 
 
 def test_the_parts_of_a_step_add_up_to_the_whole():
-    clock = StepClock(FakeRunner())
-    clock.start()
-    clock.begun(0.5)
-    parts = clock.seconds(2.0)
+    parts = parts_of_seconds(2.0, coder=0.5, scripts=0.0)
     assert parts == {"seconds_coder": 0.5, "seconds_execution": 0.0, "seconds_overhead": 1.5}
 
 

@@ -116,22 +116,20 @@ def test_agent_examples_are_actions_on_prompts_of_the_policys_form(drawn):
     assert names == set(ACTIONS)
 
 
+ABOUT = "text, label, accuracy, higher is better"
+
+
 def test_no_task_of_the_suite_is_named_and_none_of_its_words_is_needed(drawn):
     text = json.dumps(drawn)
     assert not [name for name in SUITE if name in text]
-    names = {
-        corpus._card("text", "label", "accuracy", True, [], rng(0, i), SUITE).split(".")[0]
-        for i in range(300)
-    }
+    names = {corpus._card("text", ABOUT, [], rng(0, i), SUITE).split(".")[0] for i in range(300)}
     assert len(names) > 250  # many names, so that the format does not hang on familiar ones
 
 
 def test_forbidden_names_are_drawn_again():
-    stream_names = [
-        corpus._card("text", "label", "accuracy", True, [], rng(0, i), frozenset()) for i in range(50)
-    ]
+    stream_names = [corpus._card("text", ABOUT, [], rng(0, i), frozenset()) for i in range(50)]
     taken = re.match(r"Task: ([\w-]+)\.", stream_names[7]).group(1)
-    again = corpus._card("text", "label", "accuracy", True, [], rng(0, 7), frozenset({taken}))
+    again = corpus._card("text", ABOUT, [], rng(0, 7), frozenset({taken}))
     assert f"Task: {taken}." not in again
 
 

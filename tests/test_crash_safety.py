@@ -118,7 +118,7 @@ def test_a_stage_whose_disk_fills_up_keeps_its_rows_and_goes_on(small_disk):
     with pytest.raises(RunError, match=FULL), Stage(folder, "02_sft", params=PARAMS) as stage:
         resize(32)
         for number in range(100):
-            stage.append_jsonl("rows.jsonl", {"n": number, "text": text})
+            append_jsonl(stage.path("rows.jsonl"), {"n": number, "text": text})
     kept, bad = read_jsonl(folder / "02_sft" / "rows.jsonl")
     assert 2 <= len(kept) < 100 and bad == 0 and not stage_is_valid(folder / "02_sft")
     resize(None)
@@ -130,7 +130,7 @@ def test_a_stage_whose_disk_fills_up_keeps_its_rows_and_goes_on(small_disk):
 def test_a_stage_that_cannot_write_its_manifest_is_not_finished(small_disk):
     folder, resize = small_disk
     with pytest.raises(RunError, match=FULL), Stage(folder, "02_sft", params=PARAMS) as stage:
-        stage.append_jsonl("rows.jsonl", {"n": 1})
+        append_jsonl(stage.path("rows.jsonl"), {"n": 1})
         resize(4)
         fill(folder)
     assert read_manifest(folder / "02_sft") is None
@@ -378,7 +378,7 @@ def test_a_torn_trajectory_is_counted_and_made_again_and_none_is_doubled(lab, cu
 def test_torn_metrics_are_counted_once_over_several_attempts(tmp_path):
     for torn in (b'{"step": 2, "los', b"\xff\xfe\n\n3\n"):
         with pytest.raises(ZeroDivisionError), Stage(tmp_path, "03_grpo", params=PARAMS) as stage:
-            stage.append_jsonl("metrics.jsonl", {"step": 1})
+            append_jsonl(stage.path("metrics.jsonl"), {"step": 1})
             with open(stage.path("metrics.jsonl"), "ab") as handle:
                 handle.write(torn)
             raise ZeroDivisionError

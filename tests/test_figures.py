@@ -10,8 +10,8 @@ import pytest
 from synthetic_run import figure_tables
 
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.results.figures import FIGURES, RUN_FIGURES, redraw_all, render
-from mlagent_lib.results.style import LOOKS, number, save_figure
+from mlagent_lib.results.figures import FIGURES, RUN_FIGURES, put, redraw_all, render
+from mlagent_lib.results.style import LOOKS, figure_files, number
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +121,11 @@ def test_footer_says_n_interval_profile_and_hardware(tables):
         assert word in note
 
 
-def test_save_figure_makes_its_folder(tables, tmp_path):
+def test_a_figure_that_has_no_name_here_makes_its_folder(tables, tmp_path):
     df = tables["reward_shape"]
-    paths = save_figure(FIGURES["reward_shape"](df), df, tmp_path / "new" / "shape")
-    assert [path.name for path in paths] == ["shape.csv", "shape.png", "shape.svg"]
+    names = put(tmp_path / "new", figure_files("shape", FIGURES["reward_shape"](df), df))
+    assert names == ["shape.csv", "shape.png", "shape.svg"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == names
 
 
 def test_policies_differ_in_marker_as_well_as_in_colour():

@@ -92,7 +92,10 @@ def test_a_seed_makes_the_same_tasks_and_keeps_those_there(made, tmp_path):
 
 
 def test_a_draw_that_is_not_kept_is_drawn_anew_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(generating, "_why_not", lambda work, plan, right: "little to gain")
+    def drop(work, plan, right):
+        raise generating._Dropped("little to gain")
+
+    monkeypatch.setattr(generating, "_demand_worth", drop)
     monkeypatch.setattr(generating, "TRIES", 2)
     with pytest.raises(TaskError, match="none of 2 draws"):
         make_task(tmp_path, 1, 0, ["tabular"])

@@ -271,12 +271,12 @@ def test_evaluating_steps_asks_once_and_records_each_reply(states, tools):
         asked.append((len(conversations), seed))
         return [neighbours(8), "nonsense", final(), neighbours(8)]
 
-    found = evaluate_steps(generate, states, tools, Prompter("pocket", 6), form="v2", seed=5, samples=2)
+    found, rows = evaluate_steps(generate, states, tools, Prompter("pocket", 6), form="v2", seed=5, samples=2)
     assert asked == [(4, 5)]
-    assert [row["reward"] for row in found.rows] == [0.8, -1.0, 0.0, pytest.approx(0.3)]
-    assert [row["state_id"] for row in found.rows] == [states[0].id] * 2 + [states[1].id] * 2
-    assert [row["outcome"] for row in found.rows] == ["edited", "invalid", "neutral", "edited"]
-    assert found.rows[1]["reply"] == "nonsense" and found.statistics["validity"] == 0.75
+    assert [row["reward"] for row in rows] == [0.8, -1.0, 0.0, pytest.approx(0.3)]
+    assert [row["state_id"] for row in rows] == [states[0].id] * 2 + [states[1].id] * 2
+    assert [row["outcome"] for row in rows] == ["edited", "invalid", "neutral", "edited"]
+    assert rows[1]["reply"] == "nonsense" and found["validity"] == 0.75
 
 
 # Checkpoints ------------------------------------------------------------------------------------------------
@@ -414,6 +414,8 @@ def test_the_spread_of_rewards_is_over_the_batch_as_the_glossary_says(
 
 
 def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypatch):
+    from transformers import TrainerControl, TrainerState
+
     monkeypatch.setattr(grpo, "_save_adapter", lambda model, folder: folder.mkdir(parents=True))
     reward = StepReward({state.id: state for state in states}, tools, form="v1", group_size=2)
     reward.visited = OnPolicyStates(
@@ -421,16 +423,17 @@ def test_every_field_of_every_log_is_described(tools, states, tmp_path, monkeypa
     )  # fmt: skip
     rewards(reward, [states[0]] * 2, PAYS, WASTES)
     episodes = EpisodeReward({}, tools, Prompter("pocket", 6), form="v1", group_size=1)
-    statistics_of_episodes = episodes._statistics([], 0)
+    statistics_of_episodes, control = episodes._statistics([], 0), TrainerControl()
     logs = {"loss": 0.1, "learning_rate": 0.1, "reward_std": 0.2, "grad_norm": 1.0}
     for number, last in enumerate((reward.last, statistics_of_episodes), start=1):
         reward.last = last
         told = reward.last | {"gap": 0.1, "gap_unscored": 0}
         recorder = Recorder(tmp_path, reward, lambda step, told=told: told, lambda row: None, 0.0)
         recorder.float16 = True
-        recorder.step_began(0)
-        recorder.step_ended(1)
-        recorder.trained(logs | {"grad_norm": math.inf if number == 2 else 1.0}, number)
+        recorder.on_step_begin(None, TrainerState(global_step=0), control)
+        recorder.on_step_end(None, TrainerState(global_step=1), control)
+        made = logs | {"grad_norm": math.inf if number == 2 else 1.0}
+        recorder.on_log(None, TrainerState(global_step=number), control, logs=made)
         recorder.kept_back(number, None)
     logged = {name for row in read_jsonl(tmp_path / "metrics.jsonl")[0] for name in row}
     assert {"charged", "episodes", "skipped_update", "on_policy_groups", "coder_failures"} <= logged

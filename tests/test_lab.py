@@ -81,9 +81,11 @@ def test_policies_and_coders_by_name(lab):
     assert baseline_policy("fixed-sequence").name == "fixed-sequence"
     with pytest.raises(ProfileError, match="policy 'best' is unknown"):
         baseline_policy("best")
-    assert isinstance(expert_policy("scripted"), ScriptedExpert)
-    assert expert_policy("scripted", "no-thought").reply_format == "no-thought"
-    assert isinstance(expert_policy("openai:m@http://127.0.0.1:9/v1"), ChatPolicy)
+    record = lab.run_dir / "replies.jsonl"
+    assert isinstance(expert_policy(lab, "scripted", record), ScriptedExpert)
+    silent = replace(lab, profile=replace(lab.profile, reply_format="no-thought"))
+    assert expert_policy(silent, "scripted", record).reply_format == "no-thought"
+    assert isinstance(expert_policy(lab, "openai:m@http://127.0.0.1:9/v1", record), ChatPolicy)
     assert isinstance(make_coder(replace(lab, profile=replace(lab.profile, coder="rules"))), RuleCoder)
     assert isinstance(
         make_coder(replace(lab, profile=replace(lab.profile, coder="openai:m@http://127.0.0.1:9/v1"))),

@@ -499,11 +499,11 @@ def test_a_grader_goes_through_its_card_and_back(tmp_path):
 )
 def test_a_grader_is_read_before_it_is_run(tmp_path, text, words):
     path = tmp_path / "eval.py"
-    assert read_grader(path).problem == "it is missing"
+    assert read_grader(path).message == "it is missing"
     path.write_text(text)
     found = read_grader(path)
-    assert re.search(words, found.problem) and found.cure
-    assert read_grader(SHAPE / "scripts" / "eval.py").problem == ""
+    assert re.search(words, found.message) and found.cure
+    assert read_grader(SHAPE / "scripts" / "eval.py") is None
 
 
 # ---- read-only -----------------------------------------------------------------------------------------

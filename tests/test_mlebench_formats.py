@@ -250,7 +250,8 @@ def started(tmp_path: Path, train: dict, test: dict, sample: dict, id_column: st
     targets = tuple(name for name in sample if name != id_column)
     tables = Tables(sample, Path("a.csv"), sample, "sample_submission.csv", id_column, targets)
     made = make_starter(train, test, tables)
-    task = Task("t", tmp_path, "other", "other", "score", True)
+    told = {"modality": "other", "kind": "other", "metric": "score", "greater_is_better": True}
+    task = Task(name="t", folder=tmp_path, **told)
     ran = run_trusted(task, {"train.py": made.script.encode()})
     assert ran.status == "ok", ran.output
     (tmp_path / "submission.csv").write_bytes(ran.collected["submission.csv"])

@@ -34,7 +34,7 @@ from mlagent_lib.tasks.metrics import get_metric
 from mlagent_lib.tasks.paper import build, fetch, readers, writing
 from mlagent_lib.tasks.paper.archives import DamagedArchive, Files, check_disk, disk_full, unpack
 from mlagent_lib.tasks.paper.build import best_known, prepare_paper_task
-from mlagent_lib.tasks.paper.fetch import Client, Interrupted, choose_client, explain
+from mlagent_lib.tasks.paper.fetch import Interrupted, choose_client, explain
 from mlagent_lib.tasks.paper.logins import find_login
 from mlagent_lib.tasks.paper.recipes import RECIPES, paper_task_lines, recipe, rough_size
 from mlagent_lib.tasks.pocket.measure import Ran, run_trusted
@@ -595,7 +595,7 @@ def test_every_failure_of_a_client_has_its_message_and_cure_and_no_secret(
         raise failure
 
     with pytest.raises(TaskError, match=words) as error:
-        fetch.fetch(recipe("spaceship-titanic"), tmp_path, Client("kaggle", download))
+        fetch.fetch(recipe("spaceship-titanic"), tmp_path, download)
     assert cure in error.value.cure
     assert SECRET not in str(error.value) + error.value.cure
     assert error.value.__suppress_context__ and error.value.__cause__ is None  # nor in a traceback
@@ -620,34 +620,32 @@ def test_an_interrupted_client_goes_on_from_what_is_there(login, tmp_path):
             raise ConnectionResetError(SECRET)
         return folder
 
-    client = Client("kaggle", download)
     with pytest.raises(Interrupted):
-        fetch.fetch(found, tmp_path, client)
+        fetch.fetch(found, tmp_path, download)
     assert not (tmp_path / "downloads" / found.name).exists()  # half a download is no download
-    folder = fetch.fetch(found, tmp_path, client)
+    folder = fetch.fetch(found, tmp_path, download)
     assert tries == [0, len(content) // 2]
     assert (folder / f"{found.slug}.zip").read_bytes() == content
-    assert fetch.fetch(found, tmp_path, client) == folder and len(tries) == 2  # it is not downloaded again
+    assert fetch.fetch(found, tmp_path, download) == folder and len(tries) == 2  # it is not downloaded again
     (folder / f"{found.slug}.zip").write_bytes(content[:-1])
-    fetch.fetch(found, tmp_path, client)
+    fetch.fetch(found, tmp_path, download)
     assert len(tries) == 3  # a file that was changed is no download either
 
 
 def test_a_client_that_brings_nothing_is_told(login, tmp_path):
     with pytest.raises(TaskError, match="brought no file"):
-        fetch.fetch(recipe("nomad2018"), tmp_path, Client("kaggle", lambda slug, folder: folder))
+        fetch.fetch(recipe("nomad2018"), tmp_path, lambda slug, folder: folder)
 
 
 def test_a_missing_login_is_told_before_a_client_runs(tmp_path):
     with pytest.raises(TaskError, match="no Kaggle login"):
-        fetch.fetch(recipe("nomad2018"), tmp_path, Client("kaggle", lambda slug, folder: pytest.fail("ran")))
+        fetch.fetch(recipe("nomad2018"), tmp_path, lambda slug, folder: pytest.fail("ran"))
 
 
 def test_too_small_a_disk_is_told_before_the_download(login, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000_000))
-    client = Client("kaggle", lambda slug, folder: pytest.fail("ran"))
     with pytest.raises(TaskError, match="dogs-vs-cats-redux needs some 2125 MB .* 100 MB are free") as error:
-        fetch.fetch(recipe("dogs-vs-cats-redux"), tmp_path, client)
+        fetch.fetch(recipe("dogs-vs-cats-redux"), tmp_path, lambda slug, folder: pytest.fail("ran"))
     assert "MLAGENT_HOME" in error.value.cure
     check_disk(tmp_path / "not" / "there", 100_000_000, "this")
 

@@ -42,14 +42,14 @@ if not stage.done:
 SECOND = """\
 import json, os, time
 from mlagent_lib.core.artifacts import Stage
-from mlagent_lib.core.files import read_jsonl
+from mlagent_lib.core.files import append_jsonl, read_jsonl
 stage = Stage(f"{runs_dir}/{run_id}", "02_sft", params={"profile": profile, "seed": seed})
 if not stage.done:
     with stage:
         numbers = json.loads(stage.read("01_collection/numbers.json").read_text())
         done, _ = read_jsonl(stage.path("rows.jsonl"), missing_ok=True)
         for step in range(len(done), 4):
-            stage.append_jsonl("rows.jsonl", {"step": step, "value": numbers[0] * step})
+            append_jsonl(stage.path("rows.jsonl"), {"step": step, "value": numbers[0] * step})
             time.sleep(float(os.environ.get("TEST_PAUSE", "0")))
 """
 STORY = (("a_collect.ipynb", ("01_collection",)), ("b_train.ipynb", ("02_sft",)))

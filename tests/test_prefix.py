@@ -160,13 +160,17 @@ def test_micro_batches_hold_whole_groups_again_after_they_were_shuffled():
 
 @pytest.fixture(scope="module")
 def trainer(loaded, tmp_path_factory):
+    from transformers import TrainerCallback
+
     tmp_path = tmp_path_factory.mktemp("trainer")
     write_task(tmp_path / "tasks")
     reward = StepReward({}, make_tools(tmp_path), form="v1", group_size=2)
     profile = GRPOProfile(steps=1, states_per_step=1, group_size=2, temperature=0.7, checkpointing=False)
     wanted = grpo_settings(loaded, profile, out=tmp_path, seed=0)
     rows = [{"prompt": [{"role": "user", "content": "x"}], "state_id": "s", "task": "t"}]
-    return _trainer(loaded, wanted, SimpleNamespace(reward=reward, passes=1), rows, 0)
+    recorder = TrainerCallback()
+    recorder.reward = reward
+    return _trainer(loaded, wanted, recorder, rows, 0)
 
 
 def test_an_entropy_bonus_reaches_the_weights_and_costs_nothing_where_there_is_none(trainer, batch):

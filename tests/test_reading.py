@@ -69,8 +69,8 @@ def test_only_an_edit_of_a_right_family_that_ran_counts(tools):
     start = start_state(tools.task("tiny-homes"), tools)
     table = reading.TableTools.of(tools, {"tabular": frozenset({"model/knn"})})
     said = [text for text, _ in REPLIES.values()]
-    made = evaluate_steps(lambda prompts, seed: said, [start], table, POCKET, form="v1", seed=0, samples=6)
-    found = reading.choices(made.rows, table)
+    _, rows = evaluate_steps(lambda prompts, seed: said, [start], table, POCKET, form="v1", seed=0, samples=6)
+    found = reading.choices(rows, table)
     assert [row["right"] for row in found] == [True] + [False] * 5
     assert [row["family"] for row in found] == ["model/knn", "model/tree", "", "", "", ""]
     assert reading.summary(found) == {

@@ -119,9 +119,9 @@ def test_each_steps_state_restores_to_where_it_started(task, tmp_path):
     (row,) = run_trajectories([Job(task, "x", 0, 0)], Says(*texts), tools, max_steps=15)
     for step, text in zip(row["steps"], texts, strict=True):
         again = run_step(State.from_json(step["state"]), text, tools)
-        assert step_row(State.from_json(step["state"]), text, again, task, "v1") | {
+        assert step_row(State.from_json(step["state"]), text, again, task) | {"cache_hit": 0} == step | {
             "cache_hit": 0
-        } == step | {"cache_hit": 0}
+        }
     found = [state for state, _ in states_of([row])]
     assert [state.step for state in found] == [0, 1, 2, 3] and found[0] == start_state(task, tools)
 

@@ -219,5 +219,5 @@ def test_every_finding_tells_where_and_what_to_do(built):
 
 def test_the_table_of_rules_is_that_of_the_checks():
     code = inspect.getsource(check) + inspect.getsource(check_grader)
-    for rule, (where, cure) in contract.rules().items():
-        assert where and cure and f'"{rule}"' in code, rule
+    for rule, row in contract.rules().items():
+        assert row["where"] and row["found"] and row["cure"] and f'"{rule}"' in code, rule

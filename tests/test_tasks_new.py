@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import doctest
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -893,11 +892,6 @@ def test_a_gain_within_luck_does_not_count(tmp_path):
     known = {count: score.Answered({}, answers) for count, answers in wrong.items()}
     assert score.beats(task, known[10], known[30], 0)  # 20 rows of 60
     assert not score.beats(task, known[10], known[11], 0)  # one row
-
-
-def test_the_table_of_refusals_is_that_of_the_code():
-    code = "".join(path.read_text() for path in Path(spec.__file__).parent.glob("*.py"))
-    assert set(re.findall(r'refusal\(\s*"([^"]+)"', code)) == set(spec.refusals())
 
 
 # ---- the command, the ideas, the rest

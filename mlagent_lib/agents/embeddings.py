@@ -8,6 +8,7 @@ import numpy as np
 
 from mlagent_lib.core.errors import MlagentError
 
+_DIGITS = 9  # kept in what is ranked: ties are ties on every machine, in whatever order its BLAS adds
 _KINDS = (  # words and pairs of words, and 3 to 5 letters within words
     {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"},
     {"analyzer": "char_wb", "ngram_range": (3, 5)},
@@ -78,11 +79,6 @@ def pairwise_distances(vectors: np.ndarray, *, metric: str = "cosine") -> np.nda
     return distances_of(vectors, metric=metric).round(12)  # equal rows are at 0, also where a BLAS rounds
 
 
-def _ranked(values: np.ndarray) -> np.ndarray:
-    # Rounded, so that ties are ties on every machine, whatever the order in which its BLAS adds.
-    return np.round(values, 9)
-
-
 def _check_k(k: int, n: int) -> None:
     if not 1 <= k <= n:
         raise ValueError(f"k ({k}) must be between 1 and the number of ideas ({n})")
@@ -109,7 +105,7 @@ def select_farthest_average(vectors: np.ndarray, k: int = 10, *, metric: str = "
     """
     distances = pairwise_distances(vectors, metric=metric)
     _check_k(k, len(distances))
-    average = _ranked(distances.sum(axis=1) / max(len(distances) - 1, 1))
+    average = np.round(distances.sum(axis=1) / max(len(distances) - 1, 1), _DIGITS)
     return tuple(int(i) for i in np.argsort(-average, kind="stable")[:k])
 
 
@@ -138,7 +134,7 @@ def select_farthest_point(
         >>> select_farthest_point(np.array([[0.0], [1.0], [9.0], [10.0]]), 3, first=0, metric="euclidean")
         (0, 3, 1)
     """
-    distances = _ranked(pairwise_distances(vectors, metric=metric))
+    distances = np.round(pairwise_distances(vectors, metric=metric), _DIGITS)
     _check_k(k, len(distances))
     if first is None and rng is None:
         raise ValueError("the first point is open: give first or rng")

@@ -52,10 +52,8 @@ def read_trajectories(path: str | Path) -> list[dict]:
     """
     rows, bad = read_jsonl(path)
     if bad:
-        raise RunError(
-            f"{path} has {bad} lines that are not JSON objects",
-            cure="delete these lines (a kill can leave one at the end), or collect again",
-        )
+        cure = "delete these lines (a kill can leave one at the end), or collect again"
+        raise RunError(f"{path} has {bad} lines that are not JSON objects", cure=cure)
     for number, row in enumerate(rows, 1):
         validate_row(row, where=f"{path}, row {number}")
     return rows
@@ -183,14 +181,12 @@ def read_parquet(path: str | Path) -> list[dict]:
         raise RunError(f"{path} holds the format {found!r}, not {SCHEMA_NAME!r}", cure=cure)
     rows: dict[int, dict] = {}
     for flat in table.to_pylist():
-        row = rows.get(flat["row"])
-        if row is None:
-            row = {"schema": SCHEMA_NAME, **_nested(flat, *_PARTS[0]), "steps": [], "final": None}
-            rows[flat["row"]] = row
-            if flat["final_stop"] is not None:
-                row["final"] = _nested(flat, *_PARTS[1])
+        if flat["row"] not in rows:
+            final = None if flat["final_stop"] is None else _nested(flat, *_PARTS[1])
+            head = {"schema": SCHEMA_NAME, **_nested(flat, *_PARTS[0])}
+            rows[flat["row"]] = head | {"steps": [], "final": final}
         if flat["step"] is not None:
-            row["steps"].append(_nested(flat, *_PARTS[2]))
+            rows[flat["row"]]["steps"].append(_nested(flat, *_PARTS[2]))
     return list(rows.values())
 
 
@@ -206,9 +202,7 @@ def _parquet_schema() -> pyarrow.Schema:
     return pa.schema(fields, metadata={"schema": SCHEMA_NAME})
 
 
-def _flat(
-    part: Mapping | None, prefix: str, columns: Mapping[str, str], extra: str, repaired: Counter
-) -> dict:
+def _flat(part: Mapping | None, prefix: str, columns: dict[str, str], extra: str, repaired: Counter) -> dict:
     """Return the cells of a trajectory, its end or a step; none where there is none."""
     if part is None:
         return {}
@@ -227,12 +221,10 @@ def _cell(value: object, kind: str, repaired: Counter) -> object:
     return int(value) if kind == "whole" else value
 
 
-def _nested(flat: Mapping, prefix: str, columns: Mapping[str, str], extra: str) -> dict:
+def _nested(flat: Mapping, prefix: str, columns: dict[str, str], extra: str) -> dict:
     """Return what `_flat` was given."""
-    part = {}
-    for name, kind in columns.items():
-        value = flat[prefix + name]
-        part[name] = json.loads(value) if kind == "json" else value
+    part = {name: flat[prefix + name] for name in columns}
+    part |= {name: json.loads(part[name]) for name, kind in columns.items() if kind == "json"}
     return part | json.loads(flat[extra] or "{}")
 
 

@@ -12,9 +12,9 @@ distance of version 1, nor the sizes of version 2: the cosine distance and 10 pe
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ import numpy as np
 
 from mlagent_lib.agents.embeddings import select_farthest_average, select_farthest_point
 from mlagent_lib.core.errors import EndpointError, TaskError
+from mlagent_lib.core.files import sha256_bytes
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.tasks.pocket.catalogue import AXES, KINDS, MODALITIES, edits, read_block
 
@@ -32,12 +33,28 @@ if TYPE_CHECKING:
 Generate = Callable[[str], str]  # prompt -> reply, e.g. `ChatEndpoint.generate`
 
 MIN_IDEAS = 100
+PER_AXIS = 40  # ours: ideas asked for on each axis, version 2 does not give its number
+ROUNDS = 4  # ours: how often a model is asked for those of an axis while too few are distinct
 SCOPES = {
     "data": "the data: cleaning, imputation, encoding, scaling, construction and selection of features",
     "model": "the model: its family, its architecture, its size, its hyperparameters, ensembles of models",
     "learning": "the learning: loss, optimiser, schedule, regularisation, early stopping, calibration",
 }
 ADVICE_FLAG = "[advice]"
+_QUESTION = """You advise a machine learning engineer who improves the script of one task.
+
+# Task
+{problem}
+
+# Script {name}
+```python
+{script}
+```
+
+Give {number} different pieces of advice that concern only {scope}.
+Each must be one line, concrete enough to be carried out as it stands, clearly unlike the others.
+"""
+_FORM = f"Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
 _MAX_WORDS = 60
 _MAX_SCRIPT = 20_000  # characters; a longer script would crowd out the question
 IDEAS_CURE = (
@@ -61,14 +78,10 @@ class Idea:
         return {"key": self.key, "axis": self.axis, "instruction": self.text}
 
 
-def candidate_ideas(
-    task: Task,
-    *,
-    generate: Generate | None = None,
-    minimum: int = MIN_IDEAS,
-    per_axis: int = 40,
-    rounds: int = 4,
-) -> tuple[Idea, ...]:
+Ideas = tuple[Idea, ...]
+
+
+def candidate_ideas(task: Task, *, generate: Generate | None = None, minimum: int = MIN_IDEAS) -> Ideas:
     """Return at least ``minimum`` distinct ideas for a task (paper section 4.1: at least 100).
 
     A pocket task has them in its catalogue, and so has a task whose starter has the same three blocks
@@ -78,14 +91,13 @@ def candidate_ideas(
 
     Args:
         generate: Maps a prompt to a reply, e.g. ``ChatEndpoint(...).generate``.
-        per_axis: Ideas asked for on each axis; version 2 does not give its number.
 
     Raises:
         TaskError: No catalogue covers the task, it brings no ideas, and no ``generate`` was given.
         EndpointError: The model did not write ``minimum`` distinct ideas.
     """
     if generate is not None:
-        return _generated_ideas(task, generate, minimum, max(per_axis, -(-minimum // len(AXES))), rounds)
+        return _generated_ideas(task, generate, minimum)
     if task.ideas:
         return distinct(Idea(_key(axis, text), axis, text) for axis, text in task.ideas)
     if not has_catalogue(task):
@@ -96,10 +108,8 @@ def candidate_ideas(
         )
     ideas = distinct(Idea(edit.key, edit.axis, edit.instruction) for edit in edits(task.modality, task.kind))
     if len(ideas) < minimum:
-        raise TaskError(
-            f"the catalogue has {len(ideas)} ideas for {task.modality} / {task.kind}, {minimum} are needed",
-            cure=f"ask for at most {len(ideas)}",
-        )
+        told = f"the catalogue has {len(ideas)} ideas for {task.modality} / {task.kind}, {minimum} are needed"
+        raise TaskError(told, cure=f"ask for at most {len(ideas)}")
     return ideas
 
 
@@ -110,10 +120,9 @@ def has_catalogue(task: Task) -> bool:
     if task.split in ("held-in", "held-out"):
         return True
     script = task.env_files().get(task.starter, b"").decode("utf-8", "replace")
-    try:
+    with contextlib.suppress(ValueError):
         return all(read_block(script, axis) for axis in AXES)
-    except ValueError:
-        return False
+    return False
 
 
 def read_ideas(path: Path) -> tuple[tuple[str, str], ...]:
@@ -128,10 +137,8 @@ def read_ideas(path: Path) -> tuple[tuple[str, str], ...]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(
-            f"the list of ideas {path} cannot be read ({error.__class__.__name__})",
-            cure="give -p ideas=FILE a text file in UTF-8 with one idea a line",
-        ) from error
+        told = f"the list of ideas {path} cannot be read ({error.__class__.__name__})"
+        raise TaskError(told, cure="give -p ideas=FILE a text file in UTF-8 with one idea a line") from error
     found = {}
     for line in lines:
         text = _printable(_BULLET.sub("", line))
@@ -148,7 +155,7 @@ def _printable(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def distinct(ideas) -> tuple[Idea, ...]:
+def distinct(ideas: Iterable[Idea]) -> Ideas:
     """Return the ideas without those that repeat an earlier one up to case, blanks and punctuation.
 
     Example:
@@ -170,19 +177,11 @@ def idea_prompt(task: Task, axis: str, number: int, *, known: Sequence[str] = ()
     files = task.env_files()
     name = task.starter if task.starter in files else next((f for f in files if f.endswith(".py")), "")
     script = files.get(name, b"").decode("utf-8", "replace")[:_MAX_SCRIPT]
-    lines = [
-        "You advise a machine learning engineer who improves the script of one task.",
-        f"\n# Task\n{task.research_problem.strip()}",
-        f"\n# Script {name}\n```python\n{script.strip()}\n```",
-        f"\nGive {number} different pieces of advice that concern only {SCOPES[axis]}.",
-        "Each must be one line, concrete enough to be carried out as it stands, clearly unlike the others.",
-    ]
+    given = {"problem": task.research_problem.strip(), "name": name, "script": script.strip()}
+    asked = _QUESTION.format(**given, number=number, scope=SCOPES[axis])
     if known:
-        lines.append("Already given, do not repeat:\n" + "\n".join(f"- {text}" for text in known[-60:]))
-    lines.append(
-        f"Write {ADVICE_FLAG} once, on a line of its own, and after it one piece of advice per line."
-    )
-    return "\n".join(lines)
+        asked += "Already given, do not repeat:\n" + "".join(f"- {text}\n" for text in known[-60:])
+    return asked + _FORM
 
 
 def parse_ideas(reply: str) -> list[str]:
@@ -204,12 +203,10 @@ def parse_ideas(reply: str) -> list[str]:
     return found
 
 
-def _generated_ideas(
-    task: Task, generate: Generate, minimum: int, per_axis: int, rounds: int
-) -> tuple[Idea, ...]:
-    ideas: tuple[Idea, ...] = ()
+def _generated_ideas(task: Task, generate: Generate, minimum: int) -> Ideas:
+    ideas, per_axis = (), max(PER_AXIS, -(-minimum // len(AXES)))
     for axis in AXES:
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             known = [idea.text for idea in ideas if idea.axis == axis]
             if len(known) >= per_axis:
                 break
@@ -217,7 +214,7 @@ def _generated_ideas(
             ideas = distinct([*ideas, *(Idea(_key(axis, text), axis, text) for text in texts)])
     if len(ideas) < minimum:
         raise EndpointError(
-            f"the expert gave {len(ideas)} distinct ideas for {task.name!r} in {rounds} rounds per axis, "
+            f"the expert gave {len(ideas)} distinct ideas for {task.name!r} in {ROUNDS} rounds per axis, "
             f"{minimum} are needed",
             cure="use a stronger model, or raise temperature or max_tokens behind its address, as in "
             "openai:<model>@<url>#temperature=1,max_tokens=4096",
@@ -230,17 +227,17 @@ def _normal(text: str) -> str:
 
 
 def _key(axis: str, text: str) -> str:
-    return f"{axis}/{hashlib.sha256(_normal(text).encode()).hexdigest()[:10]}"
+    return f"{axis}/{sha256_bytes(_normal(text).encode())[:10]}"
 
 
-def select_v1(ideas: Sequence[Idea], vectors: np.ndarray, k: int = 10) -> tuple[Idea, ...]:
+def select_v1(ideas: Sequence[Idea], vectors: np.ndarray, k: int = 10) -> Ideas:
     """Return version 1's pool: the ``k`` ideas of `select_farthest_average`, whatever their axis."""
     return tuple(ideas[i] for i in select_farthest_average(vectors, min(k, len(ideas))))
 
 
 def select_v2(
     ideas: Sequence[Idea], vectors: np.ndarray, rng: np.random.Generator, k: int = 10
-) -> dict[str, tuple[Idea, ...]]:
+) -> dict[str, Ideas]:
     """Return version 2's pools: for each axis that has ideas, ``k`` of them by `select_farthest_point`."""
     pools = {}
     for axis in AXES:
@@ -251,9 +248,7 @@ def select_v2(
     return pools
 
 
-def draw_ideas(
-    pool: Mapping[str, Sequence[Idea]] | Sequence[Idea], rng: np.random.Generator
-) -> tuple[Idea, ...]:
+def draw_ideas(pool: Mapping[str, Sequence[Idea]] | Sequence[Idea], rng: np.random.Generator) -> Ideas:
     """Return the ideas of one trajectory, in the order in which they are to be tried.
 
     From pools by axis (version 2, B.1): k ~ Uniform{1, 2, 3} distinct axes in shuffled order, one idea from
@@ -268,14 +263,12 @@ def draw_ideas(
         >>> 1 <= len(drawn) <= 3, len({idea.axis for idea in drawn}) == len(drawn)
         (True, True)
     """
-    if isinstance(pool, Mapping):
-        axes = [axis for axis, members in pool.items() if members]
-        if not axes:
-            raise ValueError("no axis has an idea: select some first")
-        count = int(rng.integers(1, min(3, len(axes)) + 1))
-        order = [axes[i] for i in rng.permutation(len(axes))[:count]]
-        return tuple(pool[axis][int(rng.integers(len(pool[axis])))] for axis in order)
-    if not pool:
+    by_axis = isinstance(pool, Mapping)
+    choices = [axis for axis, members in pool.items() if members] if by_axis else pool
+    if not choices:
         raise ValueError("the pool of ideas is empty: select some first")
-    count = int(rng.integers(1, min(3, len(pool)) + 1))
-    return tuple(pool[int(i)] for i in rng.permutation(len(pool))[:count])
+    count = int(rng.integers(1, min(3, len(choices)) + 1))
+    drawn = [choices[i] for i in rng.permutation(len(choices))[:count]]
+    if by_axis:
+        drawn = [pool[axis][int(rng.integers(len(pool[axis])))] for axis in drawn]
+    return tuple(drawn)

@@ -6,10 +6,11 @@ executes in batches. None of them sees a score on hidden labels.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, tren
 from mlagent_lib.agents.server.chat import Chat
 from mlagent_lib.agents.server.endpoint import RequestRefused
 from mlagent_lib.core.errors import Unscored
-from mlagent_lib.core.files import append_jsonl, read_jsonl
+from mlagent_lib.core.files import append_jsonl, read_jsonl, sha256_bytes
 from mlagent_lib.core.parallel import map_threads
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action, storable
@@ -30,7 +31,12 @@ from mlagent_lib.tasks.pocket.catalogue import Edit, edits, read_block
 from mlagent_lib.tasks.pocket.fixed import fixed_edits
 from mlagent_lib.tasks.task import Task
 
+Sampler = Callable[[list[list[dict]], int], list[str]]  # conversations and a seed -> replies, in order
 _RECORD = ("trajectory", "step", "prompt", "reply")  # of a reply that an endpoint gave
+_HINT = (
+    "Your reply was thrown away. {fault} Answer again, with all these fields, each on a line of its own: "
+    "{names}."
+)
 MAX_REPLIES = 5  # for one step: MLAgentBench's --max-retries, default 5, which counts the first one too
 
 
@@ -73,25 +79,30 @@ def _wording(turn: Turn) -> dict:
 
 def _edit(turn: Turn, instruction: str, axis: str, **options) -> str:
     """Return a scripted reply that edits a block, for what the card and the script tell about it."""
-    script = turn.state.files.get(turn.task.starter, b"").decode(errors="replace")
-    try:
-        block = read_block(script, axis)
-    except ValueError:  # no pocket script, or one that has lost the block
-        block = ""
+    block = ""
+    with contextlib.suppress(ValueError):  # no pocket script, or one that has lost the block
+        block = read_block(turn.state.text(turn.task.starter), axis)
     return edit_reply(instruction, axis, facts=turn.task.facts, block=block, **_wording(turn), **options)
 
 
-class Starter:
+class _Scripted:
+    """A policy by rules, which answers each turn by itself."""
+
+    def act(self, turns: Sequence[Turn]) -> list[str]:
+        """Return one reply for each turn, in order."""
+        return [self._reply(turn) for turn in turns]
+
+
+class Starter(_Scripted):
     """The baseline that changes nothing: Final Answer at once."""
 
     name = "starter"
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        return [final_reply(**_wording(turn)) for turn in turns]
+    def _reply(self, turn: Turn) -> str:
+        return final_reply(**_wording(turn))
 
 
-class FixedEdits:
+class FixedEdits(_Scripted):
     """The baseline that reads nothing: the same edits on every task, one a step, then Final Answer.
 
     Args:
@@ -105,33 +116,23 @@ class FixedEdits:
         """Return the edits that it makes on a task, in their order; none where it knows none."""
         return fixed_edits(self.name, task) if has_catalogue(task) else ()
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        replies = []
-        for turn in turns:
-            todo = self.edits_of(turn.task)[turn.state.step :]
-            replies.append(
-                _edit(turn, todo[0].instruction, todo[0].axis) if todo else final_reply(**_wording(turn))
-            )
-        return replies
+    def _reply(self, turn: Turn) -> str:
+        todo = self.edits_of(turn.task)[turn.state.step :]
+        return _edit(turn, todo[0].instruction, todo[0].axis) if todo else final_reply(**_wording(turn))
 
 
-class RandomIdeas:
+class RandomIdeas(_Scripted):
     """The baseline that tries a random idea of its task in each step, and always with a valid reply."""
 
     name = "random-ideas"
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        replies = []
-        for turn in turns:
-            pool = candidate_ideas(turn.task)
-            idea = pool[int(turn.stream.integers(len(pool)))]
-            replies.append(_edit(turn, idea.text, idea.axis))
-        return replies
+    def _reply(self, turn: Turn) -> str:
+        pool = candidate_ideas(turn.task)
+        idea = pool[int(turn.stream.integers(len(pool)))]
+        return _edit(turn, idea.text, idea.axis)
 
 
-class ScriptedExpert:
+class ScriptedExpert(_Scripted):
     """The default expert: it looks around now and then, implements its ideas one by one, and ends.
 
     It stands in for GPT-4o-mini (paper v1 section 5.1) where there is no account: the diversity of its
@@ -146,33 +147,25 @@ class ScriptedExpert:
     def __init__(self, *, look_share: float = 0.12, reply_format: str = "six"):
         self.look_share, self.reply_format = look_share, reply_format
 
-    def act(self, turns: Sequence[Turn]) -> list[str]:
-        """Return one reply for each turn, in order."""
-        return [self._reply(turn) for turn in turns]
-
     def _reply(self, turn: Turn) -> str:
         todo = turn.memory.setdefault("todo", list(turn.ideas))
         options = {**_wording(turn), "reply_format": self.reply_format}
-        looked = turn.memory.get("looked", False)
-        if todo and not looked and turn.stream.random() < self.look_share:
-            turn.memory["looked"] = True
-            return look_reply(**options)
-        turn.memory["looked"] = False
         if not todo:
             return final_reply(**options)
+        looks = not turn.memory.get("looked", False) and turn.stream.random() < self.look_share
+        turn.memory["looked"] = looks
+        if looks:
+            return look_reply(**options)
         idea = todo.pop(0)
         return _edit(turn, self._word(idea, turn), idea.axis, reply_format=self.reply_format)
 
     @staticmethod
     def _word(idea: Idea, turn: Turn) -> str:
         """Return one of the catalogue's wordings of an idea, or its own text when the catalogue has none."""
-        try:
-            known = edits(turn.task.modality, turn.task.kind)
-        except ValueError:  # no pocket task
-            known = ()
-        for edit in known:
-            if edit.key == idea.key:
-                return edit.wordings[int(turn.stream.integers(len(edit.wordings)))]
+        with contextlib.suppress(ValueError):  # no pocket task
+            for edit in edits(turn.task.modality, turn.task.kind):
+                if edit.key == idea.key:
+                    return edit.wordings[int(turn.stream.integers(len(edit.wordings)))]
         return idea.text
 
 
@@ -245,7 +238,7 @@ class ChatPolicy:
 
     def _reply(self, turn: Turn) -> str | RequestRefused:
         messages = self._messages(turn)
-        prompt = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+        prompt = sha256_bytes(json.dumps(messages).encode())
         key = (turn.name, turn.state.step, prompt)
         if self._record and key in self._known:
             return self._known[key]
@@ -266,30 +259,17 @@ class ChatPolicy:
             fault = format_fault(reply, self.reply_format)
             if fault is None:
                 break
-            hint = (
-                f"Your reply was thrown away. {fault.message} Answer again, with all these fields, each on "
-                f"a line of its own: {', '.join(names)}."
-            )
-            last = messages[-1]
+            hint, last = _HINT.format(fault=fault.message, names=", ".join(names)), messages[-1]
             messages = [*messages[:-1], {**last, "content": f"{last['content']}\n\n{hint}"}]
         return reply
 
     def _ask(self, messages: list[dict], turn: Turn, number: int) -> str:
         if not isinstance(self._complete, Chat):
             return self._complete(messages)
-        index = turn.name.rpartition("/")[2]
-        return self._complete.ask(
-            messages,
-            sample=f"{self.seed}/{index}",
-            trajectory=turn.name,
-            step=turn.state.step,
-            number=number,
-            judge=self._judge,
-        )
-
-    def _judge(self, text: str) -> str:
-        fault = format_fault(text, self.reply_format)
-        return fault.reason if fault else ""
+        sample = f"{self.seed}/{turn.name.rpartition('/')[2]}"
+        place = {"trajectory": turn.name, "step": turn.state.step, "number": number}
+        judge = partial(format_fault, reply_format=self.reply_format)
+        return self._complete.ask(messages, sample=sample, judge=judge, **place)
 
     def _messages(self, turn: Turn) -> list[dict]:
         messages = _prompt(turn, self.prompter)
@@ -310,14 +290,7 @@ def _prompt(turn: Turn, prompter: Prompter) -> list[dict]:
 class LocalPolicy:
     """A local model as policy: sampled in batches, seeded for each call."""
 
-    def __init__(
-        self,
-        generate: Callable[[list[list[dict]], int], list[str]],
-        *,
-        name: str,
-        seed: int,
-        prompter: Prompter = POCKET,
-    ):
+    def __init__(self, generate: Sampler, *, name: str, seed: int, prompter: Prompter = POCKET):
         self.name, self.prompter, self.seed = name, prompter, seed
         self._generate = generate
         self._calls = 0

@@ -13,7 +13,9 @@ missing, and every step of a trajectory records it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from mlagent_lib.agents.window import messages_tokens, shorten, shorten_lines
 from mlagent_lib.core.errors import ProfileError
@@ -28,6 +30,15 @@ LONGEST_OBSERVATION = 5000  # MLAgentBench shortens observations above 5000 char
 NO_ANSWER = "(no answer)"  # of a reply that was all thought: some servers refuse an empty turn
 LONGEST_BROKEN = 1500  # ours: characters of a script without the pocket blocks
 LONGEST_BLOCKLESS = 700  # ours: the same where the task has no catalogue, so that every row stays short
+_SYSTEM = (
+    "You are a machine-learning engineer who improves the script of a task step by step. In each step you "
+    "take one action.\n\nActions:\n{tools}\n\n"
+    "Edit Script (AI) hands your instruction to a coder and runs the edited script at once.\n"
+    "Answer with these fields, each on a line of its own, and nothing after the last: Reflection, Research "
+    "Plan and Status, Fact Check, Thought, Action, Action Input. Action Input is one JSON object.\n"
+    "You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace are logged "
+    "and do not pay."
+)
 DROPPED = "<Done>"  # what MLAgentBench's agent shows in place of an older observation
 
 
@@ -101,9 +112,16 @@ class Prompter:
             most = LONGEST_BLOCKLESS if task.ideas else LONGEST_BROKEN
             text = pocket_text(card(task), state, task.greater_is_better, self.max_steps, task.starter, most)
             return Prompt([{"role": "user", "content": text}])
-        if self.style == "full":
-            return _fitted(state, task, self.max_steps, self.tokens)
-        raise ValueError(f"prompt style {self.style!r} is unknown: choose pocket or full")
+        if self.style != "full":
+            raise ValueError(f"prompt style {self.style!r} is unknown: choose pocket or full")
+        for room in _rooms(state, task):
+            made = _full(state, task, self.max_steps, room)
+            size = messages_tokens(made.messages)
+            if not self.tokens or size <= self.tokens:
+                return made
+        told = f"the shortest prompt of task {task.name!r} takes about {size} tokens"
+        told += f", and {self.tokens} are allowed"
+        raise ProfileError(told, cure="give the profile more prompt_tokens, or take the pocket style")
 
 
 POCKET, FULL = Prompter("pocket"), Prompter("full")
@@ -134,11 +152,10 @@ def pocket_text(
         starter: The script that is shown.
         most: Characters of it that are shown where it has no pocket blocks.
     """
-    script = state.files.get(starter, b"").decode(errors="replace")
-    try:
+    script = state.text(starter)
+    shown = script[:most]  # of a script that has lost a block, or never had one, what there is
+    with contextlib.suppress(ValueError):
         shown = visible_part(script)
-    except ValueError:  # the script has lost a block, or never had one: show what there is
-        shown = script[:most]
     history = history_text(state, greater_is_better)
     return f"{task_card}\n{shown}\nHistory:{history}\nStep {state.step + 1} of {max_steps}."
 
@@ -189,35 +206,16 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-@dataclass(frozen=True)
-class _Room:
-    """How much of each part a full prompt shows."""
+def _rooms(state: State, task: Task) -> Iterator[dict[str, int]]:
+    """Yield how much of each part a full prompt shows, ever less, what matters least given up first.
 
-    steps: int
-    observations: int
-    longest: int  # characters, like the next two
-    script: int
-    problem: int
-
-
-def _fitted(state: State, task: Task, max_steps: int, tokens: int) -> Prompt:
-    """Return the first prompt that fits: each of the ones tried shows less than the one before."""
-    for room in _rooms(state, task):
-        made = _full(state, task, max_steps, room)
-        size = messages_tokens(made.messages)
-        if not tokens or size <= tokens:
-            return made
-    raise ProfileError(
-        f"the shortest prompt of task {task.name!r} takes about {size} tokens, and {tokens} are allowed",
-        cure="give the profile more prompt_tokens, or take the pocket style",
-    )
-
-
-def _rooms(state: State, task: Task):
-    """Yield ever smaller rooms, what matters least given up first."""
+    Of ``steps`` and their ``observations`` it is a number, of the ``longest`` observation, the ``script`` and
+    the research ``problem`` it is characters.
+    """
     shown = min(HISTORY_STEPS, len(state.history))
-    script, problem = len(_script(state, task)), len(task.research_problem)
-    room = _Room(shown, shown, LONGEST_OBSERVATION, script, problem)
+    script, problem = len(state.text(task.starter)), len(task.research_problem)
+    room = {"steps": shown, "observations": shown, "longest": LONGEST_OBSERVATION}
+    room |= {"script": script, "problem": problem}
     yield room
     changes = [
         *({"observations": number} for number in range(shown - 1, 0, -1)),  # the older ones, oldest first
@@ -229,48 +227,28 @@ def _rooms(state: State, task: Task):
         {"steps": 0, "observations": 0},
     ]
     for change in changes:
-        room = replace(room, **change)
+        room = room | change
         yield room
 
 
-def _script(state: State, task: Task) -> str:
-    return state.files.get(task.starter, b"").decode(errors="replace")
-
-
-def _full(state: State, task: Task, max_steps: int, room: _Room) -> Prompt:
-    tools = "\n".join(
-        f"- {name}: Action Input is {{{', '.join(f'{argument!r}: ...' for argument in names)}}}".replace(
-            "'", '"'
-        )
-        for name, names in ACTIONS.items()
-    )
-    system = (
-        "You are a machine-learning engineer who improves the script of a task step by step. In each step "
-        f"you take one action.\n\nActions:\n{tools}\n\n"
-        "Edit Script (AI) hands your instruction to a coder and runs the edited script at once.\n"
-        "Answer with these fields, each on a line of its own, and nothing after the last: Reflection, "
-        "Research Plan and Status, Fact Check, Thought, Action, Action Input. "
-        "Action Input is one JSON object.\n"
-        f"You have {max_steps} steps in all. Attempts to read hidden labels or to leave the workspace "
-        "are logged and do not pay."
-    )
-    shown_script, script_cut = shorten_lines(_script(state, task), room.script)
-    shown_asked, problem_cut = shorten(task.research_problem, room.problem)
-    problem = (
-        f"Research problem: {shown_asked}\n\n{card(task)}\n\n"
-        f"{task.starter} now:\n```python\n{shown_script}\n```"
-    )
+def _full(state: State, task: Task, max_steps: int, room: dict[str, int]) -> Prompt:
+    inputs = {name: ", ".join(f'"{argument}": ...' for argument in names) for name, names in ACTIONS.items()}
+    tools = "\n".join(f"- {name}: Action Input is {{{given}}}" for name, given in inputs.items())
+    system = _SYSTEM.format(tools=tools, max_steps=max_steps)
+    script, script_cut = shorten_lines(state.text(task.starter), room["script"])
+    asked, problem_cut = shorten(task.research_problem, room["problem"])
+    problem = f"Research problem: {asked}\n\n{card(task)}\n\n{task.starter} now:\n```python\n{script}\n```"
     messages = [{"role": "system", "content": system}, {"role": "user", "content": problem}]
-    recent = state.history[len(state.history) - room.steps :]
+    recent = state.history[len(state.history) - room["steps"] :]
     earlier = len(state.history) - len(recent)
     if earlier:
         messages[-1]["content"] += f"\n\n({earlier} earlier steps are left out.)"
     dropped = shortened = 0
     for age, step in zip(range(len(recent), 0, -1), recent, strict=True):
-        if age > room.observations:
+        if age > room["observations"]:
             seen, dropped = DROPPED, dropped + 1
         else:
-            seen, left_out = shorten(step.observation, room.longest)
+            seen, left_out = shorten(step.observation, room["longest"])
             shortened += left_out > 0
         messages.append({"role": "assistant", "content": step.reply or NO_ANSWER})
         messages.append({"role": "user", "content": f"Observation:\n{seen}"})

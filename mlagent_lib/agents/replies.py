@@ -86,9 +86,8 @@ def edit_reply(
     arguments = {"script_name": script, "edit_instruction": instruction, "save_name": script}
     deciding = [fact for fact in facts if DECIDES.get(fact) == axis]
     fact = _pick(deciding, stream) if deciding else ""
-    return compose(
-        "Edit Script (AI)", arguments, topic=axis, stream=stream, fact=fact, now=held(block), **wording
-    )
+    wording |= {"fact": fact, "now": held(block)}
+    return compose("Edit Script (AI)", arguments, topic=axis, stream=stream, **wording)
 
 
 def held(block: str) -> str:
@@ -128,14 +127,14 @@ def trend_of(state: State, greater_is_better: bool) -> str:
     return trends(state, greater_is_better)[-1] if state.history else "start"
 
 
-def trend_said(reply: str, reply_format: str = "six") -> str | None:
+def trend_said(reply: str) -> str | None:
     """Return how the last step went by the words of a reply, or None where it has no sentence of the list.
 
     Example:
         >>> trend_said(final_reply(trend="worse", stream=np.random.default_rng(0)))
         'worse'
     """
-    found = parse_action(reply, reply_format)
+    found = parse_action(reply)
     said = "" if isinstance(found, Invalid) else found.fields.get("Reflection", "").strip()
     return next((trend for trend, known in _sentences()["reflection"].items() if said in known), None)
 

@@ -68,7 +68,6 @@ def run_trajectories(
     tools: Toolbox,
     *,
     max_steps: int,
-    form: str = "v1",
     progress: Callable[[int], None] | None = None,
     watch: Callable[[Job, dict, str], None] | None = None,
 ) -> list[dict]:
@@ -90,11 +89,11 @@ def run_trajectories(
         half, active, pending = waiting.popleft()
         if pending:
             for run, result in zip(active, pending.results(), strict=True):
-                if _advance(run, result, max_steps, form) and watch:
+                if _advance(run, result, max_steps) and watch:
                     watch(run.job, run.steps[-1], run.stop)
             if progress:
                 progress(len(active))
-        for run in _reply([run for run in half if not run.stop and run.reply is None], policy, form):
+        for run in _reply([run for run in half if not run.stop and run.reply is None], policy):
             if watch:
                 watch(run.job, run.steps[-1], run.stop)
         if active := [run for run in half if not run.stop]:
@@ -109,7 +108,7 @@ def _begin(job: Job, state: State, max_steps: int) -> _Running:
     return _Running(job, turn, states=[state])
 
 
-def _reply(waiting: list[_Running], policy: Policy, form: str) -> list[_Running]:
+def _reply(waiting: list[_Running], policy: Policy) -> list[_Running]:
     """Ask for replies where none is pending, and return the trajectories that ended for want of one.
 
     After a failure of ours the same reply is tried again.
@@ -119,7 +118,7 @@ def _reply(waiting: list[_Running], policy: Policy, form: str) -> list[_Running]
         if isinstance(reply, Unscored):  # its endpoint has spent its tries: the trajectory ends here
             state = run.turn.state
             lost = StepResult(state, Outcome.UNSCORED, "policy-server", "", failure=str(reply))
-            run.steps.append(step_row(state, "", lost, run.job.task, form))
+            run.steps.append(step_row(state, "", lost, run.job.task))
             run.stop = "unscored"
             ended.append(run)
         else:
@@ -127,13 +126,13 @@ def _reply(waiting: list[_Running], policy: Policy, form: str) -> list[_Running]
     return ended
 
 
-def _advance(run: _Running, result: StepResult, max_steps: int, form: str) -> bool:
+def _advance(run: _Running, result: StepResult, max_steps: int) -> bool:
     """Move a trajectory on; return whether it made a step: not where a failure of ours is tried again."""
     failed = result.outcome is Outcome.UNSCORED
     run.unscored = run.unscored + 1 if failed else 0
     if failed and run.unscored <= MAX_UNSCORED:
         return False
-    run.steps.append(step_row(run.turn.state, run.reply, result, run.job.task, form, cut=run.turn.cut))
+    run.steps.append(step_row(run.turn.state, run.reply, result, run.job.task, cut=run.turn.cut))
     if failed:
         run.stop = "unscored"
         return True
@@ -146,9 +145,7 @@ def _advance(run: _Running, result: StepResult, max_steps: int, form: str) -> bo
     return True
 
 
-def step_row(
-    before: State, reply: str, result: StepResult, task: Task, form: str, *, cut: dict | None = None
-) -> dict:
+def step_row(before: State, reply: str, result: StepResult, task: Task, *, cut: dict | None = None) -> dict:
     """Return one step as a trajectory row records it; of a thought in the reply only the length."""
     action, failed = result.action, result.outcome is Outcome.UNSCORED
     reply, thought = split_thinking(reply)
@@ -163,9 +160,9 @@ def step_row(
         "reason": result.reason,
         "score_before": result.score_before,
         "score_after": result.score_after,
-        "reward": reward_of(result, task, form),
-        "script_before": _text(before, _file_of(action, task, "script_name")),
-        "script_after": _text(result.state, _file_of(action, task, "save_name")),
+        "reward": reward_of(result, task),
+        "script_before": before.text(_file_of(action, task, "script_name")),
+        "script_after": result.state.text(_file_of(action, task, "save_name")),
         "visible_metric": None if failed else result.state.history[-1].visible,
         "seconds": result.seconds,
         "cache_hit": result.cache_hit,
@@ -198,10 +195,6 @@ def _file_of(action: Action | None, task: Task, argument: str) -> str:
         if action and "save_name" in action.arguments:
             return safe_path(action.arguments[argument])
     return task.starter
-
-
-def _text(state: State, name: str) -> str:
-    return state.files.get(name, b"").decode(errors="replace")
 
 
 def _row(run: _Running) -> dict:

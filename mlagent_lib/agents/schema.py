@@ -13,6 +13,13 @@ from mlagent_lib.environment.outcome import Outcome
 
 SCHEMA_FILE = Path(__file__).with_name("trajectory.schema.json")
 SCHEMA_NAME = "mlagent.trajectory/1"
+_RULES = {  # of JSON Schema: what they ask for, in our words
+    "type": lambda wanted: " or ".join([wanted] if isinstance(wanted, str) else wanted),
+    "const": repr,
+    "enum": lambda wanted: f"one of {', '.join(wanted)}",
+    "minimum": lambda wanted: f"at least {wanted}",
+    "maximum": lambda wanted: f"at most {wanted}",
+}
 _TOO_LARGE = 2**1023  # an integer that no float holds
 
 
@@ -44,10 +51,8 @@ def validate_row(row: object, *, where: str = "row") -> None:
     """
     problem = _problem(row) or _order_problem(row["steps"]) or _finite_problem(row, "")
     if problem is not None:
-        raise RunError(
-            f"{where}: {problem}",
-            cure=f"write rows of {SCHEMA_NAME} ({SCHEMA_FILE.name} lists the fields), or leave this row out",
-        )
+        cure = f"write rows of {SCHEMA_NAME} ({SCHEMA_FILE.name} lists the fields), or leave this row out"
+        raise RunError(f"{where}: {problem}", cure=cure)
 
 
 def _problem(row: object) -> str | None:
@@ -61,17 +66,10 @@ def _problem(row: object) -> str | None:
         if error.rule == "required":
             missing = next(name for name in wanted if name not in value)
             return f"field {'.'.join(filter(None, (path, missing)))!r} is missing"
-        rules = {
-            "type": lambda: " or ".join([wanted] if isinstance(wanted, str) else wanted),
-            "const": lambda: repr(wanted),
-            "enum": lambda: f"one of {', '.join(wanted)}",
-            "minimum": lambda: f"at least {wanted}",
-            "maximum": lambda: f"at most {wanted}",
-        }
         name = f"field {path!r}" if path else "the row"
-        if error.rule not in rules:
+        if error.rule not in _RULES:
             return f"{name} must not be empty"
-        return f"{name} must be {rules[error.rule]()}, not {_shown(value)}"
+        return f"{name} must be {_RULES[error.rule](wanted)}, not {_shown(value)}"
     return None
 
 
@@ -88,12 +86,11 @@ def _finite_problem(value: object, path: str) -> str | None:
     if isinstance(value, (float, int)):
         is_fine = math.isfinite(value) if isinstance(value, float) else abs(value) < _TOO_LARGE
         return None if is_fine else f"field {path!r} must be a finite number or null, not {_shown(value)}"
+    inner = ()
     if isinstance(value, dict):
         inner = ((f"{path}.{name}".lstrip("."), item) for name, item in value.items())
     elif isinstance(value, (list, tuple)):
         inner = ((f"{path}[{i}]", item) for i, item in enumerate(value))
-    else:
-        return None
     return next((found for name, item in inner if (found := _finite_problem(item, name))), None)
 
 

@@ -11,9 +11,10 @@ broken node is simply never the best one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mlagent_lib.agents.policies import Sampler
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import StepResult, Toolbox, run_steps, start_state
@@ -88,12 +89,16 @@ class _Search:
         self.current = result.state
         if result.score_after is not None:
             self.nodes.append(result.state)
+        if result.executed:
+            best = self.best
+            point = {"execution": self.executions, "visible": best.visible, "feedback": best.score}
+            self.points.append(point | {"submission": best.submission})
 
 
 def search(
     method: Method,
     jobs: Sequence[tuple[Task, int]],
-    generate: Callable[[list[list[dict]], int], list[str]],
+    generate: Sampler,
     tools: Toolbox,
     *,
     budget: int,
@@ -112,37 +117,20 @@ def search(
         archived ``submission``.
     """
     starts = {task.name: start_state(task, tools) for task, _ in jobs}
-    searches = [
-        _Search(task, repeat, starts[task.name], method.tree, prompter.max_steps) for task, repeat in jobs
-    ]
+    how = (method.tree, prompter.max_steps)
+    searches = [_Search(task, repeat, starts[task.name], *how) for task, repeat in jobs]
     turn = 0
     while active := [s for s in searches if s.executions < budget and s.actions < IDLE * budget]:
         turn += 1
         origins = [s.origin() for s in active]
         prompts = [prompter.messages(origin, s.task) for s, origin in zip(active, origins, strict=True)]
         replies = generate(prompts, derive_seed(seed, "search", method.name, turn))
-        for one, result in zip(
-            active, run_steps(list(zip(origins, replies, strict=True)), tools), strict=True
-        ):
+        results = run_steps(list(zip(origins, replies, strict=True)), tools)
+        for one, result in zip(active, results, strict=True):
             one.take(result)
-            if result.executed:
-                one.points.append(_point(one))
+    kept = ("repeat", "executions", "actions", "points")
     return [
-        {
-            "method": method.name,
-            "policy": method.policy,
-            "task": s.task.name,
-            "split": s.task.split,
-            "repeat": s.repeat,
-            "executions": s.executions,
-            "actions": s.actions,
-            "points": s.points,
-        }
+        {"method": method.name, "policy": method.policy, "task": s.task.name, "split": s.task.split}
+        | {name: getattr(s, name) for name in kept}
         for s in searches
     ]
-
-
-def _point(one: _Search) -> dict:
-    best = one.best
-    found = {"execution": one.executions, "visible": best.visible, "feedback": best.score}
-    return found | {"submission": best.submission}

@@ -23,7 +23,7 @@ def finish(
 
     Args:
         notebooks: Whether to execute the notebook of the arms on them.
-        add: Whether units that ``out`` already holds, and the folder of runs does not, stay.
+        add: See `gather`.
     """
     gather(runs_dir, out, seeds, add=add)
     build(out)

@@ -57,23 +57,25 @@ class Plan:
 
     Attributes:
         units: All units in the order in which they are started.
-        done: Those that are finished and intact.
-        seconds: What finished units took, by unit.
+        done: Those that are finished and intact, with the seconds that they took.
     """
 
     units: tuple[Unit, ...]
-    done: frozenset[Unit]
-    seconds: dict[Unit, float]
+    done: dict[Unit, float]
 
     @property
     def left(self) -> list[Unit]:
         """Return the units that are still to be made, in order."""
         return [unit for unit in self.units if unit not in self.done]
 
+    def needed(self, unit: Unit) -> set[Unit]:
+        """Return the units that must be finished before another one."""
+        return {other for other in self.units if other.seed == unit.seed and other.name in unit.needs}
+
     def expected(self, unit: Unit) -> float:
         """Return about how many seconds a unit takes: the mean of its like, of its kind, or a guess."""
-        alike = [s for other, s in self.seconds.items() if other.name == unit.name]
-        kind = [s for other, s in self.seconds.items() if family(other) == family(unit)]
+        alike = [seconds for other, seconds in self.done.items() if other.name == unit.name]
+        kind = [seconds for other, seconds in self.done.items() if family(other) == family(unit)]
         return statistics.fmean(alike or kind or [FIRST_GUESS[family(unit)]])
 
     def minutes_left(self, jobs: int) -> float:
@@ -118,13 +120,12 @@ def plan(runs_dir: Path | str, seeds: Sequence[int] | None = None, arms: Sequenc
 
     for key in wanted:
         add(by_name[key])
-    done, seconds = set(), {}
+    done = {}
     for unit in chosen:
         folder = run_of(runs_dir, unit.seed) / unit.name
         if stage_problem(folder) is None:
-            done.add(unit)
-            seconds[unit] = float((read_manifest(folder) or {}).get("wall_s", 0.0))
-    return Plan(tuple(chosen), frozenset(done), seconds)
+            done[unit] = float((read_manifest(folder) or {}).get("wall_s", 0.0))
+    return Plan(tuple(chosen), done)
 
 
 def _wanted(seeds: Sequence[int] | None, arms: Sequence[str] | None) -> list[tuple[int, str]]:
@@ -165,24 +166,18 @@ def run(
     ):
         os.chmod(temporary, 0o711)  # a throw-away user has to pass through, and sees no names
         at = plan(runs_dir, seeds, arms)
-        say(f"{len(at.done)} of {len(at.units)} units are finished; {_left(at, jobs)}")
+        say(plan_lines(at, jobs)[0])
         failed = _work(at, runs_dir, jobs, temporary, say)
     at = plan(runs_dir, seeds, arms)
     if failed:
         names = ", ".join(f"{unit.name} (seed {unit.seed})" for unit in failed)
-        raise UnitFailed(
-            f"{len(failed)} units failed: {names}",
-            cure=f"read {runs_dir / PROFILE}-logs; start the same command again: finished units are kept",
-        )
+        cure = f"read {runs_dir / PROFILE}-logs; start the same command again: finished units are kept"
+        raise UnitFailed(f"{len(failed)} units failed: {names}", cure=cure)
     return at
 
 
 def plan_lines(at: Plan, jobs: int = 0) -> list[str]:
-    """Return what is finished and what is left, in words, a line for each unit that is left.
-
-    Args:
-        jobs: Units at once; 0 for one on each core.
-    """
+    """Return what is finished and what is left, in words, a line for each unit that is left."""
     head = f"{len(at.done)} of {len(at.units)} units are finished; {_left(at, jobs or usable_cpus())}"
     return [head, *(f"  {unit.name} seed {unit.seed}: about {at.expected(unit):.0f} s" for unit in at.left)]
 
@@ -196,17 +191,15 @@ def _left(at: Plan, jobs: int) -> str:
 
 def _work(at: Plan, runs_dir: Path, jobs: int, temporary: str, say: Callable[[str], None]) -> list[Unit]:
     """Start units as cores and needs allow; return those that failed."""
-    todo, done = at.left, {(unit.seed, unit.name) for unit in at.done}
-    seconds, failed, running = dict(at.seconds), [], {}
+    todo, done, failed, running = at.left, dict(at.done), [], {}
     ended: queue.Queue[tuple[Unit, int, float]] = queue.Queue()
     try:
         while todo or running:
-            lost = {(unit.seed, unit.name) for unit in failed}
-            for unit in [u for u in todo if any((u.seed, need) in lost for need in u.needs)]:
+            for unit in [unit for unit in todo if at.needed(unit) & set(failed)]:
                 say(f"{unit.name} (seed {unit.seed}) is left out: what it needs has failed")
                 todo.remove(unit)
                 failed.append(unit)
-            ready = [u for u in todo if all((u.seed, need) in done for need in u.needs)]
+            ready = [unit for unit in todo if at.needed(unit) <= done.keys()]
             for unit in ready[: jobs - len(running)]:
                 todo.remove(unit)
                 running[unit] = _start(unit, runs_dir, temporary, ended)
@@ -218,11 +211,9 @@ def _work(at: Plan, runs_dir: Path, jobs: int, temporary: str, say: Callable[[st
                 failed.append(unit)
                 say(f"{unit.name} (seed {unit.seed}): failed after {took:.0f} s, see {_log(runs_dir, unit)}")
                 continue
-            done.add((unit.seed, unit.name))
-            seconds[unit] = took
-            now = Plan(at.units, frozenset(u for u in at.units if (u.seed, u.name) in done), seconds)
-            head = f"[{len(now.done)}/{len(at.units)}] {unit.name} seed {unit.seed}"
-            say(f"{head}: {took:.0f} s; {_left(now, jobs)}")
+            done[unit] = took
+            head = f"[{len(done)}/{len(at.units)}] {unit.name} seed {unit.seed}"
+            say(f"{head}: {took:.0f} s; {_left(Plan(at.units, done), jobs)}")
     finally:
         for process in running.values():
             process.terminate()
@@ -243,23 +234,18 @@ def _start(unit: Unit, runs_dir: Path, temporary: str, ended: queue.Queue) -> su
     """Start a unit as a process on one core, its output in a file; its end goes into the queue."""
     log = _log(runs_dir, unit)
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        **PATIENT,
-        "TOKENIZERS_PARALLELISM": "false",
-        "TMPDIR": tempfile.mkdtemp(dir=temporary),
-    }
-    os.chmod(environment["TMPDIR"], 0o711)
+    own = tempfile.mkdtemp(dir=temporary)
+    os.chmod(own, 0o711)
+    environment = {"OMP_NUM_THREADS": "1", **PATIENT, "TOKENIZERS_PARALLELISM": "false", "TMPDIR": own}
     with log.open("ab") as file:
         process = subprocess.Popen(
-            _command(unit, runs_dir), stdout=file, stderr=subprocess.STDOUT, env=environment
+            _command(unit, runs_dir), stdout=file, stderr=subprocess.STDOUT, env=os.environ | environment
         )
     began = time.monotonic()
 
     def wait() -> None:
         code = process.wait()
-        shutil.rmtree(environment["TMPDIR"], ignore_errors=True)
+        shutil.rmtree(own, ignore_errors=True)
         ended.put((unit, code, time.monotonic() - began))
 
     threading.Thread(target=wait, daemon=True).start()

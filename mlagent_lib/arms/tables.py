@@ -155,9 +155,8 @@ def merged_tables(
             cure="gather into a folder of its own with --out, or leave out --add",
         )
     kept = {key: row for key, row in earlier["units"].items() if key not in manifest["units"]}
-    order = {key: place for place, key in enumerate(
-        dict.fromkeys([*_keys(tables["units"]), *manifest["units"], *kept])
-    )}  # fmt: skip
+    keys = dict.fromkeys([*_keys(tables["units"]), *manifest["units"], *kept])
+    order = {key: place for place, key in enumerate(keys)}
     now["units"] = now["units"][[key not in kept for key in _keys(now["units"])]]
     found = {name: _both(now[name], before[name], kept, order) for name in RAW if name != "scales"}
     changed = {
@@ -215,10 +214,9 @@ def _gap(trajectories: pd.DataFrame, key: str) -> float:
 def _made_from(units: Iterable[str], changed: set[str]) -> set[str]:
     """Return which of these units need one of those that have changed, directly or not."""
     needs = {}
-    for key in units:
-        seed = key.removeprefix("seed").split("/")[0]
+    for seed in {int(key.removeprefix("seed").split("/")[0]) for key in units}:
         needs |= {
-            key_of(unit): [f"seed{seed}/{need}" for need in unit.needs] for unit in units_of_seed(int(seed))
+            key_of(unit): [key_of(Unit(seed, need)) for need in unit.needs] for unit in units_of_seed(seed)
         }
 
     def touched(key: str) -> bool:

@@ -51,6 +51,7 @@ from mlagent_lib.run.stages import (
 )
 from mlagent_lib.tasks.pocket.generate import generate, structures, task_name
 from mlagent_lib.tasks.registry import find_task
+from mlagent_lib.training.grpo import charged_seconds
 from mlagent_lib.training.pool import POOL_ACTION
 
 MADE = "made"  # the generated tasks of a seed, below the folder of its run
@@ -80,22 +81,20 @@ class Unit:
 
 def units_of_seed(seed: int) -> list[Unit]:
     """Return the units of one seed, each after those that it needs."""
-    units = [Unit(seed, "collect-far-apart")]
-    made = {"collect-far-apart"}
+    units: dict[str, Unit] = {}
+
+    def add(name: str, *needs: str) -> str:
+        units.setdefault(name, Unit(seed, name, needs))
+        return name
+
+    expert = add("collect-far-apart")
     for arm in ARMS:
-        source, start = f"collect-{collected(arm.start)}", f"sft-{arm.start}"
-        for unit in (Unit(seed, source), Unit(seed, start, ("collect-far-apart", source))):
-            if unit.name not in made:
-                made.add(unit.name)
-                units.append(unit)
-        needs = ("collect-far-apart", start, *([f"arm-{FULL}"] if arm.equal_time else []))
-        if arm.made:
-            needs = (*needs, f"collect-{MADE}")
-            if needs[-1] not in made:
-                made.add(needs[-1])
-                units.append(Unit(seed, needs[-1]))
-        units.append(Unit(seed, f"arm-{arm.name}", needs))
-    return [*units, Unit(seed, "search", ("sft-far-apart", f"arm-{FULL}"))]
+        start = add(f"sft-{arm.start}", expert, add(f"collect-{collected(arm.start)}"))
+        time = [f"arm-{FULL}"] if arm.equal_time else []
+        made = [add(f"collect-{MADE}")] if arm.made else []
+        add(f"arm-{arm.name}", expert, start, *time, *made)
+    add("search", "sft-far-apart", f"arm-{FULL}")
+    return list(units.values())
 
 
 def collected(start: str) -> str:
@@ -108,25 +107,16 @@ def collected(start: str) -> str:
     return start if start in ("one-idea", "random-ideas", "no-thought") else "far-apart"
 
 
-def open_unit(unit: Unit, runs_dir: str, arm: Arm | None = None) -> Lab:
-    """Return the lab of a unit: the run of its seed, an arm's profile, executions shared by all units.
-
-    Args:
-        arm: Whose profile; None for the profile ``ablations`` itself.
-    """
-    lab = open_lab(PROFILE, unit.seed, runs_dir, f"{PROFILE}-seed{unit.seed}")
-    cache = ExecutionCache(Path(runs_dir) / f"{PROFILE}-executions")
-    return replace(lab, profile=arm.profile() if arm else lab.profile, cache=cache)
-
-
 def make_unit(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
-    """Make one unit; one that is finished and intact is kept."""
+    """Make one unit in the run of its seed, by its arm's profile; one that is finished and intact is kept."""
     kind, _, rest = unit.name.partition("-")
     works = {"collect": _collect, "sft": _start, "arm": _arm, "search": _search}
     if kind not in works:
         raise ProfileError(f"unit {unit.name!r} is unknown", cure=f"its kind is one of {', '.join(works)}")
     arm = get_arm(rest) if kind == "arm" or rest == "no-thought" else None
-    lab = open_unit(unit, runs_dir, arm)
+    lab = open_lab(PROFILE, unit.seed, runs_dir, f"{PROFILE}-seed{unit.seed}")
+    executions = ExecutionCache(Path(runs_dir) / f"{PROFILE}-executions")  # shared by all units
+    lab = replace(lab, profile=arm.profile() if arm else lab.profile, cache=executions)
     quiet()
     stage = lab.stage(unit.name)
     try:
@@ -223,11 +213,6 @@ def _arm(lab: Lab, stage: Stage, name: str, say: Callable[[str], None]) -> None:
     stage.summary = {"trajectories": len(rows), "arm": name}
 
 
-def charged_seconds(metrics: Path) -> float:
-    """Return the charged seconds of a training: processor time and recorded scripts (see `train_grpo`)."""
-    return sum(row["seconds_charged"] for row in read_jsonl(metrics)[0] if row["split"] == "train")
-
-
 def blame_table(lab: Lab, stage: Stage, arm: Arm, states) -> pd.DataFrame:
     """Return what the exact coder makes of the same replies: who is to blame where a step has failed?
 
@@ -261,10 +246,8 @@ def _search(lab: Lab, stage: Stage, _rest: str, say: Callable[[str], None]) -> N
 
     path = stage.path("searches.jsonl")
     done = {(row["method"], row["task"], row["repeat"]) for row in read_jsonl(path, missing_ok=True)[0]}
-    agents = {
-        "sft": local_agent(lab, "sft", adapter_of(stage, "sft-far-apart")),
-        FULL: local_agent(lab, FULL, adapter_of(stage, f"arm-{FULL}")),
-    }
+    made = {"sft": "sft-far-apart", FULL: f"arm-{FULL}"}
+    agents = {who: local_agent(lab, who, adapter_of(stage, unit)) for who, unit in made.items()}
     for method in METHODS:
         say(method.name)
         agent = agents[method.policy]
@@ -319,11 +302,11 @@ def main(words: list[str]) -> None:
     unit = next((unit for unit in units_of_seed(int(seed)) if unit.name == name), None)
     if unit is None:
         raise ProfileError(f"unit {name!r} is unknown", cure="see `mlagent ablations --plan`")
-    make_unit(
-        unit,
-        runs_dir,
-        lambda text: print(json.dumps({"unit": name, "seed": unit.seed, "at": text}), flush=True),
-    )
+
+    def say(text: str) -> None:
+        print(json.dumps({"unit": name, "seed": unit.seed, "at": text}), flush=True)
+
+    make_unit(unit, runs_dir, say)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlagent_lib.bench.builds import ROOT, paired, worktree
-from mlagent_lib.bench.measure import BenchRow, finding_lines, quartiles
-from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import read_yaml, write_json
-from mlagent_lib.core.provenance import device_name, git_state, versions
-from mlagent_lib.environment.isolation.probe import choose
+from mlagent_lib.bench.measure import BenchRow, check_letters, finding_lines, recorded
+from mlagent_lib.core.files import read_yaml
+from mlagent_lib.core.provenance import git_state
 
 SCHEMA = "mlagent.bench-against/1"
 AGAINST = "bench_against.json"  # the committed record
@@ -38,10 +36,8 @@ def ratio_row(letter: str, pairs: Sequence[tuple[dict, dict]]) -> BenchRow:
     """
     asked = compared()[letter]
     kind = asked["of"]
-    low, middle, high = quartiles([mine[kind] / other[kind] for mine, other in pairs])
-    sides = [_side(kind, [pair[place] for pair in pairs]) for place in (0, 1)]
-    note = f"{sides[0]} against {sides[1]}"
-    return BenchRow(letter, asked["question"], middle, low, high, "x", asked["goal"], len(pairs), note)
+    note = " against ".join(_side(kind, took) for took in zip(*pairs, strict=True))
+    return BenchRow.of(letter, asked, [mine[kind] / other[kind] for mine, other in pairs], note)
 
 
 def _side(kind: str, took: Sequence[dict]) -> str:
@@ -52,7 +48,7 @@ def _side(kind: str, took: Sequence[dict]) -> str:
     words = f"{middle:.2f} s"
     if all("tokens" in row for row in took):
         words += f" ({statistics.median(row['tokens'] / row['own'] for row in took):.0f} tokens a second)"
-    elif all("all" in row for row in took):
+    elif all("actions" in row for row in took):
         busy = statistics.median(row["all"] / row["wall"] for row in took)
         words += (
             f" for {statistics.median(row['actions'] for row in took):.0f} actions, {busy:.2f} cores busy"
@@ -73,12 +69,8 @@ def run_against(
         RunError: A letter or the commit is unknown, there is no git checkout, or a build cannot do the work.
     """
     known = compared()
-    unknown = [letter for letter in only if letter not in known]
-    if unknown or not only:
-        what = unknown[0] if unknown else ""
-        raise RunError(f"the bench has no comparison {what!r}", cure=f"choose letters from {''.join(known)}")
-    state = git_state()
-    if state and state["dirty"]:
+    check_letters(only, known, "comparison")
+    if (git_state() or {}).get("dirty"):
         say("files of this checkout are not committed: what lies here is measured, not its last commit")
     began, measured, rows = time.monotonic(), {}, []
     with worktree(commit) as (tree, name), tempfile.TemporaryDirectory(prefix="mlagent-bench-") as folder:
@@ -91,19 +83,7 @@ def run_against(
                 place.mkdir()
                 measured[work] = paired((ROOT, tree), place, work, asked["turns"])
             rows.append(ratio_row(letter, measured[work]))
-    record = {
-        "schema": SCHEMA,
-        "against": name,
-        "findings": [vars(row) | {"reached": row.reached} for row in rows],
-        "device": device_name(),
-        "tier": choose().name,
-        "versions": versions(),
-        "git": state,
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    if out is not None:
-        write_json(out, record)
-    return record
+    return recorded(SCHEMA, rows, began, out, against=name)
 
 
 def against_lines(figures: Path | str) -> str:

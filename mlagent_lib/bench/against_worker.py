@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,7 +63,8 @@ class Turns:
         print(json.dumps(took | more), file=self._answers)
 
 
-def _tasks(split: str | None) -> dict:
+def tasks_of(split: str | None) -> dict:
+    """Return the pocket tasks of a split by name; all where it is None."""
     try:
         from mlagent_lib.tasks.registry import find_task, list_tasks
     except ImportError:  # before the rooms
@@ -72,7 +74,8 @@ def _tasks(split: str | None) -> dict:
 
 
 @contextlib.contextmanager
-def _tools(folder: Path, workers: int, tasks: dict) -> Iterator:
+def tools_at_work(folder: Path, workers: int, tasks: dict) -> Iterator:
+    """Give a toolbox with the exact coder and a cache of its own for these tasks, its runner warm."""
     from mlagent_lib.environment.cache import ExecutionCache
     from mlagent_lib.environment.coder import RuleCoder
     from mlagent_lib.environment.runner import Runner
@@ -84,7 +87,7 @@ def _tools(folder: Path, workers: int, tasks: dict) -> Iterator:
         yield Toolbox(runner, RuleCoder(), cache, script_seconds=6.0, tasks=tasks)
 
 
-def _states(tools) -> list:
+def passed_states(tools) -> list:
     """Return states that expert trajectories pass through: starters, and some edits on."""
     from mlagent_lib.agents.policies import RandomIdeas
     from mlagent_lib.agents.rollout import Job, run_trajectories
@@ -124,9 +127,7 @@ def _loaded(profile, model: str, adapter: Path | None = None):
 
 def _adapter(profile, model: str, folder: Path) -> Path:
     """Write an adapter that changes nothing yet, and return its folder."""
-    from mlagent_lib.training.backends import load
-
-    made = load(model, backend=profile.loading)
+    made = _loaded(profile, model)
     made.attach_lora(profile.sft.lora_r, profile.sft.lora_alpha, seed=0)
     made.save(folder / "adapter")
     return folder / "adapter"
@@ -137,8 +138,8 @@ def sampling(turns: Turns, folder: Path, model: str, states: int, group: int) ->
     from mlagent_lib.core.profiles import get_profile
 
     profile = get_profile("laptop")
-    with _tools(folder, 2, _tasks("held-in")) as tools:
-        prompts = _messages(profile, _states(tools)[-states:], tools.tasks)
+    with tools_at_work(folder, 2, tasks_of("held-in")) as tools:
+        prompts = _messages(profile, passed_states(tools)[-states:], tools.tasks)
     backend = _loaded(profile, model, _adapter(profile, model, folder))
     generate = _sampler(backend, profile)
     asked = [prompt for prompt in prompts for _ in range(group)]
@@ -174,8 +175,8 @@ def step(turns: Turns, folder: Path, model: str, states: int, group: int) -> Non
         if count and not turns.wait():
             raise SystemExit(0)
 
-    with _tools(folder, profile.workers, _tasks("held-in")) as tools:
-        found = _states(tools)
+    with tools_at_work(folder, profile.workers, tasks_of("held-in")) as tools:
+        found = passed_states(tools)
         pool = StatePool(tuple(state for state in found if not state.done))
         shared = {
             "make_tools": lambda coder: replace(tools, coder=coder), "adapter": adapter,
@@ -204,7 +205,7 @@ def evaluation(turns: Turns, folder: Path, model: str, k: int, max_steps: int) -
 
     profile, turn = get_profile("laptop"), 0
     backend = _loaded(profile, model, _adapter(profile, model, folder))
-    with _tools(folder, profile.workers, _tasks(None)) as tools:
+    with tools_at_work(folder, profile.workers, tasks_of(None)) as tools:
         while turns.wait():
             turn += 1
             fresh = replace(
@@ -217,7 +218,20 @@ def evaluation(turns: Turns, folder: Path, model: str, k: int, max_steps: int) -
             turns.tell(actions=sum(len(row["steps"]) for row in rows))
 
 
-WORK = {"sampling": sampling, "step": step, "evaluation": evaluation}
+def run(turns: Turns, folder: Path, model: str) -> None:
+    """A turn: a whole run of the laptop profile, with the build's own model."""
+    number = 0
+    while turns.wait():
+        number += 1
+        words = ["run", "--runs-dir", str(folder / "runs"), "--run-id", f"run-{number}"]
+        command = [sys.executable, "-P", "-m", "mlagent_lib", *words]
+        done = subprocess.run(command, cwd=os.environ["PYTHONPATH"], stdin=subprocess.DEVNULL)
+        if done.returncode:  # its last line says why
+            raise SystemExit(done.returncode)
+        turns.tell()
+
+
+WORK = {"sampling": sampling, "step": step, "evaluation": evaluation, "run": run}
 
 if __name__ == "__main__":
     what, folder, model, *numbers = sys.argv[1:]

@@ -13,9 +13,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.profiles import PATIENT, get_profile
@@ -32,8 +32,7 @@ def _git(*words: str, cure: str) -> str:
     except FileNotFoundError:
         raise RunError("the program git is not here", cure="install git") from None
     if done.returncode:
-        told = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
-        raise RunError(f"git {words[0]} failed: {told}", cure=cure)
+        raise RunError(f"git {words[0]} failed: {last_line(done.stderr)}", cure=cure)
     return done.stdout.strip()
 
 
@@ -58,38 +57,44 @@ def worktree(commit: str) -> Iterator[tuple[Path, str]]:
             _git("worktree", "remove", "--force", str(tree), cure="run `git worktree prune`")
 
 
-class Build:
-    """A build at work in a process of its own, a turn at a time; see `against_worker`."""
+class Child:
+    """A program at work that answers each line with a line, and says by a first one that it is ready.
 
-    def __init__(self, tree: Path, folder: Path, work: Sequence[object]):
-        folder.mkdir()
-        self.tree, self._log = tree, folder / "log"
-        self._words = [str(WORKER), str(work[0]), str(folder), str(MODEL), *map(str, work[1:])]
+    Args:
+        log: File for all else that it prints; its last line tells why the program has ended.
+        what: What it is, for the error where it has.
+    """
 
-    def __enter__(self) -> Build:
+    cure = "run `mlagent doctor`"
+
+    def __init__(self, words: Sequence[str], environment: Mapping[str, str], log: Path, what: str):
+        self._words, self._environment, self._log, self.what = words, environment, log, what
+
+    def __enter__(self) -> Self:
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", *self._words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=log, text=True, env=environment(self.tree),
+                [sys.executable, *self._words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                text=True, env=self._environment,
             )  # fmt: skip
-        self._answer()
+        self.answer()
         return self
 
-    def turn(self) -> dict:
-        """Return what one turn took: ``wall``, ``own`` and ``all`` seconds, ``peak`` bytes, ``actions``."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        took = self._answer()
-        self._answer()  # ready for the next one
-        return took
+    def ask(self, line: str = "") -> str:
+        """Return what the program answers to a line.
 
-    def _answer(self) -> dict:
+        Raises:
+            RunError: It has ended.
+        """
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> str:
+        """Return its next line (see `ask`)."""
         if line := self._process.stdout.readline():
-            return json.loads(line)
+            return line
         self._process.wait()
-        told = self._log.read_text().strip().splitlines() or ["it gave no reason"]
-        cure = "compare with a commit that has the same libraries, or measure less with --only"
-        raise RunError(f"the build in {self.tree} cannot do this work: {told[-1][:300]}", cure=cure)
+        raise RunError(f"{self.what} cannot do this work: {last_line(self._log.read_text())}", cure=self.cure)
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -98,53 +103,46 @@ class Build:
         self._process.stdout.close()
 
 
+def last_line(text: str) -> str:
+    """Return the last line that is not empty, at most 300 characters of it.
+
+    Example:
+        >>> last_line("Traceback\\nValueError: no\\n\\n"), last_line("")
+        ('ValueError: no', 'it gave no reason')
+    """
+    return (text.strip().splitlines() or ["it gave no reason"])[-1].strip()[:300]
+
+
+class Build(Child):
+    """A build at work in a process of its own, a turn at a time; see `against_worker`."""
+
+    cure = "compare with a commit that has the same libraries, or measure less with --only"
+
+    def __init__(self, tree: Path, folder: Path, work: Sequence):
+        folder.mkdir()
+        words = ["-P", str(WORKER), str(work[0]), str(folder), str(MODEL), *map(str, work[1:])]
+        super().__init__(words, environment(tree), folder / "log", f"the build in {tree}")
+
+    def turn(self) -> dict:
+        """Return what one turn took: ``wall``, ``own`` and ``all`` seconds, ``peak`` bytes, ``actions``."""
+        took = json.loads(self.ask())
+        self.answer()  # ready for the next one
+        return took
+
+
 def environment(tree: Path) -> dict[str, str]:
     """Return the environment in which a build works as `mlagent run` lets it work."""
     threads = str(min(get_profile("laptop").threads, usable_cpus()))
-    return os.environ | {
-        "PYTHONPATH": str(tree), "OMP_NUM_THREADS": threads, **PATIENT,
-        "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
+    own = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    return os.environ | PATIENT | own
 
 
-class WholeRun(Build):
-    """A build that makes a whole laptop run in a turn."""
-
-    def __init__(self, tree: Path, folder: Path, work: Sequence[object]):
-        super().__init__(tree, folder, work)
-        self._runs, self._count = folder / "runs", 0
-
-    def __enter__(self) -> WholeRun:
-        return self
-
-    def turn(self) -> dict:
-        """Return the wall seconds of a run."""
-        self._count += 1
-        words = ["run", "--runs-dir", str(self._runs), "--run-id", f"run-{self._count}"]
-        began = time.perf_counter()
-        with self._log.open("w") as log:
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", "mlagent_lib", *words], stdout=log, stderr=log, cwd=self.tree,
-                env=environment(self.tree),
-            )  # fmt: skip
-        if done.returncode:
-            last = (self._log.read_text().strip().splitlines() or ["it gave no reason"])[-1]
-            raise RunError(f"the run of the build in {self.tree} failed: {last[:300]}", cure="run it alone")
-        return {"wall": time.perf_counter() - began}
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def paired(
-    trees: Sequence[Path], folder: Path, work: Sequence[object], turns: int
-) -> list[tuple[dict, dict]]:
+def paired(trees: Sequence[Path], folder: Path, work: Sequence, turns: int) -> list[tuple[dict, dict]]:
     """Return what each turn took the two builds; the one that begins changes from turn to turn."""
-    kind = WholeRun if work[0] == "run" else Build
     found = []
     with contextlib.ExitStack() as stack:
         builds = [
-            stack.enter_context(kind(tree, folder / str(place), work)) for place, tree in enumerate(trees)
+            stack.enter_context(Build(tree, folder / str(place), work)) for place, tree in enumerate(trees)
         ]
         for number in range(turns):
             order = (0, 1) if number % 2 == 0 else (1, 0)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mlagent_lib.bench.builds import last_line
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import write_json
 from mlagent_lib.core.provenance import git_state, versions
@@ -38,16 +39,14 @@ def run_bench_gpu(
 
     Args:
         shapes: Names of `mlagent_lib.training.memory.SHAPES`.
-        backends: ``plain``, ``unsloth`` or both.
 
     Raises:
         RunError: A shape is unknown, there is no CUDA device, or a model could not be written.
         MlagentError: A backend cannot run here.
     """
-    unknown = [name for name in shapes if name not in SHAPES]
-    if unknown or not shapes:
-        what = unknown[0] if unknown else ""
-        raise RunError(f"shape {what!r} is unknown", cure=f"choose among {', '.join(SHAPES)}")
+    for shape in shapes or [""]:
+        if shape not in SHAPES:
+            raise RunError(f"shape {shape!r} is unknown", cure=f"choose among {', '.join(SHAPES)}")
     check_cuda()
     from mlagent_lib.training.backends import choose
 
@@ -61,7 +60,7 @@ def run_bench_gpu(
             done = _worker("write", shape, str(model))
             if done.returncode:
                 raise RunError(
-                    f"the random model of {shape} could not be written: {_last_line(done.stderr)}",
+                    f"the random model of {shape} could not be written: {last_line(done.stderr)}",
                     cure="see that memory and temporary disk suffice, or choose smaller --shapes",
                 )
             for backend in backends:
@@ -78,10 +77,8 @@ def check_cuda() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise RunError(
-            "the GPU bench needs a CUDA device, and torch sees none",
-            cure="run it on a machine with an NVIDIA card; without one, `mlagent bench` measures execution",
-        )
+        cure = "run it on a machine with an NVIDIA card; without one, `mlagent bench` measures execution"
+        raise RunError("the GPU bench needs a CUDA device, and torch sees none", cure=cure)
 
 
 def _worker(*words: str) -> subprocess.CompletedProcess:
@@ -94,19 +91,8 @@ def _measured(backend: str, shape: str, model: Path, work: Path) -> dict:
     work.mkdir()
     done = _worker("measure", backend, shape, str(model), str(work / "record.json"))
     if done.returncode:
-        return {"backend": backend, "shape": shape, "failed": _last_line(done.stderr)}
+        return {"backend": backend, "shape": shape, "failed": last_line(done.stderr)}
     return json.loads((work / "record.json").read_text())
-
-
-def _last_line(text: str) -> str:
-    """Return the last line that is not empty, at most 200 characters of it.
-
-    Example:
-        >>> _last_line("Traceback\\nValueError: no\\n\\n"), _last_line("")
-        ('ValueError: no', 'it gave no reason')
-    """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "it gave no reason"
 
 
 def describe_gpu() -> dict:
@@ -131,14 +117,8 @@ def assemble(rows: Sequence[dict], *, gpu: dict) -> dict:
         row if peak is None or "failed" in row else row | {"share_of_peak": row["update_tflops"] / peak}
         for row in rows
     ]
-    return {
-        "schema": SCHEMA,
-        "gpu": {**gpu, "peak_tflops": peak, "peak_source": source},
-        "rows": full,
-        "goals": goals(full),
-        "versions": versions(),
-        "git": git_state(),
-    }
+    record = {"schema": SCHEMA, "gpu": gpu | {"peak_tflops": peak, "peak_source": source}, "rows": full}
+    return record | {"goals": goals(full), "versions": versions(), "git": git_state()}
 
 
 def goals(rows: Sequence[dict]) -> list[dict]:
@@ -159,18 +139,11 @@ def goals(rows: Sequence[dict]) -> list[dict]:
         compared = faster >= GOALS["faster"] or memory <= GOALS["memory"]
     share = unsloth.get("share_of_peak") if unsloth else None
     speed, room = f">= {GOALS['faster']} times faster", f"<= {GOALS['memory']} of the memory"
-    return [
-        {
-            "goal": f"Unsloth at 7B: a step {speed}, or {room}",
-            "values": {"times_faster": faster, "share_of_memory": memory},
-            "reached": compared,
-        },
-        {
-            "goal": f"update at 7B: >= {GOALS['share']:.0%} of the card's peak",
-            "values": {"share_of_peak": share},
-            "reached": None if share is None else share >= GOALS["share"],
-        },
-    ]
+    values = {"times_faster": faster, "share_of_memory": memory}
+    first = {"goal": f"Unsloth at 7B: a step {speed}, or {room}", "values": values, "reached": compared}
+    reached = None if share is None else share >= GOALS["share"]
+    goal = f"update at 7B: >= {GOALS['share']:.0%} of the card's peak"
+    return [first, {"goal": goal, "values": {"share_of_peak": share}, "reached": reached}]
 
 
 def gpu_rows(record: dict) -> list[tuple[str, ...]]:

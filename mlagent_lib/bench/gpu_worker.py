@@ -9,13 +9,12 @@ from __future__ import annotations
 import gc
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mlagent_lib.agents.prompts import Prompter
-from mlagent_lib.bench.measure import NoCache, scripts
+from mlagent_lib.bench.measure import NoCache, scripts, timed
 from mlagent_lib.core.files import read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile, get_profile
 from mlagent_lib.core.provenance import versions
@@ -31,7 +30,7 @@ PROFILE = get_profile("gpu").with_values(
     grpo__eval_every=1000, grpo__eval_states=1, grpo__eval_samples=1,
 )  # fmt: skip
 LOADING, GRPO = PROFILE.loading, PROFILE.grpo
-ROWS, RANK, MAX_STEPS = 16, 64, 15  # conversations sampled at once; r of the LoRA; as the prompt tells it
+ROWS, RANK = 16, 64  # conversations sampled at once; r of the LoRA
 _WARM_UP = 2  # first steps compile and allocate; they are left out
 _TASKS = ("pocket-homes", "pocket-digits", "pocket-manuals", "pocket-forests")
 _PACKAGES = (
@@ -83,14 +82,12 @@ def measure_backend(
     A random model replies nonsense, so no script runs, and a step is generation and update alone.
 
     Args:
-        backend: ``plain`` or ``unsloth``.
         rows: Conversations sampled at once.
         tasks: Pocket tasks whose starters are the states.
-        style: Prompt style.
     """
     states, known = scripts(tasks)
     states = [replace(state, score=1.0) for state in states]
-    prompter = Prompter(style, MAX_STEPS)
+    prompter = Prompter(style, PROFILE.collect.max_steps)
     prompts = [prompter.messages(state, known[state.task]) for state in states]
     found = _sampling(backend, model, prompts, rows, grpo.max_new_tokens)
     import torch
@@ -126,18 +123,17 @@ def _sampling(backend: str, model: Path, prompts: list[list[dict]], rows: int, n
     from mlagent_lib.training.backends import load
 
     loaded = load(str(model), backend=replace(LOADING, backend=backend))  # first: Unsloth patches the others
+    import torch
+
     generate = loaded.sampler(temperature=1.0, max_new_tokens=new_tokens)
     asked = [prompts[number % len(prompts)] for number in range(rows)]
     generate(asked, 0)  # warm up
-    seconds = _timed(lambda: generate(asked, 1))
+    seconds = timed(generate, asked, 1)
     encode = loaded.tokenizer.apply_chat_template
     lengths = [len(encode(prompt, add_generation_prompt=True, return_dict=False)) for prompt in prompts]
-    return {
-        "backend": loaded.name,
-        "device": _device(loaded.device),
-        "tokens_per_second": round(rows * new_tokens / seconds, 1),
-        "prompt_tokens": round(statistics.fmean(lengths), 1),
-    }
+    device = torch.cuda.get_device_name() if loaded.device == "cuda" else "cpu"
+    speed, length = round(rows * new_tokens / seconds, 1), round(statistics.fmean(lengths), 1)
+    return {"backend": loaded.name, "device": device, "tokens_per_second": speed, "prompt_tokens": length}
 
 
 def _train(backend, model, work, states, known, grpo, style) -> list[dict]:
@@ -145,10 +141,7 @@ def _train(backend, model, work, states, known, grpo, style) -> list[dict]:
     from mlagent_lib.training.grpo import train_grpo
     from mlagent_lib.training.pool import StatePool
 
-    profile = replace(
-        PROFILE, model=str(model), backend=backend, prompt_style=style, grpo=grpo,
-        collect=replace(PROFILE.collect, max_steps=MAX_STEPS),
-    )  # fmt: skip
+    profile = replace(PROFILE, model=str(model), backend=backend, prompt_style=style, grpo=grpo)
     with Runner(workers=1) as runner:
         tools = Toolbox(runner, RuleCoder(), NoCache(work / "cache"), tasks=known)
         train_grpo(
@@ -157,25 +150,6 @@ def _train(backend, model, work, states, known, grpo, style) -> list[dict]:
         )  # fmt: skip
     rows = [row for row in read_jsonl(work / "grpo" / "metrics.jsonl")[0] if row["split"] == "train"]
     return rows[min(_WARM_UP, len(rows) - 1) :]
-
-
-def _timed(call) -> float:
-    """Return the seconds that a call takes, until the card has finished too."""
-    import torch
-
-    began = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def _device(kind: str) -> str:
-    if kind != "cuda":
-        return "cpu"
-    import torch
-
-    return torch.cuda.get_device_name()
 
 
 def main(words: Sequence[str]) -> int:

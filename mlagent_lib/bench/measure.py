@@ -10,20 +10,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Self
+
+import numpy as np
 
 from mlagent_lib.bench import model_rows
+from mlagent_lib.bench.builds import Child
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, read_yaml, write_json
+from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.core.provenance import device_name, git_state, usable_cpus, versions
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.environment.cache import Execution, ExecutionCache
@@ -56,10 +60,7 @@ class BenchRow:
 
     Attributes:
         key: The letter of the question.
-        question: What is compared.
-        value: Median; of ratios where two ways are compared.
-        low: First quartile.
-        high: Third quartile.
+        value: Median, between first and third quartile (low, high); of ratios where two ways are compared.
         unit: Of the three.
         goal: What was aimed at, as an inequality, e.g. ``>= 5``.
         count: Pairs, rounds or steps that were measured.
@@ -86,6 +87,13 @@ class BenchRow:
         """
         sign, _, number = self.goal.partition(" ")
         return self.value >= float(number) if sign == ">=" else self.value <= float(number)
+
+    @classmethod
+    def of(cls, key: str, asked: Mapping[str, str], values: Sequence[float], note: str) -> Self:
+        """Return the line of what was measured: ``asked`` is what the YAML says of the question."""
+        low, middle, high = quartiles(values)
+        unit = asked.get("unit", "x")
+        return cls(key, asked["question"], middle, low, high, unit, asked["goal"], len(values), note)
 
 
 _Found = tuple[list[float], str]  # the values of a question, and the numbers behind them in words
@@ -121,21 +129,21 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
         >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
         (2.0, 3.0, 4.0)
     """
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
+    return tuple(np.quantile(values, (0.25, 0.5, 0.75)).tolist())
+
+
+def timed(function: Callable, *arguments: object, **options: object) -> float:
+    """Return the wall seconds that a call takes."""
+    began = time.perf_counter()
+    function(*arguments, **options)
+    return time.perf_counter() - began
 
 
 # ---- scripts -------------------------------------------------------------------------------------
 
 
 def scripts(names: Sequence[str], seed: int = 0) -> tuple[list[State], dict[str, Task]]:
-    """Return states that hold the starter of each task and an edit of it, and the tasks by name.
-
-    Args:
-        seed: Draws the edits from the catalogue.
-    """
+    """Return states that hold the starter of each task and a drawn edit of it, and the tasks by name."""
     states, tasks = [], {name: find_task(name) for name in names}
     for name, task in tasks.items():
         start = State(task=name, task_digest=task.digest, files=task.env_files(), score=0.0)
@@ -151,27 +159,22 @@ def scripts(names: Sequence[str], seed: int = 0) -> tuple[list[State], dict[str,
 @contextlib.contextmanager
 def _workspace(state: State, task: Task) -> Iterator[Path]:
     """Give a folder with the files of a state and the task's data, as an agent without this kit has it."""
-    folder = Path(tempfile.mkdtemp(prefix="mlagent-bench-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="mlagent-bench-") as place:
+        folder = Path(place)
         for name, data in state.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         if task.data_dir.is_dir():
             (folder / "data").symlink_to(task.data_dir.resolve())
         yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _cold(state: State, task: Task) -> float:
     """Return the seconds of ``python train.py`` in a fresh folder: what MLAgentBench does for each step."""
     with _workspace(state, task) as folder:
         environment = {**os.environ, **jail.clean_environment(str(folder))}
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "train.py"], cwd=folder, env=environment, capture_output=True, timeout=120
-        )
-        return time.perf_counter() - began
+        options = {"cwd": folder, "env": environment, "capture_output": True, "timeout": 120}
+        return timed(subprocess.run, [sys.executable, "train.py"], **options)
 
 
 def _warm(state: State, tools: Toolbox) -> float:
@@ -183,29 +186,11 @@ def _warm(state: State, tools: Toolbox) -> float:
     return time.perf_counter() - began
 
 
-class _Loaded:
-    """A Python with the scientific stack loaded that executes scripts without isolation: the bare time."""
-
-    def __enter__(self) -> _Loaded:
-        environment = {**os.environ, **jail.clean_environment(tempfile.gettempdir())}
-        self._process = subprocess.Popen(
-            [sys.executable, str(_BARE), warm_up.__file__, *WARM_MODULES], text=True, env=environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        self._process.stdout.readline()
-        return self
-
-    def seconds(self, state: State, task: Task) -> float:
-        """Return the seconds that the script of a state takes in there."""
-        with _workspace(state, task) as folder:
-            self._process.stdin.write(f"{folder}\n")
-            self._process.stdin.flush()
-            return float(self._process.stdout.readline())
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+def _loaded(folder: Path) -> Child:
+    """Return a Python with the scientific stack loaded that executes scripts and does no more."""
+    environment = {**os.environ, **jail.clean_environment(tempfile.gettempdir())}
+    words = [str(_BARE), warm_up.__file__, *WARM_MODULES]
+    return Child(words, environment, folder / "bare.log", "the loaded interpreter")
 
 
 # ---- questions -----------------------------------------------------------------------------------
@@ -224,13 +209,14 @@ def _against_cold(bench: _Bench) -> _Found:
 
 def _against_bare(bench: _Bench) -> _Found:
     """Measure each script three times in turn and take the best of both, as noise only ever adds."""
-    with Runner(workers=1) as runner, _Loaded() as loaded:
+    with Runner(workers=1) as runner, _loaded(bench.folder) as loaded:
         runner.warm()
         tools, pairs = bench.tools(runner), []
         for state in bench.states:
             bare, step = [], []
             for _ in range(3):
-                bare.append(loaded.seconds(state, bench.tasks[state.task]))
+                with _workspace(state, bench.tasks[state.task]) as folder:
+                    bare.append(float(loaded.ask(str(folder))))
                 step.append(_warm(state, tools))
             pairs.append((min(bare), min(step)))
     extra = statistics.median(step - bare for bare, step in pairs)
@@ -252,9 +238,7 @@ def _two_workers(bench: _Bench, rounds: int = 5) -> _Found:
             run_steps(rows[:4], bench.tools(runner))
         for _ in range(rounds):
             for count, runner in ((1, one), (2, two)):
-                began = time.perf_counter()
-                run_steps(rows, bench.tools(runner))
-                seconds[count].append(time.perf_counter() - began)
+                seconds[count].append(timed(run_steps, rows, bench.tools(runner)))
     medians = {count: statistics.median(values) for count, values in seconds.items()}
     note = f"{len(rows)} steps in {medians[1]:.2f} s and {medians[2]:.2f} s, on {usable_cpus()} cores"
     return [first / second for first, second in zip(*seconds.values(), strict=True)], note
@@ -282,42 +266,15 @@ def _snapshots(bench: _Bench, count: int = 200) -> _Found:
     return values, note
 
 
-def _grpo_overhead(bench: _Bench, steps: int = 7) -> _Found:
-    """Train a few steps as the laptop profile does, from the pocket base, on states after one edit."""
-    from peft import get_peft_model
-
-    from mlagent_lib.core.profiles import get_profile
-    from mlagent_lib.environment.step import start_state
-    from mlagent_lib.training.backends import load, lora_config
-    from mlagent_lib.training.grpo import train_grpo
-    from mlagent_lib.training.pool import StatePool
-
-    profile = get_profile("laptop").with_values(
-        "bench", backend="plain", grpo__steps=steps, grpo__eval_every=steps + 1, grpo__eval_states=1,
-        grpo__eval_samples=1,
-    )  # fmt: skip
-    out, adapter = bench.folder / "grpo", bench.folder / "adapter"
-    base = load("pocket", backend="plain")
-    fresh = lora_config(profile.sft.lora_r, profile.sft.lora_alpha)
-    get_peft_model(base.model, fresh).save_pretrained(adapter)
-    with Runner(workers=profile.workers) as runner:
-        runner.warm()
-        tools = bench.tools(runner, ExecutionCache(bench.folder / "grpo-cache"))
-        starts = {name: start_state(task, tools) for name, task in bench.tasks.items()}
-        states = [replace(state, **_progress(starts[state.task])) for state in bench.states]
-        train_grpo(
-            profile, StatePool(tuple(states)), states[:1], adapter=adapter, out=out, seed=0,
-            make_tools=lambda coder: replace(tools, coder=coder),
-        )  # fmt: skip
-    rows = [row for row in read_jsonl(out / "metrics.jsonl")[0] if row["split"] == "train"][1:]
+def _grpo_overhead(bench: _Bench) -> _Found:
+    """Train a few steps as the laptop profile does, from the pocket base."""
+    grpo = get_profile("laptop").grpo
+    work = ("step", grpo.states_per_step, grpo.group_size)
+    rows = [took["row"] for took in model_rows.work_of(bench.folder, work, 6)]
     parts = ("generation", "coder", "execution", "update", "overhead")
     spent = {part: statistics.median(row[f"seconds_{part}"] for row in rows) for part in parts}
     note = "median seconds of a step: " + ", ".join(f"{part} {value:.2f}" for part, value in spent.items())
     return [row["seconds_overhead"] / row["seconds_total"] for row in rows], note
-
-
-def _progress(start: State) -> dict:
-    return {"score": start.score, "visible": start.visible, "visible_start": start.visible_start}
 
 
 def _cache_effect(bench: _Bench, count: int = 3) -> _Found:
@@ -341,22 +298,15 @@ def _cache_effect(bench: _Bench, count: int = 3) -> _Found:
             task = tasks[row["task"]]
             edited = [edited_state(step, task) for step in row["steps"] if step["outcome"] == "edited"]
             batches.setdefault((row["source"], row["task"]), []).extend(edited)
-    ratios, spent = [], [0.0, 0.0]
+    pairs = []
     with Runner(workers=2) as runner:
         runner.warm()
-        kept = ExecutionCache(bench.folder / "effect")
+        tools = replace(bench.tools(runner, ExecutionCache(bench.folder / "effect")), tasks=tasks)
         for states in filter(None, batches.values()):
-            jobs, took = [(state, "train.py") for state in states], []
-            for cache in (NoCache(bench.folder / "none"), kept):
-                tools = Toolbox(runner, RuleCoder(), cache, tasks=tasks)
-                began = time.perf_counter()
-                if cache is kept:
-                    tools.execute_many(jobs)
-                else:
-                    runner.run_many([tools.request(*job) for job in jobs])
-                took.append(time.perf_counter() - began)
-            ratios.append(took[0] / took[1])
-            spent = [total + part for total, part in zip(spent, took, strict=True)]
+            jobs = [(state, "train.py") for state in states]
+            requests = [tools.request(*job) for job in jobs]
+            pairs.append((timed(runner.run_many, requests), timed(tools.execute_many, jobs)))
+    spent = [sum(column) for column in zip(*pairs, strict=True)]
     share = f"{len(known) / len(recorded):.0%} of {len(recorded)} executions"
     saved = [sum(step["seconds"] for step in steps) for steps in (known, recorded)]
     note = (
@@ -364,14 +314,16 @@ def _cache_effect(bench: _Bench, count: int = 3) -> _Found:
         f"whole evaluation {share} were known and saved {saved[0]:.0f} of {saved[1]:.0f} script seconds; in "
         f"training {trained:.0%} were known"
     )
-    return ratios, note
+    return [without / with_it for without, with_it in pairs], note
 
 
 _MEASURES: dict[str, Callable[[_Bench], _Found]] = {
     "a": _against_cold, "b": _against_bare, "c": _two_workers, "d": _snapshots, "e": _grpo_overhead,
     "f": _cache_effect, "g": lambda bench: model_rows.against_generate(bench.folder),
-    "h": lambda bench: model_rows.busy_in_a_step(bench.folder),
-    "i": lambda bench: model_rows.busy_in_evaluation(bench.folder),
+    "h": lambda bench: model_rows.busy(bench.folder, ("step", 8, 8), 7, "a step of 8 states x 8 replies"),
+    "i": lambda bench: model_rows.busy(
+        bench.folder, ("evaluation", 4, 6), 1, "one policy on 19 tasks x 4 x 6 steps"
+    ),
     "j": lambda bench: model_rows.growth(bench.folder),
 }  # fmt: skip
 LETTERS = "".join(_MEASURES)
@@ -400,15 +352,10 @@ def run_bench(
     Raises:
         RunError: A letter is unknown, or question f has no finished run.
     """
-    unknown = [letter for letter in which if letter not in _MEASURES]
-    if unknown or not which:
-        what = unknown[0] if unknown else ""
-        raise RunError(f"the bench has no question {what!r}", cure=f"choose letters from {LETTERS}")
+    check_letters(which, _MEASURES, "question")
     if "f" in which and (run is None or not (run / "04_evaluation" / "trajectories.jsonl").is_file()):
-        raise RunError(
-            f"question f needs a finished run, {run} is none",
-            cure="make one with `mlagent run`, or leave f out with --only abcdeghij",
-        )
+        cure = "make one with `mlagent run`, or leave f out with --only abcdeghij"
+        raise RunError(f"question f needs a finished run, {run} is none", cure=cure)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mlagent-bench-") as folder:
         states, known = scripts(tasks or list_tasks())
@@ -418,21 +365,23 @@ def run_bench(
         for letter in which:
             asked = _questions()[letter]
             say(f"{letter}: {asked['title']} ...")
-            values, note = _MEASURES[letter](bench)
-            low, middle, high = quartiles(values)
-            about = {key: asked[key] for key in ("question", "unit", "goal")}
-            spread = {"value": middle, "low": low, "high": high, "count": len(values)}
-            found.append(BenchRow(letter, note=note, **about, **spread))
-    record = {
-        "schema": SCHEMA,
-        "findings": [vars(row) | {"reached": row.reached} for row in found],
-        "scripts": len(bench.states),
-        "device": device_name(),
-        "tier": choose().name,
-        "versions": versions(),
-        "git": git_state(),
-        "seconds": round(time.monotonic() - began, 1),
-    }
+            found.append(BenchRow.of(letter, asked, *_MEASURES[letter](bench)))
+    return recorded(SCHEMA, found, began, out, scripts=len(bench.states))
+
+
+def check_letters(letters: str, known: Mapping[str, object], what: str) -> None:
+    """Raise `RunError` where a letter is unknown, or where there is none."""
+    for letter in letters or [""]:
+        if letter not in known:
+            cure = f"choose letters from {''.join(known)}"
+            raise RunError(f"the bench has no {what} {letter!r}", cure=cure)
+
+
+def recorded(schema: str, rows: Sequence[BenchRow], began: float, out: Path | None, **more: object) -> dict:
+    """Return the record of a bench that began then (`time.monotonic`), as written to ``out`` if given."""
+    findings = [vars(row) | {"reached": row.reached} for row in rows]
+    record = {"schema": schema, "findings": findings, **more, "device": device_name(), "tier": choose().name}
+    record |= {"versions": versions(), "git": git_state(), "seconds": round(time.monotonic() - began, 1)}
     if out is not None:
         write_json(out, record)
     return record
@@ -453,13 +402,10 @@ def printed_rows(record: dict) -> list[tuple[str, ...]]:
     """Return the rows that ``mlagent bench`` prints, the heading first."""
     rows = [("", "question", "median", "quartiles", "goal", "", "n", "behind it")]
     for row in record["findings"]:
-        unit = {"x": "", "share": "", "ms": " ms"}[row["unit"]]
-        spread = f"{row['low']:.3g} to {row['high']:.3g}"
-        told = "reached" if row["reached"] else "missed"
-        value = f"{row['value']:.3g}{unit}"
-        rows.append(
-            (row["key"], row["question"], value, spread, row["goal"], told, str(row["count"]), row["note"])
-        )
+        value, low, high = (f"{row[name]:.3g}" for name in ("value", "low", "high"))
+        median = f"{value} ms" if row["unit"] == "ms" else value
+        told = (row["goal"], "reached" if row["reached"] else "missed", str(row["count"]), row["note"])
+        rows.append((row["key"], row["question"], median, f"{low} to {high}", *told))
     return rows
 
 
@@ -488,15 +434,10 @@ def read_bench(path: Path) -> dict:
 def finding_lines(record: dict) -> str:
     """Return the rows of a record of the bench as a table in Markdown."""
     lines = ["| | question | median [quartiles] | goal | n | behind it |", "|---|---|---|---|---|---|"]
-    for row in record["findings"]:
-        unit = " ms" if row["unit"] == "ms" else ""
-        values = [f"{row[name]:.3g}" for name in ("value", "low", "high")]
-        goal = row["goal"].replace(">=", "≥").replace("<=", "≤")
-        goal += ": reached" if row["reached"] else ": missed"
-        lines.append(
-            f"| {row['key']} | {row['question']} | {values[0]}{unit} [{values[1]}, {values[2]}] | {goal} | "
-            f"{row['count']} | {row['note']} |"
-        )
+    for key, question, median, spread, goal, told, count, note in printed_rows(record)[1:]:
+        median += f" [{spread.replace(' to ', ', ')}]"
+        goal = goal.replace(">=", "≥").replace("<=", "≤") + f": {told}"
+        lines.append(f"| {key} | {question} | {median} | {goal} | {count} | {note} |")
     return "\n".join(lines)
 
 

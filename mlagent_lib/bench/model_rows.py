@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ GROWTH = (8, 16, 32, 64)  # states a step
 _GROUP = 4  # replies of each where growth is measured
 
 
-def work_of(folder: Path, work: Sequence[object], turns: int) -> list[dict]:
+def work_of(folder: Path, work: Sequence, turns: int) -> list[dict]:
     """Return what each of some turns took this build (see `Build.turn`)."""
-    with Build(ROOT, folder / "-".join(map(str, work)), work) as build:
+    place = Path(tempfile.mkdtemp(dir=folder))  # two questions may ask for the same work
+    with Build(ROOT, place / "build", work) as build:
         return [build.turn() for _ in range(turns)]
 
 
@@ -76,21 +78,13 @@ def sampling_rates(
     return {name: values[1:] for name, values in rates.items()}
 
 
-def _busy(took: Sequence[dict], what: str) -> tuple[list[float], str]:
+def busy(folder: Path, work: Sequence, turns: int, what: str) -> tuple[list[float], str]:
+    """Return how many cores are busy in each turn of a work, which is ``what`` in words."""
+    took = work_of(folder, work, turns)
     wall = statistics.median(row["wall"] for row in took)
     actions = statistics.median(row["actions"] for row in took)
     note = f"{what} takes {wall:.1f} s for {actions:.0f} actions, {1e3 * wall / actions:.0f} ms each"
     return [row["all"] / row["wall"] for row in took], note
-
-
-def busy_in_a_step(folder: Path) -> tuple[list[float], str]:
-    """Return how many cores are busy during a GRPO step of the laptop profile's size."""
-    return _busy(work_of(folder, ("step", 8, 8), 7), "a step of 8 states x 8 replies")
-
-
-def busy_in_evaluation(folder: Path) -> tuple[list[float], str]:
-    """Return how many cores are busy while one policy is evaluated."""
-    return _busy(work_of(folder, ("evaluation", 4, 6), 1), "one policy on 19 tasks x 4 x 6 steps")
 
 
 def growth(folder: Path, rounds: int = 3) -> tuple[list[float], str]:

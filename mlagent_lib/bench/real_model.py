@@ -19,6 +19,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from mlagent_lib.bench.against_worker import passed_states, tasks_of, tools_at_work
 from mlagent_lib.bench.measure import quartiles
 from mlagent_lib.bench.model_rows import sampling_rates, starter_prompts
 from mlagent_lib.core.files import write_json
@@ -50,32 +51,16 @@ def _sft(profile: Profile, folder: Path) -> dict:
 
 def _update(profile: Profile, folder: Path) -> dict:
     """Make updates of GRPO from states that random ideas pass through."""
-    from mlagent_lib.agents.policies import RandomIdeas
-    from mlagent_lib.agents.rollout import Job, run_trajectories
-    from mlagent_lib.environment.cache import ExecutionCache
-    from mlagent_lib.environment.coder import RuleCoder
-    from mlagent_lib.environment.runner import Runner
-    from mlagent_lib.environment.step import Toolbox
-    from mlagent_lib.environment.workspace import State
-    from mlagent_lib.tasks.registry import find_task, list_tasks
     from mlagent_lib.training.grpo import train_grpo
     from mlagent_lib.training.pool import StatePool
 
-    tasks, rows = {name: find_task(name) for name in list_tasks("held-in")}, []
+    rows = []
     short = profile.with_values(
         "bench", grpo__steps=UPDATES, grpo__eval_every=UPDATES, grpo__eval_trajectories=0,
         grpo__eval_samples=1,
     )  # fmt: skip
-    with Runner(workers=profile.workers) as runner:
-        runner.warm()
-        tools = Toolbox(
-            runner, RuleCoder(), ExecutionCache(folder / "cache"),
-            script_seconds=profile.script_seconds, tasks=tasks,
-        )  # fmt: skip
-        jobs = [Job(task, "random-ideas", index, 0) for task in tasks.values() for index in range(2)]
-        played = run_trajectories(jobs, RandomIdeas(), tools, max_steps=profile.collect.max_steps)
-        states = [State.from_json(step["state"]) for row in played for step in row["steps"]]
-        states = list({state.id: state for state in states if not state.done}.values())
+    with tools_at_work(folder, profile.workers, tasks_of("held-in")) as tools:
+        states = [state for state in passed_states(tools) if not state.done]
         train_grpo(
             short, StatePool(tuple(states)), states[:1], make_tools=lambda coder: tools,
             adapter=folder / "adapter", out=folder / "grpo", seed=0, progress=rows.append,
@@ -116,10 +101,10 @@ def _coder(profile: Profile, folder: Path) -> dict:
 
     loaded, found = load(profile.model, backend=profile.loading), {}
     tasks = [find_task(name) for name in list_tasks("held-in")]
-    for style, longest in (("pocket", profile.coder_tokens), ("full", 640)):  # the longest starter has 440
+    styles = (("pocket", "blocks", profile.coder_tokens), ("full", "whole scripts", 640))
+    for style, kind, longest in styles:  # the longest starter has 440 tokens
         coder = base_coder(loaded, style=style, max_new_tokens=longest)
         results = edits_checked(coder, tasks, 0, per_task=8)["result"]
-        kind = {"pocket": "blocks", "full": "whole scripts"}[style]
         found[kind] = {name: int((results == name).sum()) for name in ("exact", "other", "refused")}
     return found
 

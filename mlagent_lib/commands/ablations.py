@@ -29,7 +29,7 @@ def call(arguments: argparse.Namespace) -> None:
         return
     if not arguments.gather:
         run(runs_dir, seeds, arms=arms, jobs=jobs, say=say)
-    out = Path(arguments.out) if arguments.out else runs_dir / PROFILE
+    out = arguments.out or runs_dir / PROFILE
     for line in finish(runs_dir, out, seeds, notebooks=not arguments.gather, add=arguments.add):
         say(line)
 
@@ -48,10 +48,8 @@ def from_run(arguments: argparse.Namespace, parameters: Mapping[str, Any]) -> No
         )
     for name, value in parameters.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < (name == "seeds"):
-            raise ProfileError(
-                f"parameter {name} is {value!r}",
-                cure="give a whole number: how many seeds, at least 1, or how many units at once",
-            )
+            cure = "give a whole number: how many seeds, at least 1, or how many units at once"
+            raise ProfileError(f"parameter {name} is {value!r}", cure=cure)
     seeds = list(range(parameters["seeds"])) if "seeds" in parameters else None
     words = {"runs_dir": arguments.runs_dir, "seeds": seeds, "jobs": parameters.get("jobs", 0)}
     words |= {"arms": None, "out": None, "plan": False, "gather": False, "add": False}

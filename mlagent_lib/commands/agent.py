@@ -14,9 +14,8 @@ from mlagent_lib.core.artifacts import read_manifest
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.files import append_jsonl
 from mlagent_lib.results.evaluated_agents import unequal_conditions
-from mlagent_lib.results.style import number
+from mlagent_lib.results.style import ends, number
 from mlagent_lib.run import agent as acting
-from mlagent_lib.run.notebook_tables import ends
 
 
 def call(arguments: argparse.Namespace) -> int:
@@ -52,7 +51,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _run_of(arguments: argparse.Namespace) -> Path | None:
     """Return the run that ``base``, ``sft`` and ``rl`` are of, or None where there is none."""
     if arguments.run:
-        return Path(arguments.run)
+        return arguments.run
     for place in filter(None, (arguments.out, "runs/laptop-seed0")):
         if (Path(place) / "02_sft").is_dir():
             return Path(place)
@@ -88,8 +87,6 @@ def _once(arguments: argparse.Namespace, run: Path | None, prices: dict) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, run: Path | None, prices: dict, lab: Any) -> int:
-    from mlagent_lib.run import agent as acting
-
     words = {"coder": arguments.coder, "run": run, "name": arguments.name}
     chosen = acting.agent_spec(arguments.policy, lab.profile, **words)
     named = arguments.tasks

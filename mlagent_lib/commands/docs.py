@@ -37,9 +37,8 @@ def write_docs(out: str | Path, package: str = "mlagent_lib") -> int:
         import markdown2
         import pdoc
     except ImportError as error:
-        raise MlagentError(
-            "the pages are made by pdoc, which is not installed", cure="pip install -e '.[docs]'"
-        ) from error
+        cure = "pip install -e '.[docs]'"
+        raise MlagentError("the pages are made by pdoc, which is not installed", cure=cure) from error
 
     from mlagent_lib.results.show import visible
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 
 def call(arguments: argparse.Namespace) -> int:
@@ -11,7 +10,7 @@ def call(arguments: argparse.Namespace) -> int:
     from mlagent_lib.results.figures import redraw_all
     from mlagent_lib.run.notebooks import notebooks_folder
 
-    folder = Path(arguments.folder) if arguments.folder else notebooks_folder().parent / "figures"
+    folder = arguments.folder or notebooks_folder().parent / "figures"
     if arguments.runs or arguments.readme:
         from mlagent_lib.bench.against import against_lines
         from mlagent_lib.bench.measure import speed_lines

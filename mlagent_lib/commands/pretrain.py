@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 
 def call(arguments: argparse.Namespace) -> None:
@@ -16,4 +15,4 @@ def call(arguments: argparse.Namespace) -> None:
     from mlagent_lib.training.pretrain import main  # behind the check of the name: it loads torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main(Path(arguments.out), constants)
+    main(arguments.out, constants)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 
 def call(arguments: argparse.Namespace) -> None:
@@ -12,8 +11,8 @@ def call(arguments: argparse.Namespace) -> None:
     from mlagent_lib.environment.step import isolated_runs
     from mlagent_lib.tasks.foreign.script_folder import adopt_script
 
-    source = Path(arguments.folder).resolve()
-    out = Path(arguments.out) if arguments.out else source.with_name(f"{source.name}-task")
+    source = arguments.folder.resolve()
+    out = arguments.out or source.with_name(f"{source.name}-task")
     limits = Limits(seconds=arguments.seconds, memory_bytes=int(arguments.memory_gb * 2**30))
     names = ("edit", "run", "metric", "evaluate", "best", "best_source")
     stated = {name: getattr(arguments, name) for name in names}

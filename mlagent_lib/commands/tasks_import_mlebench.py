@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 _PLACES = {  # part of a competition: its place in a folder, and the option that names the folder
@@ -22,10 +21,9 @@ def call(arguments: argparse.Namespace) -> None:
 
     with isolated_runs() as execute:
         task = import_competition(
-            arguments.name, Path(arguments.out), _source(arguments), execute=execute, seed=arguments.seed,
-            starter=Path(arguments.starter) if arguments.starter else None,
+            arguments.name, arguments.out, _source(arguments), execute=execute, seed=arguments.seed,
+            starter=arguments.starter, best=arguments.best,
             greater_is_better=None if arguments.better is None else arguments.better == "higher",
-            best=arguments.best,
             limits=Limits(seconds=arguments.seconds, memory_bytes=int(arguments.memory_gb * 2**30)),
         )  # fmt: skip
     print(f"{task.folder}: {task.better} is better; starter {task.baseline['report']:.5g} on the report rows")
@@ -42,10 +40,10 @@ def _source(arguments: argparse.Namespace) -> Any:
         given, folder = getattr(arguments, part), getattr(arguments, option)
         if given is None and folder is None:
             raise TaskError(f"--{part} is not given", cure=f"give it, or --{option}")
-        parts[part] = Path(given) if given is not None else Path(folder, name)
-    board = Path(arguments.competition, "leaderboard.csv") if arguments.competition else None
+        parts[part] = given or folder / name
+    competition = arguments.competition
     source = Competition(
-        **parts, leaderboard=Path(arguments.leaderboard) if arguments.leaderboard else board,
+        **parts, leaderboard=arguments.leaderboard or (competition and competition / "leaderboard.csv"),
         answers=arguments.answers, sample=arguments.sample, id_column=arguments.id, metric=arguments.metric,
     )  # fmt: skip
-    return configured(source, Path(arguments.competition, "config.yaml")) if arguments.competition else source
+    return configured(source, competition / "config.yaml") if competition else source

@@ -15,12 +15,12 @@ def call(arguments: argparse.Namespace) -> None:
     from mlagent_lib.tasks.own.spec import OwnSpec
 
     spec = OwnSpec(
-        name=arguments.name, data=Path(arguments.data), target=arguments.target, metric=arguments.metric,
+        name=arguments.name, data=arguments.data, target=arguments.target, metric=arguments.metric,
         id_column=arguments.id, text=arguments.text, group=arguments.group, drop=tuple(arguments.drop),
         keep=tuple(arguments.keep), keep_contradictions=arguments.keep_contradictions,
         seed=arguments.seed, best=arguments.best, seconds=arguments.seconds,
     )  # fmt: skip
-    folder = Path(arguments.out or arguments.name)
+    folder = arguments.out or Path(arguments.name)
     with isolated_runs() as execute:
         made = make_task(spec, folder, execute, say)
     task = made.task

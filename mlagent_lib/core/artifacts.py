@@ -18,6 +18,7 @@ import platform
 import secrets
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ import mlagent_lib
 from mlagent_lib.core.errors import MlagentError, RunError
 from mlagent_lib.core.files import (
     FolderLock,
-    append_jsonl,
     check_free_space,
     explained,
     mend_jsonl,
@@ -152,7 +152,6 @@ class Stage:
             of the manifest.
         profile: The resolved profile (a dataclass or a dictionary), for the manifest.
         overwrite: Make a finished stage again; the old one is moved aside.
-        device: What the work runs on; asked of torch, if it is loaded, where not given.
 
     Raises:
         RunError: On ``with``: the stage is finished, or another process works on it, or the disk is full.
@@ -166,13 +165,12 @@ class Stage:
         params: dict | None = None,
         profile: Any = None,
         overwrite: bool = False,
-        device: str | None = None,
     ):
         self.run_dir, self.name = Path(run_dir), name
         self.dir = self.run_dir / name
         self.params = json.loads(json.dumps(params or {}, allow_nan=False))
         self.profile = asdict(profile) if is_dataclass(profile) else profile
-        self.overwrite, self.device = overwrite, device
+        self.overwrite = overwrite
         self.summary: dict[str, Any] = {}  # numbers worth having in the manifest itself
         self.resumed = False
         self.inputs: dict[str, dict] = {}
@@ -188,16 +186,14 @@ class Stage:
 
     def __enter__(self) -> Stage:
         check_free_space(self.run_dir)
-        self._lock.__enter__()
-        try:
+        with ExitStack() as held:
+            held.enter_context(self._lock)
             self._clear_the_way()
             self._started_at, self._token = time.monotonic(), secrets.token_hex(8)
             with explained(self.dir):
                 self.dir.mkdir(parents=True, exist_ok=True)
             self._write_started()
-        except BaseException:
-            self._lock.__exit__()
-            raise
+            held.pop_all()  # the lock stays until the end
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
@@ -262,18 +258,12 @@ class Stage:
         """Write an output as UTF-8 text, atomically, and return its path."""
         return write_text(self.path(name), text)
 
-    def append_jsonl(self, name: str, row: dict) -> None:
-        """Append one row to a JSONL output (see `files.append_jsonl`)."""
-        append_jsonl(self.path(name), row)
-
     def _clear_the_way(self) -> None:
         """Refuse a finished stage; move a damaged, outdated or unwanted one aside; keep a resumable one."""
         if (self.dir / _MANIFEST).exists():
             if self.done:
-                raise RunError(
-                    f"{self.dir} is finished and would be overwritten",
-                    cure="pass overwrite=True to make it again, or choose another run id",
-                )
+                cure = "pass overwrite=True to make it again, or choose another run id"
+                raise RunError(f"{self.dir} is finished and would be overwritten", cure=cure)
             self._move_aside()
             return
         started = read_record(self.dir / _STARTED)
@@ -299,19 +289,17 @@ class Stage:
 
     def _explain(self, error: Exception) -> None:
         """Raise a `RunError` where a full or closed disk is behind an exception of a library."""
-        if isinstance(error, OSError) and error.errno is not None:
-            with explained(self.dir):
+        with explained(self.dir):
+            if isinstance(error, OSError) and error.errno is not None:
                 raise error
-        if self._disk_is_full():  # some libraries hide the cause in an exception of their own
-            with explained(self.dir):
+            if self._disk_is_full():  # some libraries hide the cause in an exception of their own
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
     def _disk_is_full(self) -> bool:
         return shutil.disk_usage(self.dir).free < _FULL_BYTES
 
     def _is_same_work(self, started: dict) -> bool:
-        work = {"params": self._work_params(), "package": mlagent_lib.__version__}
-        if not set(started) >= _STARTED_KEYS or any(started[key] != value for key, value in work.items()):
+        if not set(started) >= _STARTED_KEYS or not self._work().items() <= started.items():
             return False
         files = {name: entry["sha256"] for name, entry in started["inputs"].items()}
         return damaged_file(self.run_dir, files) is None
@@ -323,13 +311,14 @@ class Stage:
         with explained(target):
             self.dir.rename(target)
 
-    def _work_params(self) -> dict:
-        return {key: value for key, value in self.params.items() if key not in _PLACE_PARAMS}
+    def _work(self) -> dict:
+        """Return what must be the same where an attempt goes on from the files of another."""
+        params = {key: value for key, value in self.params.items() if key not in _PLACE_PARAMS}
+        return {"params": params, "package": mlagent_lib.__version__}
 
     def _write_started(self) -> None:
-        record = {"params": self._work_params(), "package": mlagent_lib.__version__, "inputs": self.inputs}
         counts = {"attempts": self._attempts, "torn_lines": self._torn_lines, "token": self._token}
-        write_json(self.dir / _STARTED, record | counts)
+        write_json(self.dir / _STARTED, self._work() | {"inputs": self.inputs} | counts)
 
     def _input_name(self, full: Path) -> str:
         """Return how the manifest names an input: relative to the run, or to the home folder, or absolute."""
@@ -344,14 +333,13 @@ class Stage:
         return {
             "schema": SCHEMA,
             "stage": self.name,
-            "params": self._work_params(),
+            **self._work(),
             "profile": self.profile,
             "seed": self.params.get("seed"),
-            "package": mlagent_lib.__version__,
             "git": git_state(),
             "versions": versions(),
             "platform": platform.platform(),
-            "device": self.device or device_name(),
+            "device": device_name(),
             "inputs": self.inputs,
             "outputs": {name: _describe(self.dir / name) for name in _output_names(self.dir)},
             "summary": self.summary,

@@ -15,12 +15,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlagent_lib.core.errors import RunError
+
+Made = TypeVar("Made")
 
 MIN_FREE_BYTES = 256 << 20  # a laptop run writes far less; below this something else is about to fail
 _HALF = ".tmp-"  # how the name of a file begins that is not whole yet
@@ -96,13 +98,32 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write ``value`` as readable JSON, atomically, and return the path.
+    """Write ``value`` as readable JSON, atomically, and return the path (see `write_bytes`).
 
     Raises:
         ValueError: ``value`` holds NaN or an infinity, which JSON cannot carry.
-        RunError: See `write_bytes`.
     """
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_json(value: Any) -> str:
+    """Return the SHA-256 of ``value`` as JSON with sorted keys: the same wherever it is made."""
+    return sha256_bytes(json.dumps(value, sort_keys=True).encode())
+
+
+def write_checked(path: str | Path, row: dict) -> Path:
+    """Write ``row`` with its own SHA-256 beside it, and return the path (see `write_json`)."""
+    return write_json(path, row | {"sha256": sha256_json(row)})
+
+
+def read_checked(path: str | Path, make: Callable[..., Made]) -> Made | None:
+    """Return ``make(**row)`` of what `write_checked` wrote; None where that is missing, damaged or old."""
+    try:
+        row = json.loads(Path(path).read_text(encoding="utf-8"))
+        digest = row.pop("sha256")
+        return make(**row) if digest == sha256_json(row) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -184,9 +205,6 @@ def mend_jsonl(path: str | Path) -> int:
     """Return how many bad lines a JSONL file had, after taking them out; good lines keep their bytes.
 
     A kill can tear the last line. Whoever goes on from the file makes the lost row again.
-
-    Raises:
-        RunError: See `write_bytes`. The file is untouched.
     """
     lines = [line + b"\n" for line in Path(path).read_bytes().split(b"\n") if line.strip()]
     good = [line for line in lines if _row_of(line) is not None]

@@ -30,11 +30,9 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], worke
     """
     if workers < 2 or len(items) < 2:
         return [function(item) for item in items]
-    todo: queue.SimpleQueue = queue.SimpleQueue()
-    done: queue.SimpleQueue = queue.SimpleQueue()
-    stopped = threading.Event()
-    for number, item in enumerate(items):
-        todo.put((number, item))
+    todo, done, stopped = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
+    for entry in enumerate(items):
+        todo.put(entry)
 
     def work() -> None:
         while not stopped.is_set():
@@ -50,13 +48,13 @@ def map_threads(function: Callable[[Item], Result], items: Sequence[Item], worke
 
     for _ in range(min(workers, len(items))):
         threading.Thread(target=work, name="mlagent-map", daemon=True).start()
-    results: dict[int, Result] = {}
+    results = [None] * len(items)
     try:
-        while len(results) < len(items):
+        for _ in items:
             number, result, error = done.get()
             if error is not None:
                 raise error
             results[number] = result
     finally:
         stopped.set()
-    return [results[number] for number in range(len(items))]
+    return results

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,10 +98,8 @@ class GRPOProfile(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vllm not in ("no", "colocate") and not self.vllm.startswith(("http://", "https://")):
-            raise ProfileError(
-                f"GRPOProfile.vllm is {self.vllm!r}",
-                cure="choose no, colocate, or the address of a server that 'trl vllm-serve' started",
-            )
+            cure = "choose no, colocate, or the address of a server that 'trl vllm-serve' started"
+            raise ProfileError(f"GRPOProfile.vllm is {self.vllm!r}", cure=cure)
         if self.group_size < 2:
             raise ProfileError(
                 f"GRPOProfile.group_size is {self.group_size}: an advantage compares at least two actions",
@@ -132,7 +130,6 @@ class Loading(_Checked):
     """How a local model is loaded; what `Profile.loading` hands to the backends.
 
     Attributes:
-        backend: ``auto``, ``plain`` or ``unsloth``.
         precision: Of the weights on a card: ``bfloat16``, ``float16``, ``float32``, or ``auto`` for bfloat16
             where the card has it. On a CPU always float32, but with ``measured``: bfloat16 where the
             processor multiplies it faster.
@@ -200,10 +197,6 @@ class Profile(_Checked):
             ({'OMP_WAIT_POLICY': 'PASSIVE'}, '1000')
         """
         return PATIENT if self.model == "pocket" else SPINNING
-
-    def to_json(self) -> dict:
-        """Return the whole profile as plain nested dictionaries."""
-        return asdict(self)
 
     def as_rows(self) -> list[dict]:
         """Return one row per constant: stage, name, value, the paper's value (or ours), source, why.

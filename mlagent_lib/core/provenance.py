@@ -52,17 +52,13 @@ def git_state() -> dict | None:
     if not (root / ".git").exists():
         return None
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    answers = []
-    for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
-        command = ["git", "-C", str(root), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if done.returncode:
-            return None
-        answers.append(done.stdout.strip())
-    return {"commit": answers[0], "dirty": bool(answers[1])}
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, env=environment).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    head = re.match(r"# branch\.oid ([0-9a-f]+)\n", told)  # not there before the first commit
+    return head and {"commit": head[1], "dirty": re.search(r"^[^#]", told, re.MULTILINE) is not None}
 
 
 def device_name() -> str:

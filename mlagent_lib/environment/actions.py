@@ -90,12 +90,10 @@ def _parse_arguments(text: str, names: tuple[str, ...]) -> dict[str, str] | Inva
     arguments = {}
     for name in names:
         is_number = name.endswith("_line_number")
-        item = (_whole_number if is_number else _plain_text)(value[name])
-        if item is None:
-            return refused(
-                "wrong-type", f"{name} must be a {'whole number' if is_number else 'plain string'}"
-            )
-        arguments[name] = item
+        read, kind = (_whole_number, "whole number") if is_number else (_plain_text, "plain string")
+        arguments[name] = read(value[name])
+        if arguments[name] is None:
+            return refused("wrong-type", f"{name} must be a {kind}")
     return arguments
 
 
@@ -200,9 +198,8 @@ def inspect_lines(files: Mapping[str, bytes], script_name: str, start: int, end:
     """
     lines = read_text(files, script_name).splitlines()
     if start > end or end - start >= MAX_INSPECT_LINES:
-        raise ActionError(
-            f"EnvError: lines {start} to {end}: show at most {MAX_INSPECT_LINES} lines, first to last."
-        )
+        told = f"show at most {MAX_INSPECT_LINES} lines, first to last"
+        raise ActionError(f"EnvError: lines {start} to {end}: {told}.")
     shown = lines[max(start - 1, 0) : end]
     return f"Here are the lines (the file ends at line {len(lines)}):\n\n" + "\n".join(shown)
 

@@ -8,7 +8,6 @@ only among the newest: memory is bounded.
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections import OrderedDict
@@ -19,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlagent_lib.core.errors import Unscored
-from mlagent_lib.core.files import sha256_bytes, write_json
+from mlagent_lib.core.files import read_checked, sha256_json, write_checked
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.environment.workspace import State, WorkspaceStore
 from mlagent_lib.tasks.task import Task
@@ -66,7 +65,7 @@ def execution_key(state: State, script: str, task: Task, limits: Limits, reseed:
     scoring += task.grader.identity() if task.grader else []  # its files may lie outside of the task's folder
     parts = [state.digest, script, scoring, limits.to_json(), library_versions()]
     parts += [reseed] if reseed else []
-    return _row_digest(parts)
+    return sha256_json(parts)
 
 
 class ExecutionCache:
@@ -123,15 +122,8 @@ class ExecutionCache:
             if key in self._memory:
                 self._memory.move_to_end(key)
                 return self._memory[key]
-        try:
-            row = json.loads(self._path(key).read_text())
-            digest = row.pop("sha256")
-            if digest != _row_digest(row):
-                return None
-            found = Execution(**row)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        if found.submission and not self.archive.holds(found.submission):
+        found = read_checked(self._path(key), Execution)
+        if found is None or (found.submission and not self.archive.holds(found.submission)):
             return None
         self._remember(key, found)
         return found
@@ -140,8 +132,7 @@ class ExecutionCache:
         """Keep the result of an experiment; on disk only when it depends on content alone."""
         self._remember(key, execution)
         if execution.status in ("ok", "error"):
-            row = asdict(execution)
-            write_json(self._path(key), row | {"sha256": _row_digest(row)})
+            write_checked(self._path(key), asdict(execution))
 
     def _remember(self, key: str, execution: Execution) -> None:
         with self._lock:
@@ -158,7 +149,3 @@ class ExecutionCache:
 
 def _size(execution: Execution) -> int:
     return _ENTRY_BYTES + len(execution.output.encode("utf-8", "surrogatepass"))
-
-
-def _row_digest(row: dict | list) -> str:
-    return sha256_bytes(json.dumps(row, sort_keys=True).encode())

@@ -36,8 +36,6 @@ class EditRequest:
 class Coder(Protocol):
     """What an environment needs of a coder."""
 
-    name: str
-
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
         """Return the edited script for each request, in order, or why there is none.
 
@@ -48,8 +46,6 @@ class Coder(Protocol):
 
 class RuleCoder:
     """The pocket catalogue as a coder: exact on its own wordings with any numbers, refuses all else."""
-
-    name = "rules"
 
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError]:
         """Return the edited script for each request, in order, or why there is none."""
@@ -119,6 +115,28 @@ def parse_block_reply(reply: str) -> tuple[str, str]:
     return match.group(1), block
 
 
+CHAT_INSTRUCTIONS = (
+    "You edit one Python script for a machine-learning engineer. Apply the edit instruction and nothing "
+    "else. Answer with the whole edited script in one ```python code block."
+)
+
+
+def chat_messages(script: str, instruction: str) -> list[dict]:
+    """Return what a chat coder reads: script and instruction."""
+    user = f"Script:\n```python\n{script}\n```\n\nEdit instruction: {instruction}"
+    return [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
+
+
+def read_chat_reply(reply: str, script: str) -> str:
+    """Return the edited script in a chat coder's reply; `ValueError` as of `find_script`.
+
+    Example:
+        >>> read_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n", "x = 2\\n")
+        'x = 1\\n'
+    """
+    return find_script(split_thinking(reply)[0], script)
+
+
 class _LocalCoder:
     """A model in this process as coder: asked once for each request, in one batch.
 
@@ -130,8 +148,7 @@ class _LocalCoder:
             script and results can be cached; the newest are kept.
     """
 
-    def __init__(self, generate: Callable[[list], list[str]], name: str = "base"):
-        self.name = name
+    def __init__(self, generate: Callable[[list], list[str]]):
         self._generate = generate
         self._memory: dict[tuple[str, str], str | CoderError] = {}
 
@@ -172,13 +189,14 @@ class ScriptCoder(_LocalCoder):
         problem: Takes a conversation and its script, returns why it is too long for the model, or nothing.
     """
 
+    _read = staticmethod(read_chat_reply)
+
     def __init__(
         self,
         generate: Callable[[list[list[dict]]], list[str]],
-        name: str = "base",
         problem: Callable[[list[dict], str], str] = lambda messages, script: "",
     ):
-        super().__init__(generate, name)
+        super().__init__(generate)
         self._problem = problem
 
     def _prompt(self, script: str, instruction: str) -> list[dict]:
@@ -186,31 +204,6 @@ class ScriptCoder(_LocalCoder):
         if problem := self._problem(messages, script):
             raise ValueError(problem)
         return messages
-
-    def _read(self, reply: str, script: str) -> str:
-        return read_chat_reply(reply, script)
-
-
-CHAT_INSTRUCTIONS = (
-    "You edit one Python script for a machine-learning engineer. Apply the edit instruction and nothing "
-    "else. Answer with the whole edited script in one ```python code block."
-)
-
-
-def chat_messages(script: str, instruction: str) -> list[dict]:
-    """Return what a chat coder reads: script and instruction."""
-    user = f"Script:\n```python\n{script}\n```\n\nEdit instruction: {instruction}"
-    return [{"role": "system", "content": CHAT_INSTRUCTIONS}, {"role": "user", "content": user}]
-
-
-def read_chat_reply(reply: str, script: str) -> str:
-    """Return the edited script in a chat coder's reply; `ValueError` as of `find_script`.
-
-    Example:
-        >>> read_chat_reply("Here it is:\\n```python\\nx = 1\\n```\\n", "x = 2\\n")
-        'x = 1\\n'
-    """
-    return find_script(split_thinking(reply)[0], script)
 
 
 class ChatCoder:
@@ -221,9 +214,8 @@ class ChatCoder:
         workers: Requests that may be under way at once.
     """
 
-    def __init__(self, complete: Callable[[list[dict]], str], name: str = "endpoint", workers: int = 1):
-        self.name, self.workers = name, workers
-        self._complete = complete
+    def __init__(self, complete: Callable[[list[dict]], str], workers: int = 1):
+        self._complete, self.workers = complete, workers
 
     def edit_many(self, requests: Sequence[EditRequest]) -> list[str | CoderError | Unscored]:
         """Return the edited script for each request, in order, or why there is none."""

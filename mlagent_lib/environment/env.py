@@ -66,12 +66,9 @@ class Environment(gymnasium.Env):
         """
         super().reset(seed=seed)
         state = (options or {}).get("state")
-        if state is not None:
-            self.restore(state)
-            seen = self.state.history[-1].observation if self.state.history else self.task.research_problem
-            return seen, self._info()
-        self.state = start_state(self.task, self.tools)
-        return self.task.research_problem, self._info()
+        self.restore(state or start_state(self.task, self.tools))
+        history = self.state.history
+        return history[-1].observation if history else self.task.research_problem, self._info()
 
     def step(self, text: str) -> tuple[str, float, bool, bool, dict]:
         """Return observation, reward, terminated, truncated and info (with ``result``) of one reply.
@@ -83,9 +80,8 @@ class Environment(gymnasium.Env):
         if self.state is None:
             raise MlagentError("step() before reset()", cure="call env.reset() first")
         if not isinstance(text, str):
-            raise MlagentError(
-                f"an action is a text, not a {type(text).__name__}", cure="pass the reply as a str, decoded"
-            )
+            cure = "pass the reply as a str, decoded"
+            raise MlagentError(f"an action is a text, not a {type(text).__name__}", cure=cure)
         result = run_step(self.state, text, self.tools)
         if result.outcome is Outcome.UNSCORED:
             raise Unscored(result.failure, cure="try the step again: the state is unchanged")

@@ -51,9 +51,7 @@ class Luck:
         return "survives" if self.kept >= KEPT_SHARE else "vanishes"
 
 
-def luck_of(
-    pairs: Sequence[tuple[State, State]], tools: Toolbox, *, seeds: int = SEEDS, script: str | None = None
-) -> list[Luck]:
+def luck_of(pairs: Sequence[tuple[State, State]], tools: Toolbox, *, seeds: int = SEEDS) -> list[Luck]:
     """Return the luck in each gain, both scripts of a pair run again with the same other seeds.
 
     Args:
@@ -68,7 +66,7 @@ def luck_of(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     if any(state.score is None for pair in pairs for state in pair):
         raise ValueError("luck needs states that have a score")
-    jobs = [(state, script or tools.task(state.task).entry) for pair in pairs for state in pair]
+    jobs = [(state, tools.task(state.task).entry) for pair in pairs for state in pair]
     rounds = []
     for number in range(1, seeds + 1):
         executions = [execution for execution, _ in tools.execute_many(jobs, reseed=number)]

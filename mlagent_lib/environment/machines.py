@@ -17,7 +17,6 @@ import tempfile
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from mlagent_lib.core.files import sha256_file
 from mlagent_lib.environment.isolation import run_folder
 from mlagent_lib.environment.isolation.client import WARM_MODULES
 from mlagent_lib.environment.isolation.probe import choose
-from mlagent_lib.environment.runner import Runner, RunRequest, RunResult
+from mlagent_lib.environment.runner import NOTHING, Results, Runner, RunnerBase, RunRequest, RunResult
 from mlagent_lib.tasks.task import digest_of
 
 _ATTEMPTS = 3
@@ -48,7 +47,7 @@ class _Setting:
     name: str = ""  # how the names of its folders begin; "" for names of its own
 
 
-class SpreadRunner:
+class SpreadRunner(RunnerBase):
     """A `Runner` whose scripts run in the workers of a joblib backend. Close it, or use it in a ``with``.
 
     Results equal those of a `Runner`, in the same order. A worker that is killed costs the rows that were
@@ -98,9 +97,8 @@ class SpreadRunner:
         modules: tuple[str, ...] = WARM_MODULES,
         **options: object,
     ):
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
-        self.workers, self.backend = workers, backend
+        super().__init__(workers)
+        self.backend = backend
         self._options = _dask_options(options) if backend == "dask" else options
         try:
             with self._configured():
@@ -112,8 +110,6 @@ class SpreadRunner:
             ) from error
         self._setting = _Setting(tier, allow_unsafe, tuple(modules), _NAME if backend == "loky" else "")
         self._found_tier: str | None = None
-        # when scripts ran, as `Runner.spans`; each is taken to end when its result arrives here
-        self.spans: deque[tuple[float, float]] = deque(maxlen=10_000)
         self._busy = threading.RLock()
         self._open = contextlib.ExitStack()
         self._parallel: joblib.Parallel | None = None
@@ -139,9 +135,7 @@ class SpreadRunner:
         """Return what came of one script, or raise as `run_many` does."""
         return self.run_many([request])[0]
 
-    def run_many(
-        self, requests: Iterable[RunRequest], *, keep_unscored: bool = False
-    ) -> list[RunResult | Unscored]:
+    def run_many(self, requests: Iterable[RunRequest], *, keep_unscored: bool = False) -> Results:
         """Return the results in the order of ``requests``; `Unscored` among them only if ``keep_unscored``.
 
         Raises:
@@ -164,7 +158,7 @@ class SpreadRunner:
 
     def warm(self) -> None:
         """Start workers and their warm servers now, instead of on the first runs."""
-        self.run_many([RunRequest({"warm.py": b""}, None, "warm.py", collect=())] * self.workers)
+        self.run_many([NOTHING] * self.workers)
 
     def close(self) -> None:
         """Wait for the runs in progress, then stop the workers, if they are loky's and no other runner's.
@@ -180,12 +174,6 @@ class SpreadRunner:
             if used and self.backend == "loky" and not _on_loky:
                 joblib.externals.loky.get_reusable_executor(reuse=True).shutdown(wait=True)
                 _remove_orphans()
-
-    def __enter__(self) -> SpreadRunner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # ---- dispatch --------------------------------------------------------------------------------
 
@@ -224,8 +212,7 @@ class SpreadRunner:
             for number, value in results:
                 found[number] = value
                 if isinstance(value, RunResult):
-                    now = time.monotonic()
-                    self.spans.append((now - value.seconds, now))
+                    self._note(value)
 
     def _configured(self, **more: object) -> joblib.parallel_config:
         return joblib.parallel_config(self.backend, **more, **self._options)
@@ -273,10 +260,8 @@ def _remove_orphans() -> None:
 def _dask_options(options: dict) -> dict:
     """Return the options of the Dask backend with the client filled in."""
     if importlib.util.find_spec("distributed") is None:
-        raise MlagentError(
-            "backend 'dask' cannot run here: the package distributed is not installed",
-            cure="install the kit with its extra: pip install -e '.[cluster]'",
-        )
+        told = "backend 'dask' cannot run here: the package distributed is not installed"
+        raise MlagentError(told, cure="install the kit with its extra: pip install -e '.[cluster]'")
     if "client" not in options:
         from distributed import get_client
 

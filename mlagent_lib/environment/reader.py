@@ -87,12 +87,13 @@ def read_name(text: str, names: Iterable[str]) -> str | None:
         >>> read_name("`list_files`.", ["List Files"]), read_name("List Files now", ["List Files"])
         ('List Files', None)
     """
-    known = {_letters(form): name for name in names for form in (name, name.partition(" (")[0])}
-    named = [known.get(_letters(part)) for part in _lines(["Action"]).split(text)]
+    known = {letters(form): name for name in names for form in (name, name.partition(" (")[0])}
+    named = [known.get(letters(part)) for part in _lines(["Action"]).split(text)]
     return named[-1] if len({*named} - {None}) == 1 else None
 
 
-def _letters(text: str) -> str:
+def letters(text: str) -> str:
+    """Return the small letters and the digits of a text: what a name is known by, however it is written."""
     return re.sub(r"[\W_]", "", text.lower())
 
 

@@ -18,6 +18,8 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Self
 
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.environment.isolation import run_folder
@@ -26,12 +28,37 @@ from mlagent_lib.environment.isolation.plain_process import ColdServer
 from mlagent_lib.environment.isolation.probe import TierReport, choose, probe
 from mlagent_lib.environment.isolation.request import RunRequest, RunResult
 
-__all__ = ["Runner", "RunRequest", "RunResult", "TierReport", "probe"]
+__all__ = ["Runner", "RunnerBase", "RunRequest", "RunResult", "TierReport", "probe"]
 
+Results = list[RunResult | Unscored]
 _ATTEMPTS = 3
+NOTHING = RunRequest({"warm.py": b""}, None, "warm.py", collect=())  # to run: it starts a server, no more
 
 
-class Runner:
+class RunnerBase:
+    """What the runners of scripts have in common: a number of workers, when scripts ran, and ``with``."""
+
+    def __init__(self, workers: int):
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self.workers = workers
+        # when scripts ran, on the clock of time.monotonic: the newest ones only, for whoever measures speed
+        self.spans: deque[tuple[float, float]] = deque(maxlen=10_000)
+
+    def _note(self, result: RunResult) -> RunResult:
+        """Return a result that has come just now, after noting when its script ran."""
+        now = time.monotonic()
+        self.spans.append((now - result.seconds, now))
+        return result
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Runner(RunnerBase):
     """A pool of warm servers. Usable from several threads; close it, or use it as a context manager.
 
     Args:
@@ -60,28 +87,19 @@ class Runner:
         modules: tuple[str, ...] = WARM_MODULES,
         folder: str | None = None,
     ):
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
+        super().__init__(workers)
         self._tier = choose(tier, allow_unsafe=allow_unsafe)
-        self.workers = workers
         # made by the first server, so that a runner that was never used leaves nothing, even when killed
         self._base = folder or os.path.join(tempfile.gettempdir(), f"mlagent-run-{secrets.token_hex(8)}")
-        folders = [os.path.join(self._base, f"server{number}") for number in range(workers)]
         is_warm = self._tier.name != "T0"
-        self._servers = [
-            WarmServer(folder, self._tier, modules) if is_warm else ColdServer(folder) for folder in folders
-        ]
+        kind = partial(WarmServer, tier=self._tier, modules=modules) if is_warm else ColdServer
+        self._servers = [kind(os.path.join(self._base, f"server{number}")) for number in range(workers)]
         # beside each full server a small one, started when the first script comes for which it is enough
-        light = [f"{folder}-light" for folder in folders] if is_warm and modules == WARM_MODULES else []
-        self._light = {
-            full: WarmServer(folder, self._tier, LIGHT_MODULES)
-            for full, folder in zip(self._servers, light, strict=False)
-        }
+        paired = self._servers if is_warm and modules == WARM_MODULES else []
+        self._light = {full: WarmServer(f"{full.folder}-light", self._tier, LIGHT_MODULES) for full in paired}
         self._free: queue.LifoQueue = queue.LifoQueue()  # the last used is the warmest
         for server in reversed(self._servers):
             self._free.put(server)
-        # when scripts ran, on the clock of time.monotonic: the newest ones only, for whoever measures speed
-        self.spans: deque[tuple[float, float]] = deque(maxlen=10_000)
         self._closed = threading.Event()
         self._finalizer = weakref.finalize(
             self, _close, [*self._servers, *self._light.values()], self._base, os.getpid()
@@ -105,10 +123,7 @@ class Runner:
             if self._closed.is_set():
                 raise ValueError("this runner is closed")
             chosen = self._light.get(server, server) if request.standard_only else server
-            result = self._attempt(chosen, request)
-            now = time.monotonic()
-            self.spans.append((now - result.seconds, now))
-            return result
+            return self._note(self._attempt(chosen, request))
         finally:
             self._free.put(server)
 
@@ -123,9 +138,7 @@ class Runner:
             cure="free memory and disk on this machine, then resume; `mlagent doctor` checks the isolation",
         )
 
-    def run_many(
-        self, requests: Iterable[RunRequest], *, keep_unscored: bool = False
-    ) -> list[RunResult | Unscored]:
+    def run_many(self, requests: Iterable[RunRequest], *, keep_unscored: bool = False) -> Results:
         """Return the results in the order of ``requests``, computed as many at a time as there are workers.
 
         Args:
@@ -151,14 +164,13 @@ class Runner:
 
     def warm(self) -> None:
         """Start all servers that are free now, in parallel, instead of on the first runs."""
-        nothing = RunRequest({"warm.py": b""}, None, "warm.py", collect=())
         servers: list[WarmServer | ColdServer] = []
         try:
             with contextlib.suppress(queue.Empty):
                 while True:
                     servers.append(self._free.get_nowait())
             with ThreadPoolExecutor(self.workers, "mlagent-warm") as pool:
-                list(pool.map(lambda server: self._attempt(server, nothing), servers))
+                list(pool.map(lambda server: self._attempt(server, NOTHING), servers))
         finally:
             for server in reversed(servers):
                 self._free.put(server)
@@ -172,12 +184,6 @@ class Runner:
         self._finalizer()
         for server in held:
             self._free.put(server)
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _close(servers: list, base: str, owner_pid: int) -> None:

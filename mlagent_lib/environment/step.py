@@ -22,24 +22,12 @@ from mlagent_lib.core.errors import CoderError, SubmissionError, Unscored
 from mlagent_lib.core.imports import standard_only
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.thinking import split_thinking
-from mlagent_lib.environment.actions import (
-    Action,
-    ActionError,
-    Invalid,
-    inspect_lines,
-    is_read_only,
-    list_files,
-    look_for,
-    parse_action,
-    read_text,
-    safe_path,
-    same_file,
-    storable,
-)
+from mlagent_lib.environment import actions
+from mlagent_lib.environment.actions import Action, ActionError, Invalid, parse_action, safe_path, storable
 from mlagent_lib.environment.cache import Execution, ExecutionCache, execution_key
 from mlagent_lib.environment.coder import Coder, EditRequest
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.runner import Runner, RunRequest, RunResult
+from mlagent_lib.environment.runner import Results, Runner, RunRequest, RunResult
 from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import grade, largest_submission
@@ -49,6 +37,8 @@ from mlagent_lib.tasks.task import Task
 _VISIBLE = re.compile(
     r"^validation [\w@ -]+: ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)$", re.MULTILINE | re.IGNORECASE
 )
+_Job = tuple[State, str]  # a script that is to be executed, with the state that it is of
+_Made = tuple[Execution | Unscored, bool]  # what that came to, and whether it was known already
 SUBMISSION = "submission.csv"
 MAX_FILES = 50  # ours: editable files of a workspace
 MAX_SHOWN = 100  # ours: names of a data folder that List Files shows
@@ -113,9 +103,7 @@ class Toolbox:
             self.tasks[name] = named or find_task(name, home=self.home)
         return self.tasks[name]
 
-    def execute_many(
-        self, jobs: Sequence[tuple[State, str]], *, reseed: int = 0
-    ) -> list[tuple[Execution | Unscored, bool]]:
+    def execute_many(self, jobs: Sequence[_Job], *, reseed: int = 0) -> list[_Made]:
         """Return for each (state, script) what its execution came to, and whether it was known already.
 
         Equal experiments are made once, also those of a batch that is still under way: the later ones count
@@ -125,9 +113,7 @@ class Toolbox:
         """
         return self.claim_many(jobs, reseed=reseed)()
 
-    def claim_many(
-        self, jobs: Sequence[tuple[State, str]], *, reseed: int = 0
-    ) -> Callable[[], list[tuple[Execution | Unscored, bool]]]:
+    def claim_many(self, jobs: Sequence[_Job], *, reseed: int = 0) -> Callable[[], list[_Made]]:
         """Return the function that does `execute_many`, to be called once; what is known is known by now.
 
         So which of two batches makes an experiment does not depend on the time that their scripts take.
@@ -139,13 +125,13 @@ class Toolbox:
         claims = [self.cache.claim(key) for key in keys]
         todo = {key: job for key, job, (_, is_ours) in zip(keys, jobs, claims, strict=True) if is_ours}
 
-        def execute() -> list[tuple[Execution | Unscored, bool]]:
+        def execute() -> list[_Made]:
             self._execute(todo, reseed)
             return [(place.result(), not is_ours) for place, is_ours in claims]
 
         return execute
 
-    def _execute(self, todo: Mapping[str, tuple[State, str]], reseed: int) -> None:
+    def _execute(self, todo: Mapping[str, _Job], reseed: int) -> None:
         """Make the experiments that were claimed; whoever waits for one is never left waiting."""
         judged: Sequence = [Unscored("the batch of an experiment was broken off")] * len(todo)
         try:
@@ -171,9 +157,7 @@ class Toolbox:
             return limits
         return replace(limits, seconds=self.script_seconds)
 
-    def _judge_many(
-        self, states: Sequence[State], results: Sequence[RunResult | Unscored]
-    ) -> list[Execution | Unscored]:
+    def _judge_many(self, states: Sequence[State], results: Results) -> list[Execution | Unscored]:
         """Judge in order; a foreign grader is a process that takes a second, so those run side by side."""
         if len(states) < 2 or not any(self.task(state.task).grader for state in states):
             return list(map(self._judge, states, results))
@@ -184,24 +168,23 @@ class Toolbox:
         """Archive and score what a run left, in this order: a score can be recomputed from the archive."""
         if isinstance(result, Unscored):
             return result
-        score = refusal = digest = None
-        if result.status == "ok":
-            submission = result.collected.get(SUBMISSION)
-            refusal = result.collect_errors.get(SUBMISSION, "missing") if submission is None else None
-            if submission is not None:
-                task = self.task(state.task)
-                if len(submission) <= largest_submission(task):  # a larger one is refused unread
-                    digest = self.cache.archive.put(submission)
-                try:
-                    score = grade(task, submission, "feedback", control=self._control(state, task))
-                except SubmissionError as error:
-                    refusal = error.reason
-                except Unscored as error:
-                    return error
+        score = refusal = kept = None
+        submission = result.collected.get(SUBMISSION)
+        if result.status == "ok" and submission is None:
+            refusal = result.collect_errors.get(SUBMISSION, "missing")
+        elif result.status == "ok":
+            task, digest = self.task(state.task), None
+            if len(submission) <= largest_submission(task):  # a larger one is refused unread
+                digest = self.cache.archive.put(submission)
+            try:
+                score = grade(task, submission, "feedback", control=self._control(state, task))
+                kept = digest
+            except SubmissionError as error:
+                refusal = error.reason
+            except Unscored as error:
+                return error
         told = (result.status, result.output, result.seconds, result.tier)
-        return Execution(
-            *told, result.error_type, result.error_line, score, refusal, digest if score is not None else None
-        )
+        return Execution(*told, result.error_type, result.error_line, score, refusal, kept)
 
     def _control(self, state: State, task: Task) -> bytes | None:
         """Return the last valid submission on the way to a state: a foreign grader must still accept it."""
@@ -221,12 +204,10 @@ def task_request(
 
     Without a script it is the starter, and without limits they are the task's own.
     """
-    folder = task.data_dir if task.data_dir.is_dir() else None
+    data = task.data_dir if task.data_dir.is_dir() else None
     script, limits = script or task.entry, limits or task.limits
     light = not reseed and script in files and standard_only(files, script)
-    return RunRequest(
-        dict(files), folder, script, limits, reseed=reseed, links=task.links, standard_only=light
-    )
+    return RunRequest(dict(files), data, script, limits, reseed=reseed, links=task.links, standard_only=light)
 
 
 def entry_script(task: Task, files: Mapping[str, bytes], source: str, saved: str) -> str:
@@ -264,21 +245,15 @@ def start_state(task: Task, tools: Toolbox) -> State:
     """
     tools.tasks[task.name] = task
     state = State(task=task.name, task_digest=task.digest, files=task.env_files())
-    execution, _ = tools.execute_many([(state, task.entry)])[0]
-    if isinstance(execution, Unscored):
-        raise execution
-    if execution.score is None:
-        told = execution.refusal or diagnose(
-            state.files, task.starter, execution.status, execution.output, home=task.folder
-        )
-        raise Unscored(
-            f"the starter of task {task.name!r} gave no score ({told}): {execution.output[-300:]}",
-            cure=f"run 'mlagent tasks check {task.name}'",
-        )
-    seen = visible_metric(execution.output)
-    return replace(
-        state, score=execution.score, visible=seen, visible_start=seen, submission=execution.submission
-    )
+    run, _ = tools.execute_many([(state, task.entry)])[0]
+    if isinstance(run, Unscored):
+        raise run
+    if run.score is None:
+        why = run.refusal or diagnose(state.files, task.starter, run.status, run.output, home=task.folder)
+        told = f"the starter of task {task.name!r} gave no score ({why}): {run.output[-300:]}"
+        raise Unscored(told, cure=f"run 'mlagent tasks check {task.name}'")
+    seen = visible_metric(run.output)
+    return replace(state, score=run.score, visible=seen, visible_start=seen, submission=run.submission)
 
 
 def visible_metric(output: str) -> float | None:
@@ -335,13 +310,11 @@ def _prepare(rows: Sequence[tuple[State, str]], tools: Toolbox) -> tuple[list[_P
     return plans, time.perf_counter() - began
 
 
-def _jobs(plans: Sequence[_Plan]) -> list[tuple[State, str]]:
+def _jobs(plans: Sequence[_Plan]) -> list[_Job]:
     return [(plan.after, plan.script) for plan in plans if plan.script]
 
 
-def _finish(
-    plans: Sequence[_Plan], executed: Sequence[tuple[Execution | Unscored, bool]]
-) -> list[StepResult]:
+def _finish(plans: Sequence[_Plan], executed: Sequence[_Made]) -> list[StepResult]:
     executions = iter(executed)
     return [_result(plan, *(next(executions) if plan.script else (None, False))) for plan in plans]
 
@@ -371,19 +344,18 @@ def _plan(state: State, text: str, tools: Toolbox) -> _Plan:
     task = tools.task(state.task)
     text = split_thinking(storable(text))[0]  # no thought enters the history
     plan = _Plan(before=state, text=text, task=task, after=state)
+    parsed = parse_action(text, tools.reply_format)
     if task.digest != state.task_digest:
         failure = f"the state was made on other data of task {task.name!r}"
         plan.comes_to(Outcome.UNSCORED, "other-data", failure=failure)
-        return plan
-    parsed = parse_action(text, tools.reply_format)
-    if isinstance(parsed, Invalid):
+    elif isinstance(parsed, Invalid):
         plan.comes_to(Outcome.INVALID, parsed.reason, parsed.message)
-        return plan
-    plan.action = parsed
-    try:
-        plan.observation = _act(plan, parsed.name, parsed.arguments)
-    except ActionError as error:
-        plan.comes_to(Outcome.ERROR, "tool", str(error))
+    else:
+        plan.action = parsed
+        try:
+            plan.observation = _act(plan, parsed.name, parsed.arguments)
+        except ActionError as error:
+            plan.comes_to(Outcome.ERROR, "tool", str(error))
     return plan
 
 
@@ -391,21 +363,21 @@ def _act(plan: _Plan, name: str, arguments: Mapping[str, str]) -> str:
     """Perform what needs neither coder nor execution, and note what does; return the observation so far."""
     files = plan.before.files
     if name == "List Files":
-        return list_files(files, _data_names(plan.task), arguments["dir_path"])
+        return actions.list_files(files, _data_names(plan.task), arguments["dir_path"])
     if name == "Inspect Script Lines":
         first, last = int(arguments["start_line_number"]), int(arguments["end_line_number"])
-        return inspect_lines(files, arguments["script_name"], first, last)
+        return actions.inspect_lines(files, arguments["script_name"], first, last)
     if name == "Understand File":
-        return look_for(files, arguments["file_name"], arguments["things_to_look_for"])
+        return actions.look_for(files, arguments["file_name"], arguments["things_to_look_for"])
     if name == "Final Answer":
         plan.after = replace(plan.before, done=True)
         return "The answer is noted. The run ends here."
     if name == "Copy File":
         source, target = safe_path(arguments["source"]), _writable(plan, arguments["destination"])
-        read_text(files, source)
+        actions.read_text(files, source)
         plan.after = plan.before.with_file(target, files[source])
         return f"File {source} copied to {target}"
-    script = read_text(files, arguments["script_name"])
+    script = actions.read_text(files, arguments["script_name"])
     if name == "Execute Script":
         named = safe_path(arguments["script_name"])
         plan.script = plan.task.entry if named == plan.task.starter else named
@@ -430,9 +402,9 @@ def _data_names(task: Task) -> tuple[str, ...]:
 
 def _writable(plan: _Plan, name: str) -> str:
     path, files = safe_path(name), plan.before.files
-    if is_read_only(path, (*plan.task.read_only, *map(glob.escape, plan.task.links))):
+    if actions.is_read_only(path, (*plan.task.read_only, *map(glob.escape, plan.task.links))):
         raise ActionError(f"EnvError: {path} is read-only.")
-    if twin := same_file(path, (*files, SUBMISSION)):
+    if twin := actions.same_file(path, (*files, SUBMISSION)):
         raise ActionError(f"EnvError: {path} differs from {twin} in letter case or accents only.")
     if path == SUBMISSION:
         raise ActionError(f"EnvError: {SUBMISSION} is written by a script that runs, not by hand.")

@@ -87,6 +87,10 @@ class State:
         """Return a short name of the whole state, history included."""
         return sha256_bytes(json.dumps(self.to_json(embed=False)).encode())[:16]
 
+    def text(self, path: str) -> str:
+        """Return a file as text, bytes that are none replaced; "" where there is no such file."""
+        return self.files.get(path, b"").decode(errors="replace")
+
     def with_file(self, path: str, content: bytes) -> State:
         """Return the state with one file written."""
         return replace(self, files={**self.files, path: content})
@@ -107,10 +111,8 @@ class State:
             RunError: The schema is unknown, or a file is missing or damaged.
         """
         if row.get("schema") != STATE_SCHEMA:
-            raise RunError(
-                f"a state has schema {row.get('schema')!r}, expected {STATE_SCHEMA!r}",
-                cure="make the state pool again with this version of the kit",
-            )
+            cure = "make the state pool again with this version of the kit"
+            raise RunError(f"a state has schema {row.get('schema')!r}, expected {STATE_SCHEMA!r}", cure=cure)
         embedded = row.get("blobs", {})
         files = {}
         for path, digest in row["files"].items():
@@ -172,13 +174,11 @@ class WorkspaceStore:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise RunError(
-                f"no blob {digest[:12]}… under {self.folder}", cure="make this stage again"
-            ) from None
+            cure = "make this stage again"
+            raise RunError(f"no blob {digest[:12]}… under {self.folder}", cure=cure) from None
         if sha256_bytes(data) != digest:
-            raise RunError(
-                f"blob {path} is damaged: its content has another sha256", cure=f"delete {path} and rerun"
-            )
+            cure = f"delete {path} and rerun"
+            raise RunError(f"blob {path} is damaged: its content has another sha256", cure=cure)
         return data
 
     def snapshot(self, state: State) -> dict:
@@ -193,9 +193,8 @@ class WorkspaceStore:
         Raises:
             RunError: A file is missing or damaged.
         """
-        return State.from_json(
-            {**row, "blobs": {name: _encode(self[name]) for name in row["files"].values()}}
-        )
+        blobs = {name: _encode(self[name]) for name in row["files"].values()}
+        return State.from_json({**row, "blobs": blobs})
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest

@@ -6,7 +6,8 @@ that a check can compute it again and compare byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import product
 from math import nan
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from mlagent_lib.results.arms import (
     saturation_table,
     search_table,
 )
-from mlagent_lib.results.claims import MADE_COUNTS, PAIRS, TASK_COUNTS, claim_table
+from mlagent_lib.results.claims import MADE_COUNTS, PAIRS, REWARD_PARTS, TASK_COUNTS, claim_table
 from mlagent_lib.results.evaluation import (
+    HELD,
     Tables,
     best_at_k_table,
     difference_table,
@@ -42,21 +44,25 @@ from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.results.paper.numbers import gains, paper_table, rl_curve
 from mlagent_lib.results.plots_arms import PANEL_COLUMNS
 from mlagent_lib.results.style import GAP, csv_bytes, number, with_run
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.reward import LOWEST
 
 GAIN = "relative gain, %"
 PAPER, OURS = "the paper", "ours"
 MAIN = ("rl", "sft", "base")
-HELD = ("held-in", "held-out")
 # column, stem of its ends and number of values of each measure in an `overall_table`
 MEANS = {
     "gap": ("gap_closed", "gap", "trajectories"),
     "gain": ("gain_pct", "gain", "trajectories"),
     "reward": ("reward", "reward", "states"),
 }
+STARTS = {  # what RL starts from, as the paper and as we call it
+    "RL from ML-Agent-SFT": "full method",
+    "RL from Qwen2.5-7B-Instruct": "RL from Instruct",
+    "RL from Qwen2.5-7B": "RL from base",
+}
 # what a reward form pays for an edit that works, in a few signs
 _PAID = {"v1": "0 · 0.5 · σ(100 Δ / gap)", "v2": "Δ / gap", "gain": f"Δ / gap, from {number(LOWEST, 1)} to 1"}
-Rows = Iterator[tuple]  # of the columns `PANEL_COLUMNS`
 
 
 def build(folder: Path | str, *, check: bool = False) -> list[str]:
@@ -91,17 +97,13 @@ def figure_tables(tables: Tables) -> dict[str, pd.DataFrame]:
         tables: Of `arms.load`, and ``means``: the `overall_table` of them.
     """
     found = {name: frame(tables, name) for name in MAKERS}
-    return {
-        name: table for name, table in found.items() if len(table) and (name == "pipeline" or _ours(table))
-    }
+    return {name: table for name, table in found.items() if len(table) and _ours(table)}
 
 
 def frame(tables: Tables, name: str) -> pd.DataFrame:
     """Return the table of one figure."""
     found = MAKERS[name](tables)
-    return (
-        found if isinstance(found, pd.DataFrame) else pd.DataFrame(list(found), columns=list(PANEL_COLUMNS))
-    )
+    return found if isinstance(found, pd.DataFrame) else pd.DataFrame(found, columns=list(PANEL_COLUMNS))
 
 
 def _ours(table: pd.DataFrame) -> bool:
@@ -151,7 +153,8 @@ def _gaps(tables: Tables, arms: Iterable[str]) -> Rows:
         yield from _means(tables, arms, "gap", split, f"{OURS}: gap closed", split, GAP)
 
 
-def _pipeline(tables: Tables) -> pd.DataFrame:
+@tabled("row", "column", "title", "text", "into", "look")
+def _pipeline(tables: Tables) -> Rows:
     units, scored = tables["units"], tables["trajectories"]
     done = units[units["finished"].astype(bool)]
     collected = done[done["unit"] == "collect-far-apart"]["trajectories"].sum()
@@ -163,7 +166,7 @@ def _pipeline(tables: Tables) -> pd.DataFrame:
     tried = f"{len(scored)} trajectories of\n{ran} arms on report labels"
     sft, rl = "exploration-enriched SFT", "step-wise RL"
     collection = f"{collected:.0f} trajectories,\nedits run and scored"
-    boxes = [
+    yield from [
         (0, 0, "≥ 100 ideas a task", "three axes: data,\nmodel, learning", "far-apart ideas", "data"),
         (0, 1, "far-apart ideas", "farthest-point choice,\n1 to 3 in a trajectory", "expert", "data"),
         (0, 2, "expert", collection, f"{sft};state pool", "expert"),
@@ -174,7 +177,6 @@ def _pipeline(tables: Tables) -> pd.DataFrame:
         (2, 2, "arms", f"{ran} of {len(ARMS)} arms, each\nwith one change", "evaluation", "update"),
         (2, 3, "evaluation", tried, "", "update"),
     ]
-    return pd.DataFrame(boxes, columns=["row", "column", "title", "text", "into", "look"])
 
 
 def _main_gains(tables: Tables) -> pd.DataFrame:
@@ -240,14 +242,9 @@ def _gain_vs_time(tables: Tables) -> Rows:
 
 
 def _rl_starts(tables: Tables) -> Rows:
-    labels = {
-        "RL from ML-Agent-SFT": "full method",
-        "RL from Qwen2.5-7B-Instruct": "RL from Instruct",
-        "RL from Qwen2.5-7B": "RL from base",
-    }
     for split in HELD:
         found = paper_table("gain", split=split, topic="rl-start", version="v2").set_index("method")["value"]
-        for method, label in labels.items():
+        for method, label in STARTS.items():
             yield _cited(f"{PAPER}: gain", split, label, found[method], GAIN)
     yield from _gaps(tables, ("rl", "rl-from-base", "one-idea", "random-start", "sft", "base"))
 
@@ -259,9 +256,7 @@ def _reward_parts(tables: Tables) -> Rows:
         for split, part in found[found["method"] == method].groupby("split"):
             value, unit = part["value"].mean(), f"{GAIN} (3 and 5 tasks)"
             yield _cited(f"{PAPER}: mean gain, v2 Table 3", split, label, value, unit)
-    yield from _gaps(
-        tables, ("rl", "no-performance", "no-format", "no-corner", "reward-v1", "reward-v2", "max-2")
-    )
+    yield from _gaps(tables, ("rl", *REWARD_PARTS, "reward-v1", "reward-v2", "max-2"))
 
 
 _POOLS = ("sft", "pool-36", "mix-0", "rl", "mix-50", "mix-75", "variance")
@@ -271,11 +266,9 @@ def _task_count(tables: Tables) -> Rows:
     for split in HELD:
         for row in paper_table("gain", topic="task-count", split=split).itertuples():
             yield _cited(f"{PAPER}: gain", split, "", row.value, GAIN, row.x)
-    for split in HELD:
-        for arm, count in TASK_COUNTS.items():
-            yield from _means(tables, (arm,), "gap", split, f"{OURS}: gap closed", split, GAP, count)
-        for arm, count in MADE_COUNTS.items():
-            panel = f"{OURS}: gap closed, generated tasks"
+    counted = ((f"{OURS}: gap closed", TASK_COUNTS), (f"{OURS}: gap closed, generated tasks", MADE_COUNTS))
+    for split, (panel, counts) in product(HELD, counted):
+        for arm, count in counts.items():
             yield from _means(tables, (arm,), "gap", split, panel, split, GAP, count)
 
 

@@ -19,6 +19,7 @@ from mlagent_lib.core.files import sha256_file
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.results.evaluation import BOUND, SCALE_COLUMNS, Tables, named
 from mlagent_lib.results.intervals import bootstrap_mean
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.reward import sigmoid
 
 RAW = ("scales", "trajectories", "step_rewards", "curves", "edits", "blame", "luck", "searches", "units")
@@ -44,13 +45,9 @@ def load(folder: Path | str) -> dict[str, pd.DataFrame]:
         if not path.is_file():
             raise RunError(f"{path} is missing", cure=again)
         if sha256_file(path) != sums.get(path.name):
-            raise RunError(
-                f"{path} is not the file that manifest.json was written for",
-                cure=f"restore both from git, or make them with '{COMMAND}'",
-            )
-        tables[name] = pd.read_csv(path)
-    for name in set(BY_ARM) & set(tables):
-        tables[name] = named(tables[name])
+            cure = f"restore both from git, or make them with '{COMMAND}'"
+            raise RunError(f"{path} is not the file that manifest.json was written for", cure=cure)
+        tables[name] = named(pd.read_csv(path)) if name in BY_ARM else pd.read_csv(path)
     scales = tables["scales"][[*SCALE_COLUMNS]].drop(columns="split")
     tables["trajectories"] = tables["trajectories"].merge(scales, on="task", how="left", validate="m:1")
     return tables
@@ -96,14 +93,16 @@ def saturation_summary(tables: Tables) -> dict[str, float]:
     first, second = generator.integers(len(v1), size=(2, 20_000))
     differ = np.abs(share[first] - share[second]) > 0.01
     lost = np.abs(v1[first] - v1[second])[differ] < 0.01
-    return {
-        "n": float(len(v1)),
-        "saturated": float(((v1 < 0.01) | (v1 > 0.99)).mean()),
-        "pairs_lost": float(lost.mean()) if lost.size else np.nan,
-    }
+    saturated = float(((v1 < 0.01) | (v1 > 0.99)).mean())
+    pairs_lost = float(lost.mean()) if lost.size else np.nan
+    return {"n": float(len(v1)), "saturated": saturated, "pairs_lost": pairs_lost}
 
 
-def blame_summary(tables: Tables) -> pd.DataFrame:
+@tabled(
+    *("who", "edits", "unknown", "failed", "coder_refused", "coder_wrong", "reward", "exact_reward"),
+    *("excused_reward", "seeds"),
+)
+def blame_summary(tables: Tables) -> Rows:
     """Return for each arm how often an edit failed, how often only the coder was to blame, what it costs.
 
     The exact coder knows the catalogue's edits only; where it refuses, nothing can be said, and the step
@@ -111,7 +110,6 @@ def blame_summary(tables: Tables) -> pd.DataFrame:
     (failed with the model as coder, scored with the exact one), reward, exact_reward (the same replies with
     the exact coder), excused_reward (failures of the coder alone paid 0.5), seeds.
     """
-    lines = []
     for name, part in tables["blame"].groupby("who", sort=False):
         reward, failed = part["reward"], part["outcome"].isin(["error", "corner"])
         unknown, refused = part["exact_reason"] == "coder", part["reason"] == "coder"
@@ -119,18 +117,16 @@ def blame_summary(tables: Tables) -> pd.DataFrame:
         fault = failed & mended
         counts = (len(part), *map(int, map(sum, (unknown, failed, refused & mended, fault & ~refused))))
         rewards = (reward, part["exact_reward"].mask(unknown, reward), reward.mask(fault, 0.5))
-        lines.append((name, *counts, *(values.mean() for values in rewards), part["seed"].nunique()))
-    names = ["who", "edits", "unknown", "failed", "coder_refused", "coder_wrong", "reward", "exact_reward"]
-    return pd.DataFrame(lines, columns=[*names, "excused_reward", "seeds"])
+        yield name, *counts, *(values.mean() for values in rewards), part["seed"].nunique()
 
 
-def overfit_table(tables: Tables) -> pd.DataFrame:
+@tabled("who", "label", "feedback", "report", "difference", "low", "high", "n", "seeds")
+def overfit_table(tables: Tables) -> Rows:
     """Return for each arm the mean gap closed on the feedback labels (which pay) and on the report labels.
 
-    Both of the same last submissions, bounded below, with the interval of their difference. Columns: who,
-    label, feedback, report, difference, low, high, n, seeds.
+    Both of the same last submissions, bounded below, with the interval of their difference.
     """
-    lines, rows = [], tables["trajectories"]
+    rows = tables["trajectories"]
     for arm in ARMS:
         part = rows[(rows["who"] == arm.who) & ~rows["unscored"].astype(bool)]
         if part.empty:
@@ -138,24 +134,19 @@ def overfit_table(tables: Tables) -> pd.DataFrame:
         paid, seen = (part[f"gap_closed{on}"].clip(lower=BOUND) for on in ("_on_feedback", ""))
         means = (values.groupby(part["task"]).mean().mean() for values in (paid, seen))
         at = bootstrap_mean(part.assign(value=paid - seen), "value")
-        lines.append((arm.who, arm.label, *means, at.value, at.low, at.high, at.n, at.seeds))
-    names = ["who", "label", "feedback", "report", "difference", "low", "high", "n", "seeds"]
-    return pd.DataFrame(lines, columns=names)
+        yield arm.who, arm.label, *means, at.value, at.low, at.high, at.n, at.seeds
 
 
-def search_table(tables: Tables) -> pd.DataFrame:
-    """Return the gap closed by each way of spending executions, after some of them, with intervals.
-
-    Columns: method, execution, value, low, high, n, seeds.
-    """
-    lines, rows = [], tables["searches"]
+@tabled("method", "execution", "value", "low", "high", "n", "seeds")
+def search_table(tables: Tables) -> Rows:
+    """Return the gap closed by each way of spending executions, after some of them, with intervals."""
+    rows = tables["searches"]
     for method, part in rows.assign(value=rows["gap"].clip(lower=BOUND)).groupby("method", sort=False):
         wide = part.pivot_table(index=["seed", "task", "repeat"], columns="execution", values="value")
         wide = wide.ffill(axis=1)  # a search that ended early hands in what it had
         for execution in (column for column in wide if column in SHOWN or column == wide.columns[-1]):
             at = bootstrap_mean(wide[execution].reset_index(name="value").dropna(), "value", draws=500)
-            lines.append((method, int(execution), at.value, at.low, at.high, at.n, at.seeds))
-    return pd.DataFrame(lines, columns=["method", "execution", "value", "low", "high", "n", "seeds"])
+            yield method, int(execution), at.value, at.low, at.high, at.n, at.seeds
 
 
 def diversity_by_arm(tables: Tables) -> pd.DataFrame:
@@ -204,17 +195,15 @@ def origin_lines(manifest: Mapping) -> list[str]:
     return lines
 
 
-def status_table(folder: Path | str, tables: Tables) -> pd.DataFrame:
+@tabled("arm", "question", "paper", "seeds", "minutes a seed", "commit")
+def status_table(folder: Path | str, tables: Tables) -> Rows:
     """Return one line per arm: name, question, the paper's place, finished seeds, minutes, commit."""
     units, manifest = tables["units"], manifest_of(folder)
-    lines = []
     for arm in ARMS:
         own = units[(units["unit"] == f"arm-{arm.name}") & units["finished"].astype(bool)]
         made = [manifest["units"][f"seed{seed}/arm-{arm.name}"] for seed in own["seed"]]
         commits = ", ".join(sorted({(row.get("git") or {}).get("commit", "")[:8] for row in made}))
-        minutes = own["wall_s"].mean() / 60.0
-        lines.append((arm.label, arm.question, arm.paper, len(own), minutes, commits))
-    return pd.DataFrame(lines, columns=["arm", "question", "paper", "seeds", "minutes a seed", "commit"])
+        yield arm.label, arm.question, arm.paper, len(own), own["wall_s"].mean() / 60.0, commits
 
 
 def side_by_side(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,6 @@
 """The paper's claims C1 to C7: its number, ours, the statistical test and a verdict that no hand wrote.
 
-A claim that compares arms is *reproduced at this scale* where the interval of the difference lies above zero
-and every seed agrees; it is *the opposite* where both say so on the other side; else there is *no clear
-difference*. With three seeds a bootstrap over seeds is too narrow, which is why the seeds have to agree too,
-and why each one's difference is printed.
+How an interval and the seeds' own differences, which are printed for it, become a verdict: see `judge`.
 
 The arms of claims that end close get two seeds more (`ablations.CLOSE`). All seeds count then, and all have
 to agree: two more cannot turn an unclear claim into a reproduced one where the first three disagreed.
@@ -11,7 +8,6 @@ to agree: two more cannot turn an unclear claim into a reproduced one where the 
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +18,7 @@ from mlagent_lib.core.arms import ARMS
 from mlagent_lib.results.evaluation import Tables, contrast, mean_of, named
 from mlagent_lib.results.judge import NOT_TESTABLE, OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR, judge
 from mlagent_lib.results.paper.numbers import paper_value, rl_curve
-from mlagent_lib.results.style import number
+from mlagent_lib.results.style import ends, number
 
 TABLE = {"gap": "trajectories", "gain": "trajectories", "reward": "step_rewards"}
 REWARD_PARTS = ("no-performance", "no-format", "no-corner")
@@ -53,9 +49,8 @@ def compared(tables: Tables, after: str, before: str, measure: str = "gap", spli
     if found is None:
         return Comparison(f"{after} − {before}: not run", TOO_FEW)
     at, each = found
-    ends = f"[{number(at.low)}, {number(at.high)}]" if isfinite(at.low) else "[no interval]"
-    seeds = ", ".join(map(_signed, each))
-    text = f"{after} − {before}: {_signed(at.value)} {ends} (seeds {seeds}; n = {at.n})"
+    seeds, sides = ", ".join(map(_signed, each)), ends(at.low, at.high) or "[no interval]"
+    text = f"{after} − {before}: {_signed(at.value)} {sides} (seeds {seeds}; n = {at.n})"
     return Comparison(text, judge(at.low, at.high, each))
 
 
@@ -159,12 +154,12 @@ def _task_count(tables: Tables) -> tuple[str, str, str]:
     made = [(count, mean_of(rows, name, "gap")) for name, count in MADE_COUNTS.items()]
     if told := ", ".join(f"{count}: {number(at.value)}" for count, at in made if at is not None):
         means += f"; of generated tasks {told} ({compared(tables, 'made-300', 'made-9').text})"
-    ends = f"[{number(middle - half, 3)}, {number(middle + half, 3)}]"
     seeds = ", ".join(number(value, 3) for value in each)
     # from none to three tasks the slope rises by RL itself: more of them have to help, too
     more = compared({"trajectories": rows}, "rl", "tasks-3")
     verdict = _weakest(judge(middle - half, middle + half, each), more.verdict)
-    ours = f"gap closed on all tasks, slope {number(middle, 3)} a task {ends} (seeds {seeds})"
+    sides = ends(middle - half, middle + half, 3)
+    ours = f"gap closed on all tasks, slope {number(middle, 3)} a task {sides} (seeds {seeds})"
     return paper, f"{ours}; nine against three, {more.text}; means {means}", verdict
 
 
@@ -173,15 +168,12 @@ def _improves(tables: Tables) -> tuple[str, str, str]:
     first, last = (_gain("held-in", topic="rl-curve", method="step-wise RL", x=x) for x in (0, updates))
     found = compared(tables, "rl", "sft", measure="reward")
     curve = named(tables["curves"]).query("who == 'rl' and split == 'holdout'").sort_values("update")
-    ends = [(part["reward"].iloc[0], part["reward"].iloc[-1]) for _, part in curve.groupby("seed")]
-    rises = sum(end > start for start, end in ends)
-    verdict = found.verdict if found.verdict != REPRODUCED or rises == len(ends) else UNCLEAR
+    curves = [part["reward"] for _, part in curve.groupby("seed")]
+    rises = sum(part.iloc[-1] > part.iloc[0] for part in curves)
+    verdict = found.verdict if found.verdict != REPRODUCED or rises == len(curves) else UNCLEAR
     ours = f"step reward on test states, {found.text}; on states kept back the curve ends above its start in "
-    return (
-        f"held-in gain {first} to {last} over {updates} updates",
-        f"{ours}{rises} of {len(ends)} seeds",
-        verdict,
-    )
+    paper = f"held-in gain {first} to {last} over {updates} updates"
+    return paper, f"{ours}{rises} of {len(curves)} seeds", verdict
 
 
 COMPUTED = ["paper", "ours", "verdict"]  # what a maker returns

@@ -22,6 +22,7 @@ from mlagent_lib.core.files import read_jsonl, sha256_file
 from mlagent_lib.results import evaluation
 from mlagent_lib.results.evaluation import TaskScale, trajectory_table
 from mlagent_lib.results.run_folder import EVALUATION
+from mlagent_lib.results.tabled import Rows, tabled
 
 logger = logging.getLogger("mlagent.agents")
 
@@ -36,12 +37,15 @@ def agent_stages(run_dir: str | Path) -> list[Path]:
     Those that were moved aside (``<name>.old-1``) and those that are not finished are left out; the latter
     are named in a warning.
     """
-    found = sorted(path for path in (Path(run_dir) / AGENTS).glob("*") if path.is_dir())
-    found = [path for path in found if not re.search(r"\.old-\d+$", path.name)]
-    for folder in found:
-        if read_manifest(folder) is None:
+    found = []
+    for folder in sorted(path for path in (Path(run_dir) / AGENTS).glob("*") if path.is_dir()):
+        if re.search(r"\.old-\d+$", folder.name):
+            continue
+        if read_manifest(folder):
+            found.append(folder)
+        else:
             logger.warning("%s is not finished, and left out: start its command again", folder)
-    return [folder for folder in found if read_manifest(folder) is not None]
+    return found
 
 
 def with_agents(run_dir: str | Path) -> list[dict]:
@@ -57,10 +61,8 @@ def with_agents(run_dir: str | Path) -> list[dict]:
     stages = [run_dir / EVALUATION] if read_manifest(run_dir / EVALUATION) else []
     stages += agent_stages(run_dir)
     if not stages:
-        raise RunError(
-            f"{run_dir} holds neither a finished evaluation nor an evaluated agent",
-            cure=f"run 'mlagent agent --policy POLICY --tasks held-out --out {run_dir}'",
-        )
+        cure = f"run 'mlagent agent --policy POLICY --tasks held-out --out {run_dir}'"
+        raise RunError(f"{run_dir} holds neither a finished evaluation nor an evaluated agent", cure=cure)
     return [row for stage in stages for row in _rows(stage)]
 
 
@@ -68,27 +70,25 @@ def _rows(stage: Path) -> list[dict]:
     path, manifest = stage / ROWS, read_manifest(stage) or {}
     entry = manifest.get("outputs", {}).get(ROWS)
     if entry is None or not path.is_file() or sha256_file(path) != entry["sha256"]:
-        raise RunError(
-            f"{path} is missing or has changed since it was written", cure=f"remove {stage} and make it again"
-        )
+        cure = f"remove {stage} and make it again"
+        raise RunError(f"{path} is missing or has changed since it was written", cure=cure)
     return read_jsonl(path)[0]
 
 
-def agents_table(run_dir: str | Path) -> pd.DataFrame:
+@tabled()
+def agents_table(run_dir: str | Path) -> Rows:
     """Return under which conditions each agent was evaluated: rows of one main table must share them.
 
     Columns: agent, policy, coder, tasks, k, steps (most of a trajectory), seed, trajectories, unscored,
     invalid_steps (share of the scored steps), calls, asked_again, cost (None where not known), currency.
     """
-    table = []
     summed = ("trajectories", "unscored", "invalid_steps", "calls", "asked_again", "cost", "currency")
     for stage in agent_stages(run_dir):
         manifest = read_manifest(stage) or {}
         params, summary = manifest["params"], manifest.get("summary", {})
         line = {"agent": stage.name} | {name: params[name]["label"] for name in ("policy", "coder")}
         line |= {"tasks": len(params["tasks"]), "k": params["k"], "steps": params["max_steps"]}
-        table.append(line | {"seed": params["seed"]} | {name: summary.get(name) for name in summed})
-    return pd.DataFrame(table)
+        yield line | {"seed": params["seed"]} | {name: summary.get(name) for name in summed}
 
 
 def run_scales(run_dir: str | Path) -> dict[str, TaskScale]:
@@ -97,18 +97,16 @@ def run_scales(run_dir: str | Path) -> dict[str, TaskScale]:
     Raises:
         RunError: Two of them were evaluated on different versions of a task.
     """
-    run_dir, found = Path(run_dir), {}
-    lists = [json.loads((stage / SCALES).read_text(encoding="utf-8")) for stage in agent_stages(run_dir)]
+    run_dir, scales, found = Path(run_dir), [], {}
     if read_manifest(run_dir / EVALUATION):
         table = pd.read_csv(run_dir / EVALUATION / "tasks.csv", keep_default_na=False)
-        lists.insert(0, table.drop_duplicates("task")[list(evaluation.SCALE_COLUMNS)].to_dict("records"))
-    for row in (row for rows in lists for row in rows):
-        scale = TaskScale(**row)
+        scales += evaluation.scales_from_table(table).values()
+    for stage in agent_stages(run_dir):
+        scales += [TaskScale(**row) for row in json.loads((stage / SCALES).read_text(encoding="utf-8"))]
+    for scale in scales:
         if not _same(found.setdefault(scale.task, scale), scale):
-            raise RunError(
-                f"task {scale.task!r} has two scales in {run_dir}: it changed between two evaluations",
-                cure="evaluate again what is older than the task",
-            )
+            message = f"task {scale.task!r} has two scales in {run_dir}: it changed between two evaluations"
+            raise RunError(message, cure="evaluate again what is older than the task")
     return found
 
 

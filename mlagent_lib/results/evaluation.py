@@ -25,7 +25,7 @@ to zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import isfinite, nan
@@ -35,12 +35,14 @@ import pandas as pd
 
 from mlagent_lib.results.intervals import Interval, best_of, bootstrap_mean, paired_difference
 from mlagent_lib.results.judge import judge
+from mlagent_lib.results.tabled import Rows, tabled
 
 Tables = Mapping[str, pd.DataFrame]  # by name: ``trajectories``, ``step_rewards``, ``curves``, ...
 
 FULL = "full"  # the arm that is the method itself
 BOUND = -1.0  # ours: see above
-SPLITS = ("held-in", "held-out", "all")
+HELD = ("held-in", "held-out")
+SPLITS = (*HELD, "all")
 MEASURES = ("gap", "kept", "reward", "gain")
 # Policies that stand in every table a second time, under this name: handing in their best by validation.
 KEPT = {"random-ideas": "random-kept"}
@@ -98,11 +100,8 @@ class TaskScale:
 
 def scales_from_table(df: pd.DataFrame) -> dict[str, TaskScale]:
     """Return the scales in a `task_table` (``tasks.csv``): a finished run needs no task folder."""
-    rows = df.drop_duplicates("task").itertuples(index=False)
-    return {
-        r.task: TaskScale(r.task, r.split, r.metric, bool(r.greater_is_better), float(r.init), float(r.best))
-        for r in rows
-    }
+    rows = df.drop_duplicates("task")[list(SCALE_COLUMNS)].to_dict("records")
+    return {row["task"]: TaskScale(**row) for row in rows}
 
 
 def relative_gain_pct(score: float, init: float, *, greater_is_better: bool) -> float:
@@ -172,15 +171,13 @@ def who(arm: str, policy: str) -> str:
     return policy if arm == FULL else arm
 
 
-def trajectory_table(
-    rows: Iterable[Mapping], scales: Mapping[str, TaskScale], *, arm: str = FULL
-) -> pd.DataFrame:
+@tabled(*TRAJECTORY_COLUMNS)
+def trajectory_table(rows: Iterable[Mapping], scales: Mapping[str, TaskScale]) -> Rows:
     """Return one line per trajectory: scores on the report labels, gain and share of the gap closed.
 
     Args:
         rows: Rows of ``trajectories.jsonl`` (schema ``mlagent.trajectory/1``).
         scales: Scale of every task that occurs.
-        arm: Of all rows.
 
     Returns:
         Columns `TRAJECTORY_COLUMNS`. ``by_validation`` is of the submission whose script printed the best
@@ -192,19 +189,17 @@ def trajectory_table(
     Raises:
         ValueError: A row names a task without a scale, or is not graded on the report labels.
     """
-    table = []
     for row in rows:
         if row["task"] not in scales:
             raise ValueError(f"trajectory {row['id']!r} is of task {row['task']!r}, which has no scale")
         final = row.get("final") or {}
         if "submissions" in final and "report_last" not in final:
             raise ValueError(f"trajectory {row['id']!r} is not graded: call with_report_scores first")
-        table.append((arm, *_trajectory(row, scales[row["task"]])))
+        yield _trajectory(row, scales[row["task"]])
         if row["source"] in KEPT:
             best = {"report_last": final.get("report_kept"), "feedback_last": None}
             again = {**row, "source": KEPT[row["source"]], "final": {**final, **best}}
-            table.append((arm, *_trajectory(again, scales[row["task"]])))
-    return pd.DataFrame(table, columns=list(TRAJECTORY_COLUMNS))
+            yield _trajectory(again, scales[row["task"]])
 
 
 def _trajectory(row: Mapping, scale: TaskScale) -> tuple:
@@ -217,7 +212,7 @@ def _trajectory(row: Mapping, scale: TaskScale) -> tuple:
     gaps.append(gap_closed(paid, *scale.feedback) if scale.feedback else nan)
     gain = relative_gain_pct(scores[0], scale.init, greater_is_better=up) if scale.init > 0 else nan
     known = (scale.paper_task, scale.metric, up, scale.init, scale.best)
-    own = (row["source"], row.get("seed", 0), row["task"], scale.split, row["id"])
+    own = (FULL, row["source"], row.get("seed", 0), row["task"], scale.split, row["id"])
     return *own, *known, *scores, *gaps, gain, len(row.get("steps", ())), stop, not isfinite(scores[0])
 
 
@@ -250,11 +245,9 @@ def measured(df: pd.DataFrame, measure: str, split: str = "all") -> pd.DataFrame
     if measure == "reward":
         return df.rename(columns={"reward": "value"})
     df = df if split == "all" else df[df["split"] == split]
-    if measure == "gain":
-        value = df["gain_pct"]
-    else:  # results of earlier do not know the second one
-        name = "gap_closed" if measure == "gap" else "gap_closed_by_validation"
-        value = df.get(name, pd.Series(nan, df.index)).clip(lower=BOUND)
+    name = {"gap": "gap_closed", "kept": "gap_closed_by_validation", "gain": "gain_pct"}[measure]
+    value = df.get(name, pd.Series(nan, df.index))  # results of earlier do not know the second one
+    value = value if measure == "gain" else value.clip(lower=BOUND)
     return df.assign(value=value.mask(df["unscored"].astype(bool)))
 
 
@@ -280,22 +273,21 @@ def median_trajectory(df: pd.DataFrame, policy: str = "rl") -> str:
     return str(own["trajectory"].iloc[(len(own) - 1) // 2])
 
 
-def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> pd.DataFrame:
+@tabled()
+def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> Rows:
     """Return one line per task and policy of each arm from a `trajectory_table` (``tasks.csv``).
 
     Args:
         df: A `trajectory_table`.
         k: Trajectories of a seed that best@k picks from (on the report labels, as the paper's best@8 does;
             mean over seeds); all of a policy by default.
-        draws: Number of bootstrap samples.
 
     Returns:
         Columns task, split, paper_task, metric, greater_is_better, init, best, arm, policy, n, seeds,
         unscored, avg_at_k, best_at_k, gain_pct (paper's formula; empty where init is not positive),
         gap_closed (bounded) with gap_low and gap_high, gap_unbounded.
     """
-    table = []
-    for (_, arm, policy), part in df.groupby(["task", "arm", "policy"], sort=True):
+    for (_, _, arm, policy), part in df.groupby(["split", "task", "arm", "policy"], sort=True):
         first, good = part.iloc[0], part[~part["unscored"].astype(bool)]
         line = {name: first[name] for name in SCALE_COLUMNS} | {"arm": arm, "policy": policy}
         line |= {"n": len(good), "seeds": good["seed"].nunique(), "unscored": len(part) - len(good)}
@@ -307,8 +299,7 @@ def task_table(df: pd.DataFrame, *, k: int | None = None, draws: int = 2000) -> 
             line["gain_pct"] = good["gain_pct"].mean()
             line |= _ends("gap", bootstrap_mean(measured(good, "gap"), "value", draws=draws), "gap_closed")
             line["gap_unbounded"] = good["gap_closed"].mean()
-        table.append(line)
-    return pd.DataFrame(table).sort_values(["split", "task", "arm", "policy"], ignore_index=True)
+        yield line
 
 
 def mean_of(df: pd.DataFrame, name: str, measure: str, split: str = "all", **how) -> Interval | None:
@@ -321,20 +312,20 @@ def mean_of(df: pd.DataFrame, name: str, measure: str, split: str = "all", **how
     return bootstrap_mean(rows, "value", **how) if np.isfinite(rows["value"]).any() else None
 
 
-def overall_table(df: pd.DataFrame, steps: pd.DataFrame | None = None, *, draws: int = 2000) -> pd.DataFrame:
+@tabled()
+def overall_table(df: pd.DataFrame, steps: pd.DataFrame | None = None, *, draws: int = 2000) -> Rows:
     """Return one line per policy of each arm and split (``overall.csv``); every task weighs the same.
 
     Args:
         df: A `trajectory_table`.
         steps: Single steps from test states, where they were taken; they are from held-in tasks.
-        draws: Number of bootstrap samples.
 
     Returns:
         Columns arm, policy, split, tasks, trajectories, seeds, unscored, gap_closed (bounded) with gap_low
         and gap_high, gap_unbounded, gap_kept (bounded) with kept_low and kept_high, gain_pct, gain_low,
         gain_high, reward, reward_low, reward_high, states (that the reward is a mean of), level.
     """
-    df, table = named(df), []  # once, not again for every mean
+    df = named(df)  # once, not again for every mean
     for split, row in product(SPLITS, df.drop_duplicates("who").itertuples()):
         gap = mean_of(df, row.who, "gap", split, draws=draws)
         if gap is None:
@@ -350,8 +341,7 @@ def overall_table(df: pd.DataFrame, steps: pd.DataFrame | None = None, *, draws:
         if steps is not None and split == "held-in":
             found = mean_of(steps, row.who, "reward", draws=draws)
             line |= _ends("reward", found, "reward") | {"states": found.n if found else 0}
-        table.append(line | {"level": gap.level})
-    return pd.DataFrame(table)
+        yield line | {"level": gap.level}
 
 
 def _ends(stem: str, found: Interval | None, value: str) -> dict[str, float]:
@@ -383,14 +373,10 @@ def contrast(
     ]
 
 
+@tabled(*DIFFERENCES)
 def difference_table(
-    df: pd.DataFrame,
-    pairs: Iterable[tuple[str, str]],
-    steps: pd.DataFrame | None = None,
-    *,
-    measures: Sequence[str] = MEASURES,
-    draws: int = 2000,
-) -> pd.DataFrame:
+    df: pd.DataFrame, pairs: Iterable[tuple], steps: pd.DataFrame | None = None, *, measures=MEASURES
+) -> Rows:
     """Return one line per pair, measure and split: difference, low, high, and what each seed says.
 
     Args:
@@ -398,35 +384,31 @@ def difference_table(
         pairs: Policies (after, before), named as in `who`; pairs of which one was not run are left out.
         steps: Single steps from test states, where they were taken.
         measures: Which of `MEASURES`.
-        draws: Number of bootstrap samples.
 
     Returns:
         Columns `DIFFERENCES`: ``zero`` says where the interval lies (``above``, ``includes``, ``below`` zero,
         or ``unknown``), ``verdict`` is that of `judge`.
     """
-    df, lines = named(df), []  # once, not again for every pair
+    df = named(df)  # once, not again for every pair
     cases = [(name, split) for name in measures for split in (("held-in",) if name == "reward" else SPLITS)]
     for (after, before), (measure, split) in product(pairs, cases):
         rows = steps if measure == "reward" else df
-        if rows is None or (found := contrast(rows, after, before, measure, split, draws=draws)) is None:
+        if rows is None or (found := contrast(rows, after, before, measure, split)) is None:
             continue
         at, each = found
         above, by_seed = sum(value > 0 for value in each), " ".join(f"{value:+.3f}" for value in each)
         said = (above, by_seed, at.verdict, judge(at.low, at.high, each))
-        case = (after, before, measure, split, at.value, at.low, at.high, at.n, at.tasks, len(each))
-        lines.append((*case, *said))
-    return pd.DataFrame(lines, columns=list(DIFFERENCES))
+        yield after, before, measure, split, at.value, at.low, at.high, at.n, at.tasks, len(each), *said
 
 
-def best_at_k_table(df: pd.DataFrame, *, draws: int = 1000) -> pd.DataFrame:
+@tabled("arm", "policy", "split", "k", "value", "low", "high", "n", "tasks", "seeds")
+def best_at_k_table(df: pd.DataFrame, *, draws: int = 1000) -> Rows:
     """Return the expected share of the gap closed (bounded) by the best of k trajectories, for k = 1 to K.
 
     K is the smallest number of scored trajectories of any task and seed, so that all k rest on the same
     tasks. The best is picked on the report labels, as the paper's best@K does: an upper bound for an agent,
-    not a score that it could reach without peeking. Columns: arm, policy, split, k, value, low, high, n,
-    tasks, seeds.
+    not a score that it could reach without peeking.
     """
-    table = []
     for split in SPLITS:
         rows = measured(df, "gap", split)
         for _, part in rows[rows["value"].notna()].groupby("who", sort=True):
@@ -434,6 +416,4 @@ def best_at_k_table(df: pd.DataFrame, *, draws: int = 1000) -> pd.DataFrame:
             for k in range(1, int(part.groupby(["seed", "task"]).size().min()) + 1):
                 at = bootstrap_mean(part, "value", statistic=best_of(k), centred=True, draws=draws)
                 line = (first.get("arm", FULL), first["policy"], split, k)
-                table.append((*line, at.value, at.low, at.high, at.n, at.tasks, at.seeds))
-    names = ["arm", "policy", "split", "k", "value", "low", "high", "n", "tasks", "seeds"]
-    return pd.DataFrame(table, columns=names)
+                yield *line, at.value, at.low, at.high, at.n, at.tasks, at.seeds

@@ -56,8 +56,6 @@ def put(
     """Write the files whose bytes differ from what lies in a folder and return their names.
 
     Args:
-        folder: Where to.
-        files: Contents by name.
         check: Write nothing, only compare.
         command: What makes the results again.
 
@@ -84,7 +82,6 @@ def redraw_all(figures_dir: str | Path, *, check: bool = False, only: Sequence[s
     Args:
         figures_dir: Folder with ``<figure>.csv``.
         check: Write nothing there, only compare.
-        only: Names of figures; all by default.
 
     Raises:
         RunError: If a file is missing or a CSV cannot be drawn.
@@ -92,16 +89,13 @@ def redraw_all(figures_dir: str | Path, *, check: bool = False, only: Sequence[s
     folder, names, changed = Path(figures_dir), list(only) or list(RUN_FIGURES), []
     missing = [f"{name}.csv" for name in names if not (folder / f"{name}.csv").is_file()]
     if missing:
-        raise RunError(
-            f"{folder} lacks {', '.join(missing)}, from which the figures are drawn",
-            cure=f"run `mlagent run --profile laptop` and copy runs/<id>/figures/*.csv to {folder}",
-        )
+        cure = f"run `mlagent run --profile laptop` and copy runs/<id>/figures/*.csv to {folder}"
+        raise RunError(f"{folder} lacks {', '.join(missing)}, from which the figures are drawn", cure=cure)
     for name in names:
         try:
             _, files = draw_files(name, pd.read_csv(folder / f"{name}.csv"))
         except (ValueError, KeyError) as error:
-            raise RunError(
-                f"{folder / name}.csv cannot be drawn: {error}", cure="restore the file from git"
-            ) from error
+            cure = "restore the file from git"
+            raise RunError(f"{folder / name}.csv cannot be drawn: {error}", cure=cure) from error
         changed += put(folder, files, check=check)
     return changed

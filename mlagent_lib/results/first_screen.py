@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from mlagent_lib.results.intervals import paired_difference
 from mlagent_lib.results.judge import OPPOSITE, REPRODUCED, TOO_FEW, UNCLEAR
 from mlagent_lib.results.reading import reading_sentence
 from mlagent_lib.results.run_folder import RunFolder
-from mlagent_lib.results.style import look, number
+from mlagent_lib.results.style import ends, look, number
 
 AFTER, BEFORE, FIXED = "rl", "sft", "fixed-edit"
 BESIDE = (BEFORE, FIXED)  # whom the policy after RL is compared with in a number each
@@ -58,9 +58,7 @@ class FirstScreen(NamedTuple):
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
-    sign = "+" if value > 0 else ""
-    ends = f" [{number(low)}, {number(high)}]" if isfinite(low) else " (no interval)"
-    return f"{sign}{number(value)}{ends}"
+    return f"{'+' if value > 0 else ''}{number(value)} {ends(low, high) or '(no interval)'}"
 
 
 def against(differences: pd.DataFrame, name: str = FIXED) -> str:
@@ -81,7 +79,7 @@ def against(differences: pd.DataFrame, name: str = FIXED) -> str:
     if rows.empty:
         return ""
     told = {row.split: _with_interval(row.difference, row.low, row.high) for row in rows.itertuples()}
-    ends = "; ".join(f"{split}: {value}" for split, value in told.items())
+    sides = "; ".join(f"{split}: {value}" for split, value in told.items())
     above, below = (set(rows[rows["zero"] == side]["split"]) for side in ("above", "below"))
     subject, noun = SUBJECTS[name]
     if set(rows["zero"]) == {"unknown"}:
@@ -90,11 +88,9 @@ def against(differences: pd.DataFrame, name: str = FIXED) -> str:
         only = "" if above == set(told) else f", but on {' and '.join(sorted(above))} tasks only"
         said = f"The policy after RL closes more of the gap than {noun}{only}"
     else:
-        better = (
-            "better than" if below == set(told) else "as well as or better than" if below else "as well as"
-        )
-        said = f"{subject} does {better} the policy after RL"
-    return f"{said} (RL minus it, {ends})."
+        mixed = "as well as or better than" if below else "as well as"
+        said = f"{subject} does {'better than' if below == set(told) else mixed} the policy after RL"
+    return f"{said} (RL minus it, {sides})."
 
 
 def alarms(metrics: Iterable[Mapping], reading: pd.DataFrame | None) -> list[str]:
@@ -127,10 +123,10 @@ def _gap_tile(run: RunFolder, row) -> Tile:
     overall = run.tables.get("overall", pd.DataFrame())
     note = f"{int(row.tasks)} tasks, {int(row.n)} trajectories, seeds: {int(row.seeds)}"
     if not overall.empty:
-        ends = overall[overall["split"] == row.split].set_index("policy")["gap_closed"]
-        if {AFTER, row.before} <= set(ends.index):
-            before = f"{number(ends[row.before])} {look(row.before).label}"
-            note = f"from {before} to {number(ends[AFTER])} after RL; {note}"
+        gaps = overall[overall["split"] == row.split].set_index("policy")["gap_closed"]
+        if {AFTER, row.before} <= set(gaps.index):
+            before = f"{number(gaps[row.before])} {look(row.before).label}"
+            note = f"from {before} to {number(gaps[AFTER])} after RL; {note}"
     what = "SFT" if row.before == BEFORE else look(row.before).label
     label = f"{row.split} tasks: share of the gap to the best known score, RL − {what}"
     return Tile(label, _with_interval(row.difference, row.low, row.high), note)

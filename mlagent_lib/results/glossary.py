@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
+import pandas as pd
 
-def _words(kind: str) -> dict[str, str]:
-    with open(Path(__file__).with_name("glossary.csv"), encoding="utf-8", newline="") as handle:
-        return {row["name"]: row["meaning"] for row in csv.DictReader(handle) if row["kind"] == kind}
-
-
-METRICS = _words("metric")  # fields of a row of the metrics.jsonl of GRPO and of SFT
-NUMBERS = _words("number")  # what results are told in
+_WORDS = pd.read_csv(Path(__file__).with_name("glossary.csv"), keep_default_na=False, index_col="name")
+METRICS = _WORDS.query("kind == 'metric'")["meaning"].to_dict()  # of a row of metrics.jsonl of GRPO and SFT
+NUMBERS = _WORDS.query("kind == 'number'")["meaning"].to_dict()  # what results are told in
 
 
 def describe(name: str) -> str:

@@ -162,7 +162,6 @@ def bootstrap_mean(
         statistic: What one task yields from its (draws, n) values, the mean by default; see `best_of`.
         centred: Shift the bootstrap distribution so that its mean is the estimate. For statistics such as the
             best of k: values drawn twice leave fewer different ones, which pulls every resampled best down.
-        draws: Number of bootstrap samples.
         root: Seed of the bootstrap: the same rows give the same interval.
 
     Raises:

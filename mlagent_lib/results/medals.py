@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.tasks.foreign.leaderboard import (
     MEDALS,
     Leaderboard,
@@ -26,9 +27,6 @@ def with_medals(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
     Returns:
         The rows of a `trajectory_table` with the columns medal (``gold``, ``silver``, ``bronze`` or empty),
         above_median and percentile (0 to 100). A trajectory that we failed to score has none of them.
-
-    Raises:
-        ValueError: Table and leaderboard differ on which direction is better.
     """
     rows = df[df["task"].isin(list(leaderboards))]
     for name, part in rows.groupby("task"):
@@ -42,7 +40,8 @@ def with_medals(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
     return rows.assign(medal=places(medal), above_median=places(above_median), percentile=places(percentile))
 
 
-def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd.DataFrame:
+@tabled()
+def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> Rows:
     """Return one line per task and policy: how its trajectories would stand on Kaggle's private leaderboard.
 
     Returns:
@@ -65,11 +64,10 @@ def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
         >>> int(line["gold"]), float(line["above_median_share"]), float(line["percentile"])
         (1, 0.5, 70.0)
     """
-    table = []
     for (task, policy), part in with_medals(df, leaderboards).groupby(["task", "policy"], sort=True):
         good, board = part[~part["unscored"].astype(bool)], leaderboards[task]
-        line = {"task": task, "policy": policy, "teams": board.teams, "n": len(good)}
-        line["unscored"] = len(part) - len(good)
+        line = {"task": task, "policy": policy, "teams": board.teams}
+        line |= {"n": len(good), "unscored": len(part) - len(good)}
         line |= {name: int((good["medal"] == name).sum()) for name in MEDALS}
         if len(good):
             line["any_medal_share"] = float((good["medal"] != "").mean())
@@ -77,5 +75,4 @@ def medal_table(df: pd.DataFrame, leaderboards: Mapping[str, Leaderboard]) -> pd
             beaten = good["percentile"].astype(float)
             line |= {"percentile": float(beaten.mean()), "best_percentile": float(beaten.max())}
         line |= {f"{name}_score": score for name, score in medal_thresholds(board).items()}
-        table.append(line | {"median_score": board.median})
-    return pd.DataFrame(table)
+        yield line | {"median_score": board.median}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from mlagent_lib.results.arms import blame_summary, overfit_table, saturation_summary, search_table
 from mlagent_lib.results.claims import compared
 from mlagent_lib.results.evaluation import BOUND, Tables
 from mlagent_lib.results.intervals import Interval, paired_difference
-from mlagent_lib.results.style import number
+from mlagent_lib.results.style import ends, number
 
 TRAINED, SFT_TREE = "trained policy, trajectories", "SFT, tree"
 ENDS = (1, 24)  # executions of a search: the first, and the whole budget
@@ -79,7 +77,7 @@ def _overfitting(tables: Tables) -> Iterator[str]:
         yield (
             f"Overfitting: the full method closes {number(row.feedback)} of the gap on the labels that pay "
             f"and {number(row.report)} on those that never do; difference {number(row.difference)} "
-            f"[{number(row.low)}, {number(row.high)}]."
+            f"{ends(row.low, row.high)}."
         )
 
 
@@ -92,8 +90,7 @@ def _search(tables: Tables) -> Iterator[str]:
         told = []
         for executions in ENDS:
             found = search_difference(tables, TRAINED, SFT_TREE, executions)
-            ends = f" [{number(found.low)}, {number(found.high)}]" if np.isfinite(found.low) else ""
-            told.append(f"{executions}: {number(found.value)}{ends}")
+            told.append(f"{executions}: {number(found.value)} {ends(found.low, found.high)}".rstrip())
         yield (
             f"Search: a greedy tree from the SFT policy is ahead of the trained policy {turn}. Trained "
             f"policy minus tree after executions {'; '.join(told)} (gap closed, "

@@ -6,6 +6,7 @@ is one axis; the paper's and ours are never on the same one, as their units diff
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -13,18 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from mlagent_lib.results.style import (
-    INK,
-    MUTED,
-    drawn,
-    footer,
-    look,
-    need,
-    new_figure,
-    note,
-    number,
-    styled,
-)
+from mlagent_lib.results.style import INK, MUTED, drawn, footer, look, note, number, span
 
 PANEL_COLUMNS = ("panel", "series", "label", "x", "value", "low", "high", "n", "seeds", "unit")
 NOTE = "95 % bootstrap interval over trajectories and seeds"
@@ -36,84 +26,76 @@ def _facts(df: pd.DataFrame, ends: str) -> list[str]:
     mine = df[df["seeds"].fillna(0) > 0]
     if mine.empty:
         return ["the paper's numbers only"]
-    low, high = int(mine["n"].min()), int(mine["n"].max())
-    seeds = sorted({int(value) for value in mine["seeds"]})
-    n = f"ours: n = {low}" if low == high else f"ours: n = {low} to {high}"
-    return [f"{n}, seeds: {' or '.join(map(str, seeds))}", ends if mine["low"].notna().any() else ""]
+    seeds = " or ".join(map(str, sorted({int(value) for value in mine["seeds"]})))
+    return [f"ours: n = {span(mine['n'])}, seeds: {seeds}", ends if mine["low"].notna().any() else ""]
 
 
-def _panels(figure: Figure, df: pd.DataFrame, **options) -> list[tuple]:
-    """Return an axis with its rows for each panel of the table."""
+def _panels(figure: Figure, df: pd.DataFrame, **options) -> Iterator[tuple]:
+    """Yield an axis with its rows for each panel of the table."""
     panels = list(dict.fromkeys(df["panel"]))
     axes = figure.subplots(1, len(panels), squeeze=False, **options)[0]
     for axis, panel in zip(axes, panels, strict=True):
         axis.set_title(panel)
-    return [(axis, df[df["panel"] == panel]) for axis, panel in zip(axes, panels, strict=True)]
+        yield axis, df[df["panel"] == panel]
 
 
-def _dots(name: str, df: pd.DataFrame, *, width: float = 9.4, ends_note: str = NOTE) -> Figure:
+def _dots(figure: Figure, df: pd.DataFrame, *, width: float = 9.4, ends_note: str = NOTE) -> None:
     """Draw a panel for each of the table's: labels down, values across, one marker for each series."""
-    need(df, name, PANEL_COLUMNS)
     tallest = df.groupby("panel")["label"].nunique().max()
     several = df["series"].nunique() > 1
-    with styled():
-        figure = new_figure(width, 1.35 + 0.34 * tallest + (0.3 if several else 0))
-        handles = {}
-        for axis, part in _panels(figure, df):
-            labels = list(dict.fromkeys(part["label"]))[::-1]
-            series = list(dict.fromkeys(part["series"]))
-            for rank, one in enumerate(series):
-                shift = 0.0 if len(series) == 1 else 0.5 * (0.5 - rank / (len(series) - 1)) * 0.9
-                own, at = part[part["series"] == one], look(one)
-                y = np.array([labels.index(label) for label in own["label"]]) + shift
-                ends = np.array([own["value"] - own["low"], own["high"] - own["value"]])
-                ends = np.nan_to_num(np.abs(ends), nan=0.0)
-                line = at.mark | {"ms": 7, "mec": INK, "mew": 0.6, "capsize": 3, "elinewidth": 1.5}
-                handles[at.label] = axis.errorbar(own["value"], y, xerr=ends, ls="", **line)
-                shown = zip(own["value"], y, ends[1], strict=True) if len(series) == 1 else ()
-                for value, height, half in shown:
-                    note(axis, number(value), (value + half, height), fontsize=8)
-            axis.axvline(0, color=MUTED, lw=1, zorder=0)
-            axis.set_yticks(range(len(labels)), labels)
-            axis.set_ylim(-0.6, len(labels) - 0.4)
-            axis.grid(axis="y", visible=False)
-            axis.margins(x=0.16)
-            axis.set_xlabel(part["unit"].iloc[0])
-        if several:
-            figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles))
-        footer(figure, df, *_facts(df, ends_note))
-    return figure
+    figure.set_size_inches(width, 1.35 + 0.34 * tallest + (0.3 if several else 0))
+    handles = {}
+    for axis, part in _panels(figure, df):
+        labels = list(dict.fromkeys(part["label"]))[::-1]
+        series = list(dict.fromkeys(part["series"]))
+        for rank, one in enumerate(series):
+            shift = 0.0 if len(series) == 1 else 0.5 * (0.5 - rank / (len(series) - 1)) * 0.9
+            own, at = part[part["series"] == one], look(one)
+            y = np.array([labels.index(label) for label in own["label"]]) + shift
+            ends = np.array([own["value"] - own["low"], own["high"] - own["value"]])
+            ends = np.nan_to_num(np.abs(ends), nan=0.0)
+            line = at.mark | {"ms": 7, "mec": INK, "mew": 0.6, "capsize": 3, "elinewidth": 1.5}
+            handles[at.label] = axis.errorbar(own["value"], y, xerr=ends, ls="", **line)
+            shown = zip(own["value"], y, ends[1], strict=True) if len(series) == 1 else ()
+            for value, height, half in shown:
+                note(axis, number(value), (value + half, height), fontsize=8)
+        axis.axvline(0, color=MUTED, lw=1, zorder=0)
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_ylim(-0.6, len(labels) - 0.4)
+        axis.grid(axis="y", visible=False)
+        axis.margins(x=0.16)
+        axis.set_xlabel(part["unit"].iloc[0])
+    if several:
+        figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles))
+    footer(figure, df, *_facts(df, ends_note))
 
 
-def _lines(name: str, df: pd.DataFrame, *, x: str, width: float = 9.4, ends_note: str = NOTE) -> Figure:
+def _lines(figure: Figure, df: pd.DataFrame, *, x: str, width: float = 9.4, ends_note: str = NOTE) -> None:
     """Draw a panel for each of the table's: values over x, a line for each series, bands where known.
 
     Of two words for x, the first is the paper's.
     """
-    need(df, name, PANEL_COLUMNS)
     paper, _, ours = x.partition(" / ")
-    with styled():
-        figure = new_figure(width, 3.6)
-        for axis, part in _panels(figure, df):
-            for one in dict.fromkeys(part["series"]):
-                own, at = part[part["series"] == one].sort_values("x"), look(one)
-                axis.plot(own["x"], own["value"], ms=5, **at.stroke)
-                if own["low"].notna().any():
-                    axis.fill_between(own["x"], own["low"], own["high"], color=at.colour, alpha=0.15, lw=0)
-            first = part.iloc[0]
-            axis.set(xlabel=paper if "paper" in first["panel"] else ours or paper, ylabel=first["unit"])
-            axis.legend(loc="best")
-        footer(figure, df, *_facts(df, ends_note))
-    return figure
+    figure.set_size_inches(width, 3.6)
+    for axis, part in _panels(figure, df):
+        for one in dict.fromkeys(part["series"]):
+            own, at = part[part["series"] == one].sort_values("x"), look(one)
+            axis.plot(own["x"], own["value"], ms=5, **at.stroke)
+            if own["low"].notna().any():
+                axis.fill_between(own["x"], own["low"], own["high"], color=at.colour, alpha=0.15, lw=0)
+        first = part.iloc[0]
+        axis.set(xlabel=paper if "paper" in first["panel"] else ours or paper, ylabel=first["unit"])
+        axis.legend(loc="best")
+    footer(figure, df, *_facts(df, ends_note))
 
 
 @drawn(*PANEL_COLUMNS)
-def gain_radar(df: pd.DataFrame) -> Figure:
+def gain_radar(figure: Figure, df: pd.DataFrame) -> None:
     """Draw the gain of each task on a radar, each axis from the starter (centre ring) to the best of them.
 
     Columns: `PANEL_COLUMNS`; value is the gain over the best method's on that task, at least -1.
     """
-    figure = new_figure(11.0, 5.6)
+    figure.set_size_inches(11.0, 5.6)
     for axis, part in _panels(figure, df, subplot_kw={"projection": "polar"}):
         labels = list(dict.fromkeys(part["label"]))
         angles = np.linspace(0, 2 * np.pi, len(labels), endpoint=False)
@@ -127,21 +109,20 @@ def gain_radar(df: pd.DataFrame) -> Figure:
         axis.set_title(part["panel"].iloc[0], pad=24)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=7.5)
     footer(figure, df, _facts(df, "")[0], "an axis: gain over the best method's gain on that task")
-    return figure
 
 
 WIDE, HIGH = 2.5, 0.95  # of a box of the pipeline
 
 
 @drawn("row", "column", "title", "text", "into")
-def pipeline(df: pd.DataFrame) -> Figure:
+def pipeline(figure: Figure, df: pd.DataFrame) -> None:
     """Draw the three parts of the method as boxes, with what each holds in the committed results.
 
     Columns: row (0 to 2), column (0 to 3), title, text, into (titles that arrows lead to, split by ``;``).
     """
     place = {row.title: (row.column * (WIDE + 0.55), -row.row * (HIGH + 0.5)) for row in df.itertuples()}
     box = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "fc": "white", "lw": 2.2}
-    figure = new_figure(11.2, 1.5 * (df["row"].max() + 1) + 0.3)
+    figure.set_size_inches(11.2, 1.5 * (df["row"].max() + 1) + 0.3)
     axis = figure.subplots()
     for row in df.itertuples():
         x, y = place[row.title]
@@ -154,7 +135,6 @@ def pipeline(df: pd.DataFrame) -> Figure:
     axis.set_ylim(-df["row"].max() * (HIGH + 0.5) - 0.15, HIGH + 0.1)
     axis.axis("off")
     footer(figure, df, "counts are those of the committed results")
-    return figure
 
 
 def _arrow(axis, start, end) -> None:
@@ -170,13 +150,13 @@ def _arrow(axis, start, end) -> None:
 
 
 @drawn("share", "v1", "v2", "saturated", "pairs_lost")
-def saturation(df: pd.DataFrame) -> Figure:
+def saturation(figure: Figure, df: pd.DataFrame) -> None:
     """Draw what both rewards pay for the same edits, and how often v1 is at one of its ends.
 
     Columns: share, v1, v2, saturated, pairs_lost (the last two the same in every row).
     """
     saturated, lost = 100 * df["saturated"].iloc[0], 100 * df["pairs_lost"].iloc[0]
-    figure = new_figure(10.4, 3.5)
+    figure.set_size_inches(10.4, 3.5)
     v1, v2, counts = figure.subplots(1, 3)
     near = df[df["share"].abs() <= 1.0]
     for axis, column, key, low in ((v1, "v1", "sft", 0.0), (v2, "v2", "rl", -1.0)):
@@ -191,29 +171,24 @@ def saturation(df: pd.DataFrame) -> Figure:
     far = f"{len(df) - len(near)} beyond ±1 not drawn on the left"
     same = f"v1 pays the same for {lost:.0f} % of pairs whose gains differ by 1 %"
     footer(figure, df, f"n = {len(df)} edits", far, same)
-    return figure
 
 
-FIGURES = {
+_SHAPES = {
     # labels down, values across: the paper's gains on the left, ours on the right
-    "main_gains": partial(_dots, "main_gains", width=10.6),  # of each task, avg@8
-    "rl_starts": partial(_dots, "rl_starts"),
-    "reward_parts": partial(_dots, "reward_parts"),
-    "no_thought": partial(_dots, "no_thought"),
+    "main_gains": partial(_dots, width=10.6),  # of each task, avg@8
+    "rl_starts": _dots,
+    "reward_parts": _dots,
+    "no_thought": _dots,
     # ours alone
-    "pool_states": partial(_dots, "pool_states"),  # size of the pool, share of on-policy states in it
-    "arms_overview": partial(_dots, "arms_overview", width=10.2),
-    "overfit": partial(_dots, "overfit", width=8.2),  # labels that pay beside report labels
-    "diversity": partial(_dots, "diversity", width=10.2, ends_note=SEEDS),
+    "pool_states": _dots,  # size of the pool, share of on-policy states in it
+    "arms_overview": partial(_dots, width=10.2),
+    "overfit": partial(_dots, width=8.2),  # labels that pay beside report labels
+    "diversity": partial(_dots, width=10.2, ends_note=SEEDS),
     # values over x
-    "gain_vs_time": partial(
-        _lines, "gain_vs_time", x="GPU hours / charged minutes", width=11.0, ends_note=SEEDS
-    ),
-    "task_count": partial(_lines, "task_count", x="training tasks"),
-    "best_at_k_pools": partial(_lines, "best_at_k_pools", x="K trajectories", width=12.5),
-    "search_cost": partial(_lines, "search_cost", x="executions", width=7.4),
-    # shapes of their own
-    "gain_radar": gain_radar,
-    "pipeline": pipeline,
-    "saturation": saturation,
+    "gain_vs_time": partial(_lines, x="GPU hours / charged minutes", width=11.0, ends_note=SEEDS),
+    "task_count": partial(_lines, x="training tasks"),
+    "best_at_k_pools": partial(_lines, x="K trajectories", width=12.5),
+    "search_cost": partial(_lines, x="executions", width=7.4),
 }
+FIGURES = {name: drawn(*PANEL_COLUMNS, name=name)(draw) for name, draw in _SHAPES.items()}
+FIGURES |= {"gain_radar": gain_radar, "pipeline": pipeline, "saturation": saturation}

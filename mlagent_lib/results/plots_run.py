@@ -6,7 +6,7 @@ stay legible.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -16,22 +16,15 @@ from matplotlib.patches import Patch
 
 from mlagent_lib.results.evaluation import KEPT
 from mlagent_lib.results.steps import OUTCOMES
-from mlagent_lib.results.style import (
-    GAP,
-    INK,
-    MUTED,
-    Look,
-    drawn,
-    footer,
-    look,
-    new_figure,
-    note,
-    number,
-    ordered,
-)
+from mlagent_lib.results.style import GAP, INK, MUTED, Look, drawn, footer, look, note, number, ordered, span
 
 WIDTH = 4.8  # inches: 9 points are 9 pixels on a screen of 400
 SPLIT_TITLES = {"held-in": "held-in tasks", "held-out": "held-out tasks", "other": "other tasks"}
+CURVES = {  # column, title and label of each panel of the learning curve
+    "reward": ("Mean reward of a step", "reward"),
+    "validity": ("Valid actions", "share of sampled actions"),
+    "kl": ("Drift from the SFT policy", "KL (nats per token)"),
+}
 WORSE = (0, (2, 1.5))  # line style of a task that lost
 
 
@@ -43,19 +36,25 @@ def _interval_note(df: pd.DataFrame) -> str:
     return f"{percent}bootstrap interval over trajectories{several}"
 
 
-def _span(values: pd.Series) -> str:
-    low, high = int(values.min()), int(values.max())
-    return str(low) if low == high else f"{low} to {high}"
-
-
 def _split_panels(figure: Figure, df: pd.DataFrame, **share) -> Iterator[tuple]:
     """Yield an axis with its rows for each split of the table."""
     splits = [name for name in SPLIT_TITLES if name in set(df["split"])]
     axes = figure.subplots(len(splits), 1, squeeze=False, **share)[:, 0]
     for axis, split in zip(axes, splits, strict=True):
         part = df[df["split"] == split]
-        axis.set_title(f"{SPLIT_TITLES[split]} ({_span(part['tasks'])})")
+        axis.set_title(f"{SPLIT_TITLES[split]} ({span(part['tasks'])})")
         yield axis, part
+
+
+def _banded(axis, part: pd.DataFrame, x: str, policies: Iterable[str], without: Collection[str] = ()) -> None:
+    """Draw the value over x with its band for each policy, but for those ``without`` one, and a line at 0."""
+    for policy in policies:
+        run, at = part[part["policy"] == policy].sort_values(x), look(policy)
+        if policy not in without:
+            axis.fill_between(run[x], run["low"], run["high"], color=at.colour, alpha=0.13, lw=0)
+        line = at.stroke | {"marker": at.marker.strip("|"), "mec": INK, "mew": 0.5}
+        axis.plot(run[x], run["value"], **line)
+    axis.axhline(0, color=MUTED, lw=1, zorder=0)
 
 
 def _stack(axis, widths: pd.DataFrame, names: list[str]) -> pd.Series:
@@ -73,23 +72,18 @@ def _stack(axis, widths: pd.DataFrame, names: list[str]) -> pd.Series:
 
 
 @drawn("seed", "split", "step", "reward", "validity", "kl")
-def learning_curve(df: pd.DataFrame) -> Figure:
+def learning_curve(figure: Figure, df: pd.DataFrame) -> None:
     """Draw mean step reward, validity and KL over GRPO steps: thin per seed, thick mean, diamonds held out.
 
     Columns: seed, split (``train`` or ``holdout``), step, reward, validity (fraction), kl.
     """
-    panels = {
-        "reward": ("Mean reward of a step", "reward"),
-        "validity": ("Valid actions", "share of sampled actions"),
-        "kl": ("Drift from the SFT policy", "KL (nats per token)"),
-    }
     sides = (
         ("train", look("rl").colour, "", "-", "training states"),
         ("holdout", look("sft").colour, "D", (0, (5, 2)), "states not trained on"),
     )
-    figure = new_figure(WIDTH, 6.6)
+    figure.set_size_inches(WIDTH, 6.6)
     axes = figure.subplots(3, 1, sharex=True)
-    for axis, (column, (title, label)) in zip(axes, panels.items(), strict=True):
+    for axis, (column, (title, label)) in zip(axes, CURVES.items(), strict=True):
         for split, colour, marker, line, name in sides:
             part = df[(df["split"] == split) & df[column].notna()]
             if part.empty:
@@ -105,11 +99,10 @@ def learning_curve(df: pd.DataFrame) -> Figure:
     axes[0].legend(loc="best")
     seeds = df["seed"].nunique()
     footer(figure, df, f"{seeds} seeds: thin lines each, thick line their mean" if seeds > 1 else "one seed")
-    return figure
 
 
 @drawn("policy", "split", "gap_closed", "gap_low", "gap_high", "tasks", "trajectories")
-def gap_by_policy(df: pd.DataFrame) -> Figure:
+def gap_by_policy(figure: Figure, df: pd.DataFrame) -> None:
     """Draw the gap closed by each policy: by the last submission, and hollow by the best on validation.
 
     Columns (an `overall_table`): policy, split, gap_closed, gap_low, gap_high, tasks, trajectories, seeds,
@@ -117,7 +110,7 @@ def gap_by_policy(df: pd.DataFrame) -> Figure:
     """
     df = df[df["split"].isin(list(SPLIT_TITLES))]
     policies = ordered(df["policy"])[::-1]
-    figure = new_figure(WIDTH, 1.6 + 0.8 * len(policies))
+    figure.set_size_inches(WIDTH, 1.6 + 0.8 * len(policies))
     for axis, part in _split_panels(figure, df, sharex=True, sharey=True):
         rows = part.set_index("policy")
         for y, policy in enumerate(policies):
@@ -133,16 +126,13 @@ def gap_by_policy(df: pd.DataFrame) -> Figure:
     for name, fill in (("last submission", INK), ("best by validation", "white")):
         first.plot([], [], marker="o", ls="", mec=INK, mfc=fill, label=name)
     figure.legend(loc="outside upper right", ncols=2)
-    footer(figure, df, f"n = {_span(df['trajectories'])} trajectories per point", _interval_note(df))
-    return figure
+    footer(figure, df, f"n = {span(df['trajectories'])} trajectories per point", _interval_note(df))
 
 
 def _gap(axis, y: int, row: pd.Series, at: Look) -> None:
     """Draw both ways to hand in: the last submission, and hollow below it the best by validation."""
-    for stem, place, below, fill in (
-        ("gap", "gap_closed", 0.0, at.colour),
-        ("kept", "gap_kept", 0.3, "white"),
-    ):
+    ways = (("gap", "gap_closed", 0.0, at.colour), ("kept", "gap_kept", 0.3, "white"))
+    for stem, place, below, fill in ways:
         value, high = row.get(place, np.nan), row.get(f"{stem}_high", np.nan)
         if np.isnan(value) or (below and row.name in KEPT.values()):
             continue
@@ -155,7 +145,7 @@ def _gap(axis, y: int, row: pd.Series, at: Look) -> None:
 
 
 @drawn("task", "split", "before_policy", "after_policy", "before", "after", "n_before", "n_after")
-def before_after(df: pd.DataFrame) -> Figure:
+def before_after(figure: Figure, df: pd.DataFrame) -> None:
     """Draw one line per task from the policy before to the policy after, on the share of the gap closed.
 
     Columns (a `before_after_table`): task, split, before_policy, after_policy, before, after, n_before,
@@ -165,7 +155,7 @@ def before_after(df: pd.DataFrame) -> Figure:
     parts = [part for _, part in rows.groupby("split")][::-1]  # held-in on top: drawn last
     before, after = (look(df[f"{side}_policy"].iloc[0]) for side in ("before", "after"))
     hollow = {"marker": before.marker, "mfc": "white", "mec": before.colour, "mew": 1.5, "ls": ""}
-    figure = new_figure(WIDTH, 1.6 + 0.27 * (len(df) + len(parts)))
+    figure.set_size_inches(WIDTH, 1.6 + 0.27 * (len(df) + len(parts)))
     axis = figure.subplots()
     y, ticks = 0, {}
     for part in parts:
@@ -184,14 +174,11 @@ def before_after(df: pd.DataFrame) -> Figure:
     axis.grid(axis="y", visible=False)
     axis.set_xlabel(GAP)
     axis.plot([], [], label=before.label, **hollow)
-    axis.plot(
-        [], [], marker=after.marker, color=after.colour, mec=INK, mew=0.5, label=f"{after.label}: better"
-    )
+    axis.plot([], [], **after.mark, mec=INK, mew=0.5, label=f"{after.label}: better")
     axis.plot([], [], color=MUTED, ls=WORSE, label="worse")
     figure.legend(loc="outside upper right", ncols=3)
     runs = pd.concat([df["n_before"], df["n_after"]])
-    footer(figure, df, f"mean of n = {_span(runs)} trajectories per task and policy")
-    return figure
+    footer(figure, df, f"mean of n = {span(runs)} trajectories per task and policy")
 
 
 def _change(axis, y: int, row, after: Look, hollow: dict) -> None:
@@ -208,7 +195,7 @@ def _change(axis, y: int, row, after: Look, hollow: dict) -> None:
 
 
 @drawn("policy", "outcome", "share", "n", "unscored")
-def outcome_shares(df: pd.DataFrame) -> Figure:
+def outcome_shares(figure: Figure, df: pd.DataFrame) -> None:
     """Draw what became of the steps of each policy, as shares of the scored steps.
 
     Columns (an `outcome_table`): policy, outcome, share, n, unscored.
@@ -216,48 +203,41 @@ def outcome_shares(df: pd.DataFrame) -> Figure:
     policies = ordered(df["policy"])
     table = df.pivot_table(index="policy", columns="outcome", values="share", fill_value=0.0)
     counts = df.drop_duplicates("policy").set_index("policy")
-    figure = new_figure(WIDTH, 1.9 + 0.38 * len(policies))
+    figure.set_size_inches(WIDTH, 1.9 + 0.38 * len(policies))
     axis = figure.subplots()
     widths = 100 * table.loc[policies, [name for name in OUTCOMES if name in table]]
     _stack(axis, widths, [f"{look(p).label}\n(n = {int(counts.loc[p, 'n'])})" for p in policies])
     axis.set(xlim=(0, 100), xlabel="percent of the scored steps")
     figure.legend(loc="outside upper right", ncols=2)
     footer(figure, df, "n: scored steps", f"{int(counts['unscored'].sum())} unscored steps left out")
-    return figure
 
 
 @drawn("policy", "split", "k", "value", "low", "high", "tasks")
-def best_at_k(df: pd.DataFrame) -> Figure:
+def best_at_k(figure: Figure, df: pd.DataFrame) -> None:
     """Draw the expected best of k trajectories over k, per policy, held-in above held-out.
 
     Columns (a `best_at_k_table`): policy, split, k, value, low, high, tasks, seeds.
     """
-    figure = new_figure(WIDTH, 1.6 + 2.3 * len(set(df["split"]) & set(SPLIT_TITLES)))
+    figure.set_size_inches(WIDTH, 1.6 + 2.3 * len(set(df["split"]) & set(SPLIT_TITLES)))
     handles = {}
     for axis, part in _split_panels(figure, df, sharey=True):
-        for policy in ordered(part["policy"]):
-            run, at = part[part["policy"] == policy].sort_values("k"), look(policy)
-            axis.fill_between(run["k"], run["low"], run["high"], color=at.colour, alpha=0.13, lw=0)
-            line = at.stroke | {"marker": at.marker.strip("|"), "mec": INK, "mew": 0.5}
-            axis.plot(run["k"], run["value"], **line)
+        _banded(axis, part, "k", ordered(part["policy"]))
         axis.set(xticks=sorted(part["k"].unique()), xlabel="k trajectories, the best one counts")
-        axis.axhline(0, color=MUTED, lw=1, zorder=0)
         handles |= {name: handle for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.axes[0].set_ylabel(GAP)
     figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2)
     footer(figure, df, f"bands: centred {_interval_note(df)}")
-    return figure
 
 
 @drawn("stage", "part", "seconds")
-def minutes(df: pd.DataFrame) -> Figure:
+def minutes(figure: Figure, df: pd.DataFrame) -> None:
     """Draw where the minutes went: one bar per stage, split into generation, execution, update and the rest.
 
     Columns (a `minutes_table`): stage, part, seconds.
     """
     stages, parts = list(dict.fromkeys(df["stage"])), ordered(df["part"])
     table = df.pivot_table(index="stage", columns="part", values="seconds", aggfunc="sum", fill_value=0.0)
-    figure = new_figure(WIDTH, 1.9 + 0.38 * len(stages))
+    figure.set_size_inches(WIDTH, 1.9 + 0.38 * len(stages))
     axis = figure.subplots()
     totals = _stack(axis, (table / 60).loc[stages, parts], stages)
     for y, total in enumerate(totals):
@@ -268,18 +248,17 @@ def minutes(df: pd.DataFrame) -> Figure:
     if len(parts) > 1:
         figure.legend(loc="outside upper right", ncols=min(3, len(parts)))
     footer(figure, df, f"{len(stages)} stages")
-    return figure
 
 
 @drawn("kind", "axis", "x", "y", "selected", "selection", "mean_distance", "coverage")
-def idea_map(df: pd.DataFrame) -> Figure:
+def idea_map(figure: Figure, df: pd.DataFrame) -> None:
     """Draw the candidate ideas in two dimensions, the chosen ones ringed, and how far apart choices are.
 
     Columns: kind (``idea`` or ``spread``). Idea rows: axis (data, model, learning), x, y, selected (0 or 1).
     Spread rows (a `spread_table`): selection, mean_distance, coverage; many rows of ``random``.
     """
     ideas, spread = df[df["kind"] == "idea"], df[df["kind"] == "spread"]
-    figure = new_figure(WIDTH, 7.0)
+    figure.set_size_inches(WIDTH, 7.0)
     axes = figure.subplot_mosaic([["places", "places"], ["between", "nearest"]], height_ratios=[1.5, 1])
     places, between, nearest = axes.values()
     for key in ordered(ideas["axis"]):
@@ -291,16 +270,14 @@ def idea_map(df: pd.DataFrame) -> Figure:
     places.scatter([], [], s=120, c="white", ec=INK, lw=1.8, label="chosen")
     places.set(title="Candidate ideas", xticks=[], yticks=[])
     places.spines[["left", "bottom"]].set_visible(False)
-    places.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, handletextpad=0.3, columnspacing=1.2
-    )
+    spacing = {"handletextpad": 0.3, "columnspacing": 1.2}
+    places.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4, **spacing)
     _strip(between, spread, "mean_distance")
     between.set(title="Between chosen ideas", ylabel="mean distance (more is better)")
     _strip(nearest, spread, "coverage")
     nearest.set(title="To the nearest chosen", ylabel="mean distance (less is better)")
     count = int((spread["selection"] == "random").sum())
     footer(figure, df, f"{len(ideas)} candidates", f"{count} random choices of the same size")
-    return figure
 
 
 def _strip(axis, spread: pd.DataFrame, column: str) -> None:
@@ -321,7 +298,7 @@ def _strip(axis, spread: pd.DataFrame, column: str) -> None:
 
 
 @drawn("form", "case", "delta", "reward")
-def reward_shape(df: pd.DataFrame) -> Figure:
+def reward_shape(figure: Figure, df: pd.DataFrame) -> None:
     """Draw the reward of a step over the change of the score it made, for each published form (paper Eq. 6).
 
     Columns: form (``v1``, ``v2``), case (``edited``, ``neutral``, ``error``), delta (change of the score as a
@@ -333,7 +310,7 @@ def reward_shape(df: pd.DataFrame) -> Figure:
         "error": {"color": look("invalid").colour, "ls": ":", "label": "invalid or error", "lw": 1.8},
     }
     forms = list(dict.fromkeys(df["form"]))
-    figure = new_figure(WIDTH, 0.4 + 2.6 * len(forms))
+    figure.set_size_inches(WIDTH, 0.4 + 2.6 * len(forms))
     axes = figure.subplots(len(forms), 1, squeeze=False)[:, 0]
     for axis, form in zip(axes, forms, strict=True):
         part = df[df["form"] == form]
@@ -348,10 +325,10 @@ def reward_shape(df: pd.DataFrame) -> Figure:
         axis.margins(y=0.08)
     axes[0].legend(loc="best")
     footer(figure, df[["form"]], "formula, not a measurement; invalid and error get the same")
-    return figure
 
 
-STEPPED = ("fixed-edit", "fixed-sequence", "random-ideas", "sft", "rl")  # a line over steps each
+FIXED = ("fixed-edit", "fixed-sequence")  # lines to beat, without a band
+STEPPED = (*FIXED, "random-ideas", "sft", "rl")  # a line over steps each
 FIELD = {  # kinds of action; of middle lightness, so that a dark page may turn a figure round
     "failed": ("#D55E00", "failed"),
     "favourite": ("#0072B2", "its favourite family of edits"),
@@ -362,28 +339,23 @@ FIELD = {  # kinds of action; of middle lightness, so that a dark page may turn 
 
 
 @drawn("policy", "split", "step", "value", "low", "high", "tasks")
-def gap_by_step(df: pd.DataFrame) -> Figure:
+def gap_by_step(figure: Figure, df: pd.DataFrame) -> None:
     """Draw the gap closed after each step of a trajectory, with the fixed policies as lines to beat.
 
     Columns (a `gap_by_step_table`): policy, split, step, value, low, high, n, tasks, seeds.
     """
-    figure = new_figure(WIDTH, 1.6 + 2.3 * len(set(df["split"]) & set(SPLIT_TITLES)))
+    figure.set_size_inches(WIDTH, 1.6 + 2.3 * len(set(df["split"]) & set(SPLIT_TITLES)))
     for axis, part in _split_panels(figure, df, sharex=True, sharey=True):
-        for policy in (name for name in STEPPED if name in set(part["policy"])):
-            run, at = part[part["policy"] == policy].sort_values("step"), look(policy)
-            if not policy.startswith("fixed"):
-                axis.fill_between(run["step"], run["low"], run["high"], color=at.colour, alpha=0.13, lw=0)
-            axis.plot(run["step"], run["value"], **at.stroke, mec=INK, mew=0.5)
-        axis.axhline(0, color=MUTED, lw=1, zorder=0)
+        shown = [name for name in STEPPED if name in set(part["policy"])]
+        _banded(axis, part, "step", shown, without=FIXED)
         axis.set(ylabel="gap closed", xticks=sorted(part["step"].unique()))
     figure.axes[-1].set_xlabel("steps of the trajectory; the last submission by then is handed in")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     footer(figure, df, "0 starter, 1 best known, floor −1", f"bands: {_interval_note(df)}")
-    return figure
 
 
 @drawn("policy", "seed", "task", "split", "trajectory", "step", "kind")
-def action_field(df: pd.DataFrame) -> Figure:
+def action_field(figure: Figure, df: pd.DataFrame) -> None:
     """Draw every action of every trajectory: a row for each task, a block for each step, SFT above RL.
 
     Columns (of an `action_table`): policy, seed, task, split, trajectory, step, kind. Within a block stands
@@ -393,7 +365,7 @@ def action_field(df: pd.DataFrame) -> Figure:
     tasks = df.sort_values(["split", "task"])["task"].drop_duplicates().tolist()
     steps, runs = int(df["step"].max()) + 1, df.groupby(["seed", "trajectory"]).ngroup()
     across = runs.nunique()
-    figure = new_figure(WIDTH, 1.5 + len(policies) * (0.5 + 0.15 * len(tasks)))
+    figure.set_size_inches(WIDTH, 1.5 + len(policies) * (0.5 + 0.15 * len(tasks)))
     for axis, policy in zip(figure.subplots(len(policies), 1, squeeze=False)[:, 0], policies, strict=True):
         own = df["policy"] == policy
         field = np.full((len(tasks), steps * across), np.nan)
@@ -414,11 +386,10 @@ def action_field(df: pd.DataFrame) -> Figure:
     handles = [Patch(color=colour, label=label) for colour, label in FIELD.values()]
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
     footer(figure, df, f"{across} trajectories a task, side by side within a step")
-    return figure
 
 
 @drawn("policy", "share", "unchanged", "agrees", "task_information", "state_information")
-def reading(df: pd.DataFrame) -> Figure:
+def reading(figure: Figure, df: pd.DataFrame) -> None:
     """Draw how much each policy reads: what its edits tell of task and state beside chance; three shares.
 
     Columns (a `reading_table`): policy, seed, share, unchanged, agrees, and for ``task`` and ``state`` what
@@ -427,7 +398,8 @@ def reading(df: pd.DataFrame) -> Figure:
     """
     means = df.drop(columns=["commonest"], errors="ignore").groupby("policy").mean(numeric_only=True)
     policies = ordered(means.index)[::-1]
-    figure, places = new_figure(WIDTH, 2.2 + 0.9 * len(policies)), np.arange(len(policies))
+    figure.set_size_inches(WIDTH, 2.2 + 0.9 * len(policies))
+    places = np.arange(len(policies))
     axes = figure.subplots(3, 1, sharey=True)
     for axis, what in zip(axes, ("task", "state"), strict=False):
         for y, policy in enumerate(policies):
@@ -454,7 +426,6 @@ def reading(df: pd.DataFrame) -> Figure:
         axis.grid(axis="y", visible=False)
     seeds = df["seed"].nunique()
     footer(figure, df, "line in the bar: median of chance", "one seed" if seeds == 1 else f"{seeds} seeds")
-    return figure
 
 
 DRAWN = (

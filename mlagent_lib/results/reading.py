@@ -27,7 +27,7 @@ from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import BOUND, TaskScale, gap_closed
 from mlagent_lib.results.intervals import bootstrap_mean
 from mlagent_lib.results.steps import FAILED, outcome_of
-from mlagent_lib.results.style import look
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.tasks.pocket.catalogue import AXES, KINDS, MODALITIES, family_of, read_block
 from mlagent_lib.tasks.task import Task
 
@@ -48,7 +48,6 @@ def action_table(rows: Iterable[Mapping], task_of: Callable[[str], Task]) -> pd.
 
     Args:
         rows: Rows of ``trajectories.jsonl``, with the states of their steps.
-        task_of: Gives a task by its name.
 
     Returns:
         Columns `ACTION_COLUMNS`: ``kind`` is ``favourite``, ``other`` (an edit), ``unchanged``, ``no edit``
@@ -91,27 +90,21 @@ def wording_table(actions: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.D
 
     Args:
         actions: An `action_table`.
-        task_of: Gives a task by its name.
 
     Returns:
         Columns policy, seed, split, wording (one of `WORDINGS`: its own, only that of another kind of task,
         or none knows it), outcome, count.
     """
     edits = actions[actions["edit"] != ""]
-    tasks = {name: task_of(name) for name in edits["task"].unique()}
-    wordings = [
-        _wording(edit, family, tasks[task].modality, tasks[task].kind)
-        for edit, family, task in zip(edits["edit"], edits["family"], edits["task"], strict=True)
-    ]
+    tasks, wordings = {name: task_of(name) for name in edits["task"].unique()}, []
+    for row in edits.itertuples():
+        task = tasks[row.task]
+        own = task.modality in MODALITIES and task.kind in KINDS
+        is_own = own and family_of(row.edit, task.modality, task.kind)
+        wordings.append(WORDINGS[0] if is_own else WORDINGS[2] if row.family == "other" else WORDINGS[1])
     names = ["policy", "seed", "split", "wording", "outcome"]
     edits = edits.assign(wording=pd.Series(wordings, edits.index, dtype=object))
     return edits.groupby(names, sort=False).size().rename("count").reset_index()
-
-
-def _wording(edit: str, family: str, modality: str, kind: str) -> str:
-    if modality in MODALITIES and kind in KINDS and family_of(edit, modality, kind):
-        return WORDINGS[0]
-    return WORDINGS[2] if family == "other" else WORDINGS[1]
 
 
 def _changed(first: State, state: State, script: str) -> str:
@@ -201,15 +194,12 @@ def state_information(edits: pd.DataFrame, stream: np.random.Generator, draws: i
     return [given(families, states, tasks), *np.quantile(chance, [0.5, 0.95])]
 
 
-def gap_paths(rows: Iterable[Mapping], scales: Mapping[str, TaskScale], steps: int) -> pd.DataFrame:
-    """Return the bounded share of the gap closed after each step, on the report labels.
+@tabled("policy", "seed", "task", "split", "trajectory", "step", "gap")
+def gap_paths(rows: Iterable[Mapping], scales: Mapping[str, TaskScale], steps: int) -> Rows:
+    """Return the bounded share of the gap closed after each step, 1 to ``steps``, on the report labels.
 
     A trajectory that ends early keeps what it has; one that we failed to score is left out.
-
-    Returns:
-        Columns policy, seed, task, split, trajectory, step (1 to ``steps``), gap.
     """
-    table = []
     for row in rows:
         final = row.get("final") or {}
         path = final.get("report_path")
@@ -219,30 +209,24 @@ def gap_paths(rows: Iterable[Mapping], scales: Mapping[str, TaskScale], steps: i
         own = (row["source"], row.get("seed", 0), row["task"], scale.split, row["id"])
         for step in range(1, steps + 1):
             score = path[min(step, len(path) - 1)]
-            table.append((*own, step, max(BOUND, gap_closed(score, scale.init, scale.best))))
-    return pd.DataFrame(table, columns=["policy", "seed", "task", "split", "trajectory", "step", "gap"])
+            yield *own, step, max(BOUND, gap_closed(score, scale.init, scale.best))
 
 
-def gap_by_step_table(paths: pd.DataFrame, *, draws: int = 500) -> pd.DataFrame:
-    """Return the mean gap closed after each step with its interval; every task weighs the same.
-
-    Columns: policy, split, step, value, low, high, n, tasks, seeds. ``paths`` are those of `gap_paths`.
-    """
-    table = []
+@tabled("policy", "split", "step", "value", "low", "high", "n", "tasks", "seeds")
+def gap_by_step_table(paths: pd.DataFrame, *, draws: int = 500) -> Rows:
+    """Return the mean gap closed after each step of `gap_paths`, with its interval; tasks weigh the same."""
     for (policy, split, step), part in paths.groupby(["policy", "split", "step"], sort=False):
         at = bootstrap_mean(part, "gap", draws=draws)
-        table.append((policy, split, step, at.value, at.low, at.high, at.n, at.tasks, at.seeds))
-    names = ["policy", "split", "step", "value", "low", "high", "n", "tasks", "seeds"]
-    return pd.DataFrame(table, columns=names)
+        yield policy, split, step, at.value, at.low, at.high, at.n, at.tasks, at.seeds
 
 
-def reading_table(actions: pd.DataFrame, paths: pd.DataFrame, *, root: int = 0) -> pd.DataFrame:
+@tabled(*READING_COLUMNS)
+def reading_table(actions: pd.DataFrame, paths: pd.DataFrame, *, root: int = 0) -> Rows:
     """Return the measures of reading: one line for each policy that edits and each seed (``reading.csv``).
 
     Args:
         actions: An `action_table`.
         paths: See `gap_paths`.
-        root: Seed of the permutations.
 
     Returns:
         Columns `READING_COLUMNS`: counts of actions, edits and distinct edits; ``share``, the part of the
@@ -252,30 +236,28 @@ def reading_table(actions: pd.DataFrame, paths: pd.DataFrame, *, root: int = 0) 
         and 95 % of chance; ``agrees``, the part of the ``reflections`` that are true; the gap closed after
         the first and after the last step.
     """
-    table = []
     for (policy, seed), own in actions.groupby(["policy", "seed"], sort=False):
         edits = own[own["edit"] != ""]
         if edits.empty:
             continue
-        counts, unchanged = edits["edit"].value_counts(), float((own["outcome"] == "unchanged").mean())
-        told = [
+        counts, families = edits["edit"].value_counts(), edits["family"].value_counts()
+        unchanged = (own["outcome"] == "unchanged").mean()
+        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), unchanged)
+        of_task, of_state = (
             measure(edits, rng(root, "reading", name, policy, int(seed)))
             for name, measure in (("task", task_information), ("state", state_information))
-        ]
+        )
         path = paths[(paths["policy"] == policy) & (paths["seed"] == seed)]
         means = path.groupby(["step", "task"])["gap"].mean().groupby("step").mean()
-        said = own["agrees"].dropna()
-        families = edits["family"].value_counts()
-        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), unchanged)
         ends = (means.iloc[0], means.iloc[-1]) if len(means) else (nan, nan)
-        known = (policy, seed, len(own), len(edits), len(counts), *shares, *told[0], *told[1])
-        table.append((*known, len(said), said.mean() if len(said) else nan, *ends, counts.index[0]))
-    return pd.DataFrame(table, columns=list(READING_COLUMNS))
+        reflections = (own["agrees"].count(), own["agrees"].mean())
+        known = (policy, seed, len(own), len(edits), len(counts), *shares, *of_task, *of_state)
+        yield *known, *reflections, *ends, counts.index[0]
 
 
-def reading_sentence(reading: pd.DataFrame, policy: str = "rl") -> str:
-    """Return the measures of one policy as a sentence, the mean over its seeds; "" where there are none."""
-    own = reading[reading["policy"] == policy]
+def reading_sentence(reading: pd.DataFrame) -> str:
+    """Return the measures after RL as a sentence, the mean over the seeds; "" where there are none."""
+    own = reading[reading["policy"] == "rl"]
     if own.empty:
         return ""
     at, told = own.mean(numeric_only=True), []
@@ -284,11 +266,9 @@ def reading_sentence(reading: pd.DataFrame, policy: str = "rl") -> str:
         word = "more than" if value > high else "no more than"
         told.append(f"{word} chance ({value:.2f} nats; chance {chance:.2f}, 95 % of it below {high:.2f})")
     agrees = "" if np.isnan(at["agrees"]) else f" Of the reflections {at['agrees']:.0%} are true."
-    label = look(policy).label
     return (
-        f"{label[0].upper()}{label[1:]}: the commonest edit makes {at['share']:.0%} of the edits, its "
-        f"favourite family {at['family_share']:.0%}; "
-        f"{at['unchanged']:.0%} of the actions are edits that change nothing. An edit's family tells about "
-        f"the task {told[0]}, and about the state given the task {told[1]}. Gap closed after the first step "
-        f"{at['gap_first']:.2f}, after the last {at['gap_last']:.2f}.{agrees}"
+        f"After RL: the commonest edit makes {at['share']:.0%} of the edits, its favourite family "
+        f"{at['family_share']:.0%}; {at['unchanged']:.0%} of the actions are edits that change nothing. An "
+        f"edit's family tells about the task {told[0]}, and about the state given the task {told[1]}. Gap "
+        f"closed after the first step {at['gap_first']:.2f}, after the last {at['gap_last']:.2f}.{agrees}"
     )

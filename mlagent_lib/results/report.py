@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from functools import partial
 from itertools import product
 from pathlib import Path
 from string import Template
@@ -19,14 +18,14 @@ import pandas as pd
 from mlagent_lib.core.artifacts import NOTEBOOKS
 from mlagent_lib.core.files import write_text
 from mlagent_lib.results import show
-from mlagent_lib.results.evaluation import median_trajectory, scales_from_table, trajectory_table
+from mlagent_lib.results.evaluation import HELD, median_trajectory, scales_from_table, trajectory_table
 from mlagent_lib.results.figures import render
 from mlagent_lib.results.first_screen import AFTER, BEFORE, FirstScreen, first_screen
 from mlagent_lib.results.glossary import METRICS, NUMBERS, describe
 from mlagent_lib.results.run_folder import EVALUATION, GRPO, RunFolder, read_run_folder
-from mlagent_lib.results.show import element, escape, folded, table_markup, terms, wrapped
+from mlagent_lib.results.show import element, escape, folded, items, table_markup, terms, wrapped
 from mlagent_lib.results.steps import minutes_table
-from mlagent_lib.results.style import look, number, ordered, with_run
+from mlagent_lib.results.style import ends, look, number, ordered, with_run
 
 HERE = Path(__file__).parent
 COLUMNS = (  # of the main table: a number, the stem of its ends, its name, its digits
@@ -34,7 +33,6 @@ COLUMNS = (  # of the main table: a number, the stem of its ends, its name, its 
     ("gap_kept", "kept", "best by validation", 2),
     ("gain_pct", "gain", "gain", 1),
 )
-SPLITS = ("held-in", "held-out")
 CAPTIONS = pd.read_csv(HERE / "captions.csv", index_col="figure", keep_default_na=False)
 
 
@@ -49,9 +47,7 @@ def _anchor(title: str) -> str:
 
 def _first_lines(found: FirstScreen) -> str:
     """Return what the page says first: the result beside one fixed sentence, RL beside SFT, alarms."""
-    rung = element("b", "Alarms that ring") + wrapped(
-        "ul", "".join(map(partial(element, "li"), found.alarms))
-    )
+    rung = element("b", "Alarms that ring") + items(found.alarms)
     said = [element("p", found.headline or found.sentence, "verdict")]
     more = " ".join([*found.others, found.sentence])
     said += [element("p", more)] if found.headline else []
@@ -60,13 +56,12 @@ def _first_lines(found: FirstScreen) -> str:
 
 def _at_a_glance(run: RunFolder, found: FirstScreen) -> str:
     reading = element("p", found.reading) if found.reading else ""
-    tiles = (
-        element("span", tile.label, "soft") + element("b", tile.value) + element("span", tile.note, "soft")
-        for tile in found.tiles
-    )
-    tiles = wrapped("div", "".join(wrapped("div", tile, "tile") for tile in tiles), "tiles")
-    notes = wrapped("ul", "".join(element("li", note) for note in found.caveats), "caveats")
-    return _figures(run, "At a glance") + reading + tiles + notes
+    tiles = ""
+    for label, value, note in found.tiles:
+        tile = element("span", label, "soft") + element("b", value) + element("span", note, "soft")
+        tiles += wrapped("div", tile, "tile")
+    notes = items(found.caveats, "caveats")
+    return _figures(run, "At a glance") + reading + wrapped("div", tiles, "tiles") + notes
 
 
 def _what_was_run(run: RunFolder) -> str:
@@ -102,11 +97,10 @@ def _luck(run: RunFolder) -> str:
     table = run.tables.get("luck")
     if table is None:
         return ""
-    parts = []
-    for policy, own in table.groupby("policy", sort=False)["verdict"]:
-        parts.append(
-            f"{look(policy).label}: {int((own == 'survives').sum())} of {len(own)} best edits survive"
-        )
+    parts = [
+        f"{look(policy).label}: {(own == 'survives').sum()} of {len(own)} best edits survive"
+        for policy, own in table.groupby("policy", sort=False)["verdict"]
+    ]
     lost = table[table["verdict"] != "survives"].itertuples()
     names = ", ".join(f"{row.task} ({look(row.policy).label}, {row.verdict})" for row in lost)
     seeds = int(table["seeds"].max()) if len(table) else 0
@@ -123,7 +117,7 @@ def _minutes(run: RunFolder) -> str:
     seconds = {name: float(m["wall_s"]) for name, m in run.manifests.items() if m.get("wall_s") is not None}
     if not seconds:
         return _missing("the manifests of the stages", run)
-    table = minutes_table(seconds, run.metrics, rl_stage=run.stage(GRPO))
+    table = minutes_table(seconds, run.metrics, rl_stage=GRPO)
     wide = table.assign(minutes=table["seconds"] / 60)[["stage", "part", "minutes"]]
     peaks = [m["peak_memory_bytes"] for m in run.manifests.values() if m.get("peak_memory_bytes")]
     spent = sum(float(row.get("seconds") or 0) for row in run.log if row.get("status") == "executed")
@@ -174,7 +168,7 @@ def _tasks(run: RunFolder) -> str:
         if column == "best_at_k":
             page["best known"] = first["best"]
     caption = "avg and best of K trajectories on the report labels, in the unit of the metric"
-    place = f"{run.stage(EVALUATION)}/tasks.csv"
+    place = f"{EVALUATION}/tasks.csv"
     link = f'Every policy and every column: <a href="{quote(place)}">{escape(place)}</a>.'
     return table_markup(page.reset_index(), caption=caption) + wrapped("p", link)
 
@@ -184,24 +178,21 @@ def _overall(run: RunFolder) -> str:
     if table is None:
         return _missing("the overall table (overall.csv of the evaluation)", run)
     wide = table.set_index(["policy", "split"])
-    policies, splits = ordered(table["policy"]), [name for name in SPLITS if name in set(table["split"])]
+    policies, splits = ordered(table["policy"]), [name for name in HELD if name in set(table["split"])]
     shown, gains = (pd.DataFrame({"policy": [look(name).label for name in policies]}) for _ in range(2))
     for split, (name, stem, label, digits) in product(splits, COLUMNS):
         if name in table:
-            ends = wide.reindex([(policy, split) for policy in policies])
-            ends = ends[[name, f"{stem}_low", f"{stem}_high"]].itertuples(index=False)
+            sides = wide.reindex([(policy, split) for policy in policies])
+            sides = sides[[name, f"{stem}_low", f"{stem}_high"]].itertuples(index=False)
             page = gains if stem == "gain" else shown
-            page[f"{split}: {label}"] = [_ci(*values, digits) for values in ends]
+            page[f"{split}: {label}"] = [_with_ends(*values, digits) for values in sides]
     caption = "Share of the gap closed [95 %]; every task weighs the same, bounded below at −1"
     more = table_markup(gains, caption="Relative gain in percent [95 %], the paper's formula on avg@K")
     return table_markup(shown, caption=caption) + folded("As the paper measures it", more)
 
 
-def _ci(value: float, low: float, high: float, digits: int) -> str:
-    if pd.isna(value):
-        return "–"
-    ends = "" if pd.isna(low) else f" [{number(low, digits)}, {number(high, digits)}]"
-    return f"{number(value, digits)}{ends}"
+def _with_ends(value: float, low: float, high: float, digits: int) -> str:
+    return "–" if pd.isna(value) else f"{number(value, digits)} {ends(low, high, digits)}".rstrip()
 
 
 def _trajectory(run: RunFolder) -> str:
@@ -219,15 +210,15 @@ def _trajectory(run: RunFolder) -> str:
 
 
 def _notebooks(run: RunFolder) -> str:
-    made, items = sorted(path.name for path in run.folder.glob("notebooks/*.ipynb")), ""
+    made, lines = sorted(path.name for path in run.folder.glob("notebooks/*.ipynb")), ""
     for name in dict.fromkeys([*(name for name, _ in NOTEBOOKS), *made]):
         if name in made:
             link = quote(f"notebooks/{name}", errors="surrogateescape")
-            items += f'<li><a href="{link}">{escape(name)}</a></li>'
+            lines += f'<li><a href="{link}">{escape(name)}</a></li>'
         else:
-            items += element("li", f"{name}: not executed yet")
+            lines += element("li", f"{name}: not executed yet")
     intro = element("p", "Executed copies, with every output. They open in JupyterLab.")
-    return intro + wrapped("ul", items, "plain")
+    return intro + wrapped("ul", lines, "plain")
 
 
 def _glossary(run: RunFolder) -> str:

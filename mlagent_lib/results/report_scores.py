@@ -34,7 +34,6 @@ def with_report_scores(
 
     Args:
         rows: Finished trajectories, graded before or not.
-        task_of: Gives a task by its name.
         archive: Of the cache that their steps were made with.
     """
     known: dict[tuple[str, str], float] = {}

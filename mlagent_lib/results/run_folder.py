@@ -17,14 +17,8 @@ from mlagent_lib.core.files import read_jsonl
 
 STAGES = tuple(stage for _, stages in NOTEBOOKS for stage in stages)
 EVALUATION, GRPO = "04_evaluation", "03_grpo"
-TABLES = {
-    "tasks": True,
-    "overall": True,
-    "differences": False,
-    "step_rewards": False,
-    "luck": False,
-    "reading": False,
-}  # needed?
+NEEDED = ("tasks", "overall")
+TABLES = (*NEEDED, "differences", "step_rewards", "luck", "reading")
 
 
 @dataclass
@@ -50,13 +44,6 @@ class RunFolder:
         if self.folder.parent.name != "runs":
             words += ["--runs-dir", str(self.folder.parent)]
         return shlex.join([*words, "--run-id", self.folder.name])
-
-    def stage(self, default: str) -> str:
-        """Return the name of a stage's folder: a run may count its stages otherwise."""
-        word = default.partition("_")[2]
-        folders = (p.name for p in self.folder.glob(f"*{word}*") if p.is_dir())
-        found = sorted(name for name in folders if ".old-" not in name)
-        return default if default in found or not found else found[0]
 
     def read(self, name: str, read: Callable[[Path], Any], *, needed: bool = True) -> Any:
         """Return what a file holds; a missing or damaged one is None and named in ``problems``."""
@@ -88,23 +75,22 @@ def read_run_folder(run_dir: str | Path) -> RunFolder:
     run = RunFolder(Path(run_dir))
     if not run.folder.is_dir():
         raise RunError(f"there is no run folder {run.folder}", cure="make one with `mlagent run`")
-    places = sorted(path.parent for path in run.folder.glob("*/manifest.json"))
-    stages = [place.name for place in places if ".old-" not in place.name]
+    names = sorted(path.parent.name for path in run.folder.glob("*/manifest.json"))
+    stages = [name for name in names if ".old-" not in name]
     found = {stage: read_manifest(run.folder / stage) for stage in stages}
     run.manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
     for stage in dict.fromkeys([*STAGES, *stages]):
         if problem := stage_problem(run.folder / stage):
             run.problems[f"{stage}/manifest.json"] = problem
-    evaluation = run.stage(EVALUATION)
-    for name, needed in TABLES.items():
-        place = f"{evaluation}/{name}.csv"
+    for name in TABLES:
+        place, needed = f"{EVALUATION}/{name}.csv", name in NEEDED
         if needed and (run.folder / "agents" / f"{name}.csv").is_file():
             place = f"agents/{name}.csv"  # the same table, with the agents that were evaluated later
         table = run.read(place, pd.read_csv, needed=needed)
         run.tables |= {} if table is None else {name: table}
     known = run.read("run.json", lambda path: json.loads(path.read_text("utf-8")), needed=False)
     run.run = known if isinstance(known, dict) else {}
-    run.metrics = run.rows(f"{run.stage(GRPO)}/metrics.jsonl")
-    run.trajectories = run.rows(f"{evaluation}/trajectories.jsonl")
+    run.metrics = run.rows(f"{GRPO}/metrics.jsonl")
+    run.trajectories = run.rows(f"{EVALUATION}/trajectories.jsonl")
     run.log = run.rows("pipeline.jsonl", needed=False)
     return run

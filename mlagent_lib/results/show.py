@@ -109,6 +109,11 @@ def element(tag: str, text: object, kind: str = "") -> str:
     return wrapped(tag, escape(text), kind)
 
 
+def items(texts: Iterable[str], kind: str = "") -> str:
+    """Return texts as a list, in an element of the class ``mla-<kind>``."""
+    return wrapped("ul", "".join(element("li", text) for text in texts), kind)
+
+
 def folded(summary: str, markup: str) -> str:
     """Return markup that a click on the summary shows."""
     return f"<details>{element('summary', summary)}{markup}</details>"
@@ -276,11 +281,10 @@ def show_trajectory(row: Mapping, scale: TaskScale | None = None, *, steps: int 
     ideas = [f"{idea.get('axis', '')}: {idea.get('instruction', '')}" for idea in row.get("ideas") or ()]
     facts, path, end = _head(row, scale)
     body = wrapped("div", element("span", row["task"], "title") + element("span", facts, "soft"), "head")
-    body += element("div", f"scores on the feedback labels: {path}", "path") + element(
-        "div", end, "path mla-soft"
-    )
+    body += element("div", f"scores on the feedback labels: {path}", "path")
+    body += element("div", end, "path mla-soft")
     if ideas:
-        body += "Ideas given:" + wrapped("ul", "".join(element("li", idea) for idea in ideas), "ideas")
+        body += "Ideas given:" + items(ideas, "ideas")
     body += "".join(_step_html(step, scale) for step in chosen)
     body += element("p", f"{left} more steps not shown", "soft") if left else ""
     lines = [f"{row['task']} ({facts})", f"scores: {path}", end, *(f"idea: {idea}" for idea in ideas)]
@@ -309,10 +313,8 @@ def show_source(*objects: object) -> Shown:
         lines, start = inspect.getsourcelines(item)
         source = textwrap.dedent("".join(lines)).rstrip("\n")
         place = f"{getattr(item, '__module__', '') or item.__name__}, line {start}"
-        blocks += [
-            element("div", place, "soft"),
-            wrapped("pre", wrapped("span", _coloured(source), "l"), "pre"),
-        ]
+        blocks.append(element("div", place, "soft"))
+        blocks.append(wrapped("pre", wrapped("span", _coloured(source), "l"), "pre"))
         texts.append(f"# {place}\n{source}")
     return Shown(page("".join(blocks)), "\n\n".join(texts))
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.results.evaluation import or_nan
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.tasks.task import Task
 
 OUTCOMES = ("edited", "unchanged", "neutral", "corner", "error", "invalid")
@@ -37,9 +38,9 @@ def outcome_of(step: Mapping) -> str:
     return "unchanged" if outcome == "edited" and before is not None and before == after else outcome
 
 
-def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
+@tabled(*STEP_TABLE)
+def step_table(rows: Iterable[Mapping]) -> Rows:
     """Return one line per step, `STEP_TABLE`: ``valid`` is NaN for a step that we failed to score."""
-    table = []
     for row in rows:
         own = (row["source"], row["task"], row.get("split", ""), row.get("seed", 0), row["id"])
         for step in row.get("steps", ()):
@@ -49,22 +50,20 @@ def step_table(rows: Iterable[Mapping]) -> pd.DataFrame:
             reward = nan if lost else or_nan(step.get("reward"))
             numbers = (or_nan(step.get(name)) for name in ("score_before", "score_after", "seconds"))
             said = (step["step"], step.get("action") or "", outcome, valid, reward)
-            table.append((*own, *said, *numbers, bool(step.get("cache_hit")), lost))
-    return pd.DataFrame(table, columns=list(STEP_TABLE))
+            yield *own, *said, *numbers, bool(step.get("cache_hit")), lost
 
 
-def outcome_table(steps: pd.DataFrame) -> pd.DataFrame:
+@tabled("policy", "outcome", "share", "n", "unscored")
+def outcome_table(steps: pd.DataFrame) -> Rows:
     """Return the share of each outcome among the scored steps of each policy.
 
     Columns: policy, outcome, share (fraction of ``n``), n (scored steps), unscored (steps left out).
     """
-    table = []
     for policy, part in steps.groupby("policy", sort=False):
         good = part[~part["unscored"]]
         for outcome in OUTCOMES:
             share = float((good["outcome"] == outcome).mean()) if len(good) else nan
-            table.append((policy, outcome, share, len(good), int(part["unscored"].sum())))
-    return pd.DataFrame(table, columns=["policy", "outcome", "share", "n", "unscored"])
+            yield policy, outcome, share, len(good), int(part["unscored"].sum())
 
 
 # Ours: where a script stands, in shares of the gap on the feedback labels, and what is shown of it.
@@ -76,7 +75,6 @@ def standing_table(steps: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.Da
 
     Args:
         steps: A `step_table`; its scores are on the feedback labels.
-        task_of: Gives a task by its name.
 
     Returns:
         Columns policy, split, closed (one of `STANDS`), actions; helped, hurt, same and failed, fractions of
@@ -84,10 +82,8 @@ def standing_table(steps: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.Da
     """
     table = steps[~steps["unscored"]]
     tasks = {name: task_of(name) for name in table["task"].unique()}
-    init, best = (
-        table["task"].map({name: getattr(task, which)["feedback"] for name, task in tasks.items()})
-        for which in ("baseline", "best")
-    )
+    init = table["task"].map({name: task.baseline["feedback"] for name, task in tasks.items()})
+    best = table["task"].map({name: task.best["feedback"] for name, task in tasks.items()})
     edges = [-inf, *STANDS.values()]
     closed = pd.cut((table["score_before"] - init) / (best - init), edges, labels=list(STANDS))
     change = ((table["score_after"] - table["score_before"]) / (best - init)).clip(-1.0, 1.0)
@@ -101,7 +97,8 @@ def standing_table(steps: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.Da
     return groups.agg({"actions": "sum"} | how).reset_index()
 
 
-def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFrame:
+@tabled("seed", "split", "step", "reward", "validity", "kl")
+def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> Rows:
     """Return the rows of GRPO's ``metrics.jsonl`` that the learning curve needs.
 
     Args:
@@ -115,58 +112,50 @@ def learning_curve_table(metrics: Mapping[int, Iterable[Mapping]]) -> pd.DataFra
         >>> learning_curve_table({0: [{"step": 1, "reward": 0.5, "share_invalid": 0.25}]})["validity"].item()
         0.75
     """
-    table = []
     for seed, row in ((seed, row) for seed, rows in metrics.items() for row in rows):
-        known = "validity" in row
-        validity = or_nan(row["validity"]) if known else 1.0 - or_nan(row.get("share_invalid"))
-        reward, kl = (or_nan(row.get(name)) for name in ("reward", "kl"))
-        table.append((seed, row.get("split") or "train", row["step"], reward, validity, kl))
-    return pd.DataFrame(table, columns=["seed", "split", "step", "reward", "validity", "kl"])
+        reward, known, invalid, kl = map(or_nan, map(row.get, ("reward", "validity", "share_invalid", "kl")))
+        validity = known if "validity" in row else 1.0 - invalid
+        yield seed, row.get("split") or "train", row["step"], reward, validity, kl
 
 
 CURVE_COLUMNS = ("reward", "validity", "kl", "steps", "unscored", "coder_failures", "on_policy_groups")
 
 
-def curve_rows(
-    metrics: Iterable[Mapping], seed: int, *, arm: str = "full", policy: str = "rl"
-) -> pd.DataFrame:
+@tabled("arm", "policy", "seed", "split", "update", "charged", *CURVE_COLUMNS)
+def curve_rows(metrics: Iterable[Mapping], seed: int, *, arm: str = "full", policy: str = "rl") -> Rows:
     """Return the rows of one training, each with the charged seconds spent by then (``curves.csv``)."""
-    table, charged = [], 0.0
+    charged = 0.0
     for row in metrics:
         charged += row.get("seconds_charged", 0.0) if row["split"] == "train" else 0.0
         own = (arm, policy, seed, row["split"], row["step"], round(charged, 2))
-        table.append((*own, *(row.get(name) for name in CURVE_COLUMNS)))
-    names = ["arm", "policy", "seed", "split", "update", "charged", *CURVE_COLUMNS]
-    return pd.DataFrame(table, columns=names)
+        yield *own, *(row.get(name) for name in CURVE_COLUMNS)
 
 
-def before_after_table(tasks: pd.DataFrame, *, before: str = "sft", after: str = "rl") -> pd.DataFrame:
-    """Return the share of the gap closed by two policies, side by side, from a `task_table`.
+def before_after_table(tasks: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of the gap closed by the policies before and after RL, from a `task_table`.
 
     Columns: task, split, metric, before_policy, after_policy, before, after, n_before, n_after. Tasks that
     one of the two lacks are left out.
     """
-    names = {"gap_closed": "", "n": "n_"}
     sides = [
-        tasks[tasks["policy"] == policy].rename(columns={old: new + at for old, new in names.items()})
-        for policy, at in ((before, "before"), (after, "after"))
+        tasks[tasks["policy"] == policy].rename(columns={"gap_closed": at, "n": f"n_{at}"})
+        for policy, at in (("sft", "before"), ("rl", "after"))
     ]
     both = sides[0].merge(sides[1][["task", "after", "n_after"]], on="task")
-    both = both.assign(before_policy=before, after_policy=after).dropna(subset=["before", "after"])
+    both = both.assign(before_policy="sft", after_policy="rl").dropna(subset=["before", "after"])
     columns = ["before_policy", "after_policy", "before", "after", "n_before", "n_after"]
     return both[["task", "split", "metric", *columns]].reset_index(drop=True)
 
 
+@tabled("selection", "mean_distance", "coverage")
 def spread_table(
     distances: np.ndarray, chosen: Mapping[str, Sequence[int]], *, draws: int = 200, root: int = 0
-) -> pd.DataFrame:
+) -> Rows:
     """Return how far apart and how covering a choice of ideas is, beside random choices of the same size.
 
     Args:
         distances: (N, N) symmetric distances between the candidate ideas.
         chosen: Indices picked by each way of choosing; random draws have the size of the first.
-        draws: Number of random choices.
-        root: Seed of the random choices.
 
     Returns:
         Columns selection, mean_distance (mean over pairs of chosen ideas, larger is further apart), coverage
@@ -183,23 +172,18 @@ def spread_table(
     distances = np.asarray(distances, dtype=float)
     size = len(next(iter(chosen.values())))
     generator = rng(root, "random ideas")
-    picks = [(name, list(indices)) for name, indices in chosen.items()]
-    picks += [
-        ("random", generator.choice(len(distances), size, replace=False).tolist()) for _ in range(draws)
-    ]
-    table = []
+    picks = list(chosen.items())
+    picks += [("random", generator.choice(len(distances), size, replace=False)) for _ in range(draws)]
     for name, indices in picks:
         inside = distances[np.ix_(indices, indices)]
         pairs = inside[np.triu_indices(len(indices), 1)]
         cover = distances[:, indices].min(axis=1).mean()
-        table.append({"selection": name, "mean_distance": float(pairs.mean()), "coverage": float(cover)})
-    return pd.DataFrame(table)
+        yield name, float(pairs.mean()), float(cover)
 
 
-def minutes_table(
-    stages: Mapping[str, float], metrics: Iterable[Mapping] = (), *, rl_stage: str = ""
-) -> pd.DataFrame:
-    """Return where the time went: one line per stage and part (columns stage, part, seconds).
+@tabled("stage", "part", "seconds")
+def minutes_table(stages: Mapping[str, float], metrics: Iterable[Mapping] = (), *, rl_stage="") -> Rows:
+    """Return where the time went: one line per stage and part.
 
     Args:
         stages: Wall seconds of each stage, in order.
@@ -212,12 +196,11 @@ def minutes_table(
         >>> minutes_table({"grpo": 12.0}, [row], rl_stage="grpo")["seconds"].tolist()
         [3.0, 1.0, 4.0, 2.0, 2.0]
     """
-    rows, table = list(metrics), []
+    rows = list(metrics)
     for stage, seconds in stages.items():
         parts = {"whole stage": float(seconds)}
         if stage == rl_stage and rows:
             names = ("generation", "coder", "execution", "update")
             parts = {part: float(sum(row.get(f"seconds_{part}") or 0.0 for row in rows)) for part in names}
             parts["other"] = max(0.0, float(seconds) - sum(parts.values()))
-        table += [{"stage": stage, "part": part, "seconds": value} for part, value in parts.items()]
-    return pd.DataFrame(table, columns=["stage", "part", "seconds"])
+        yield from ((stage, part, value) for part, value in parts.items())

@@ -12,7 +12,7 @@ import io
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,6 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from mlagent_lib.core.files import write_bytes
 
 STYLE_FILE = Path(__file__).with_name("mlagent.mplstyle")
 INK, MUTED = "#222222", "#666666"
@@ -112,30 +110,60 @@ def number(value: float, digits: int = 2) -> str:
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
-def drawn(*columns: str) -> Callable:
-    """Decorate a function from a table to a figure: check the table's columns, draw in the committed style.
+def span(values: pd.Series) -> str:
+    """Return the lowest and the highest of whole numbers in words, or the one that all are.
 
-    The function raises `ValueError` naming what the table of its figure lacks.
+    Example:
+        >>> span(pd.Series([3, 8, 5])), span(pd.Series([3, 3]))
+        ('3 to 8', '3')
+    """
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def ends(low: float, high: float, digits: int = 2) -> str:
+    """Return an interval in brackets, or nothing where there is none.
+
+    Example:
+        >>> ends(0.1, 0.25), ends(float("nan"), float("nan"))
+        ('[0.10, 0.25]', '')
+    """
+    return "" if pd.isna(low) else f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def plain_interval(value: float, low: float, high: float, digits: int, unit: str = "") -> str:
+    """Return a number with its interval, where it has one, for Markdown: with the minus of a keyboard.
+
+    Example:
+        >>> plain_interval(-9e-6, -1.25, 2, 1, " %"), plain_interval(0.5, float("nan"), float("nan"), 2)
+        ('0.0 % [-1.2, 2.0]', '0.50')
+    """
+    words = [f"{round(each, digits) + 0.0:.{digits}f}" for each in (value, low, high)]
+    return words[0] + unit + ("" if pd.isna(low) else f" [{words[1]}, {words[2]}]")
+
+
+def drawn(*columns: str, name: str = "") -> Callable:
+    """Decorate a function that draws a table into a figure: return the figure of the table, in our style.
+
+    It raises `ValueError` naming what the table lacks of the ``columns``. ``name`` is that of the figure, the
+    function's by default.
     """
 
     def decorate(draw: Callable) -> Callable:
-        @wraps(draw)
         def checked(df: pd.DataFrame) -> Figure:
-            need(df, draw.__name__, columns)
+            missing = [column for column in columns if column not in df]
+            if missing or df.empty:
+                what = f"lacks the columns {missing}" if missing else "has no rows"
+                title = name or draw.__name__
+                raise ValueError(f"the table of figure {title!r} {what}: it needs {', '.join(columns)}")
             with styled():
-                return draw(df)
+                figure = new_figure(6.4, 4.8)
+                draw(figure, df)
+            return figure
 
-        return checked
+        return update_wrapper(checked, draw)
 
     return decorate
-
-
-def need(df: pd.DataFrame, figure: str, columns: tuple[str, ...]) -> None:
-    """Raise `ValueError` naming what the table of ``figure`` lacks."""
-    missing = [name for name in columns if name not in df]
-    if missing or df.empty:
-        what = f"lacks the columns {missing}" if missing else "has no rows"
-        raise ValueError(f"the table of figure {figure!r} {what}: it needs {', '.join(columns)}")
 
 
 def note(axis, text: str, at: tuple[float, float], *, offset: int = 7, **how) -> None:
@@ -191,10 +219,3 @@ def figure_files(name: str, figure: Figure, df: pd.DataFrame) -> dict[str, bytes
     """
     pictures = {f"{name}{suffix}": _bytes(figure, suffix) for suffix in (".png", ".svg")}
     return {f"{name}.csv": csv_bytes(df)} | pictures
-
-
-def save_figure(figure: Figure, df: pd.DataFrame, path_stem: str | Path) -> list[Path]:
-    """Write the `figure_files` beside each other, with ``path_stem`` as path without suffix."""
-    stem = Path(path_stem)
-    files = figure_files(stem.name, figure, df)
-    return [write_bytes(stem.with_name(name), content) for name, content in files.items()]

@@ -15,29 +15,26 @@ import pandas as pd
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.profiles import get_profile
 from mlagent_lib.results.arms import manifest_of
-from mlagent_lib.results.evaluation import SPLITS, contrast, mean_of, overall_table
+from mlagent_lib.results.evaluation import HELD, contrast, mean_of, overall_table
 from mlagent_lib.results.reading import WORDINGS
-from mlagent_lib.results.style import look, number
+from mlagent_lib.results.style import ends, look, number
 
 READ = ("trajectories", "step_rewards", "reading", "wordings", "grpo_metrics")
 OWN = ("base", "sft", "rl")  # the policies that are the model
 BESIDE = ("rl", "sft"), ("rl", "fixed-edit"), ("rl", "random-kept")
-HELD = SPLITS[:2]
 
 
-def load_both(folders: Sequence[Path | str]) -> dict[str, pd.DataFrame]:
+def load_both(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
     """Return the tables of two folders of results in one, by name, with a column ``model``.
 
     Raises:
         RunError: A folder has no results, or they have no seed in common.
     """
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in (*READ, "stages")}
-    for folder in map(Path, folders):
+    for folder in folders:
         if not (folder / "manifest.json").is_file():
-            raise RunError(
-                f"{folder} has no results of runs",
-                cure="make them with 'mlagent figures --runs RUN --folder'",
-            )
+            cure = "make them with 'mlagent figures --runs RUN --folder'"
+            raise RunError(f"{folder} has no results of runs", cure=cure)
         manifest = manifest_of(folder)
         model = get_profile(manifest["profile"]).model
         for name in READ:
@@ -80,9 +77,8 @@ def _answers(own: dict[str, pd.DataFrame]) -> dict[str, str]:
     found, steps = {"seeds": str(own["trajectories"]["seed"].nunique())}, own["step_rewards"]
     valid = (steps["outcome"] != "invalid").groupby(steps["policy"]).mean()
     states = steps.groupby("seed")["state"].nunique().sum()
-    found[f"valid replies on {states} states never trained on: SFT, RL"] = _pair(
-        f"{valid[p]:.0%}" for p in OWN[1:]
-    )
+    question = f"valid replies on {states} states never trained on: SFT, RL"
+    found[question] = _pair(f"{valid[policy]:.0%}" for policy in OWN[1:])
     told = (mean_of(steps, policy, "reward") for policy in OWN[1:])
     found["mean step reward there: SFT, RL"] = _pair(map(_ends, told))
     for split in HELD:
@@ -136,7 +132,7 @@ def _pair(values) -> str:
 
 
 def _ends(found) -> str:
-    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]" if found else "–"
+    return f"{number(found.value)} {ends(found.low, found.high)}".rstrip() if found else "–"
 
 
 def sentences(tables: dict[str, pd.DataFrame]) -> list[str]:

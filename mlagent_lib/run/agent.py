@@ -7,7 +7,6 @@ what is written down of it holds no key and no path.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -37,7 +36,7 @@ from mlagent_lib.agents.server.endpoint import API_KEY_ENV, ChatEndpoint
 from mlagent_lib.agents.server.endpoint_name import parse_endpoint
 from mlagent_lib.agents.server.reply_cache import FOLDER, ReplyCache, reply_key
 from mlagent_lib.agents.server.transport import MIN_SECRET_LENGTH, read_key
-from mlagent_lib.core.artifacts import RUN_RECORD, Stage, read_manifest, read_record
+from mlagent_lib.core.artifacts import RUN_RECORD, read_manifest, read_record
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.files import read_jsonl, sha256_file, write_text
 from mlagent_lib.core.parameters import checked
@@ -52,7 +51,7 @@ from mlagent_lib.results.evaluated_agents import AGENTS, ROWS, SCALES, main_tabl
 from mlagent_lib.results.evaluation import TaskScale
 from mlagent_lib.results.report_scores import with_report_scores
 from mlagent_lib.run.lab import Lab, baseline_policy, chosen_ideas, lab_in, local_agent, make_coder
-from mlagent_lib.run.stages import quiet
+from mlagent_lib.run.stages import CONFIG, WEIGHTS, write_rows
 from mlagent_lib.run.terminal import LiveView, ProgressLine
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import POOL_ACTION
@@ -68,7 +67,6 @@ _COMMON = (
     *("model", "coder", "backend", "reply_format", "prompt_style"),
     *("precision", "four_bit", "prompt_tokens"),
 )
-_FILE, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -100,14 +98,11 @@ class AgentSpec:
 
     def params(self) -> dict:
         """Return what identifies policy and coder in a manifest: no key, no path of this machine."""
-        policy = {"label": self.label, "kind": self.kind}
+        policy, coder = {"label": self.label, "kind": self.kind}, {"label": self.coder_label}
         if self.adapter:
-            policy["adapter_sha256"] = sha256_file(self.adapter / _WEIGHTS)
-        if self.endpoint:
-            policy |= Chat(self.endpoint).about()
-        coder = {"label": self.coder_label}
-        if self.coder_endpoint:
-            coder |= Chat(self.coder_endpoint).about()
+            policy["adapter_sha256"] = sha256_file(self.adapter / WEIGHTS)
+        for known, endpoint in ((policy, self.endpoint), (coder, self.coder_endpoint)):
+            known |= Chat(endpoint).about() if endpoint else {}
         return {"policy": policy, "coder": coder}
 
 
@@ -126,24 +121,22 @@ def find_adapter(policy: str, run: Path | None) -> Path | None:
     if policy in ADAPTERS:
         found = (run or Path()) / ADAPTERS[policy]
         if run is None or not _is_adapter(found):
-            raise RunError(
-                f"the run {run} has no finished adapter {ADAPTERS[policy]}",
-                cure="make it with 'mlagent run', or name another run with --run",
-            )
+            cure = "make it with 'mlagent run', or name another run with --run"
+            raise RunError(f"the run {run} has no finished adapter {ADAPTERS[policy]}", cure=cure)
         return found
     folder = Path(policy).expanduser()
     if found := next(filter(_is_adapter, (folder, folder / ADAPTERS["rl"])), None):
         return found
     if folder.exists():
         raise RunError(
-            f"{folder} holds neither an adapter ({_FILE} and {_WEIGHTS}) nor a run with {ADAPTERS['rl']}",
+            f"{folder} holds neither an adapter ({CONFIG} and {WEIGHTS}) nor a run with {ADAPTERS['rl']}",
             cure="give the folder of an adapter, e.g. runs/laptop-seed0/03_grpo/adapter, or of a run",
         )
     raise RunError(f"policy {policy!r} is unknown, and no folder", cure=POLICY_CURE)
 
 
 def _is_adapter(folder: Path) -> bool:
-    return (folder / _FILE).is_file() and (folder / _WEIGHTS).is_file()
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
 def profile_of_policy(policy: str, run: Path | None, name: str | None) -> Profile:
@@ -206,10 +199,8 @@ def _refuse_key(spec: str) -> None:
     for variable in sorted(variables):
         key = os.environ.get(variable) and read_key(variable)
         if key and len(key) >= MIN_SECRET_LENGTH and key in spec:
-            raise ProfileError(
-                f"the name of a policy or coder holds the key in ${variable}",
-                cure=f"take it out: it is read from ${variable}",
-            )
+            cure = f"take it out: it is read from ${variable}"
+            raise ProfileError(f"the name of a policy or coder holds the key in ${variable}", cure=cure)
 
 
 def _name(text: str) -> str:
@@ -240,13 +231,11 @@ def _check_fit(adapter: Path, model: str) -> None:
     """Raise `RunError` where an adapter was trained on another model than the profile loads."""
     from mlagent_lib.training.backends import model_path
 
-    trained_on = str(read_record(adapter / _FILE).get("base_model_name_or_path") or "")
+    trained_on = str(read_record(adapter / CONFIG).get("base_model_name_or_path") or "")
     have, want = (Path(name).name.lower() for name in (trained_on, model_path(model)))
     if have and want not in have:
-        raise RunError(
-            f"the adapter {adapter} was trained on {have!r}, and the profile loads {want!r}",
-            cure="name the profile that it was trained under with --profile",
-        )
+        message = f"the adapter {adapter} was trained on {have!r}, and the profile loads {want!r}"
+        raise RunError(message, cure="name the profile that it was trained under with --profile")
 
 
 @dataclass
@@ -276,21 +265,25 @@ def edits_of(rows: Sequence[Mapping], key: Callable[[list[dict]], str]) -> dict[
     found: dict[str, list[str]] = {}
     for row in rows:
         for step in row["steps"]:
-            if step["action"] != POOL_ACTION or step["reason"] == "tool":  # then no coder was asked
-                continue
-            asked = step["action_input"]
-            script = read_text(State.from_json(step["state"]).files, asked["script_name"])
-            name = key(chat_messages(script, asked["edit_instruction"]))
-            found.setdefault(name, []).append(row["id"])
+            if step["action"] == POOL_ACTION and step["reason"] != "tool":  # else no coder was asked
+                asked = step["action_input"]
+                script = read_text(State.from_json(step["state"]).files, asked["script_name"])
+                name = key(chat_messages(script, asked["edit_instruction"]))
+                found.setdefault(name, []).append(row["id"])
     return found
 
 
-def make_actor(lab: Lab, chosen: AgentSpec, ledger: Ledger, cache: ReplyCache | None) -> Actor:
+def make_actor(
+    lab: Lab, chosen: AgentSpec, ledger: Ledger, cache: ReplyCache | None, on_wait: Callable
+) -> Actor:
     """Return policy and coder that were chosen, models loaded.
 
     Args:
         ledger: Where calls to servers are written down.
+        on_wait: Called with seconds and reason where a rate limit makes us wait.
     """
+    for endpoint in filter(None, (chosen.endpoint, chosen.coder_endpoint)):
+        endpoint.limit.on_wait = on_wait
     coder_chat = coder = None
     if chosen.coder_endpoint:
         coder_chat = Chat(chosen.coder_endpoint, role="coder", cache=cache, ledger=ledger)
@@ -298,19 +291,15 @@ def make_actor(lab: Lab, chosen: AgentSpec, ledger: Ledger, cache: ReplyCache | 
     local = lab.profile.with_values(lab.profile.name, coder="rules" if coder else chosen.coder)
     if chosen.kind == "local":
         lab.profile = local
-        quiet()
         agent = local_agent(lab, chosen.name, chosen.adapter)
         return Actor(agent.policy, coder or agent.tools.coder, ledger, coder_chat)
-    if coder is None:
-        if chosen.coder == "base":
-            quiet()
-        coder = make_coder(replace(lab, profile=local))
+    coder = coder or make_coder(replace(lab, profile=local))
+    reply_format = lab.profile.reply_format
     if chosen.endpoint:
         chat = Chat(chosen.endpoint, cache=cache, ledger=ledger)
-        words = {"name": chosen.name, "reply_format": lab.profile.reply_format, "seed": lab.seed}
-        policy: Policy = ChatPolicy(chat, **words)
+        policy: Policy = ChatPolicy(chat, name=chosen.name, reply_format=reply_format, seed=lab.seed)
     elif chosen.kind == "scripted":
-        policy = ScriptedExpert(reply_format=lab.profile.reply_format)
+        policy = ScriptedExpert(reply_format=reply_format)
     else:
         policy = baseline_policy(chosen.kind)
     return Actor(policy, coder, ledger, coder_chat)
@@ -340,8 +329,6 @@ def act_once(
     """Return one trajectory (a row as in ``trajectories.jsonl``), shown step by step while it is made.
 
     Args:
-        task: Name or folder of the task.
-        out: Where it is shown.
         index: Number of the trajectory: other numbers, other samples.
         steps: Most of them; None for the profile's.
         cache: Replies of servers that are known already.
@@ -349,9 +336,7 @@ def act_once(
     found = lab.task(task)
     most = steps or lab.profile.evaluate.max_steps
     view, ledger = LiveView(out, found, most), Ledger()
-    actor = make_actor(lab, chosen, ledger, cache)
-    for endpoint in filter(None, (chosen.endpoint, chosen.coder_endpoint)):
-        endpoint.limit.on_wait = lambda seconds, why: view.status(f"waiting {seconds:.0f} s: {why}")
+    actor = make_actor(lab, chosen, ledger, cache, view.on_wait)
 
     def watch(job: Job, step: dict, _stop: str) -> None:
         calls = [call for call in ledger.calls if (call.trajectory, call.step) == (job.id, step["step"])]
@@ -384,10 +369,8 @@ def open_run(
     known = read_record(run_dir / RUN_RECORD)
     for name, given in (("profile", profile), ("seed", seed)):
         if known and given is not None and given != known.get(name):
-            raise RunError(
-                f"the run {run_dir} has {name} {known.get(name)}, not {given}",
-                cure=f"leave --{name} out, or choose another --out",
-            )
+            cure = f"leave --{name} out, or choose another --out"
+            raise RunError(f"the run {run_dir} has {name} {known.get(name)}, not {given}", cure=cure)
     chosen = profile_of_policy(policy, run, known.get("profile") or profile)
     root = checked("seed", known.get("seed", 0 if seed is None else seed), 0)
     lab = lab_in(run_dir, get_profile(chosen.name), root)
@@ -398,7 +381,7 @@ def open_run(
 def evaluate_agent(
     lab: Lab, chosen: AgentSpec, *, tasks: str | Sequence[str], k: int | None = None,
     steps: int | None = None, cache: ReplyCache | None = None, prices: Mapping[str, Price] | None = None,
-    err: TextIO | None = None, say: Callable[[str], None] = print,
+    err: TextIO | None = None,
 ) -> Path:  # fmt: skip
     """Return the folder of an agent's evaluation: K trajectories on each task, a finished stage of the run.
 
@@ -411,7 +394,6 @@ def evaluate_agent(
         steps: Most of a trajectory; None for the profile's.
         cache: Replies of servers that are known already; None for those that the runs beside this one share.
         err: Where progress goes, standard error by default.
-        say: Receives lines for the reader.
 
     Raises:
         RunError: Another process evaluates this agent, or the folder cannot be written.
@@ -421,30 +403,27 @@ def evaluate_agent(
     k, most = k or lab.profile.evaluate.k, steps or lab.profile.evaluate.max_steps
     work = {"tasks": {task.name: task.digest for task in found}, "k": k, "max_steps": most}
     work |= {"reply_format": lab.profile.reply_format, **chosen.params()}
-    params = {"profile": lab.profile.name, "seed": lab.seed, **work}
-    stage = Stage(lab.run_dir, f"{AGENTS}/{chosen.name}", params=params, profile=lab.profile)
+    stage = lab.stage(f"{AGENTS}/{chosen.name}", **work)
     if stage.done:
-        say(f"{stage.dir}: finished before, kept")
+        print(f"{stage.dir}: finished before, kept")
         return stage.dir
     with stage:
         bar = ProgressLine(err or sys.stderr, chosen.name, k * len(found), most)
         ledger = Ledger(stage.path(CALLS), on_call=bar.on_call)
-        actor = make_actor(lab, chosen, ledger, cache or ReplyCache(lab.run_dir.parent / FOLDER))
-        for endpoint in filter(None, (chosen.endpoint, chosen.coder_endpoint)):
-            endpoint.limit.on_wait = bar.on_wait
+        shared = cache or ReplyCache(lab.run_dir.parent / FOLDER)
+        actor = make_actor(lab, chosen, ledger, shared, bar.on_wait)
         jobs = [job_of(lab, chosen, task, index) for task in found for index in range(k)]
-        tools = lab.tools(actor.coder)
-        rows = run_trajectories(jobs, actor.policy, tools, max_steps=most, watch=bar.on_step)
+        rows = run_trajectories(jobs, actor.policy, lab.tools(actor.coder), max_steps=most, watch=bar.on_step)
         bar.finish()
         rows = with_report_scores(rows, {task.name: task for task in found}.get, lab.cache.archive)
         stage.write_json(SCALES, scales)
-        stage.write_text(ROWS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        write_rows(stage.path(ROWS), rows)
         costs = actor.costs(rows, prices or {})
         if ledger.calls:
             write_costs(stage.path(COSTS), costs)
         stage.summary = _summary(rows, costs)
-    say(f"{stage.dir}: {len(rows)} trajectories, {stage.summary['unscored']} unscored")
-    say(told(costs))
+    print(f"{stage.dir}: {len(rows)} trajectories, {stage.summary['unscored']} unscored")
+    print(told(costs))
     return stage.dir
 
 
@@ -507,10 +486,8 @@ def price_run(run_dir: str | Path, prices: Mapping[str, Price]) -> list[dict]:
     run_dir, table = Path(run_dir), []
     paths = [path for path in sorted(run_dir.rglob(f"*{CALLS}")) if ".old-" not in str(path)]
     if not paths:
-        raise RunError(
-            f"{run_dir} holds no ledger of calls ({CALLS})",
-            cure="only runs with an openai:... expert, coder or agent have costs; check the folder",
-        )
+        cure = "only runs with an openai:... expert, coder or agent have costs; check the folder"
+        raise RunError(f"{run_dir} holds no ledger of calls ({CALLS})", cure=cure)
     for path in paths:
         rows = cost_rows(read_calls(path), prices, _edits_beside(path))
         table += [{"ledger": path.relative_to(run_dir).as_posix(), **row} for row in rows]
@@ -524,7 +501,5 @@ def _edits_beside(ledger: Path) -> dict[str, list[str]]:
     if not isinstance(coder, dict) or "sampling" not in coder:
         return {}
     about = coder["model"], coder["url"]
-    return edits_of(
-        read_jsonl(ledger.with_name(ROWS))[0],
-        lambda messages: reply_key(*about, messages, coder["sampling"], "0"),
-    )
+    rows, _ = read_jsonl(ledger.with_name(ROWS))
+    return edits_of(rows, lambda messages: reply_key(*about, messages, coder["sampling"], "0"))

@@ -13,8 +13,10 @@ from mlagent_lib.core.files import read_jsonl
 from mlagent_lib.results.claims import claim_table
 from mlagent_lib.results.paper.numbers import paper_table
 from mlagent_lib.results.steps import curve_rows
+from mlagent_lib.results.style import ends
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.run.lab import Lab
-from mlagent_lib.run.notebook_tables import RESULTS, ends
+from mlagent_lib.run.notebook_tables import RESULTS
 from mlagent_lib.run.stages import write_table
 
 _SAME = {"base": "Qwen2.5-7B-Instruct", "sft": "after SFT", "rl": "after step-wise RL"}
@@ -46,17 +48,12 @@ def paper_numbers() -> pd.DataFrame:
         (68.88, 'v1 Table 1')
     """
     by_task = paper_table(topic=["main", "initial"]).query("task != 'all'")
-    by_task["better"] = by_task["task"].map(
-        by_task.query("quantity == 'avg@8'").drop_duplicates("task").set_index("task")["better"]
-    )
+    better = by_task.query("quantity == 'avg@8'").drop_duplicates("task").set_index("task")["better"]
+    by_task["better"] = by_task["task"].map(better)
+    lines, ablated = paper_table(topic="baseline-lines"), paper_table(topic="components")
+    ablated["method"] = ablated["method"].map(_ABLATED)
     start = paper_table("gain", topic="rl-curve", method="step-wise RL").query("x == 0")
-    ablated = paper_table(topic="components")
-    averages = [
-        paper_table(topic="baseline-lines"),
-        start.assign(method="after SFT"),
-        ablated.assign(method=ablated["method"].map(_ABLATED)),
-    ]
-    table = pd.concat([by_task, *averages], ignore_index=True)
+    table = pd.concat([by_task, lines, start.assign(method="after SFT"), ablated], ignore_index=True)
     table["statistic"] = table["quantity"].replace("initial score", "score")
     how = {"printed": "", "digitised": ", read off the figure", "derived": ", derived"}
     table["source"] = table["version"] + " " + table["place"] + table["source_kind"].map(how)
@@ -68,44 +65,35 @@ def deviations() -> pd.DataFrame:
     return pd.read_csv(RESULTS / "deviations.csv", dtype=str)
 
 
-def headline(overall: pd.DataFrame) -> pd.DataFrame:
-    """Return the average gains of the paper beside those of a run.
+@tabled(*_HEADLINE)
+def headline(overall: pd.DataFrame) -> Rows:
+    """Return the average gains of the paper, with their source, beside those of a run.
 
-    Returns:
-        Columns split, policy, paper_policy, paper_gain_pct, our_gain_pct, interval, gap_closed, gap_kept (by
-        the submission that was best on validation), trajectories, tasks, source (of the paper's number).
+    ``gap_kept`` is that of the submission that was best on validation.
     """
     paper = paper_numbers().query("task == 'all'").set_index(["method", "split"])
-    table = []
     for row in overall[overall["split"] != "all"].itertuples():
         method = _SAME.get(row.policy)
         known = paper.loc[(method, row.split)] if method else None
         paid = (None, "") if known is None else (float(known["value"]), known["source"])
         gain = (row.gain_pct, ends(row.gain_low, row.gain_high, 1))
         ours = (*gain, row.gap_closed, row.gap_kept, row.trajectories, row.tasks)
-        table.append((row.split, row.policy, method or "–", paid[0], *ours, paid[1]))
-    return pd.DataFrame(table, columns=_HEADLINE)
+        yield row.split, row.policy, method or "–", paid[0], *ours, paid[1]
 
 
-def per_task(tasks: pd.DataFrame) -> pd.DataFrame:
+@tabled()
+def per_task(tasks: pd.DataFrame) -> Rows:
     """Return each task of the paper's Table 1 beside the task that stands in for it here."""
     wide = paper_numbers().query("task != 'all' and method in ('ML-Agent', 'initial script')")
-    wide = wide.pivot_table(
-        index=["task", "metric"], columns="statistic", values="value", sort=False
-    ).reset_index()
+    wide = wide.pivot_table(index=["task", "metric"], columns="statistic", values="value", sort=False)
     ours = tasks[tasks["policy"] == "rl"].set_index("paper_task")
-    table = []
-    for row in wide.to_dict("records"):
+    for row in wide.reset_index().to_dict("records"):
         mine = [name for name in ours.index if str(name).startswith(row["task"])]
-        found = ours.loc[mine[0]] if mine else None
+        found = ours.loc[mine[0]] if mine else {}
         line = {"paper's task": row["task"], "metric": row["metric"], "start": row["score"]}
         line |= {"avg@8": row["avg@8"], "gain %": row["gain"]}
-        line |= {"our task": "not in this profile", "our start": None, "our avg@K": None}
-        if found is not None:
-            line |= {"our task": found["task"], "our start": found["init"], "our avg@K": found["avg_at_k"]}
-            line["our gain %"] = found["gain_pct"]
-        table.append(line)
-    return pd.DataFrame(table)
+        line |= {"our task": found.get("task", "not in this profile"), "our start": found.get("init")}
+        yield line | {"our avg@K": found.get("avg_at_k"), "our gain %": found.get("gain_pct")}
 
 
 def compare(lab: Lab, stage: Stage) -> None:

@@ -7,29 +7,38 @@ filled from manifests, no model loaded; what no record says is said to be missin
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlagent_lib.core.artifacts import damaged_file, hashes_below, read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import check_free_space, explained, sha256_file, write_json, write_text
+from mlagent_lib.results.style import plain_interval
 from mlagent_lib.run.agent import find_adapter
+from mlagent_lib.run.stages import CONFIG, TRAJECTORIES, WEIGHTS
 
 KINDS = {  # what an export is, and the library that loads it
     "adapter": ("A LoRA adapter: to be put on its base model, whose weights are not in this folder.", "peft"),
     "merged": ("The base model with the LoRA adapter merged into it, 16 bits a weight.", "transformers"),
     "gguf": ("The base model with the LoRA adapter merged into it, in the format of llama.cpp.", "llama.cpp"),
 }
-TRAINED = {"02_sft": "exploration-enriched fine-tuning (SFT)", "03_grpo": "SFT, then step-wise GRPO"}
+TRAINED = {  # what a stage trains: policy, section of the profile, how it is spoken of, its settings
+    "02_sft": (
+        *("sft", "sft", "exploration-enriched fine-tuning (SFT)"),
+        "{epochs:g} epochs, batch {batch}, learning rate {lr:g}",
+    ),
+    "03_grpo": (
+        *("rl", "grpo", "SFT, then step-wise GRPO"),
+        "{steps} steps of {states_per_step} states and {group_size} actions each, learning rate {lr:g}, "
+        "KL {beta:g}, reward {reward_form}",
+    ),
+}
 UNKNOWN = "not recorded: no manifest was beside the adapter"
 CARD = Path(__file__).with_name("model_card.md.jinja")
 RECORD = "training_manifest.json"
-_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_POLICIES = {"02_sft": "sft", "03_grpo": "rl"}
 _PACKAGES = ("python", "torch", "transformers", "trl", "peft", "unsloth")
 
 
@@ -111,43 +120,30 @@ def origin_of(adapter: Path) -> Origin:
     Raises:
         RunError: It is not what its stage wrote, or its configuration cannot be read.
     """
-    stage, manifest = adapter.parent, read_manifest(adapter.parent)
-    if manifest is not None:
-        prefix = f"{adapter.name}/"
-        written = {
-            name.removeprefix(prefix): entry["sha256"]
-            for name, entry in manifest["outputs"].items()
-            if name in (prefix + _WEIGHTS, prefix + _CONFIG)
-        }
-        if lost := damaged_file(adapter, written):
-            raise RunError(
-                f"{adapter / lost} is not what the run wrote",
-                cure="take the adapter from another copy, or make the run again",
-            )
-        if not written:
-            manifest = None  # a folder that somebody put beside: its stage says nothing of it
-    config = _read_config(adapter)
-    base, digest = _base_name(config, manifest), sha256_file(adapter / _WEIGHTS)
-    is_known = manifest is not None
-    return Origin(
-        base, config["r"], config["lora_alpha"], digest,
-        run=stage.resolve().parent.name if is_known else "",
-        manifest=manifest,
-        collection=read_manifest(stage.parent / "01_collection") if is_known else None,
-        results=_results(stage, f"{stage.name}/{adapter.name}/{_WEIGHTS}", digest) if is_known else (),
-        card_of_base="its card is in the kit: training/pocket_model/README.md" if base == "pocket" else "",
-    )  # fmt: skip
+    stage, manifest, known = adapter.parent, read_manifest(adapter.parent), {}
+    outputs = manifest["outputs"] if manifest else {}
+    names = {name: f"{adapter.name}/{name}" for name in (WEIGHTS, CONFIG)}
+    written = {name: outputs[place]["sha256"] for name, place in names.items() if place in outputs}
+    if lost := damaged_file(adapter, written):
+        cure = "take the adapter from another copy, or make the run again"
+        raise RunError(f"{adapter / lost} is not what the run wrote", cure=cure)
+    config, digest = _read_config(adapter), sha256_file(adapter / WEIGHTS)
+    if written:  # else a folder that somebody put beside: its stage says nothing of it
+        known = {"run": stage.resolve().parent.name, "manifest": manifest}
+        known["collection"] = read_manifest(stage.parent / "01_collection")
+        known["results"] = _results(stage, f"{stage.name}/{names[WEIGHTS]}", digest)
+    base = _base_name(config, known.get("manifest"))
+    card = "its card is in the kit: training/pocket_model/README.md" if base == "pocket" else ""
+    return Origin(base, config["r"], config["lora_alpha"], digest, card_of_base=card, **known)
 
 
 def _read_config(adapter: Path) -> dict:
     try:
-        config = json.loads((adapter / _CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
         config["r"], config["lora_alpha"]
     except (ValueError, LookupError, TypeError) as error:
-        raise RunError(
-            f"{adapter / _CONFIG} is no configuration of a LoRA adapter: {error}",
-            cure="give the folder that PEFT's save_pretrained wrote",
-        ) from error
+        message = f"{adapter / CONFIG} is no configuration of a LoRA adapter: {error}"
+        raise RunError(message, cure="give the folder that PEFT's save_pretrained wrote") from error
     return config
 
 
@@ -157,10 +153,8 @@ def _base_name(config: dict, manifest: dict | None) -> str:
     recorded = str(config.get("base_model_name_or_path") or "")
     name = named or recorded
     if not name:
-        raise RunError(
-            "the adapter does not say what its base model is",
-            cure=f"write its name into base_model_name_or_path of {_CONFIG}",
-        )
+        cure = f"write its name into base_model_name_or_path of {CONFIG}"
+        raise RunError("the adapter does not say what its base model is", cure=cure)
     if Path(name).name == "pocket_model":
         return "pocket"
     return Path(name).name if Path(name).is_absolute() else name
@@ -168,15 +162,14 @@ def _base_name(config: dict, manifest: dict | None) -> str:
 
 def _results(stage: Path, weights: str, digest: str) -> list[dict]:
     """Return the rows of the run's evaluation that concern an adapter, if it evaluated this very one."""
-    folder, policy = stage.parent / "04_evaluation", _POLICIES.get(stage.name)
-    manifest = read_manifest(folder)
-    read = (manifest or {}).get("inputs", {}).get(weights, {}).get("sha256")
-    if policy is None or read != digest or stage_problem(folder) is not None:
+    folder = stage.parent / "04_evaluation"
+    read = (read_manifest(folder) or {}).get("inputs", {}).get(weights, {}).get("sha256")
+    if stage.name not in TRAINED or read != digest or stage_problem(folder) is not None:
         return []
     import pandas as pd
 
     frame = pd.read_csv(folder / "overall.csv")
-    return frame[frame["policy"].isin(["starter", "base", policy])].to_dict("records")
+    return frame[frame["policy"].isin(["starter", "base", TRAINED[stage.name][0]])].to_dict("records")
 
 
 def _base_path(adapter: Path, origin: Origin) -> str:
@@ -188,14 +181,14 @@ def _base_path(adapter: Path, origin: Origin) -> str:
 
 
 def _write_adapter(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
-    shutil.copyfile(adapter / _WEIGHTS, folder / _WEIGHTS)
-    if hashes_below(folder) != {_WEIGHTS: origin.sha256}:
-        raise RunError(f"the copy of {adapter / _WEIGHTS} is damaged", cure="check the disk, then try again")
+    shutil.copyfile(adapter / WEIGHTS, folder / WEIGHTS)
+    if hashes_below(folder) != {WEIGHTS: origin.sha256}:
+        raise RunError(f"the copy of {adapter / WEIGHTS} is damaged", cure="check the disk, then try again")
     config = _read_config(adapter)
     base = str(config.get("base_model_name_or_path") or origin.base)
     if Path(base).is_absolute():  # a path of this machine: only its last name helps elsewhere
         config["base_model_name_or_path"] = Path(base).name
-    write_json(folder / _CONFIG, config)
+    write_json(folder / CONFIG, config)
 
 
 def _write_merged(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
@@ -210,45 +203,35 @@ def _check_gguf(origin: Origin) -> None:
     from mlagent_lib.training.backends.weights import need_reader
 
     if origin.base == "pocket":
-        raise RunError(
-            "the pocket model cannot become GGUF: llama.cpp does not know its tokenizer",
-            cure="export it with --to merged, or train a Qwen2.5",
-        )
+        message = "the pocket model cannot become GGUF: llama.cpp does not know its tokenizer"
+        raise RunError(message, cure="export it with --to merged, or train a Qwen2.5")
     if choose("auto") == "plain":
         need_reader("an export to GGUF")
 
 
 def _write_gguf(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
     from mlagent_lib.training.backends import choose, load
+    from mlagent_lib.training.backends.gguf_file import splitting_of, write_gguf
 
-    if choose("auto") == "plain":
-        return _write_own_gguf(adapter, origin, folder, quantization)
-    loaded = load(_base_path(adapter, origin), backend="unsloth", adapter=adapter)
+    backend = "plain" if choose("auto") == "plain" else "unsloth"
+    loaded = load(_base_path(adapter, origin), backend=backend, adapter=adapter)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as work:
+        if backend == "plain":
+            splitting = splitting_of(Path(loaded.path), loaded.model.config.model_type)
+            loaded.merge(work, precision="float32")
+            name = f"{Path(origin.base).stem}-{quantization}.gguf"
+            write_gguf(Path(work), folder / name, quantization=quantization, splitting=splitting)
+            return
         # Unsloth merges into the folder, and writes the files into another one beside it
         made = loaded.model.save_pretrained_gguf(
             str(Path(work) / "model"), loaded.tokenizer, quantization_method=quantization
         )
         files = (made or {}).get("gguf_files") or []
         if not files:
-            raise RunError(
-                "Unsloth wrote no GGUF file",
-                cure="read what it printed above; it needs network and a compiler for llama.cpp",
-            )
+            cure = "read what it printed above; it needs network and a compiler for llama.cpp"
+            raise RunError("Unsloth wrote no GGUF file", cure=cure)
         for file in files:
             shutil.move(str(file), folder / Path(file).name)
-
-
-def _write_own_gguf(adapter: Path, origin: Origin, folder: Path, quantization: str) -> None:
-    from mlagent_lib.training.backends import load
-    from mlagent_lib.training.backends.gguf_file import splitting_of, write_gguf
-
-    loaded = load(_base_path(adapter, origin), backend="plain", adapter=adapter)
-    splitting = splitting_of(Path(loaded.path), loaded.model.config.model_type)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gguf-") as work:
-        loaded.merge(work, precision="float32")
-        name = f"{Path(origin.base).stem}-{quantization}.gguf"
-        write_gguf(Path(work), folder / name, quantization=quantization, splitting=splitting)
 
 
 _WRITERS = {"adapter": _write_adapter, "merged": _write_merged, "gguf": _write_gguf}
@@ -292,13 +275,14 @@ def facts(origin: Origin) -> list[tuple[str, str]]:
     manifest = origin.manifest
     if manifest is None:
         return [*rows, ("training, data, profile, commit, versions", UNKNOWN)]
-    profile, git = manifest["profile"] or {}, manifest.get("git")
+    profile, git, stage = manifest["profile"] or {}, manifest.get("git"), manifest["stage"]
+    _, section, training, settings = TRAINED.get(stage, ("", "", stage, ""))
     commit = f"commit {git['commit']}{' with changes' if git['dirty'] else ''}" if git else "no commit"
     versions = manifest.get("versions", {})
     return [
         *rows,
-        ("training", TRAINED.get(manifest["stage"], manifest["stage"])),
-        ("settings", _settings(manifest["stage"], profile)),
+        ("training", training),
+        ("settings", settings.format(**profile[section]) if section in profile else "not recorded"),
         ("data", _data(origin)),
         ("coder while training", str(profile.get("coder", "not recorded")).split("@")[0]),
         ("profile, seed", f"{profile.get('name', 'not recorded')}, {manifest['seed']}"),
@@ -309,24 +293,9 @@ def facts(origin: Origin) -> list[tuple[str, str]]:
     ]
 
 
-def _settings(stage: str, profile: Mapping) -> str:
-    """Return the settings of a training in a few words."""
-    name = {"02_sft": "sft", "03_grpo": "grpo"}.get(stage)
-    if name is None or name not in profile:
-        return "not recorded"
-    words = profile[name]
-    if name == "sft":
-        return f"{words['epochs']:g} epochs, batch {words['batch']}, learning rate {words['lr']:g}"
-    return (
-        f"{words['steps']} steps of {words['states_per_step']} states and {words['group_size']} actions "
-        f"each, learning rate {words['lr']:g}, KL {words['beta']:g}, reward {words['reward_form']}"
-    )
-
-
 def _data(origin: Origin) -> str:
     """Return what it was trained on, with the hash that identifies it."""
-    name = "01_collection/trajectories.jsonl"
-    entry = origin.manifest["inputs"].get(name)
+    entry = origin.manifest["inputs"].get(TRAJECTORIES)
     if entry is None:
         return "not recorded"
     words = f"sha256 {entry['sha256']}"
@@ -341,24 +310,9 @@ def _data(origin: Origin) -> str:
 
 def _result(row: Mapping) -> str:
     """Return a row of the evaluation as a row of the card."""
+    gap = (row[name] for name in ("gap_closed", "gap_low", "gap_high"))
+    gain = (row[name] for name in ("gain_pct", "gain_low", "gain_high"))
     return (
         f"| {row['policy']} | {row['tasks']} {row['split']} | {row['trajectories']} "
-        f"| {row['gap_closed']:.3f}{_ends(row, 'gap', '{:.3f}'.format)} "
-        f"| {_tenths(row['gain_pct'])} %{_ends(row, 'gain', _tenths)} |"
+        f"| {plain_interval(*gap, 3)} | {plain_interval(*gain, 1, ' %')} |"
     )
-
-
-def _ends(row: Mapping, name: str, word: Callable[[float], str]) -> str:
-    """Return an interval in brackets, or nothing where one trajectory a task gave none."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f" [{word(low)}, {word(high)}]" if math.isfinite(low) else ""
-
-
-def _tenths(value: float) -> str:
-    """Return a number with one decimal, and no minus before a zero.
-
-    Example:
-        >>> _tenths(-9e-6), _tenths(-1.25)
-        ('0.0', '-1.2')
-    """
-    return f"{round(value, 1) + 0.0:.1f}"

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from mlagent_lib.agents.embeddings import embed
@@ -105,18 +106,16 @@ class Lab:
             ProfileError: Two tasks have the same name.
         """
         ideas = {row["task"]: tuple(map(tuple, row["ideas"])) for row in _rows(self.run_dir / IDEAS)}
-        names = []
-        for place, split in [*((place, "held-in") for place in train), *((p, "held-out") for p in test)]:
-            found = replace(find_task(place), split=split)
-            found = replace(found, ideas=ideas.get(found.name, ()))
-            if found.name in names:
-                raise ProfileError(f"two tasks are named {found.name!r}", cure="rename one of the folders")
-            names.append(found.name)
-            self._tasks[found.name] = found
-        own = [self._tasks[name] for name in names]
-        seconds = [task.limits.seconds for task in own if not has_catalogue(task)]
+        own: dict[str, Task] = {}
+        for number, task in enumerate(map(find_task, (*train, *test))):
+            if task.name in own:
+                raise ProfileError(f"two tasks are named {task.name!r}", cure="rename one of the folders")
+            split = "held-in" if number < len(train) else "held-out"
+            own[task.name] = replace(task, split=split, ideas=ideas.get(task.name, ()))
+        self.know(own.values())
+        seconds = [task.limits.seconds for task in own.values() if not has_catalogue(task)]
         self.profile = self.profile.with_values(
-            self.profile.name, collect__tasks=tuple(names[: len(train)]), evaluate__tasks=tuple(names),
+            self.profile.name, collect__tasks=tuple(own)[: len(train)], evaluate__tasks=tuple(own),
             script_seconds=max([self.profile.script_seconds, *seconds]),
         )  # fmt: skip
 
@@ -138,8 +137,7 @@ class Lab:
         """
         generate, least = None, self.profile.collect.ideas_per_task
         if expert != "scripted":
-            known, ledger = ReplyCache(self.run_dir.parent / FOLDER), Ledger(self.run_dir / f"ideas_{CALLS}")
-            chat = Chat(parse_endpoint(expert), cache=known, ledger=ledger)
+            chat = self.chat(expert, self.run_dir / f"ideas_{CALLS}")
             generate = lambda prompt: chat.reply([{"role": "user", "content": prompt}])  # noqa: E731
         for task in (task for task in self.without_catalogue() if not task.ideas):
             found = read_ideas(Path(ideas)) if ideas else None
@@ -161,6 +159,18 @@ class Lab:
         """Return the toolbox of a step; without a coder the rule coder of the catalogue."""
         settings = {"reply_format": self.profile.reply_format, "script_seconds": self.profile.script_seconds}
         return Toolbox(self.runner, coder or RuleCoder(), self.cache, tasks=self._tasks, **settings)
+
+    def chat(self, spec: str, calls: Path, *, role: str = "policy", **options) -> Chat:
+        """Return a model behind a server; replies that it gave to the runs beside this one are known.
+
+        Args:
+            spec: ``openai:<model>@<url>``.
+            calls: The ledger in which its calls are written down.
+            role: Who speaks there: ``policy`` or ``coder``.
+            **options: Of `parse_endpoint`.
+        """
+        cache = ReplyCache(self.run_dir.parent / FOLDER)
+        return Chat(parse_endpoint(spec, **options), role=role, cache=cache, ledger=Ledger(calls))
 
     def close(self) -> None:
         """Stop the warm servers."""
@@ -187,8 +197,8 @@ def open_lab(
     """
     profile, seed = checked("profile", profile, "laptop"), checked("seed", seed, 0)
     runs_dir, run_id = checked("runs_dir", runs_dir), checked("run_id", run_id)
-    wanted = {"model": model, "coder": coder, "vllm": vllm}
-    wanted = {name: checked(name, value) for name, value in wanted.items()}
+    given = (("model", model), ("coder", coder), ("vllm", vllm))
+    wanted = {name: checked(name, value) for name, value in given}
     found, changes = changed_profile(get_profile(profile), **wanted)
     place = _run_around(profile, seed, runs_dir, run_id)
     if place is None:
@@ -207,10 +217,8 @@ def _run_around(profile: str, seed: int, runs_dir: str, run_id: str) -> Path | N
     run = here.parent
     record = read_record(run / RUN_RECORD)
     is_same = here.name == "notebooks" and (record.get("profile"), record.get("seed")) == (profile, seed)
-    is_elsewhere = (
-        (Path(runs_dir) / run_id / RUN_RECORD).exists() if runs_dir else run_id not in ("", run.name)
-    )
-    return run if is_same and not is_elsewhere else None
+    elsewhere = (Path(runs_dir) / run_id / RUN_RECORD).exists() if runs_dir else run_id not in ("", run.name)
+    return run if is_same and not elsewhere else None
 
 
 def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] | None = None) -> Lab:
@@ -218,9 +226,6 @@ def lab_in(run_dir: Path, profile: Profile, seed: int, changes: dict[str, str] |
 
     Before anything else the backend is made ready (Unsloth must come before the libraries that it changes),
     and the memory is estimated that the profile's model will take on this card.
-
-    Args:
-        run_dir: The folder, made when it is new.
     """
     for name, value in profile.threads_wait.items():  # before torch is loaded, also in JupyterLab
         os.environ.setdefault(name, value)
@@ -245,13 +250,7 @@ def changed_profile(profile: Profile, **wanted: str) -> tuple[Profile, dict[str,
 
 
 def ready_backend(profile: Profile) -> None:
-    """Make the profile's backend ready and print what its model will take; nothing for the pocket model.
-
-    Raises:
-        MlagentError: The backend cannot run here.
-        RunError: A library was imported before the backend that changes it.
-        ProfileError: The model does not fit.
-    """
+    """Make the profile's backend ready and print what its model will take; nothing for the pocket model."""
     from mlagent_lib.training.backends import prepare
     from mlagent_lib.training.memory import announce, shape_of
     from mlagent_lib.training.timing import announce_time
@@ -264,22 +263,17 @@ def ready_backend(profile: Profile) -> None:
     announce_time(profile)
 
 
-def expert_policy(
-    spec: str, reply_format: str = "six", record: Path | None = None, *, cache: ReplyCache | None = None,
-    seed: int = 0,
-) -> Policy:  # fmt: skip
+def expert_policy(lab: Lab, spec: str, record: Path) -> Policy:
     """Return the expert: ``scripted``, or ``openai:<model>@<url>`` for any OpenAI-compatible server.
 
     Args:
-        reply_format: ``six`` or ``no-thought``.
         record: Where a server's replies are written down (see `ChatPolicy`), its calls beside them.
-        cache: Replies that are known already; None asks always.
     """
+    reply_format = lab.profile.reply_format
     if spec == "scripted":
         return ScriptedExpert(reply_format=reply_format)
-    ledger = Ledger(record.with_name(CALLS)) if record else None
-    chat = Chat(parse_endpoint(spec), cache=cache, ledger=ledger)
-    return ChatPolicy(chat, name="expert", record=record, reply_format=reply_format, seed=seed)
+    chat = lab.chat(spec, record.with_name(CALLS))
+    return ChatPolicy(chat, name="expert", record=record, reply_format=reply_format, seed=lab.seed)
 
 
 def chosen_ideas(lab: Lab, task: Task) -> tuple | dict:
@@ -330,21 +324,15 @@ def collect(
         ideas: See `ideas_for`.
         progress: Called with tasks done and tasks in all.
     """
-    settings = lab.profile.collect
-    known = ReplyCache(lab.run_dir.parent / FOLDER)
-    policy = expert_policy(
-        expert, lab.profile.reply_format, path.with_name("replies.jsonl"), cache=known, seed=lab.seed
-    )
+    settings, policy = lab.profile.collect, expert_policy(lab, expert, path.with_name("replies.jsonl"))
     tools = lab.tools(idea_coder(lab) if expert == "scripted" else make_coder(lab))
     tasks = lab.tasks(settings.tasks)
-    done = {row["id"] for row in _rows(path)}
     for number, task in enumerate(tasks):
-        pool = ideas_for(lab, task, ideas)
-        jobs = []
+        pool, jobs = ideas_for(lab, task, ideas), []
         for index in range(settings.trajectories_per_task):
             drawn = draw_ideas(pool, rng(lab.seed, "draw-ideas", task.name, index))
             jobs.append(Job(task, "expert", index, lab.seed, drawn))
-        extend(path, [job for job in jobs if job.id not in done], policy, tools, settings.max_steps)
+        _extend(path, jobs, policy, tools, settings.max_steps)
         if progress:
             progress(number + 1, len(tasks))
     return _rows(path)
@@ -378,10 +366,19 @@ def baseline_policy(name: str) -> Policy:
     known = {"starter": Starter, "random-ideas": RandomIdeas}
     known |= {kind: partial(FixedEdits, kind) for kind in FIXED}
     if name not in known:
-        raise ProfileError(
-            f"policy {name!r} is unknown", cure=f"choose one of {', '.join(known)}, base, sft, rl"
-        )
+        cure = f"choose one of {', '.join(known)}, base, sft, rl"
+        raise ProfileError(f"policy {name!r} is unknown", cure=cure)
     return known[name]()
+
+
+def quiet() -> None:
+    """Switch off the progress bars and the advice of the training libraries: notebooks show their own."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 @dataclass
@@ -394,20 +391,20 @@ class Agent:
     backend: object
 
 
-def local_agent(lab: Lab, name: str, adapter: Path | None, *, temperature: float | None = None) -> Agent:
+def local_agent(lab: Lab, name: str, adapter: Path | None) -> Agent:
     """Return the local policy of that name with its coder.
 
     Args:
         name: ``base``, ``sft``, ``rl`` or another name to record.
         adapter: Folder of its LoRA adapter; None for the base model.
-        temperature: Of its sampling; None for the profile's.
     """
     from mlagent_lib.training.backends import load
 
+    quiet()
     profile = lab.profile
     backend = load(profile.model, backend=profile.loading, adapter=adapter)
-    heat = profile.evaluate.temperature if temperature is None else temperature
-    generate = backend.sampler(temperature=heat, max_new_tokens=profile.grpo.max_new_tokens)
+    options = {"temperature": profile.evaluate.temperature, "max_new_tokens": profile.grpo.max_new_tokens}
+    generate = backend.sampler(**options)
     policy = LocalPolicy(generate, name=name, seed=lab.seed, prompter=Prompter.of(profile))
     return Agent(policy, lab.tools(make_coder(lab, backend)), generate, backend)
 
@@ -424,11 +421,11 @@ def make_coder(lab: Lab, backend=None) -> Coder:
     if profile.coder == "base":
         from mlagent_lib.training.backends import base_coder, load
 
+        quiet()
         loaded = backend or load(profile.model, backend=profile.loading)
         return base_coder(loaded, style=profile.prompt_style)
-    endpoint = parse_endpoint(profile.coder, max_tokens=CODER_MAX_TOKENS)
-    ledger = Ledger(lab.run_dir / f"coder_{CALLS}")
-    chat = Chat(endpoint, role="coder", cache=ReplyCache(lab.run_dir.parent / FOLDER), ledger=ledger)
+    calls = lab.run_dir / f"coder_{CALLS}"
+    chat = lab.chat(profile.coder, calls, role="coder", max_tokens=CODER_MAX_TOKENS)
     return ChatCoder(chat.reply, workers=chat.workers)
 
 
@@ -441,29 +438,29 @@ def evaluate(lab: Lab, name: str, policy: Policy, tools: Toolbox, path: Path, *,
         progress: Called with the number of steps just made.
     """
     settings = lab.profile.evaluate
-    jobs = [
-        Job(task, name, index, lab.seed) for task in lab.tasks(settings.tasks) for index in range(settings.k)
-    ]
-    done = {row["id"] for row in _rows(path)}
-    todo = [job for job in jobs if job.id not in done]
-    if todo:  # a policy that was cut off is made anew, and its held rows kept: its sampling is one stream
-        todo = jobs
-    extend(path, todo, policy, tools, settings.max_steps, progress=progress)
+    pairs = product(lab.tasks(settings.tasks), range(settings.k))
+    jobs = [Job(task, name, index, lab.seed) for task, index in pairs]
+    _extend(path, jobs, policy, tools, settings.max_steps, progress, is_one_stream=True)
     return [row for row in _rows(path) if row["source"] == name]
 
 
-def extend(
-    path: Path, jobs: Sequence[Job], policy: Policy, tools: Toolbox, max_steps: int, progress=None
-) -> None:
-    """Make trajectories and append them; rows that are there already are not written twice."""
-    if not jobs:
-        return
-    made = run_trajectories(jobs, policy, tools, max_steps=max_steps, progress=progress)
+def _extend(
+    path: Path, jobs: Sequence[Job], policy: Policy, tools: Toolbox, max_steps: int, progress=None, *,
+    is_one_stream: bool = False,
+) -> None:  # fmt: skip
+    """Make the trajectories that a file lacks and append them.
+
+    A policy whose sampling is one stream makes all of them anew where it was cut off; the held rows stay.
+    """
     held = {row["id"] for row in _rows(path)}
-    for row in made:
+    left = [job for job in jobs if job.id not in held]
+    if not left:
+        return
+    wanted = jobs if is_one_stream else left
+    for row in run_trajectories(wanted, policy, tools, max_steps=max_steps, progress=progress):
         if row["id"] not in held:
             append_jsonl(path, row)
 
 
 def _rows(path: Path) -> list[dict]:
-    return read_jsonl(path)[0] if Path(path).exists() else []
+    return read_jsonl(path, missing_ok=True)[0]

@@ -17,6 +17,7 @@ import pandas as pd
 
 from mlagent_lib.agents.embeddings import embed, pairwise_distances, project, select_farthest_average
 from mlagent_lib.agents.ideas import candidate_ideas, select_v2
+from mlagent_lib.core.artifacts import read_record
 from mlagent_lib.core.errors import ProfileError, RunError
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.provenance import device_name, versions
@@ -26,10 +27,13 @@ from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.runner import RunRequest
 from mlagent_lib.environment.step import StepResult
 from mlagent_lib.results.evaluation import median_trajectory
+from mlagent_lib.results.figures import put
 from mlagent_lib.results.intervals import Interval, paired_difference
-from mlagent_lib.results.show import CSS, Shown, diff_html, escape, lines_of, table_markup
+from mlagent_lib.results.show import CSS, Shown, diff_html, escape, items, lines_of, table_markup
 from mlagent_lib.results.steps import learning_curve_table, spread_table
-from mlagent_lib.results.style import footer, look, new_figure, number, save_figure, styled, with_run
+from mlagent_lib.results.style import ends as ends
+from mlagent_lib.results.style import figure_files, footer, look, new_figure, number, styled, with_run
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.reward import reward_of, step_reward
 from mlagent_lib.run.lab import Lab, chosen_ideas
 from mlagent_lib.tasks.pocket.catalogue import family_of_key
@@ -56,14 +60,9 @@ def banner(lab: Lab, *sections: str) -> Shown:
     Constants are those of these sections of the profile, beside the paper's.
     """
     found = versions(SHOWN_VERSIONS)
-    facts = {
-        "run": str(lab.run_dir),
-        "profile": f"{lab.profile.name}: {lab.profile.purpose}",
-        "seed": lab.seed,
-        "isolation tier": lab.runner.tier,
-        "versions": ", ".join(f"{name} {version}" for name, version in found.items()),
-    }
-    table = _facts(facts)
+    facts = {"run": lab.run_dir, "profile": f"{lab.profile.name}: {lab.profile.purpose}", "seed": lab.seed}
+    told = ", ".join(f"{name} {version}" for name, version in found.items())
+    table = _facts(facts | {"isolation tier": lab.runner.tier, "versions": told})
     body = table_markup(table)
     rows = [row for row in lab.profile.as_rows() if row["stage"] in sections]
     if rows:
@@ -77,8 +76,7 @@ def banner(lab: Lab, *sections: str) -> Shown:
 def say(*sentences: str) -> Shown:
     """Return computed sentences as a list to read; empty ones, of which nothing is known, are left out."""
     sentences = tuple(filter(None, sentences))
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return _shown(f"<ul>{items}</ul>", "\n".join(f"- {sentence}" for sentence in sentences))
+    return _shown(items(sentences), "\n".join(f"- {sentence}" for sentence in sentences))
 
 
 def block(text: str) -> Shown:
@@ -89,9 +87,8 @@ def block(text: str) -> Shown:
 
 def diff(before: str, after: str) -> Shown:
     """Return the difference of two scripts, in colour and with signs."""
-    return _shown(
-        diff_html(before, after), "\n".join(difflib.unified_diff(before.split("\n"), after.split("\n")))
-    )
+    lines = difflib.unified_diff(before.split("\n"), after.split("\n"))
+    return _shown(diff_html(before, after), "\n".join(lines))
 
 
 def run_table(lab: Lab, name: str) -> pd.DataFrame:
@@ -102,9 +99,8 @@ def run_table(lab: Lab, name: str) -> pd.DataFrame:
     """
     path = lab.run_dir / name
     if not path.is_file():
-        raise RunError(
-            f"{path} is missing", cure="run the notebook of that stage first, with the same run id"
-        )
+        cure = "run the notebook of that stage first, with the same run id"
+        raise RunError(f"{path} is missing", cure=cure)
     return pd.read_csv(path)
 
 
@@ -136,38 +132,35 @@ def task_facts(task: Task) -> pd.DataFrame:
     return _facts(facts)
 
 
-def parsed(replies: Mapping[str, str], reply_format: str = "six") -> pd.DataFrame:
+@tabled("reply", "verdict", "the agent is told")
+def parsed(replies: Mapping[str, str]) -> Rows:
     """Return what the parser makes of replies: their action, or the named reason why there is none."""
-    table = []
     for name, reply in replies.items():
-        found = parse_action(reply, reply_format)
+        found = parse_action(reply)
         if isinstance(found, Invalid):
-            table.append((name, found.reason, found.message))
+            yield name, found.reason, found.message
         else:
-            table.append((name, found.name, ", ".join(f"{k}={v}" for k, v in found.arguments.items())))
-    return pd.DataFrame(table, columns=["reply", "verdict", "the agent is told"])
+            yield name, found.name, ", ".join(f"{k}={v}" for k, v in found.arguments.items())
 
 
-def reward_shape_table(points: int = 121) -> pd.DataFrame:
+@tabled("form", "case", "delta", "reward")
+def reward_shape_table() -> Rows:
     """Return the table of the figure ``reward_shape``: both forms, for changes of ±15 % of the gap."""
-    table = []
     for form in ("v1", "v2"):
         for case in (Outcome.NEUTRAL, Outcome.ERROR):
-            table.append((form, case.value, None, step_reward(case, init=0.0, best=1.0, form=form)))
-        for share in map(float, np.linspace(-0.15, 0.15, points)):
+            yield form, case.value, None, step_reward(case, init=0.0, best=1.0, form=form)
+        for share in map(float, np.linspace(-0.15, 0.15, 121)):
             paid = step_reward(Outcome.EDITED, before=0.0, after=share, init=0.0, best=1.0, form=form)
-            table.append((form, "edited", share, paid))
-    return pd.DataFrame(table, columns=["form", "case", "delta", "reward"])
+            yield form, "edited", share, paid
 
 
-def outcomes(names: Iterable[str], results: Iterable[StepResult], task: Task) -> pd.DataFrame:
+@tabled()
+def outcomes(names: Iterable[str], results: Iterable[StepResult], task: Task) -> Rows:
     """Return what steps came to: reply, outcome, reason, scores, and the reward in both published forms."""
-    table = []
     for name, result in zip(names, results, strict=True):
         row = {"reply": name, "outcome": result.outcome.value, "reason": result.reason}
         row |= {"score before": result.score_before, "score after": result.score_after}
-        table.append(row | {f"reward {form}": reward_of(result, task, form) for form in ("v1", "v2")})
-    return pd.DataFrame(table)
+        yield row | {f"reward {form}": reward_of(result, task, form) for form in ("v1", "v2")}
 
 
 _PEEK = """
@@ -196,32 +189,24 @@ def peek(lab: Lab, task: Task) -> pd.DataFrame:
     The script is told the real paths, which an agent never learns. The last attempt is an honest one and
     must work.
     """
-    places = {
-        "labels": task.labels_dir,
-        "package": RESULTS.parent / "tasks" / "grading.py",
-        "run": lab.run_dir.resolve(),
-    }
-    script = _PEEK.format(**{name: str(path) for name, path in places.items()})
-    result = lab.runner.run(
-        RunRequest(
-            {"peek.py": script.encode()}, task.data_dir, "peek.py", task.limits, collect=(), links=task.links
-        )
-    )
-    rows = [line.split(" | ") for line in result.output.splitlines() if " | " in line]
+    package = RESULTS.parent / "tasks" / "grading.py"
+    script = _PEEK.format(labels=str(task.labels_dir), package=str(package), run=str(lab.run_dir.resolve()))
+    files = {"peek.py": script.encode()}
+    request = RunRequest(files, task.data_dir, "peek.py", task.limits, collect=(), links=task.links)
+    rows = [line.split(" | ") for line in lab.runner.run(request).output.splitlines() if " | " in line]
     return pd.DataFrame(rows, columns=["attempt", "result"])
 
 
 # 01 the collection
 
 
-def idea_counts(lab: Lab) -> pd.DataFrame:
+@tabled()
+def idea_counts(lab: Lab) -> Rows:
     """Return how many candidate ideas each task of the collection has, by axis, and how many are kept."""
-    table = []
     for task in lab.tasks(lab.profile.collect.tasks):
         axes = pd.Series([idea.axis for idea in candidate_ideas(task)]).value_counts().sort_index()
         row = {"task": task.name, "candidates": int(axes.sum())} | {str(k): int(v) for k, v in axes.items()}
-        table.append(row | {"kept": len(_flat(chosen_ideas(lab, task)))})
-    return pd.DataFrame(table)
+        yield row | {"kept": len(_flat(chosen_ideas(lab, task)))}
 
 
 def _flat(pool: Sequence | Mapping) -> list:
@@ -249,16 +234,15 @@ def _equal_choices(lab: Lab, task: Task, ideas: Sequence, vectors: np.ndarray) -
     index = {idea.key: place for place, idea in enumerate(ideas)}
     second = select_v2(ideas, vectors, rng(lab.seed, "ideas", task.name), lab.profile.collect.ideas_k)
     second = [index[idea.key] for idea in _flat(second)]
-    return {
-        "v1: farthest average": list(select_farthest_average(vectors, len(second))),
-        "v2: per axis": second,
-    }
+    first = list(select_farthest_average(vectors, len(second)))
+    return {"v1: farthest average": first, "v2: per axis": second}
 
 
-def family_table(lab: Lab, task: Task, draws: int = 200) -> pd.DataFrame:
+@tabled("selection", "ideas", "families")
+def family_table(lab: Lab, task: Task) -> Rows:
     """Return how many different *kinds* of ideas a selection holds: families such as ``svm`` or ``bagging``.
 
-    Columns: selection, ideas, families (mean over the draws for ``random``).
+    For ``random`` it is the mean over 200 draws.
     """
     ideas = candidate_ideas(task)
     vectors = embed([idea.text for idea in ideas])
@@ -266,10 +250,9 @@ def family_table(lab: Lab, task: Task, draws: int = 200) -> pd.DataFrame:
     chosen = _equal_choices(lab, task, ideas, vectors)
     size = len(chosen["v2: per axis"])
     stream = rng(lab.seed, "families", task.name)
-    drawn = [len(set(families[stream.choice(len(ideas), size, replace=False)])) for _ in range(draws)]
-    table = [{"selection": "random", "ideas": size, "families": float(np.mean(drawn))}]
-    table += [{"selection": k, "ideas": size, "families": len(set(families[v]))} for k, v in chosen.items()]
-    return pd.DataFrame(table)
+    drawn = [len(set(families[stream.choice(len(ideas), size, replace=False)])) for _ in range(200)]
+    yield "random", size, float(np.mean(drawn))
+    yield from ((name, size, len(set(families[places]))) for name, places in chosen.items())
 
 
 def collection_table(rows: Iterable[Mapping]) -> pd.DataFrame:
@@ -281,33 +264,44 @@ def collection_table(rows: Iterable[Mapping]) -> pd.DataFrame:
     )
     table.columns = ["task", "trajectory", "script", "ran", "reward"]
     table["helped"] = table["ran"] & (table["reward"] > 0.5)
-    found = table.groupby("task", sort=False)
-    frame = pd.DataFrame(
-        {
-            "trajectories": found["trajectory"].nunique(),
-            "steps": found.size(),
-            "edits that ran": found["ran"].sum(),
-            "distinct scripts": found["script"].nunique(),
-        }
-    )
-    frame["edits that helped"] = found["helped"].sum() / frame["edits that ran"].clip(lower=1)
-    return frame.reset_index()
+    columns = {
+        "trajectories": ("trajectory", "nunique"),
+        "steps": ("ran", "size"),
+        "edits that ran": ("ran", "sum"),
+        "distinct scripts": ("script", "nunique"),
+        "edits that helped": ("helped", "sum"),
+    }
+    found = table.groupby("task", sort=False).agg(**columns).reset_index()
+    found["edits that helped"] /= found["edits that ran"].clip(lower=1)
+    return found
 
 
-def part_table(parts) -> pd.DataFrame:
+@tabled()
+def part_table(parts) -> Rows:
     """Return how many trajectories and states each part of the collection has, by task."""
-    table = []
     for task in sorted({row["task"] for row in parts.trajectories["train"]}):
         row = {"task": task}
         for part in PARTS:
             row[f"{part}: trajectories"] = sum(own["task"] == task for own in parts.trajectories[part])
             row[f"{part}: states"] = sum(state.task == task for state in getattr(parts, part))
-        table.append(row)
-    names = [f"{part}: {what}" for part in PARTS for what in ("trajectories", "states")]
-    return pd.DataFrame(table)[["task", *names]]
+        yield row
 
 
 # 02 and 03: training
+
+VERDICTS = {
+    "above": "clearly above zero",
+    "below": "clearly below zero",
+    "includes": "not told apart from zero",
+    "unknown": "not to be judged: one value for each task",
+}
+MEASURED = {  # what the card of the pocket model states, and how it is told
+    "parameters": "parameters",
+    "examples": "training examples",
+    "coder_exact": "coder: share of the catalogue's edits made exactly, in scripts never seen",
+    "coder_exact_other": "coder: the same with numbers that no idea proposes",
+    "agent_valid": "policy: share of valid turns on tasks that do not exist",
+}
 
 
 def model_facts(lab: Lab) -> pd.DataFrame:
@@ -318,18 +312,9 @@ def model_facts(lab: Lab) -> pd.DataFrame:
     facts = {"model": lab.profile.model, "coder": lab.profile.coder}
     if shape := shape_of(lab.profile.model):
         facts |= {"parameters": f"{sum(parameters(shape)):,}", "layers": shape.layers}
-    path = Path(model_path(lab.profile.model)) / "measured.json"
-    measured = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    wanted = {
-        "parameters": "parameters",
-        "examples": "training examples",
-        "coder_exact": "coder: share of the catalogue's edits made exactly, in scripts never seen",
-        "coder_exact_other": "coder: the same with numbers that no idea proposes",
-        "agent_valid": "policy: share of valid turns on tasks that do not exist",
-    }
-    known = {text: measured[name] for name, text in wanted.items() if measured.get(name) is not None}
-    facts |= {text: f"{value:,.4g}" for text, value in known.items()}
-    return _facts(facts)
+    measured = read_record(Path(model_path(lab.profile.model)) / "measured.json")
+    known = {text: measured[name] for name, text in MEASURED.items() if measured.get(name) is not None}
+    return _facts(facts | {text: f"{value:,.4g}" for text, value in known.items()})
 
 
 def counted_tokens(lab: Lab, row: Mapping) -> tuple[Shown, str]:
@@ -346,10 +331,8 @@ def counted_tokens(lab: Lab, row: Mapping) -> tuple[Shown, str]:
     read, counted = (tokenizer.decode(part) for part in (whole[: len(prompt)], whole[len(prompt) :]))
     title = f"{len(prompt)} tokens are read, {len(whole) - len(prompt)} count"
     body = f'<span class="mla-quiet">{escape(read)}</span><span class="mla-counts">{escape(counted)}</span>'
-    return _shown(
-        f'<p>{title}</p><pre class="mla-pre mla-wrap" style="padding:8px 12px">{body}</pre>',
-        f"{title}\n{read}[{counted}]",
-    ), counted
+    page = f'<p>{title}</p><pre class="mla-pre mla-wrap" style="padding:8px 12px">{body}</pre>'
+    return _shown(page, f"{title}\n{read}[{counted}]"), counted
 
 
 def loss_curve(lab: Lab, rows: Sequence[Mapping]):
@@ -358,44 +341,34 @@ def loss_curve(lab: Lab, rows: Sequence[Mapping]):
     with styled():
         figure = new_figure(6.2, 3.0)
         axis = figure.subplots()
-        axis.plot(table["step"], table["loss"], color=look("sft")[1], marker=look("sft")[2], ms=3.5, lw=1.8)
-        axis.set_xlabel("update step")
-        axis.set_ylabel("loss (nats per counted token)")
-        axis.set_ylim(bottom=0)
+        axis.plot(table["step"], table["loss"], **look("sft").mark, ms=3.5, lw=1.8)
+        axis.set(xlabel="update step", ylabel="loss (nats per counted token)", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
         footer(figure, table, "each mark: mean since the one before")
-    save_figure(figure, table, lab.run_dir / "figures" / "sft_loss")
+    put(lab.run_dir / "figures", figure_files("sft_loss", figure, table))
     return figure
 
 
-def step_table_of(steps: pd.DataFrame) -> pd.DataFrame:
+@tabled("policy", "states", "actions", "unscored", "validity", "edited", "reward")
+def step_table_of(steps: pd.DataFrame) -> Rows:
     """Return validity and mean reward for each policy over single steps from held-back states.
 
-    Columns: policy, states, actions, unscored, validity and edited (shares of the scored), reward (every
-    task weighs the same).
+    ``validity`` and ``edited`` are shares of the scored; in ``reward`` every task weighs the same.
     """
-    table = []
     for policy, part in steps.groupby("policy", sort=False):
         scored = part[part["outcome"] != "unscored"]
         counts = (part["state"].nunique(), len(part), len(part) - len(scored))
         shares = ((scored["outcome"] != "invalid").mean(), (scored["outcome"] == "edited").mean())
-        table.append((policy, *counts, *shares, scored.groupby("task")["reward"].mean().mean()))
-    names = ["policy", "states", "actions", "unscored", "validity", "edited", "reward"]
-    return pd.DataFrame(table, columns=names)
+        yield policy, *counts, *shares, scored.groupby("task")["reward"].mean().mean()
 
 
-def coder_table(table: pd.DataFrame) -> pd.DataFrame:
+@tabled()
+def coder_table(table: pd.DataFrame) -> Rows:
     """Return the coder's results by task, and for all: edits, exact, other script, refused, share exact."""
-    parts = [("all", table), *table.groupby("task", sort=False)]
-    return pd.DataFrame(
-        {
-            "task": name,
-            "edits": len(part),
-            **{case: int((part["result"] == case).sum()) for case in ("exact", "other", "refused")},
-            "share exact": float((part["result"] == "exact").mean()),
-        }
-        for name, part in parts
-    )
+    for name, part in [("all", table), *table.groupby("task", sort=False)]:
+        counts = {case: int((part["result"] == case).sum()) for case in ("exact", "other", "refused")}
+        share = float((part["result"] == "exact").mean())
+        yield {"task": name, "edits": len(part), **counts, "share exact": share}
 
 
 def coder_sentence(table: pd.DataFrame) -> str:
@@ -411,24 +384,9 @@ def reward_difference(steps: pd.DataFrame, after: str, before: str) -> Interval:
     return paired_difference(steps, after, before, "reward", unit="state")
 
 
-def ends(low: float, high: float, digits: int = 2) -> str:
-    """Return an interval in brackets, or nothing where there is none.
-
-    Example:
-        >>> ends(0.1, 0.25), ends(float("nan"), float("nan"))
-        ('[0.10, 0.25]', '')
-    """
-    return "" if pd.isna(low) else f"[{number(low, digits)}, {number(high, digits)}]"
-
-
 def verdict_word(found: Interval) -> str:
     """Return what a 95 % interval says about a difference, in words."""
-    return {
-        "above": "clearly above zero",
-        "below": "clearly below zero",
-        "includes": "not told apart from zero",
-        "unknown": "not to be judged: one value for each task",
-    }[found.verdict]
+    return VERDICTS[found.verdict]
 
 
 def learning_curve(lab: Lab, rows: Sequence[Mapping]) -> pd.DataFrame:
@@ -436,15 +394,14 @@ def learning_curve(lab: Lab, rows: Sequence[Mapping]) -> pd.DataFrame:
     return for_figure(lab, learning_curve_table({lab.seed: rows}))
 
 
-def time_table(rows: Sequence[Mapping]) -> pd.DataFrame:
+@tabled("part", "seconds", "share")
+def time_table(rows: Sequence[Mapping]) -> Rows:
     """Return where the seconds of training went, and how many executions were known already."""
     frame = pd.DataFrame([row for row in rows if row["split"] == "train"])
-    total = frame["seconds_total"].sum()
+    total, known = frame["seconds_total"].sum(), frame["cache_hits"].sum() / max(frame["executions"].sum(), 1)
     parts = {name: frame[f"seconds_{name}"].sum() for name in ("generation", "execution", "update")}
-    table = pd.DataFrame({"part": list(parts), "seconds": list(parts.values())})
-    table["share"] = table["seconds"] / total
-    known = frame["cache_hits"].sum() / max(frame["executions"].sum(), 1)
-    return pd.concat([table, pd.DataFrame([{"part": "executions that were known already", "share": known}])])
+    yield from ((name, value, value / total) for name, value in parts.items())
+    yield "executions that were known already", None, known
 
 
 # 07 to explore

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import mlagent_lib
 from mlagent_lib.agents.server.endpoint_name import parse_endpoint
@@ -42,7 +43,7 @@ from mlagent_lib.core.files import (
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.profiles import Profile, get_profile
 from mlagent_lib.core.provenance import usable_cpus
-from mlagent_lib.run.progress import TOLD_IN, told
+from mlagent_lib.run.progress import TOLD_IN, minutes, told
 
 __all__ = ["NOTEBOOKS", "NotebookFailed", "declared_parameters", "notebooks_folder", "parse_value", "run_all"]
 
@@ -80,10 +81,8 @@ def notebooks_folder() -> Path:
     """
     folder = Path(mlagent_lib.__file__).resolve().parent.parent / "notebooks"
     if not folder.is_dir():
-        raise RunError(
-            f"the notebooks are not beside the package (looked for {folder})",
-            cure="get a checkout of the kit and install it from there with: pip install -e .",
-        )
+        cure = "get a checkout of the kit and install it from there with: pip install -e ."
+        raise RunError(f"the notebooks are not beside the package (looked for {folder})", cure=cure)
     return folder
 
 
@@ -100,10 +99,8 @@ def declared_parameters(path: str | Path) -> dict[str, Any]:
     name = Path(path).name
     cells = [c for c in _read_notebook(path)["cells"] if "parameters" in c["metadata"].get("tags", [])]
     if len(cells) != 1:
-        raise ProfileError(
-            f"{name} has {len(cells)} cells tagged 'parameters', it must have one",
-            cure="tag the one cell that sets profile, seed, runs_dir and run_id",
-        )
+        cure = "tag the one cell that sets profile, seed, runs_dir and run_id"
+        raise ProfileError(f"{name} has {len(cells)} cells tagged 'parameters', it must have one", cure=cure)
     found: dict[str, Any] = {}
     for node in ast.parse("".join(cells[0]["source"])).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -177,8 +174,8 @@ def run_all(
         sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
         own = {"tasks": places} if places else {}
         _claim(run_dir, {"profile": profile, "seed": seed, "parameters": extra, **own})
-        if own:
-            write_json(run_dir / OWN_TASKS, own["tasks"])
+        if places:
+            write_json(run_dir / OWN_TASKS, places)
         started = time.monotonic()
         for number, (name, stages) in enumerate(notebooks, 1):
             made = _Notebook(folder / name, run_dir, stages, values[name])
@@ -189,22 +186,18 @@ def run_all(
             say(f"[{number}/{len(notebooks)}] {name}: running ({_elapsed(started, chosen)})")
             with told(run_dir / _KERNEL_FOLDER / _PROGRESS, say):
                 seconds = made.execute()
-            say(f"[{number}/{len(notebooks)}] {name}: done in {_minutes(seconds)} min")
+            say(f"[{number}/{len(notebooks)}] {name}: done in {minutes(seconds)} min")
         _check_still_there(run_dir)
         if write_report is None:
             from mlagent_lib.results.report import write_report
         write_report(run_dir)
         sweep(run_dir, older_than_s=_HALF_WRITTEN_S)
-        say(f"done in {_minutes(time.monotonic() - started)} min: open {run_dir / 'report.html'}")
+        say(f"done in {minutes(time.monotonic() - started)} min: open {run_dir / 'report.html'}")
     return run_dir
 
 
 def _check_endpoints(extra: Mapping[str, Any]) -> None:
-    """Refuse names of models that a later notebook would stumble over.
-
-    Raises:
-        EndpointError: It is not the name of an endpoint.
-    """
+    """Refuse names of models that a later notebook would stumble over."""
     for name, known in (("expert", ("scripted",)), ("coder", ("", "base", "rules"))):
         if extra.get(name, known[0]) not in known:
             parse_endpoint(extra[name])
@@ -213,12 +206,7 @@ def _check_endpoints(extra: Mapping[str, Any]) -> None:
 def _places(
     tasks: Mapping[str, Sequence[str]], profile: Profile, extra: Mapping[str, Any], say: Callable[[str], None]
 ) -> dict[str, list[str]]:
-    """Return the tasks with folders as full paths: notebooks work in another folder.
-
-    Raises:
-        ProfileError: No task is to be trained on, or two have the same name.
-        TaskError: A folder or a name is unknown, or a task has no ideas.
-    """
+    """Return the tasks with folders as full paths: notebooks work in another folder."""
     from mlagent_lib.agents.ideas import has_catalogue
     from mlagent_lib.tasks.registry import find_task
 
@@ -243,11 +231,7 @@ def _places(
 def _check_help(
     bare: Sequence[str], profile: Profile, extra: Mapping[str, Any], say: Callable[[str], None]
 ) -> None:
-    """Check that tasks without a catalogue get their ideas from somewhere, and say where no coder can edit.
-
-    Raises:
-        TaskError: There is neither a list of ideas nor a model that writes them.
-    """
+    """Check that tasks without a catalogue get ideas from somewhere, and say where no coder can edit."""
     from mlagent_lib.agents.ideas import IDEAS_CURE, read_ideas
 
     names = ", ".join(bare)
@@ -265,19 +249,9 @@ def _check_help(
 
 def _elapsed(started: float, profile: Profile) -> str:
     """Return how much of the budget has gone."""
-    spent = _minutes(time.monotonic() - started)
-    budget = f" of {_minutes(60 * profile.budget_minutes)}" if profile.budget_minutes else ""
+    spent = minutes(time.monotonic() - started)
+    budget = f" of {minutes(60 * profile.budget_minutes)}" if profile.budget_minutes else ""
     return f"elapsed {spent}{budget} min"
-
-
-def _minutes(seconds: float) -> str:
-    """Return minutes and seconds.
-
-    Example:
-        >>> _minutes(161.4)
-        '2:41'
-    """
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 @dataclass(frozen=True)
@@ -328,10 +302,8 @@ class _Notebook:
 def _check_still_there(run_dir: Path) -> None:
     """Raise `RunError` where somebody has removed the run's folder: half a run must not look like a whole."""
     if not (run_dir / RUN_RECORD).exists():
-        raise RunError(
-            f"{run_dir} was removed or moved while the run went on",
-            cure="start the same command again, and leave the folder of a run alone until it has ended",
-        ) from None
+        cure = "start the same command again, and leave the folder of a run alone until it has ended"
+        raise RunError(f"{run_dir} was removed or moved while the run went on", cure=cure) from None
 
 
 def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
@@ -373,10 +345,8 @@ def _papermill(source: Path, out: Path, values: dict[str, Any]) -> None:
     except RuntimeError as error:  # how jupyter_client says that a kernel ended, or hung, while it started
         if "kernel" not in str(error).lower():
             raise
-        raise NotebookFailed(
-            f"the kernel of {source.name} did not start: {error}",
-            cure=f"close other programs and look at 'mlagent doctor'; {keep}",
-        ) from error
+        cure = f"close other programs and look at 'mlagent doctor'; {keep}"
+        raise NotebookFailed(f"the kernel of {source.name} did not start: {error}", cure=cure) from error
 
 
 def _refuse_secrets(parameters: Mapping[str, Any]) -> None:
@@ -403,8 +373,7 @@ def _values_per_notebook(
     """
     declared = {name: declared_parameters(folder / name) for name in names}
     for name, known in declared.items():
-        missing = [key for key in base if key not in known]
-        if missing:
+        if missing := [key for key in base if key not in known]:
             cure = "declare it as a literal in the cell tagged 'parameters'"
             raise ProfileError(f"{name} does not declare the parameter {missing[0]!r}", cure=cure)
     everywhere = sorted({key for known in declared.values() for key in known} - set(_BASE))
@@ -437,11 +406,8 @@ def _is_complete(out: Path, values: dict[str, Any]) -> bool:
     if record.get("exception") or any(used.get(k) != v for k, v in values.items() if k not in _BASE[2:]):
         return False
     cells = [cell["metadata"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return all(
-        cell.get("papermill", {}).get("status") == "completed"
-        for cell in cells
-        if "skip-execution" not in cell.get("tags", [])
-    )
+    cells = [cell for cell in cells if "skip-execution" not in cell.get("tags", [])]
+    return all(cell.get("papermill", {}).get("status") == "completed" for cell in cells)
 
 
 def _read_notebook(path: str | Path) -> dict:
@@ -468,10 +434,8 @@ def _claim(run_dir: Path, identity: dict[str, Any]) -> None:
         return
     for key, value in record.items():
         if existing.get(key) != value:
-            raise RunError(
-                f"{run_dir} was made with {key} {existing.get(key)!r}, not {value!r}",
-                cure="choose another folder with --run-id, or give the same values to resume it",
-            )
+            cure = "choose another folder with --run-id, or give the same values to resume it"
+            raise RunError(f"{run_dir} was made with {key} {existing.get(key)!r}, not {value!r}", cure=cure)
 
 
 @contextmanager
@@ -545,21 +509,6 @@ def _kernel_environment(profile: Profile, run_dir: Path) -> Iterator[None]:
         # what a cell raises comes back in its reply: the kernel's own log would only repeat it
         argv = [sys.executable, "-c", _LAUNCH, "--log-level=CRITICAL", "-f", "{connection_file}"]
         spec = {"argv": argv, "display_name": "Python 3 (ipykernel)", "language": "python"}
-        spec = {**spec, "env": environment}
-        write_json(Path(folder) / "kernels" / _KERNEL / "kernel.json", spec)
-        with _changed_environment(JUPYTER_PATH=folder, JUPYTER_RUNTIME_DIR=folder):
+        write_json(Path(folder) / "kernels" / _KERNEL / "kernel.json", spec | {"env": environment})
+        with patch.dict(os.environ, JUPYTER_PATH=folder, JUPYTER_RUNTIME_DIR=folder):  # put back in the end
             yield
-
-
-@contextmanager
-def _changed_environment(**changes: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -14,16 +14,21 @@ TELL_S = 60.0  # ours: between two lines in a terminal; many cells end before th
 SURE_S = 20.0  # ours: earlier the rate is a guess, and no time left is told
 
 
+def minutes(seconds: float) -> str:
+    """Return minutes and seconds.
+
+    Example:
+        >>> minutes(161.4)
+        '2:41'
+    """
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
 class Bar:
     """A line that tells how far a long cell is, updated in place; its last form stays in the notebook.
 
     Outside of a notebook it shows nothing. The time left is told by the rate since units were first told, so
     that those made before an interruption do not count.
-
-    Args:
-        what: The work, in a few words.
-        total: Units in all.
-        unit: Their name, in the plural.
     """
 
     def __init__(self, what: str, total: int, unit: str):
@@ -62,10 +67,8 @@ class Bar:
 
     def _line(self, note: str = "") -> dict:
         filled = round(24 * self.done / self.total)
-        spent = time.monotonic() - self._began
-        clock = f"{int(spent) // 60}:{int(spent) % 60:02d}"
-        bar = "█" * filled + "░" * (24 - filled)
-        text = f"{self.what}  {bar}  {self.done} of {self.total} {self.unit}, {clock} min"
+        spent, bar = minutes(time.monotonic() - self._began), "█" * filled + "░" * (24 - filled)
+        text = f"{self.what}  {bar}  {self.done} of {self.total} {self.unit}, {spent} min"
         return {"text/plain": f"{text}{self._left()}  {note}".rstrip()}
 
     def _left(self) -> str:

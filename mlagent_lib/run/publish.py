@@ -8,7 +8,7 @@ that says which runs they come from. ``mlagent figures`` alone redraws the pictu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -21,14 +21,14 @@ from mlagent_lib.core.files import read_jsonl, sha256_file, write_bytes, write_j
 from mlagent_lib.results import steps, two_models
 from mlagent_lib.results.arms import left_of, load, manifest_of, origin_lines
 from mlagent_lib.results.claims import claim_table
-from mlagent_lib.results.evaluation import TaskScale, trajectory_table
+from mlagent_lib.results.evaluation import HELD, TaskScale, trajectory_table
 from mlagent_lib.results.figures import put, render
 from mlagent_lib.results.first_screen import SUBJECTS, against
 from mlagent_lib.results.judge import NOT_TESTABLE, TOO_FEW
 from mlagent_lib.results.open_questions import answers
 from mlagent_lib.results.reading import field_table, reading_sentence
 from mlagent_lib.results.smallest_difference import smallest_differences
-from mlagent_lib.results.style import csv_bytes, with_run
+from mlagent_lib.results.style import csv_bytes, plain_interval, with_run
 from mlagent_lib.run.stages import edit_tables, score_tables
 from mlagent_lib.tasks.paper.recipes import paper_task_lines
 from mlagent_lib.tasks.registry import find_task, list_tasks
@@ -36,6 +36,10 @@ from mlagent_lib.tasks.registry import find_task, list_tasks
 SCHEMA = "mlagent.published/1"
 PRETRAINED = "laptop-llm"  # the folder of a pretrained model's results
 METRICS = "03_grpo/metrics.jsonl"
+_OF_STAGES = (  # of the manifests of stages, in the manifest of the results
+    *("seed", "git", "package", "versions", "platform", "device", "wall_s", "peak_memory_bytes"),
+    "summary",
+)
 _STAGES = ("01_collection", "02_sft", "03_grpo", "04_evaluation")
 
 
@@ -52,9 +56,8 @@ def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.Dat
     manifests = {run: _manifests(run) for run in runs}
     profiles = {found["04_evaluation"]["params"]["profile"] for found in manifests.values()}
     if len(profiles) != 1:
-        raise RunError(
-            f"the runs are of different profiles: {', '.join(sorted(profiles))}", cure="publish one profile"
-        )
+        names = ", ".join(sorted(profiles))
+        raise RunError(f"the runs are of different profiles: {names}", cure="publish one profile")
     profile, hardware = profiles.pop(), next(iter(manifests.values()))["04_evaluation"].get("device", "")
     seeds = {run: found["04_evaluation"]["params"]["seed"] for run, found in manifests.items()}
     tables = _tables(runs, seeds)
@@ -67,9 +70,8 @@ def publish(runs: Sequence[Path | str], figures: Path | str) -> dict[str, pd.Dat
     return tables
 
 
-def published_folders(figures: Path | str) -> list[Path]:
+def published_folders(figures: Path) -> list[Path]:
     """Return the folders of published runs: this one, and those in it that hold another profile's."""
-    figures = Path(figures)
     found = sorted(path.parent for path in figures.glob("*/manifest.json"))
     return [figures, *(path for path in found if manifest_of(path).get("schema") == SCHEMA)]
 
@@ -78,12 +80,9 @@ def _manifests(run: Path) -> dict[str, dict]:
     """Return the manifests of a run's stages, each checked against its files."""
     found = {}
     for stage in _STAGES:
-        problem = stage_problem(run / stage)
-        if problem:
-            raise RunError(
-                f"stage {stage} of {run} cannot be published: {problem}",
-                cure=f"run 'mlagent run' for {run.name}",
-            )
+        if problem := stage_problem(run / stage):
+            cure = f"run 'mlagent run' for {run.name}"
+            raise RunError(f"stage {stage} of {run} cannot be published: {problem}", cure=cure)
         found[stage] = read_manifest(run / stage)
     return found
 
@@ -92,21 +91,15 @@ def _tables(runs: Sequence[Path], seeds: dict[Path, int]) -> dict[str, pd.DataFr
     tasks = {name: find_task(name) for name in list_tasks()}
     scales = {name: TaskScale.of(task) for name, task in tasks.items()}
     rows = [row for run in runs for row in read_jsonl(run / "04_evaluation" / "trajectories.jsonl")[0]]
-    trajectories = trajectory_table(rows, scales)
-    rewards = pd.concat(
-        (pd.read_csv(run / "03_grpo" / "step_rewards.csv") for run in runs), ignore_index=True
-    )
+    rewards = [pd.read_csv(run / "03_grpo" / "step_rewards.csv") for run in runs]
     luck = [pd.read_csv(run / "04_evaluation" / "luck.csv").assign(seed=seeds[run]) for run in runs]
     metrics = [pd.DataFrame(read_jsonl(run / METRICS)[0]).assign(seed=seeds[run]) for run in runs]
-    rows_of_grpo = pd.concat(metrics, ignore_index=True)
-    return {
-        "trajectories": trajectories,
-        "step_rewards": rewards,
-        **derived(trajectories, rewards, rows_of_grpo),
-        **edit_tables(rows, tasks.__getitem__, scales, max(len(row["steps"]) for row in rows)),
-        "luck": pd.concat(luck, ignore_index=True),
-        "grpo_metrics": rows_of_grpo,
-    }
+    parts = {"step_rewards": rewards, "luck": luck, "grpo_metrics": metrics}
+    tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
+    tables["trajectories"] = trajectory_table(rows, scales)
+    longest = max(len(row["steps"]) for row in rows)
+    more = derived(tables["trajectories"], tables["step_rewards"], tables["grpo_metrics"])
+    return tables | more | edit_tables(rows, tasks.__getitem__, scales, longest)
 
 
 def derived(
@@ -122,7 +115,7 @@ def derived(
     return found | {"best_at_k_values": found.pop("best_at_k"), "claims": claim_table(tables)}
 
 
-def derive(figures: Path | str, *, check: bool = False) -> list[str]:
+def derive(figures: Path, *, check: bool = False) -> list[str]:
     """Compute the tables of `derived` from the committed rows again; return the names of those that changed.
 
     The manifest gets their sums, and no other's.
@@ -131,7 +124,6 @@ def derive(figures: Path | str, *, check: bool = False) -> list[str]:
         figures: Folder with trajectories, step rewards, metrics of GRPO, and the manifest of all tables.
         check: Write nothing, only compare.
     """
-    figures = Path(figures)
     rows = (pd.read_csv(figures / f"{name}.csv") for name in ("trajectories", "step_rewards", "grpo_metrics"))
     found = {f"{name}.csv": csv_bytes(table) for name, table in derived(*rows).items()}
     changed, manifest = put(figures, found, check=check), figures / "manifest.json"
@@ -167,46 +159,46 @@ def _figure_tables(
 
 
 def _manifest(profile: str, manifests: dict, figures: Path) -> dict:
-    keep = ("seed", "git", "package", "versions", "platform", "device", "wall_s", "peak_memory_bytes")
-    keep = (*keep, "summary")
     where = () if figures.name == "figures" else ("--folder", f"figures/{figures.name}")
     return {
         "schema": SCHEMA,
         "profile": profile,
         "command": " ".join(["mlagent figures --runs", *(f"runs/{run.name}" for run in manifests), *where]),
         "runs": {
-            run.name: {stage: {key: row.get(key) for key in keep} for stage, row in found.items()}
+            run.name: {stage: {key: row.get(key) for key in _OF_STAGES} for stage, row in found.items()}
             for run, found in manifests.items()
         },
         "files": {path.name: sha256_file(path) for path in sorted(figures.glob("*.csv"))},
     }
 
 
-def task_lines(home: Path | None = None) -> str:
+def table_lines(head: str, rows: Iterable[Sequence[str]] = ()) -> list[str]:
+    """Return a table as lines of Markdown, its head as written.
+
+    Example:
+        >>> table_lines("| | a |", [("b", "c")])
+        ['| | a |', '|---|---|', '| b | c |']
+    """
+    return [head, "|---" * (head.count("|") - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def task_lines() -> str:
     """Return the table of tasks as Markdown."""
-    lines = [
+    lines = table_lines(
         "| paper's task | ours | modality | metric | better | data | rows: visible / feedback / report | "
-        "starter | best known |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for split in ("held-in", "held-out"):
+        "starter | best known |"
+    )
+    for split in HELD:
         lines.append(f"| **{split}** | | | | | | | | |")
-        for name in list_tasks(split):
-            task = find_task(name, home=home)
+        for task in map(find_task, list_tasks(split)):
             source = task.provenance if task.real else "generated from a seed"
-            rows = " / ".join(str(count) for count in label_rows(task))
+            labels = (len(pd.read_csv(task.labels_dir / f"{kind}.csv")) for kind in ("feedback", "report"))
             lines.append(
-                f"| {task.paper_task} | `{name}` | {task.modality} | {task.metric} | "
-                f"{task.better} | {source} | {rows} | "
+                f"| {task.paper_task} | `{task.name}` | {task.modality} | {task.metric} | {task.better} | "
+                f"{source} | {' / '.join(map(str, (task.rows, *labels)))} | "
                 f"{task.baseline['report']:.4g} | {task.best['report']:.4g} |"
             )
     return "\n".join(lines)
-
-
-def label_rows(task) -> tuple[int, int, int]:
-    """Return the number of visible, feedback and report rows of a task."""
-    files = [task.labels_dir / f"{name}.csv" for name in ("feedback", "report")]
-    return task.rows, *(len(pd.read_csv(path)) for path in files)
 
 
 POLICIES = {
@@ -221,66 +213,55 @@ POLICIES = {
 }
 
 
-def short_result_lines(figures: Path | str) -> str:
+HEAD = "| policy | held-in: last | best kept | held-out: last | best kept |"
+
+
+def short_result_lines(figures: Path) -> str:
     """Return the first table of the README: gap closed by each policy, and whether the trained one reads.
 
     Beside the last submission stands the one whose script printed the best validation metric.
     """
-    folder = Path(figures)
-    overall = pd.read_csv(folder / "overall.csv")
-    lines = ["| policy | held-in: last | best kept | held-out: last | best kept |", "|---|---|---|---|---|"]
-    for policy, label in POLICIES.items():
-        lines.append(f"| {label} | {' | '.join(_gap_cells(overall, policy, 2))} |")
-    return "\n".join([*lines, "", _against_line(folder), "", _reading_line(folder)])
+    overall = pd.read_csv(figures / "overall.csv")
+    rows = [(label, *_gap_cells(overall, policy, 2)) for policy, label in POLICIES.items()]
+    lines = table_lines(HEAD, rows)
+    return "\n".join([*lines, "", _against_line(figures), "", _reading_line(figures)])
 
 
-def short_claim_lines(figures: Path | str) -> str:
+def short_claim_lines(figures: Path) -> str:
     """Return one line for each claim of the paper: its statement, and the verdict of the committed runs.
 
     Where they alone cannot tell, it is that of the arms.
     """
-    arms = pd.read_csv(Path(figures) / "ablations" / "claims.csv").set_index("claim")["verdict"]
+    arms = pd.read_csv(figures / "ablations" / "claims.csv").set_index("claim")["verdict"]
     lines = []
-    for row in pd.read_csv(Path(figures) / "claims.csv").itertuples():
+    for row in pd.read_csv(figures / "claims.csv").itertuples():
         told = arms[row.claim] if row.verdict == TOO_FEW else row.verdict
         lines.append(f"- **{row.claim}** {row.statement} *{told[0].upper()}{told[1:]}.*")
     return "\n".join(lines)
 
 
-def result_lines(figures: Path | str) -> str:
+def result_lines(figures: Path) -> str:
     """Return the table of results as Markdown, from the committed CSV files alone."""
-    figures = Path(figures)
-    overall = pd.read_csv(figures / "overall.csv")
-    lines = [
-        "| policy | held-in: last | best kept | held-out: last | best kept | gain held-in | gain held-out |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    overall, rows = pd.read_csv(figures / "overall.csv"), []
     for policy, label in POLICIES.items():
-        cells = _gap_cells(overall, policy, 3)
-        cells += [_cell(overall, policy, split, "gain", 1) for split in ("held-in", "held-out")]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    lines.append("")
+        gains = (_cell(overall, policy, split, "gain", 1) for split in HELD)
+        rows.append((label, *_gap_cells(overall, policy, 3), *gains))
+    parts = ["\n".join(table_lines(f"{HEAD} gain held-in | gain held-out |", rows))]
     rewards = overall.query("split == 'held-in'").set_index("policy")["reward"]
-    for row in (
-        pd.read_csv(figures / "differences.csv").query("after == 'rl' and before == 'sft'").itertuples()
-    ):
+    differences = pd.read_csv(figures / "differences.csv").query("after == 'rl' and before == 'sft'")
+    for row in differences.itertuples():
         told = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
         if row.measure == "gap":
-            lines.append(
+            parts.append(
                 f"Gap closed, {row.split} tasks: RL minus SFT {told}, {row.n} trajectories on {row.tasks} "
                 f"tasks, {_seeds(row.seeds)}."
             )
         elif row.measure == "reward":
-            lines.append(
+            parts.append(
                 f"Mean step reward on states not trained on: {rewards['sft']:.3f} after SFT, "
                 f"{rewards['rl']:.3f} after RL; difference {told}, {row.n} states, {_seeds(row.seeds)}."
             )
-    lines += [
-        _against_line(figures),
-        _reading_line(figures),
-        _luck_line(figures),
-    ]
-    return "\n\n".join(["\n".join(lines[: len(POLICIES) + 2]), *lines[len(POLICIES) + 3 :]])
+    return "\n\n".join([*parts, _against_line(figures), _reading_line(figures), _luck_line(figures)])
 
 
 def _against_line(figures: Path) -> str:
@@ -308,9 +289,8 @@ def _luck_line(figures: Path) -> str:
     )
 
 
-def soak_lines(folder: Path | str) -> str:
+def soak_lines(folder: Path) -> str:
     """Return what is said of the two soaks, from their committed records alone."""
-    folder = Path(folder)
     steps, kills = (json.loads((folder / f"{name}.json").read_text()) for name in ("steps", "kill_chain"))
     spread, targets = steps["max_minus_min"], kills["kills_by_target"]
     flat = [name for name, value in spread.items() if value == 0]
@@ -331,19 +311,18 @@ def soak_lines(folder: Path | str) -> str:
     )
 
 
-def real_model_lines(record: Path | str) -> str:
+def real_model_lines(record: Path) -> str:
     """Return what a pretrained model takes at work, as a list, from the record of `bench.real_model`.
 
     Of several values the median is told.
     """
-    told = json.loads(Path(record).read_text(encoding="utf-8"))
+    told = json.loads(record.read_text(encoding="utf-8"))
     update, sampling, coder = (told[part] for part in ("update", "sampling", "coder"))
     seconds = {name: median(values) for name, values in update["seconds"].items()}
     low, middle, high = sampling["ratio [quartile, median, quartile]"]
     ours, theirs = (median(rates) for rates in sampling["tokens a processor second"].values())
-    edits = [
-        f"{found['exact']} of {sum(found.values())}" for found in (coder["blocks"], coder["whole scripts"])
-    ]
+    ways = coder["blocks"], coder["whole scripts"]
+    edits = [f"{found['exact']} of {sum(found.values())}" for found in ways]
     peak = max(told[part]["peak_gb"] for part in ("sft", "update", "sampling", "coder"))
     return "\n".join(
         [
@@ -361,9 +340,9 @@ def real_model_lines(record: Path | str) -> str:
     )
 
 
-def whole_run_line(folder: Path | str) -> str:
+def whole_run_line(folder: Path) -> str:
     """Return how long updates and evaluations of committed runs took, and their memory, as a list item."""
-    updates = pd.read_csv(Path(folder) / "grpo_metrics.csv").query("split == 'train'")
+    updates = pd.read_csv(folder / "grpo_metrics.csv").query("split == 'train'")
     took, runs = updates["seconds_total"], manifest_of(folder)["runs"].values()
     evaluation = median(run["04_evaluation"]["wall_s"] for run in runs) / 60
     peak = max(stage["peak_memory_bytes"] for run in runs for stage in run.values()) / 1e9
@@ -371,7 +350,7 @@ def whole_run_line(folder: Path | str) -> str:
         f"- In the committed runs ({_seeds(len(runs))}) an update takes {took.median():.0f} s in the median, "
         f"at most {took.max():.0f}, scripts included; all {len(took) // len(runs)} of a run take "
         f"{took.sum() / len(runs) / 60:.0f} minutes, the evaluation {evaluation:.0f}; no notebook took more "
-        f"than {peak:.1f} GB.{_attempts(Path(folder) / 'attempts.json')}"
+        f"than {peak:.1f} GB.{_attempts(folder / 'attempts.json')}"
     )
 
 
@@ -387,34 +366,32 @@ def _attempts(record: Path) -> str:
     )
 
 
-def two_model_lines(folders: Sequence[Path | str]) -> str:
+def two_model_lines(folders: Sequence[Path]) -> str:
     """Return a pretrained model beside the pocket model: what differs by intervals, then every answer."""
     tables = two_models.load_both(folders)
     table = two_models.beside_table(tables)
     lines = [f"- {told}" for told in two_models.sentences(tables)]
-    lines += ["", "| " + " | ".join(table.columns) + " |", "|---" * table.shape[1] + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table.itertuples(index=False))])
+    rows = table_lines(f"| {' | '.join(table.columns)} |", table.itertuples(index=False))
+    return "\n".join([*lines, "", *rows])
 
 
-def own_claim_lines(folder: Path | str, *, left_out: Sequence[str] = ()) -> str:
+def own_claim_lines(folder: Path, *, left_out: Sequence[str] = ()) -> str:
     """Return the table of the paper's claims and of the verdicts that a folder of results holds.
 
     Args:
         left_out: Verdicts whose claims are not shown.
     """
-    lines = ["| | claim of the paper | verdict | ours |", "|---|---|---|---|"]
-    for row in pd.read_csv(Path(folder) / "claims.csv").fillna("").itertuples():
-        if row.verdict not in left_out:
-            lines.append(f"| {row.claim} | {row.statement} | {row.verdict} | {row.ours or '–'} |")
-    return "\n".join(lines)
+    found = pd.read_csv(folder / "claims.csv").fillna("").itertuples()
+    rows = [(row.claim, row.statement, row.verdict, row.ours or "–") for row in found]
+    shown = [row for row in rows if row[2] not in left_out]
+    return "\n".join(table_lines("| | claim of the paper | verdict | ours |", shown))
 
 
-def claim_lines(folder: Path | str) -> str:
+def claim_lines(folder: Path) -> str:
     """Return the table of the paper's claims, and what the arms behind it still lack."""
     lines = [own_claim_lines(folder)]
     tables, left = load(folder), left_of(folder)
-    units = tables["units"]
-    hours = units["wall_s"].sum() / 3600.0
+    units, hours = tables["units"], tables["units"]["wall_s"].sum() / 3600.0
     lines += ["", f"From {int(units['finished'].sum())} finished units of work, {hours:.1f} core-hours."]
     lines[-1] += "".join(f" {line}." for line in origin_lines(manifest_of(folder)))
     if left:
@@ -422,7 +399,7 @@ def claim_lines(folder: Path | str) -> str:
         lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
     if told := answers(tables):
         lines += ["", "Beyond the paper:", "", *(f"- {sentence}" for sentence in told)]
-    if told := smallest_differences(pd.read_csv(Path(folder) / "differences.csv")):
+    if told := smallest_differences(pd.read_csv(folder / "differences.csv")):
         lines += ["", "What this length and number of seeds cost in certainty:", ""]
         lines += [f"- {certainty}." for certainty in told]
     return "\n".join(lines)
@@ -434,8 +411,7 @@ def _seeds(count: float) -> str:
 
 def _gap_cells(overall: pd.DataFrame, policy: str, digits: int) -> list[str]:
     """Return the gap closed by the last submission and by the best by validation, held-in and held-out."""
-    sides = product(("held-in", "held-out"), ("gap", "kept"))
-    return [_cell(overall, policy, split, what, digits) for split, what in sides]
+    return [_cell(overall, policy, *side, digits) for side in product(HELD, ("gap", "kept"))]
 
 
 def _cell(overall: pd.DataFrame, policy: str, split: str, what: str, digits: int) -> str:
@@ -443,9 +419,8 @@ def _cell(overall: pd.DataFrame, policy: str, split: str, what: str, digits: int
     value = part[{"gap": "gap_closed", "kept": "gap_kept", "gain": "gain_pct"}[what]]
     if value.isna().all():
         return "–"
-    row, value, unit = part.iloc[0], value.iloc[0], " %" if what == "gain" else ""
-    shown = [f"{round(x, digits) + 0.0:.{digits}f}" for x in (value, row[f"{what}_low"], row[f"{what}_high"])]
-    return f"{shown[0]}{unit} [{shown[1]}, {shown[2]}]"
+    ends = (part.iloc[0][f"{what}_{end}"] for end in ("low", "high"))
+    return plain_interval(value.iloc[0], *ends, digits, " %" if what == "gain" else "")
 
 
 DOCUMENTS = {  # which generated tables stand in which text, by the names of their markers
@@ -457,9 +432,8 @@ DOCUMENTS = {  # which generated tables stand in which text, by the names of the
 }
 
 
-def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable[[], str]]:
+def document_tables(root: Path, figures: Path) -> dict[str, Callable[[], str]]:
     """Return what makes each generated table, by the name of its markers."""
-    figures = Path(figures)
     return {
         "short-results": lambda: short_result_lines(figures),
         "short-claims": lambda: short_claim_lines(figures),
@@ -472,13 +446,11 @@ def document_tables(root: Path | str, figures: Path | str) -> dict[str, Callable
         "real-model": lambda: "\n".join(
             [real_model_lines(figures / "real_model.json"), whole_run_line(figures / PRETRAINED)]
         ),
-        "soak": lambda: soak_lines(Path(root) / "tests" / "soak"),
+        "soak": lambda: soak_lines(root / "tests" / "soak"),
     }
 
 
-def refresh_documents(
-    root: Path | str, figures: Path | str, more: Mapping[str, Callable[[], str]]
-) -> list[str]:
+def refresh_documents(root: Path, figures: Path, more: Mapping[str, Callable[[], str]]) -> list[str]:
     """Write the generated tables between their markers, and return the names of the texts that changed.
 
     Args:
@@ -490,7 +462,7 @@ def refresh_documents(
     """
     bodies, changed = {**document_tables(root, figures), **more}, []
     for place, names in DOCUMENTS.items():
-        path = Path(root) / place
+        path = root / place
         if not path.is_file():
             continue
         old = text = path.read_text(encoding="utf-8")

@@ -18,15 +18,7 @@ from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import start_state
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.run.lab import Lab, changed_profile, lab_in, local_agent
-from mlagent_lib.run.stages import (
-    TRAJECTORIES,
-    adapter_of,
-    is_trained,
-    quiet,
-    split_states,
-    train_rl,
-    write_table,
-)
+from mlagent_lib.run.stages import TRAJECTORIES, adapter_of, is_trained, split_states, train_rl, write_table
 from mlagent_lib.training import reading
 from mlagent_lib.training.scoring import evaluate_steps
 
@@ -48,9 +40,8 @@ def open_reading(run: str | Path, *, settings: str = "", seed: int | None = None
     """
     made = read_manifest(Path(run) / "02_sft")
     if made is None:
-        raise RunError(
-            f"{run} holds no finished stage 02_sft", cure="run 'mlagent run', or notebooks 01 and 02"
-        )
+        cure = "run 'mlagent run', or notebooks 01 and 02"
+        raise RunError(f"{run} holds no finished stage 02_sft", cure=cure)
     told = made["params"]
     wanted = {name: told[name] for name in ("model", "coder", "vllm") if name in told}
     own, changes = changed_profile(get_profile(told["profile"]), **wanted)
@@ -79,13 +70,11 @@ def reading_test(lab: Lab, stage: Stage, progress: Callable[[dict], None] | None
 
     Args:
         lab: Of `open_reading`.
-        progress: Called with each row of the metrics.
 
     Returns:
         Columns policy, states (kept back or held-out starters), right, one for each modality (NaN where it
         has no state), commonest, families.
     """
-    quiet()
     seed = lab.changes["table"]
     parts = split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
     table = reading.draw_table(lab.tasks("all"), seed)
@@ -119,7 +108,7 @@ def _said(
 ) -> list[dict]:
     """Return the choices of a local policy in these states."""
     agent, stream = local_agent(lab, name, adapter), derive_seed(lab.changes["table"], "reading", name)
-    made = evaluate_steps(
+    _, rows = evaluate_steps(
         agent.generate, states, tools, Prompter.of(lab.profile), form="v1", seed=stream, samples=SAMPLES
     )
-    return reading.choices(made.rows, tools)
+    return reading.choices(rows, tools)

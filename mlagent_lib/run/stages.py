@@ -27,7 +27,7 @@ from mlagent_lib.agents.server.accounting import CALLS, COSTS, cost_rows, read_c
 from mlagent_lib.core.arms import Arm, get_arm
 from mlagent_lib.core.artifacts import Stage, damaged_file, hashes_below
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.core.files import append_jsonl, write_text
+from mlagent_lib.core.files import write_text
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.environment.coder import Coder, EditRequest, RuleCoder
 from mlagent_lib.environment.luck import luck_of
@@ -51,6 +51,7 @@ from mlagent_lib.results.reading import (
 )
 from mlagent_lib.results.report_scores import with_report_scores
 from mlagent_lib.results.steps import outcome_table, standing_table, step_table
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.reward import reward_of
 from mlagent_lib.run.lab import (
     Agent,
@@ -61,6 +62,7 @@ from mlagent_lib.run.lab import (
     idea_coder,
     local_agent,
     make_coder,
+    quiet,
 )
 from mlagent_lib.run.progress import Bar
 from mlagent_lib.tasks.foreign.leaderboard import leaderboard_of
@@ -71,21 +73,13 @@ from mlagent_lib.training.pool import Parts, StatePool
 from mlagent_lib.training.scoring import evaluate_steps, fill_groups, group_advantages
 
 TRAJECTORIES = "01_collection/trajectories.jsonl"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of the folder of an adapter
 CODER_EDITS = 24  # ours: edits for each held-in task on which the coder is measured
 COMPARED = "v1"  # the reward in which policies are compared, whatever they were trained on
+TRAINED_BY = {"sft": "02_sft", "rl": "03_grpo"}  # the stage that made the adapter of a policy
 LUCKY = ("random-ideas", "rl")  # ours: whose best edits are run again with other seeds
 BASELINES = ("fixed-edit", "fixed-sequence", "random-ideas", "random-kept")  # what needs no reading
 PAIRS = (("rl", "sft"), ("sft", "base"), ("rl", "base"), *(("rl", name) for name in BASELINES))
-
-
-def quiet() -> None:
-    """Switch off the progress bars and the advice of the training libraries: notebooks show their own."""
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
 
 
 def write_table(stage: Stage, name: str, table: pd.DataFrame) -> pd.DataFrame:
@@ -105,8 +99,6 @@ def collection(lab: Lab, stage: Stage, *, expert: str = "scripted") -> None:
     tasks = lab.tasks(lab.profile.collect.tasks)
     bar = Bar("expert at work", len(tasks), "tasks")
     path = stage.path("trajectories.jsonl")
-    if expert != "scripted":
-        quiet()  # a local model may play the coder
     collect(lab, path, expert=expert, progress=lambda done, _: bar.to(done))
     rows = read_trajectories(path)
     chats = conversational_rows(rows, lambda step: prompt_of(lab, step["state"]), names=True)
@@ -144,17 +136,15 @@ def start_adapter(lab: Lab, stage: Stage, rows: Sequence[dict] | None) -> None:
 
     if is_trained(stage):
         return
-    profile, found = lab.profile, {"rows": 0}
+    quiet()
+    model, settings, found = lab.profile.model, lab.profile.sft, {"rows": 0}
+    options = {"backend": lab.profile.loading, "seed": lab.seed}
     if rows is None:
-        fresh_adapter(
-            profile.model, backend=profile.loading, r=profile.sft.lora_r, alpha=profile.sft.lora_alpha,
-            out=stage.path("adapter"), seed=lab.seed,
-        )  # fmt: skip
+        lora = {"r": settings.lora_r, "alpha": settings.lora_alpha}
+        fresh_adapter(model, out=stage.path("adapter"), **lora, **options)
     else:
-        found = train_sft(
-            rows, profile.sft, model=profile.model, backend=profile.loading, out=stage.dir, seed=lab.seed,
-            progress=_updates("fine-tuning"),
-        )  # fmt: skip
+        options |= {"model": model, "progress": _updates("fine-tuning")}
+        found = train_sft(rows, settings, out=stage.dir, **options)
     stage.write_json("training.json", found | {"files": hashes_below(stage.path("adapter"))})
 
 
@@ -172,7 +162,6 @@ def _updates(what: str) -> Callable[[int, int, str], None]:
 
 def fine_tuning(lab: Lab, stage: Stage) -> None:
     """Train the SFT adapter, measure the coder, and take single steps from test states before and after."""
-    quiet()
     parts = split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
     start_adapter(lab, stage, expert_rows(lab, parts))
     bar = Bar("what it learned", 3, "parts")
@@ -207,19 +196,15 @@ def single_steps(lab: Lab, stage: Stage, agent: Agent, arm: Arm, states: Sequenc
     Returns:
         See `reward_table`.
     """
-    profile = lab.profile
-    found = evaluate_steps(
-        agent.generate, states, agent.tools, Prompter.of(profile),
-        form=COMPARED, seed=derive_seed(lab.seed, "test-steps", arm.who), samples=profile.grpo.test_samples,
-    )  # fmt: skip
-    path = stage.path(f"{arm.who}_steps.jsonl")
-    path.unlink(missing_ok=True)
-    for row in found.rows:
-        append_jsonl(path, row)
-    return reward_table(found.rows, {state.task: lab.task(state.task) for state in states}, arm, lab.seed)
+    seed, samples = derive_seed(lab.seed, "test-steps", arm.who), lab.profile.grpo.test_samples
+    options = {"form": COMPARED, "seed": seed, "samples": samples}
+    _, rows = evaluate_steps(agent.generate, states, agent.tools, Prompter.of(lab.profile), **options)
+    write_rows(stage.path(f"{arm.who}_steps.jsonl"), rows)
+    return reward_table(rows, {state.task: lab.task(state.task) for state in states}, arm, lab.seed)
 
 
-def reward_table(rows: Sequence[dict], tasks: Mapping[str, Task], arm: Arm, seed: int) -> pd.DataFrame:
+@tabled()
+def reward_table(rows: Sequence[dict], tasks: Mapping[str, Task], arm: Arm, seed: int) -> Rows:
     """Return one row for each single step; one that we failed to score has no reward (NaN).
 
     Args:
@@ -229,15 +214,13 @@ def reward_table(rows: Sequence[dict], tasks: Mapping[str, Task], arm: Arm, seed
         Columns arm, policy, seed, task, state, outcome, reason, share (of the gap, what v2 pays for an edit),
         reward.
     """
-    table = []
     for row in rows:
         task, after, before = tasks[row["task"]], row["score_after"], row["score_before"]
         width = task.best["feedback"] - task.baseline["feedback"]
         line = arm.keys | {"seed": seed, "task": row["task"], "state": row["state_id"]}
         line |= {"outcome": row["outcome"], "reason": row["reason"]}
         line |= {"share": None if after is None else (after - before) / width}
-        table.append(line | {"reward": row["reward"]})
-    return pd.DataFrame(table)
+        yield line | {"reward": row["reward"]}
 
 
 def coder_check(lab: Lab, agent: Agent) -> pd.DataFrame:
@@ -252,9 +235,8 @@ def coder_check(lab: Lab, agent: Agent) -> pd.DataFrame:
     return edits_checked(coder, lab.tasks(lab.profile.collect.tasks), lab.seed)
 
 
-def edits_checked(
-    coder: Coder, tasks: Iterable[Task], seed: int, per_task: int = CODER_EDITS
-) -> pd.DataFrame:
+@tabled("task", "axis", "instruction", "result")
+def edits_checked(coder: Coder, tasks: Iterable[Task], seed: int, per_task: int = CODER_EDITS) -> Rows:
     """Return how a coder edits the starters of tasks, beside the rule coder, which is exact.
 
     Tasks without a catalogue are left out: nobody knows what an exact edit of theirs is.
@@ -263,60 +245,51 @@ def edits_checked(
         per_task: Edits drawn from the catalogue of each task.
 
     Returns:
-        One row for each edit: task, axis, instruction, result (``exact``, ``other`` or ``refused``).
+        One row for each edit; its result is ``exact``, ``other`` or ``refused``.
     """
-    requests, table = [], []
+    requests, axes = [], []
     for task in filter(has_catalogue, tasks):
         pool, script = edits(task.modality, task.kind), task.env_files()[task.starter].decode()
         for index in rng(seed, "coder-check", task.name).permutation(len(pool))[:per_task]:
             requests.append(EditRequest(task, script, pool[index].instruction))
-            table.append(
-                {"task": task.name, "axis": pool[index].axis, "instruction": pool[index].instruction}
-            )
+            axes.append(pool[index].axis)
     wanted, got = RuleCoder().edit_many(requests), coder.edit_many(requests)
-    for row, right, made in zip(table, wanted, got, strict=True):
-        row["result"] = "exact" if made == right else "other" if isinstance(made, str) else "refused"
-    return pd.DataFrame(table, columns=["task", "axis", "instruction", "result"])
+    for asked, axis, right, made in zip(requests, axes, wanted, got, strict=True):
+        result = "exact" if made == right else "other" if isinstance(made, str) else "refused"
+        yield asked.task.name, axis, asked.instruction, result
 
 
 def adapter_of(stage: Stage, name: str = "02_sft") -> Path:
     """Return the adapter folder of an earlier stage, its weights recorded as an input."""
-    stage.read(f"{name}/adapter/adapter_config.json")
-    return stage.read(f"{name}/adapter/adapter_model.safetensors").parent
+    stage.read(f"{name}/adapter/{CONFIG}")
+    return stage.read(f"{name}/adapter/{WEIGHTS}").parent
 
 
-def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> pd.DataFrame:
+@tabled("action", "what", "outcome", "score_before", "score_after", "reward", "advantage", "reply")
+def group_steps(lab: Lab, agent: Agent, state: State, *names: str) -> Rows:
     """Return one group by hand: G replies to ONE state, executed, with rewards and advantages.
 
     Args:
         state: Where all of them start.
 
     Returns:
-        One row for each reply: action, what (its edit instruction), outcome, score_before, score_after,
-        reward, advantage (see `group_advantages`), reply.
+        One row for each reply; ``what`` is its edit instruction. For the advantage see `group_advantages`.
     """
     profile, task = lab.profile, lab.task(state.task)
     prompt = Prompter.of(profile).messages(state, task)
     seed = derive_seed(lab.seed, "group", *names)
     replies = agent.generate([prompt] * profile.grpo.group_size, seed)
-    table, rewards = [], []
-    for reply, result in zip(
-        replies, run_steps([(state, text) for text in replies], agent.tools), strict=True
-    ):
+    results = run_steps([(state, text) for text in replies], agent.tools)
+    rewards = [reward_of(result, task, profile.grpo.reward_form) for result in results]
+    advantages = group_advantages(fill_groups(rewards, len(rewards))[0], len(rewards))
+    for reply, result, *paid in zip(replies, results, rewards, advantages, strict=True):
         name, what = (result.action.name, result.action.arguments) if result.action else ("–", {})
         scores = (result.outcome.value, result.score_before, result.score_after)
-        rewards.append(reward_of(result, task, profile.grpo.reward_form))
-        table.append((name, what.get("edit_instruction", result.reason), *scores, rewards[-1], reply))
-    columns = ["action", "what", "outcome", "score_before", "score_after", "reward", "reply"]
-    frame = pd.DataFrame(table, columns=columns)
-    filled, _ = fill_groups(rewards, len(table))
-    frame.insert(6, "advantage", group_advantages(filled, len(table)))
-    return frame
+        yield name, what.get("edit_instruction", result.reason), *scores, *paid, reply
 
 
 def grpo(lab: Lab, stage: Stage) -> None:
     """Show one group by hand, train with step-wise GRPO, and take single steps from the test states."""
-    quiet()
     profile, parts = lab.profile, split_states(lab, read_trajectories(stage.read(TRAJECTORIES)))
     adapter, before = adapter_of(stage), pd.read_csv(stage.read("02_sft/test_steps.csv"))
     if not stage.path("group.csv").exists():
@@ -345,17 +318,15 @@ def train_rl(
     """Train a policy by RL as an arm says, and write ``adapter/``, ``metrics.jsonl`` and ``training.json``.
 
     Args:
-        lab: The run, with the arm's profile.
         stage: Where it goes; goes on where an earlier attempt stopped.
         parts: States to train and to select on.
         arm: Method, tasks and share of on-policy states; the full method's by default.
         charged_limit: Charged seconds after which training ends, in place of a number of updates.
-        progress: Called with each row of the metrics.
-        tools: In place of the run's own.
         seed: Of the training; the run's own by default.
     """
     from mlagent_lib.training.grpo import train_grpo
 
+    quiet()
     profile, arm = lab.profile, arm or get_arm("full")
     select = StatePool(tuple(state for state in parts.select if not arm.tasks or state.task in arm.tasks))
     select = select.sample(profile.grpo.eval_states, lab.seed, "select")
@@ -379,7 +350,6 @@ def _told(bar: Bar, row: dict) -> None:
 
 def evaluation(lab: Lab, stage: Stage) -> None:
     """Let every policy make its trajectories and write the tables of scores, gains and differences."""
-    quiet()
     settings, path = lab.profile.evaluate, stage.path("trajectories.jsonl")
     stage.read(TRAJECTORIES)
     shared = write_table(stage, "step_rewards.csv", pd.read_csv(stage.read("03_grpo/step_rewards.csv")))
@@ -392,16 +362,13 @@ def evaluation(lab: Lab, stage: Stage) -> None:
     rows = graded_trajectories(lab, path)
     scales = {scale.task: scale for scale in lab.scales()}
     table = trajectory_table(rows, scales)
-    write_table(stage, "trajectories.csv", table)
-    for name, made in score_tables(table, shared).items():
-        write_table(stage, f"{name}.csv", made)
-    for name, made in edit_tables(rows, lab.task, scales, settings.max_steps, root=lab.seed).items():
-        write_table(stage, f"{name}.csv", made)
-    write_table(stage, "luck.csv", luck_table(lab, rows, LUCKY))
-    tasks = lab.tasks(settings.tasks)
-    boards = {task.name: board for task in tasks if (board := leaderboard_of(task))}
+    tables = {"trajectories": table, **score_tables(table, shared), "luck": luck_table(lab, rows, LUCKY)}
+    tables |= edit_tables(rows, lab.task, scales, settings.max_steps, root=lab.seed)
+    boards = {task.name: board for task in lab.tasks(settings.tasks) if (board := leaderboard_of(task))}
     if boards:  # competitions of MLE-bench: where the trajectories would have stood on Kaggle
-        write_table(stage, "medals.csv", medal_table(table, boards))
+        tables["medals"] = medal_table(table, boards)
+    for name, made in tables.items():
+        write_table(stage, f"{name}.csv", made)
     stage.summary = {"trajectories": len(rows), "step_rewards": len(shared)}
 
 
@@ -416,21 +383,9 @@ def score_tables(trajectories: pd.DataFrame, rewards: pd.DataFrame) -> dict[str,
 
 
 def edit_tables(
-    rows: Sequence[dict],
-    task_of: Callable[[str], Task],
-    scales: Mapping[str, TaskScale],
-    steps: int,
-    *,
-    root: int = 0,
+    rows: Sequence[dict], task_of: Callable[[str], Task], scales: Mapping[str, TaskScale], steps: int, root=0
 ) -> dict[str, pd.DataFrame]:
-    """Return what became of the steps of graded trajectories, and whether their policies read, by name.
-
-    Args:
-        task_of: Gives a task by its name.
-        scales: By task.
-        steps: Of the longest trajectory.
-        root: Seed of the permutations.
-    """
+    """Return what became of the steps of graded trajectories, and whether their policies read, by name."""
     actions, paths, each = action_table(rows, task_of), gap_paths(rows, scales, steps), step_table(rows)
     return {
         "outcomes": outcome_table(each),
@@ -460,15 +415,18 @@ def known_policies(lab: Lab) -> list[str]:
 def graded_trajectories(lab: Lab, path: Path) -> list[dict]:
     """Grade the trajectories of a file on the report labels, write it anew, and return them."""
     rows = with_report_scores(read_trajectories(path), lab.task, lab.cache.archive)
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_rows(path, rows)
     return rows
 
 
-def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.DataFrame:
-    """Return whether the best edit of each policy on each task survives other seeds of the script.
+def write_rows(path: Path, rows: Iterable[Mapping]) -> None:
+    """Write rows as a file of JSON lines, in place of what it held."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
-    Args:
-        policies: Whose edits are run again.
+
+@tabled("policy", "task", "split", "claimed", "kept", "seeds", "verdict")
+def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> Rows:
+    """Return whether the best edit of each policy on each task survives other seeds of the script.
 
     Returns:
         One row for each policy and task that gained anything: claimed (gain on the feedback labels, in the
@@ -479,31 +437,23 @@ def luck_table(lab: Lab, rows: Sequence[dict], policies: Sequence[str]) -> pd.Da
     for name in policies:
         for task in lab.tasks(lab.profile.evaluate.tasks):
             sign = 1.0 if task.greater_is_better else -1.0
-            ends = [
-                (row["steps"][0]["state"], step)
-                for row in rows
-                if (row["source"], row["task"]) == (name, task.name)
-                for step in row["steps"]
-                if step["score_after"] is not None
-            ]
+            own = [row for row in rows if (row["source"], row["task"]) == (name, task.name)]
+            ends = [(row["steps"][0]["state"], step) for row in own for step in row["steps"]]
+            ends = [(start, step) for start, step in ends if step["score_after"] is not None]
             gains = [sign * (step["score_after"] - start["score"]) for start, step in ends]
             if gains and max(gains) > 0:
                 start, step = ends[gains.index(max(gains))]
-                found.append({"policy": name, "task": task.name, "split": task.split})
+                found.append((name, task.name, task.split))
                 pairs.append((State.from_json(start), edited_state(step, task)))
     lucks = luck_of(pairs, lab.tools(), seeds=lab.profile.evaluate.luck_seeds)
-    for row, luck in zip(found, lucks, strict=True):
-        seeds = len(luck.gains)
-        row |= {"claimed": luck.claimed, "kept": luck.kept, "seeds": seeds, "verdict": luck.verdict}
-    columns = ["policy", "task", "split", "claimed", "kept", "seeds", "verdict"]
-    return pd.DataFrame(found, columns=columns)
+    for known, luck in zip(found, lucks, strict=True):
+        yield *known, luck.claimed, luck.kept, len(luck.gains), luck.verdict
 
 
 def _actor(lab: Lab, stage: Stage, name: str) -> tuple:
     """Return a policy by name with the toolbox that holds its coder."""
-    if name in ("base", "sft", "rl"):
-        adapter = {"base": None, "sft": "02_sft", "rl": "03_grpo"}[name]
-        agent = local_agent(lab, name, adapter_of(stage, adapter) if adapter else None)
+    if name == "base" or name in TRAINED_BY:
+        agent = local_agent(lab, name, None if name == "base" else adapter_of(stage, TRAINED_BY[name]))
         return agent.policy, agent.tools
     return baseline_policy(name), lab.tools(idea_coder(lab))
 
@@ -514,7 +464,6 @@ def same_state(lab: Lab, stage: Stage, *, task: str) -> None:
     Raises:
         RunError: No state of that task was kept back.
     """
-    quiet()
     states = split_states(lab, read_trajectories(stage.read(TRAJECTORIES))).test
     own = [state for state in states if state.task == task] or ([] if task else list(states))
     if not own:
@@ -523,7 +472,7 @@ def same_state(lab: Lab, stage: Stage, *, task: str) -> None:
     state = min(own, key=lambda found: (found.step, found.id))
     stage.write_text("state.json", json.dumps(state.to_json(), allow_nan=False))
     groups = []
-    for name, folder in (("sft", "02_sft"), ("rl", "03_grpo")):
+    for name, folder in TRAINED_BY.items():
         agent = local_agent(lab, name, adapter_of(stage, folder))
         groups.append(group_steps(lab, agent, state, "same-state", name).assign(policy=name))
     write_table(stage, "groups.csv", pd.concat(groups, ignore_index=True))

@@ -20,6 +20,7 @@ from mlagent_lib.agents.server.accounting import Call
 from mlagent_lib.results.evaluation import BOUND, gap_closed, relative_gain_pct
 from mlagent_lib.results.show import lines_of, reply_fields
 from mlagent_lib.results.style import number
+from mlagent_lib.run.progress import minutes
 from mlagent_lib.tasks.task import Task
 
 COLOURS = {"+": "32", "-": "31", "@": "36", "good": "32", "bad": "31", "head": "1", "soft": "2"}
@@ -44,7 +45,11 @@ def printable(text: object) -> str:
 def wants_colour(out: TextIO) -> bool:
     """Return whether to colour: on a terminal, unless ``NO_COLOR`` is set or the terminal is a dumb one."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return bool(getattr(out, "isatty", lambda: False)()) and not plain
+    return _is_terminal(out) and not plain
+
+
+def _is_terminal(out: TextIO) -> bool:
+    return bool(getattr(out, "isatty", lambda: False)())
 
 
 def score_text(value: float | None) -> str:
@@ -57,32 +62,53 @@ def score_text(value: float | None) -> str:
     return "–" if value is None or not isfinite(value) else f"{value:.4g}"
 
 
-class LiveView:
+class _Screen:
+    """Where lines go; on a terminal the last of them may be one that the next replaces."""
+
+    def __init__(self, out: TextIO):
+        self.out, self.is_terminal = out, _is_terminal(out)
+        self._lock, self._has_status = threading.RLock(), False
+
+    def status(self, text: str) -> None:
+        """Show what is going on now, in a line that the next one replaces; only on a terminal."""
+        if self.is_terminal:
+            columns = shutil.get_terminal_size((100, 24)).columns
+            self._write("\r\x1b[K" + printable(text)[: columns - 1], is_status=bool(text))
+
+    def _print(self, text: str) -> None:
+        with self._lock:
+            self._write(("\r\x1b[K" if self._has_status else "") + f"{text}\n")
+
+    def _write(self, text: str, *, is_status: bool = False) -> None:
+        with self._lock:
+            self.out.write(text)
+            self.out.flush()
+            self._has_status = is_status
+
+
+class LiveView(_Screen):
     """Shows one trajectory, step by step.
 
     Args:
         task: Its task: metric, direction, scale.
-        max_steps: Of the trajectory.
         colour: None to decide by ``out``.
     """
 
     def __init__(self, out: TextIO, task: Task, max_steps: int, *, colour: bool | None = None):
-        self.out, self.task, self.max_steps = out, task, max_steps
+        super().__init__(out)
+        self.task, self.max_steps = task, max_steps
         self.colour = wants_colour(out) if colour is None else colour
-        self.is_terminal = bool(getattr(out, "isatty", lambda: False)())
         self.width = max(min(shutil.get_terminal_size((100, 24)).columns, 120), 40)
-        self._lock, self._has_status = threading.Lock(), False
         self._path: list[str] = []
 
     def start(self, policy: str, coder: str, tier: str, seed: int) -> None:
         """Show who is at work on what."""
         task = self.task
-        better = "higher" if task.greater_is_better else "lower"
-        self._print(self._tint(f"{task.name}: {task.metric}, {better} is better", "head"))
+        self._print(self._tint(f"{task.name}: {task.metric}, {task.better} is better", "head"))
         self._print(f"policy {policy} · coder {coder} · seed {seed} · isolation {tier}")
         ends = score_text(task.baseline.get("feedback")), score_text(task.best.get("feedback"))
         self._print("feedback score of the starter {}, best known {}".format(*ends))
-        self.status(f"step 1 of at most {self.max_steps}: at work")
+        self._at_work(1)
 
     def step(self, step: Mapping, calls: Sequence[Call] = ()) -> None:
         """Show a step as it was recorded.
@@ -90,11 +116,9 @@ class LiveView:
         Args:
             calls: For its reply to a model server.
         """
-        count, reply = step["step"] + 1, str(step["reply"])
-        head = f"step {count} of at most {self.max_steps}"
-        self._print("")
-        self._print(self._tint(f"{head} {'─' * max(self.width - len(head) - 1, 3)}", "head"))
-        self._reply(step, reply)
+        count = step["step"] + 1
+        self._head(f"step {count} of at most {self.max_steps}")
+        self._reply(step)
         self._diff(step["script_before"], step["script_after"])
         if step["outcome"] in ("error", "corner", "invalid") and step["observation"]:
             self._named("told", step["observation"].strip().splitlines()[-1])
@@ -102,7 +126,7 @@ class LiveView:
             self._named("server", asked)
         self._verdict(step)
         if count < self.max_steps:
-            self.status(f"step {count + 1} of at most {self.max_steps}: at work")
+            self._at_work(count + 1)
 
     def end(self, row: Mapping) -> None:
         """Show where a trajectory started, where it ended, and what was gained, on the feedback labels."""
@@ -110,23 +134,25 @@ class LiveView:
         last, stop = row["final"]["feedback_last"], row["final"]["stop"]
         start = row["steps"][0]["score_before"] if row["steps"] else None
         start = self.task.baseline.get("feedback") if start is None else start
-        self._print("")
-        self._print(self._tint(f"end {'─' * max(self.width - 4, 3)}", "head"))
+        self._head("end")
         self._print(f"feedback score {score_text(start)} → {score_text(last)}, {self._gain(start, last)}")
         self._print(f"stopped: {stop}, after {len(row['steps'])} steps")
         if stop == "unscored":
             self._print("not counted: a step could not be scored, through a failure of ours or of a server")
 
-    def status(self, text: str) -> None:
-        """Show what is going on now, in a line that the next one replaces; only on a terminal."""
-        if not self.is_terminal:
-            return
-        with self._lock:
-            self.out.write("\r\x1b[K" + printable(text)[: self.width - 1])
-            self.out.flush()
-            self._has_status = bool(text)
+    def on_wait(self, seconds: float, why: str) -> None:
+        """Tell that a rate limit makes us wait."""
+        self.status(f"waiting {seconds:.0f} s: {why}")
 
-    def _reply(self, step: Mapping, reply: str) -> None:
+    def _at_work(self, count: int) -> None:
+        self.status(f"step {count} of at most {self.max_steps}: at work")
+
+    def _head(self, title: str) -> None:
+        self._print("")
+        self._print(self._tint(f"{title} {'─' * max(self.width - len(title) - 1, 3)}", "head"))
+
+    def _reply(self, step: Mapping) -> None:
+        reply = str(step["reply"])
         if not step["action"]:
             self._named("reply", reply or "(empty)")
             return
@@ -193,49 +219,35 @@ class LiveView:
     def _tint(self, text: str, kind: str) -> str:
         return f"\x1b[{COLOURS[kind]}m{text}\x1b[0m" if self.colour and kind in COLOURS else text
 
-    def _print(self, text: str) -> None:
-        with self._lock:
-            clear = "\r\x1b[K" if self._has_status else ""
-            self._has_status = False
-            self.out.write(f"{clear}{text}\n")
-            self.out.flush()
-
 
 def _asked(calls: Sequence[Call]) -> str:
     """Return what a step's reply took, where that is worth a line: tries, broken formats, known replies."""
     if not calls:
         return ""
-    parts = [f"{sum(call.prompt_tokens for call in calls):,} tokens in, "
-             f"{sum(call.completion_tokens for call in calls):,} out"]  # fmt: skip
-    broke = [call.broke for call in calls if call.broke]
-    if broke:
+    tokens = (sum(getattr(call, f"{kind}_tokens") for call in calls) for kind in ("prompt", "completion"))
+    parts = ["{:,} tokens in, {:,} out".format(*tokens)]
+    if broke := [call.broke for call in calls if call.broke]:
         parts.append(f"{len(broke)} of {len(calls)} replies broke the format ({', '.join(broke)})")
-    retries = sum(max(call.requests - 1, 0) for call in calls)
-    if retries:
+    if retries := sum(max(call.requests - 1, 0) for call in calls):
         parts.append(f"{retries} {'retry' if retries == 1 else 'retries'}")
-    hits = sum(call.hit for call in calls)
-    if hits:
+    if hits := sum(call.hit for call in calls):
         parts.append("known already" if hits == len(calls) else f"{hits} known already")
     return ", ".join(parts)
 
 
-class ProgressLine:
+class ProgressLine(_Screen):
     """How far many trajectories are, in one line: written over on a terminal, else now and then a new one.
 
     Args:
-        what: Who is at work.
-        trajectories: In all.
-        max_steps: Of each.
         clock: Seconds that only grow.
     """
 
     def __init__(self, out: TextIO, what: str, trajectories: int, max_steps: int, *, clock=time.monotonic):
-        self.out, self.what, self.trajectories, self.max_steps = out, what, trajectories, max_steps
-        self.is_terminal = bool(getattr(out, "isatty", lambda: False)())
+        super().__init__(out)
+        self.what, self.trajectories, self.max_steps = what, trajectories, max_steps
         self.steps = self.ended = self.unscored = 0
         self.requests = self.retries = self.hits = self.asked_again = self.tokens_in = self.tokens_out = 0
-        self._clock, self._began, self._shown_at = clock, clock(), float("-inf")
-        self._lock, self._note = threading.Lock(), ""
+        self._clock, self._began, self._shown_at, self._note = clock, clock(), float("-inf"), ""
 
     def on_step(self, _job: object, _step: Mapping, stop: str) -> None:
         """Count a step, and the trajectory where it ended."""
@@ -268,15 +280,14 @@ class ProgressLine:
         self._note, self._shown_at = "", float("-inf")
         self._show()
         if self.is_terminal:
-            self.out.write("\n")
-            self.out.flush()
+            self._write("\n")
 
     def line(self) -> str:
         """Return the line."""
-        spent = int(self._clock() - self._began)
+        spent = minutes(self._clock() - self._began)
         parts = [
             f"{self.what}: {self.ended} of {self.trajectories} trajectories, {self.steps:,} of at most "
-            f"{self.trajectories * self.max_steps:,} steps, {spent // 60}:{spent % 60:02d} min"
+            f"{self.trajectories * self.max_steps:,} steps, {spent} min"
         ]
         if self.requests or self.hits:
             parts.append(
@@ -285,7 +296,7 @@ class ProgressLine:
             )
         if self.unscored:
             parts.append(f"{self.unscored} unscored")
-        return printable(" | ".join([*parts, self._note] if self._note else parts))
+        return printable(" | ".join(filter(None, [*parts, self._note])))
 
     def _show(self) -> None:
         with self._lock:
@@ -293,10 +304,5 @@ class ProgressLine:
             if now - self._shown_at < (0.2 if self.is_terminal else QUIET_S):
                 return
             self._shown_at = now
-            text = self.line()
-            if self.is_terminal:
-                width = shutil.get_terminal_size((100, 24)).columns
-                self.out.write("\r\x1b[K" + text[: width - 1])
-            else:
-                self.out.write(text + "\n")
-            self.out.flush()
+            show = self.status if self.is_terminal else self._print
+            show(self.line())

@@ -22,7 +22,7 @@ from mlagent_lib.environment.env import MAX_STEPS
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult, Toolbox, run_step, start_state
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.reward import FORMS, reward_of, step_reward
+from mlagent_lib.reward import FORMS, reward_of, task_reward
 from mlagent_lib.tasks.check import gold_submission
 from mlagent_lib.tasks.grading import grade
 from mlagent_lib.tasks.task import Task
@@ -75,9 +75,7 @@ def control(task: Task, name: str, form: str = "v1") -> tuple[float, float]:
         cure = "take a task whose labels are in the kit's form"
         raise MlagentError(f"the true answers of task {task.name!r} are not known", cure=cure)
     score = grade(task, gold_submission(task, CONTROLS[name]), "feedback")
-    init, best = task.baseline["feedback"], task.best["feedback"]
-    given = {"before": init, "after": score, "init": init, "best": best}
-    return score, step_reward(Outcome.EDITED, **given, form=form)
+    return score, task_reward(Outcome.EDITED, task, task.baseline["feedback"], score, form)
 
 
 @dataclass
@@ -109,15 +107,14 @@ class Desk:
             raise MlagentError(f"reward form {self.form!r} is unknown", cure=cure)
         for task in self.tasks.values():
             if not ("feedback" in task.baseline and "feedback" in task.best):
-                cure = "state baseline and best in its task.yaml"
-                raise TaskError(
-                    f"task {task.name!r} states no score of its starter or no best score", cure=cure
-                )
+                told = f"task {task.name!r} states no score of its starter or no best score"
+                raise TaskError(told, cure="state baseline and best in its task.yaml")
         self.tools = replace(self.tools, tasks=dict(self.tasks))
         self._lock = threading.Lock()
         self._starts: dict[str, State] = {}
         self._reached: OrderedDict[str, State] = OrderedDict()
         self._pool = {self.checked(state).id: state for state in self.pool}
+        self._listed = self._rows()
 
     def count(self, name: str) -> None:
         """Add one to a count."""
@@ -154,10 +151,8 @@ class Desk:
         try:
             return self.checked(State.from_json(json.loads(given) if isinstance(given, str) else given))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"this is no saved state ({type(error).__name__}: {error})",
-                cure="give what state() calls 'saved', or a line of a pool, unchanged",
-            ) from error
+            cure = "give what state() calls 'saved', or a line of a pool, unchanged"
+            raise RunError(f"this is no saved state ({type(error).__name__}: {error})", cure=cure) from error
 
     def checked(self, state: State) -> State:
         """Return a state whose task is served, on the same data.
@@ -183,23 +178,29 @@ class Desk:
         Raises:
             Unscored: The starter could not be executed or scored.
         """
-        with self._lock:
-            found = self._starts.get(task.name)
-        if found is None:
-            found = start_state(task, self.tools)
-            with self._lock:
-                self._starts[task.name] = found
-        return found
+        if task.name not in self._starts:
+            self._starts[task.name] = start_state(task, self.tools)
+        return self._starts[task.name]
 
     # ---- what there is -----------------------------------------------------------------------------
 
+    def _rows(self) -> dict[str, list[dict]]:
+        """Return what each split holds that holds something: a row a task, for `POOL` a row a state."""
+        told = ("metric", "better", "modality", "kind", "description", "one_label_set")
+        rows: dict[str, list[dict]] = {split: [] for split in _TYPES}
+        for name, task in self.tasks.items():
+            rows[task.split].append({"id": name} | {word: getattr(task, word) for word in told})
+        for name, state in self._pool.items():
+            rows[POOL].append({"id": name, "task": state.task, "step": state.step})
+        return {
+            split: [{**row, "split": split, "index": index} for index, row in enumerate(found)]
+            for split, found in rows.items()
+            if found
+        }
+
     def splits(self) -> list[dict]:
         """Return the splits that hold something: ``name`` and OpenEnv's ``type``."""
-        names = [name for name in ("held-in", "held-out", "other") if self._names(name)]
-        return [{"name": name, "type": _TYPES[name]} for name in (*names, *([POOL] if self._pool else ()))]
-
-    def _names(self, split: str) -> list[str]:
-        return [name for name, task in self.tasks.items() if task.split == split]
+        return [{"name": name, "type": _TYPES[name]} for name in self._listed]
 
     def listed(self, split: str) -> list[dict]:
         """Return what a split holds: a row a task, for `POOL` a row a state.
@@ -207,16 +208,10 @@ class Desk:
         Raises:
             MlagentError: There is no such split.
         """
-        if split not in [row["name"] for row in self.splits()]:
-            cure = f"choose one of {', '.join(row['name'] for row in self.splits())}"
+        if split not in self._listed:
+            cure = f"choose one of {', '.join(self._listed)}"
             raise MlagentError(f"split {split!r} is unknown here", cure=cure)
-        if split == POOL:
-            rows = [{"id": key, "task": state.task, "step": state.step} for key, state in self._pool.items()]
-        else:
-            told = ("metric", "better", "modality", "kind", "description", "one_label_set")
-            found = [self.tasks[name] for name in self._names(split)]
-            rows = [{"id": task.name} | {name: getattr(task, name) for name in told} for task in found]
-        return [{**row, "split": split, "index": index} for index, row in enumerate(rows)]
+        return [dict(row) for row in self._listed[split]]
 
     def entry(self, split: str, index: int) -> dict:
         """Return one row of `listed`; for a task with its canaries and what oracle and floor are paid.
@@ -248,26 +243,20 @@ class Desk:
         """
         if task is not None:
             if task not in self.tasks or index is not None:
-                told = (
-                    f"task {task!r} is not served here" if index is None else "a task and an index are given"
-                )
+                told = f"task {task!r} is not served here"
+                told = told if index is None else "a task and an index are given"
                 raise MlagentError(told, cure=f"give one of {', '.join(self.tasks)}, or a split and an index")
             return self.tasks[task], None
-        splits = (
-            [split] if split is not None else [row["name"] for row in self.splits() if row["name"] != POOL]
-        )
+        splits = [name for name in self._listed if name != POOL] if split is None else [split]
         rows = [row for name in splits for row in self.listed(name)]
         if index is None:
             index = int(rng(seed or 0, "serve", split or "all").integers(len(rows)))
         if not 0 <= index < len(rows):
             cure = f"give 0 to {len(rows) - 1}"
             raise MlagentError(f"index {index} is too large for {split or 'all tasks'}", cure=cure)
-        row = rows[index]
-        return (
-            (self.tasks[row["task"]], self._pool[row["id"]])
-            if split == POOL
-            else (self.tasks[row["id"]], None)
-        )
+        name = rows[index]["id"]
+        saved = self._pool[name] if split == POOL else None
+        return self.tasks[saved.task if saved else name], saved
 
 
 @dataclass(frozen=True)
@@ -295,8 +284,7 @@ class DeskSession:
     """One client's place in one trajectory. Calls come one at a time."""
 
     def __init__(self, desk: Desk):
-        self.desk, self.state, self.episode = desk, None, None
-        self._ended = False
+        self.desk, self.state, self._ended = desk, None, False
         self._prompter: Prompter | None = None
 
     def reset(

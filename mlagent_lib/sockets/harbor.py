@@ -51,6 +51,18 @@ cpus = 1
 memory_mb = {memory}
 storage_mb = 10240
 """
+_INSTRUCTION = """# {task.name}
+
+{task.research_problem}
+
+{task.description}
+
+Your files are in {workdir}. `{task.starter}` is a script that works: improve it and run it, so that it \
+writes `{workdir}/submission.csv` with an answer for every id of `data/test.csv`.
+
+The metric is {task.metric}, {task.better} is better, on labels that you do not see. One run should take \
+at most {task.limits.seconds:g} seconds. What counts is the last `submission.csv`.
+"""
 _DOCKERFILE = f"""FROM python:3.11-slim
 RUN pip install --no-cache-dir {{libraries}}
 COPY app {WORKDIR}
@@ -109,7 +121,7 @@ def export_harbor(task: Task, out: str | Path) -> Path:
         shutil.copytree(task.folder / "env", draft / "environment" / "app", ignore=leave)
         libraries = " ".join(f'"{name}=={version(name)}"' for name in _LIBRARIES)
         write_text(draft / "environment" / "Dockerfile", _DOCKERFILE.format(libraries=libraries))
-        write_text(draft / "instruction.md", _instruction(task))
+        write_text(draft / "instruction.md", _INSTRUCTION.format(task=task, workdir=WORKDIR))
         write_text(draft / "task.toml", _toml(task))
         tests = draft / "tests"
         for part in ("env", "scripts"):
@@ -128,22 +140,10 @@ def export_harbor(task: Task, out: str | Path) -> Path:
 
 
 def _toml(task: Task) -> str:
-    words = {
-        "schema": SCHEMA, "name": f"mlagent/{task.name}", "version": __version__, "modality": task.modality,
-        "description": task.description, "metric": task.metric, "better": task.better,
-    }  # fmt: skip
+    words = {name: getattr(task, name) for name in ("modality", "description", "metric", "better")}
+    words |= {"schema": SCHEMA, "name": f"mlagent/{task.name}", "version": __version__}
     quoted = {name: json.dumps(word) for name, word in words.items()}
     return _TOML.format(
         **quoted, start=task.baseline["report"], best=task.best["report"], workdir=WORKDIR,
         agent_seconds=task.limits.seconds * MAX_STEPS * 3, memory=task.limits.memory_bytes >> 20,
     )  # fmt: skip
-
-
-def _instruction(task: Task) -> str:
-    return (
-        f"# {task.name}\n\n{task.research_problem}\n\n{task.description}\n\n"
-        f"Your files are in {WORKDIR}. `{task.starter}` is a script that works: improve it and run it, so "
-        f"that it writes `{WORKDIR}/submission.csv` with an answer for every id of `data/test.csv`.\n\n"
-        f"The metric is {task.metric}, {task.better} is better, on labels that you do not see. One run "
-        f"should take at most {task.limits.seconds:g} seconds. What counts is the last `submission.csv`.\n"
-    )

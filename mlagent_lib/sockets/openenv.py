@@ -8,7 +8,6 @@ its state along.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -32,6 +31,7 @@ from mlagent_lib.sockets.desk import Desk, DeskSession, Told
 NAME = "mlagent"
 SESSIONS = 64  # ours: the soak holds 50 on two cores
 SILENT_SECONDS = 120.0  # ours: a client that answers no ping for so long is gone; a busy one is only slow
+_ASKED = ("task", "split", "index", "seed", "state", "prompt")  # what a reset knows
 MOST_BYTES = 64 << 20  # of one message: a reply or a state that is too large is refused by name, not cut off
 
 
@@ -77,35 +77,24 @@ class DeskEnvironment(Environment):
     def __init__(self, desk: Desk):
         super().__init__()
         self._desk, self._session, self._episode = desk, DeskSession(desk), None
+        # three of the five methods of OpenEnv's task API; the two others are below
+        self.list_splits, self.list_tasks, self.get_task = desk.splits, desk.listed, desk.entry
 
     def reset(
-        self,
-        seed: int | None = None,
-        episode_id: str | None = None,
-        task: str | None = None,
-        split: str | None = None,
-        index: int | None = None,
-        state: str | Mapping | None = None,
-        injected_state: str | Mapping | None = None,
-        prompt: str | None = None,
-        **unknown: Any,
+        self, seed: int | None = None, episode_id: str | None = None, injected_state: Any = None, **asked: Any
     ) -> TaskObservation:
-        """Return the first observation, see `DeskSession.reset`.
+        """Return the first observation; what can be asked for are the words of `DeskSession.reset`.
 
         ``injected_state`` is OpenEnv's word for ``state``.
-
-        Raises:
-            MlagentError: Something that was asked for is not there.
-            Unscored: We failed.
         """
-        if unknown:
-            cure = "known are task, split, index, seed, state, prompt, episode_id"
+        if unknown := asked.keys() - set(_ASKED):
+            cure = f"known are {', '.join(_ASKED)}, episode_id"
             self._desk.count("refused")
             raise MlagentError(f"reset does not know {', '.join(sorted(unknown))}", cure=cure)
         self._episode = episode_id
-        asked = {"task": task, "split": split, "index": index, "seed": seed, "prompt": prompt}
-        asked["state"] = injected_state if state is None else state
-        return self._tell(partial(self._session.reset, **asked))
+        if asked.get("state") is None:
+            asked["state"] = injected_state
+        return self._tell(partial(self._session.reset, seed=seed, **asked))
 
     def step(self, action: AgentReply, timeout_s: float | None = None, **_: Any) -> TaskObservation:
         """Return the observation, the reward and the outcome of one reply, see `DeskSession.step`.
@@ -122,13 +111,13 @@ class DeskEnvironment(Environment):
             self._desk.count("refused" if is_callers else "unscored")
             raise
         state, result = told.state, told.result
-        told_of = {}
+        metadata = {}
         if result is not None:
             names = ("score_before", "score_after", "seconds", "cache_hit", "tier")
-            told_of = {name: getattr(result, name) for name in names}
-            told_of["truncated"] = told.ended and not state.done
+            metadata = {name: getattr(result, name) for name in names}
+            metadata["truncated"] = told.ended and not state.done
         return TaskObservation(
-            done=told.ended, reward=told.reward, metadata=told_of, text=told.text, task=state.task,
+            done=told.ended, reward=told.reward, metadata=metadata, text=told.text, task=state.task,
             split=self._desk.tasks[state.task].split, step=state.step, state_id=told.state_id,
             outcome=told.outcome, reason=result.reason if result else "", prompt=list(told.prompt),
         )  # fmt: skip
@@ -136,36 +125,21 @@ class DeskEnvironment(Environment):
     @property
     def state(self) -> ServedState:
         """Return where the session is, and what the server has counted."""
-        saved, counts = self._session.state, dict(self._desk.counts)
-        if saved is None:
-            return ServedState(episode_id=self._episode, counts=counts)
-        return ServedState(
-            episode_id=self._episode, step_count=saved.step, task=saved.task, state_id=saved.id,
-            saved=saved.to_json(), counts=counts,
-        )  # fmt: skip
+        saved, at = self._session.state, {}
+        if saved is not None:
+            at = {"step_count": saved.step, "task": saved.task, "state_id": saved.id}
+            at["saved"] = saved.to_json()
+        return ServedState(episode_id=self._episode, counts=dict(self._desk.counts), **at)
 
     def get_metadata(self) -> EnvironmentMetadata:
         """Return name, version and what is served."""
-        told = (
-            f"Machine-learning engineering on {len(self._desk.tasks)} tasks; any saved state can be restored."
-        )
+        told = f"Machine-learning engineering on {len(self._desk.tasks)} tasks"
+        told += "; any saved state can be restored."
         return EnvironmentMetadata(name=NAME, description=told, version=__version__)
-
-    def list_splits(self) -> list[dict]:
-        """Return the splits, see `Desk.splits`."""
-        return self._desk.splits()
-
-    def list_tasks(self, split: str) -> list[dict]:
-        """Return the rows of a split, see `Desk.listed`."""
-        return self._desk.listed(split)
 
     def num_tasks(self, split: str) -> int:
         """Return how many rows a split has."""
         return len(self._desk.listed(split))
-
-    def get_task(self, split: str, index: int) -> dict:
-        """Return one row with canaries and controls, see `Desk.entry`."""
-        return self._desk.entry(split, index)
 
     def get_task_range(self, split: str, start: int | None = None, stop: int | None = None) -> list[dict]:
         """Return the rows from ``start`` to before ``stop``."""

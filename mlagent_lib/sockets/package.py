@@ -21,6 +21,14 @@ from mlagent_lib.tasks.registry import list_tasks
 from mlagent_lib.tasks.task import Task
 
 PORT = 8000
+_SPACE = {"type": "space", "runtime": "fastapi", "app": "mlagent_lib.sockets.openenv:build_app", "port": PORT}
+_CAPABILITIES = {
+    "verifier": {"kind": "reward_channel"},
+    "oracle": {"form": "injected_state", "location": "oracle.json"},
+    "set_state": True,
+    "task_api": True,
+    "canaries": "canaries.json",
+}
 _DOCKERFILE = """FROM python:3.11-slim
 RUN pip install --no-cache-dir "mlagent-kit[openenv]=={version}"
 {copy}EXPOSE {port}
@@ -43,44 +51,21 @@ def write_package(task: Task, out: Path, *, form: str = "v1") -> Path:
         raise TaskError(f"{out} is there already and is no such package", cure="name another folder")
     oracle, floor = (control(task, name, form)[1] for name in ("oracle", "floor"))
     low, high = (min(-1.0, floor), oracle) if form == "v2" else (0.0, 1.0)
-    limits = task.limits
-    card = {
-        "spec_version": 1,
-        "name": task.name,
-        "version": __version__,
-        "type": "space",
-        "runtime": "fastapi",
-        "app": "mlagent_lib.sockets.openenv:build_app",
-        "port": PORT,
-        "validation": {
-            "reward": {
-                "range": [low, high],
-                "oracle_tolerance": high - oracle,
-                "floor_margin": (high - floor) / 2,
-            },
-            "resources": {
-                "cpu": 1.0,
-                "memory_mb": limits.memory_bytes >> 20,
-                "disk_mb": max(1, limits.disk_bytes >> 20),
-                "episode_timeout_s": limits.seconds * MAX_STEPS,
-            },
-            "network": {"mode": "no-network"},
-            "capabilities": {
-                "verifier": {"kind": "reward_channel"},
-                "oracle": {"form": "injected_state", "location": "oracle.json"},
-                "set_state": True,
-                "task_api": True,
-                "canaries": "canaries.json",
-                "declared_task_count": {task.split: 1},
-            },
-            "types": {"tags": ["ml-engineering", task.modality]},
-        },
+    reward = {"range": [low, high], "oracle_tolerance": high - oracle, "floor_margin": (high - floor) / 2}
+    memory, disk = task.limits.memory_bytes >> 20, max(1, task.limits.disk_bytes >> 20)
+    seconds = task.limits.seconds * MAX_STEPS
+    validation = {
+        "reward": reward,
+        "resources": {"cpu": 1.0, "memory_mb": memory, "disk_mb": disk, "episode_timeout_s": seconds},
+        "network": {"mode": "no-network"},
+        "capabilities": _CAPABILITIES | {"declared_task_count": {task.split: 1}},
+        "types": {"tags": ["ml-engineering", task.modality]},
     }
-    is_pocket = task.name in list_tasks()
-    copy = "" if is_pocket else f"COPY task /{task.name}\n"
-    if not is_pocket:
+    card = {"spec_version": 1, "name": task.name, "version": __version__, **_SPACE, "validation": validation}
+    name, copy = task.name, ""
+    if task.name not in list_tasks():
+        name, copy = f"/{task.name}", f"COPY task /{task.name}\n"
         shutil.copytree(task.folder, out / "task", dirs_exist_ok=True)
-    name = task.name if is_pocket else f"/{task.name}"
     docker = _DOCKERFILE.format(version=__version__, copy=copy, port=PORT, task=name, form=form)
     write_text(out / "openenv.yaml", yaml.safe_dump(card, sort_keys=False))
     write_text(out / "Dockerfile", docker)

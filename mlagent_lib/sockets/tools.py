@@ -1,9 +1,7 @@
 """The tasks as tools that a model calls: what TRL's ``environment_factory`` wants.
 
 Each public method of `ToolEnvironment` but ``reset`` and ``get_reward`` is a tool; its docstring is what the
-model reads. TRL asks for one reward a trajectory. What that loses against a reward a step: it cannot tell
-which call earned it, a good edit before a bad one is punished with it, and all rollouts of a group must start
-in the same state. A step from a saved state is a trajectory of one call.
+model reads. TRL asks for one reward a trajectory; the README of this folder says what that loses.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from mlagent_lib.core.errors import MlagentError, Unscored
 from mlagent_lib.environment.coder import Coder
 from mlagent_lib.environment.env import MAX_STEPS
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.reward import step_reward
+from mlagent_lib.reward import task_reward
 from mlagent_lib.sockets.desk import Desk, DeskSession, Told, action_text
 from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.tasks.task import Task
@@ -54,10 +52,6 @@ class ToolEnvironment:
             task: Name of a task; the only one where there is one.
             state: Id or JSON of a saved state to start from, as in the rows of `states_dataset`.
             row: Other columns of the data set, not read.
-
-        Raises:
-            MlagentError: The task or the state is not there.
-            Unscored: We failed to run the starter.
         """
         self._steps, self._edits, self._failure = [], [], None
         self._first = self._session.reset(task=None if state else task, state=state)
@@ -71,11 +65,9 @@ class ToolEnvironment:
             script_name: The script.
             edit_instruction: What to change.
         """
-        before = self._state_id()
-        seen = self._call(
-            "Edit Script (AI)",
-            script_name=script_name, edit_instruction=edit_instruction, save_name=script_name,
-        )  # fmt: skip
+        before = (self._steps or [self._first])[-1].state_id
+        words = {"edit_instruction": edit_instruction, "save_name": script_name}
+        seen = self._call("Edit Script (AI)", script_name=script_name, **words)
         if self._steps[-1].outcome == Outcome.EDITED.value:
             self._edits.append((script_name, before))
         return seen
@@ -129,19 +121,14 @@ class ToolEnvironment:
             return None
         if self._pays == "sum":
             return float(sum(step.reward for step in self._steps))
-        at = self._session.state
-        task, outcomes = self._desk.tasks[at.task], {step.outcome for step in self._steps}
-        init, best = task.baseline["feedback"], task.best["feedback"]
+        at, outcomes = self._session.state, {step.outcome for step in self._steps}
         found = Outcome.INVALID
         if Outcome.EDITED.value in outcomes:
             found = Outcome.EDITED
         elif outcomes & {Outcome.NEUTRAL.value, Outcome.CORNER.value}:
             found = Outcome.NEUTRAL
-        given = {"before": self._first.state.score, "after": at.score, "init": init, "best": best}
-        return step_reward(found, **given, form=self._desk.form)
-
-    def _state_id(self) -> str:
-        return self._steps[-1].state_id if self._steps else self._first.state_id
+        task, before = self._desk.tasks[at.task], self._first.state.score
+        return task_reward(found, task, before, at.score, self._desk.form)
 
     def _call(self, action: str, **arguments: str) -> str:
         try:
@@ -159,10 +146,8 @@ def tool_environment(
     form: str = "v1",
     pays: str = "gain",
     max_steps: int = MAX_STEPS,
-    coder: Coder | str = "rules",
     workers: int = 2,
-    tier: str = "auto",
-    allow_unsafe: bool = False,
+    **settings: Coder | str | bool,
 ) -> Callable[[], ToolEnvironment]:
     """Return the factory for TRL's ``environment_factory``; its servers stop at exit.
 
@@ -171,10 +156,8 @@ def tool_environment(
         form: One of `mlagent_lib.reward.FORMS`.
         pays: See `ToolEnvironment`.
         max_steps: Most calls of a trajectory, counted from the starter.
-        coder: Who writes the edits, see `mlagent_lib.agents.toolbox.toolbox`.
         workers: Scripts at a time.
-        tier: Isolation of the scripts, see `Runner`.
-        allow_unsafe: Permit the tiers that isolate nothing.
+        settings: ``coder``, ``cache``, ``tier`` and ``allow_unsafe`` of `mlagent_lib.agents.toolbox.toolbox`.
 
     Raises:
         MlagentError: A name or a word is unknown.
@@ -184,7 +167,7 @@ def tool_environment(
         raise MlagentError(f"pays {pays!r} is unknown", cure=f"choose {' or '.join(PAYS)}")
     found = [task if isinstance(task, Task) else find_task(task) for task in tasks]
     stack = ExitStack()
-    tools = stack.enter_context(toolbox(coder=coder, workers=workers, tier=tier, allow_unsafe=allow_unsafe))
+    tools = stack.enter_context(toolbox(workers=workers, **settings))
     atexit.register(stack.close)
     desk = Desk({task.name: task for task in found}, tools, form=form, max_steps=max_steps)
     return lambda: ToolEnvironment(desk, pays)

@@ -11,6 +11,7 @@ import yaml
 from mlagent_lib.core.errors import MlagentError, SubmissionError, Unscored
 from mlagent_lib.tasks.attempt import Execute
 from mlagent_lib.tasks.contract import RuleFinding, finding
+from mlagent_lib.tasks.foreign.leaderboard import worse_than
 from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import LABEL_SETS, gold_answer, grade, header_of, read_labels
 from mlagent_lib.tasks.metrics import METRICS, get_metric
@@ -68,8 +69,9 @@ def check_task(task: Task, execute: Execute | None = None) -> list[RuleFinding]:
     else:
         from mlagent_lib.tasks.foreign.check_grader import read_grader
 
-        read = read_grader(task.folder / "scripts" / "eval.py")
-        findings.append(finding("the grader can grade", False, read.problem, "scripts/eval.py", read.cure))
+        fault = read_grader(task.folder / "scripts" / "eval.py")
+        told, cure = (fault.message, fault.cure) if fault else ("", "")
+        findings.append(finding("the grader can grade", False, "scripts/eval.py", cure, told=told))
     if execute is not None and all(found.ok for found in findings if found.rule == "the grader can grade"):
         findings += _check_starter(task, execute)
     return findings
@@ -79,47 +81,50 @@ def _check_card(task: Task) -> Iterator[RuleFinding]:
     where, cure = f"env/{task.starter}", ""
     if task.starter != "train.py":
         cure = "put a starter script that runs there, or name one with --starter"
-    yield finding("the starter is there", task.starter in task.env_files(), "the starter", where, cure)
+    yield finding("the starter is there", task.starter in task.env_files(), where, cure)
     asked = task.research_problem
-    yield finding("the request is not empty", asked, f"{len(asked)} characters")
+    yield finding("the request is not empty", asked, count=len(asked))
     card = task.folder / "task.yaml"
     if not card.is_file():
         return
     known = task.metric in METRICS  # a foreign grader has its own
-    cure = f"choose one of {', '.join(METRICS)}"
-    yield finding("the metric is known", known or task.grader is not None, f"metric {task.metric}", cure=cure)
+    cure, is_graded = f"choose one of {', '.join(METRICS)}", known or task.grader is not None
+    yield finding("the metric is known", is_graded, cure=cure, metric=task.metric)
     if known:
-        right = get_metric(task.metric).greater_is_better == task.greater_is_better
-        stated = f"greater_is_better={task.greater_is_better} for {task.metric}"
-        yield finding("the direction fits the metric", right, stated)
-    sign = 1 if task.greater_is_better else -1
+        up = task.greater_is_better
+        right = get_metric(task.metric).greater_is_better == up
+        yield finding("the direction fits the metric", right, up=up, metric=task.metric)
     for name in LABEL_SETS:
-        start, best = task.baseline[name], task.best[name]
-        told = f"{name}: starter {start:g}, best {best:g}"
-        yield finding("the best known score beats the starter's", sign * (best - start) > 0, told)
+        yield _beaten(task, name, task.baseline[name])
     stated = yaml.safe_load(card.read_text(encoding="utf-8")).get("checksums")
     if stated is not None:
         found = checksums(task.folder)
         changed = sorted(path for path in stated.keys() | found.keys() if stated.get(path) != found.get(path))
-        told = f"{len(found)} files, {len(changed)} differ"
-        yield finding("all files match their checksums", not changed, told, ", ".join(changed[:3]))
+        counts, where = {"count": len(found), "changed": len(changed)}, ", ".join(changed[:3])
+        yield finding("all files match their checksums", not changed, where, **counts)
+
+
+def _beaten(task: Task, name: str, start: float, where: str = "", cure: str = "") -> RuleFinding:
+    rule, best = "the best known score beats the starter's", task.best[name]
+    beaten = worse_than(start, best, task.greater_is_better)
+    return finding(rule, beaten, where, cure, name=name, start=start, best=best)
 
 
 def _check_labels(task: Task) -> Iterator[RuleFinding]:
     mode = task.labels_dir.stat().st_mode & 0o777
-    yield finding("only the owner may open the labels", mode & 0o077 == 0, f"mode {mode:o}")
+    yield finding("only the owner may open the labels", mode & 0o077 == 0, mode=mode)
     for name in LABEL_SETS:
         where = f"scripts/labels/{name}.csv"
         try:
             gold, spoiled = (grade(task, gold_submission(task, share), name) for share in (0.0, 0.5))
         except (Unscored, SubmissionError, ValueError) as error:
-            yield finding("the true answers can be scored", False, str(error), where)
+            yield finding("the true answers can be scored", False, where, error=error)
             continue
         perfect = get_metric(task.metric).perfect
-        told = f"{gold:g}, best possible {perfect:g}"
-        yield finding("the true answers score best possible", abs(gold - perfect) < 1e-9, told, where)
-        worse = spoiled < gold if task.greater_is_better else spoiled > gold
-        yield finding("wrong answers score worse", worse, f"half of the rows wrong: {spoiled:g}", where)
+        rule, is_best = "the true answers score best possible", abs(gold - perfect) < 1e-9
+        yield finding(rule, is_best, where, gold=gold, perfect=perfect)
+        worse = worse_than(spoiled, gold, task.greater_is_better)
+        yield finding("wrong answers score worse", worse, where, spoiled=spoiled)
 
 
 def _check_disjoint(task: Task) -> Iterator[RuleFinding]:
@@ -129,20 +134,20 @@ def _check_disjoint(task: Task) -> Iterator[RuleFinding]:
         test = pd.read_csv(data / "test.csv", index_col="id")
         ids = {name: set(read_labels(task, name)[0]) for name in LABEL_SETS}
     except (OSError, ValueError, KeyError, MlagentError) as error:
-        yield finding("the three sets can be compared", False, str(error))
+        yield finding("the three sets can be compared", False, error=error)
         return
     both, joined = ids["feedback"] & ids["report"], ids["feedback"] | ids["report"]
-    yield finding("feedback and report rows are disjoint", not both, f"{len(both)} ids in both")
-    listed = set(map(str, test.index))
-    told = f"{len(listed)} ids, {sum(map(len, ids.values()))} labels"
-    yield finding("test.csv holds exactly the hidden rows", listed == joined, told)
+    yield finding("feedback and report rows are disjoint", not both, count=len(both))
+    listed, labels = set(map(str, test.index)), sum(map(len, ids.values()))
+    counts = {"count": len(listed), "labels": labels}
+    yield finding("test.csv holds exactly the hidden rows", listed == joined, **counts)
     keys = normalised_rows(test)
     repeated = int(keys.duplicated().sum())
-    yield finding("no hidden row is there twice", repeated == 0, f"{repeated} repeated rows")
+    yield finding("no hidden row is there twice", repeated == 0, count=repeated)
     shared = int(keys.isin(set(normalised_rows(train[list(test.columns)]))).sum())
-    yield finding("no hidden row is a visible one", shared == 0, f"{shared} shared rows")
+    yield finding("no hidden row is a visible one", shared == 0, count=shared)
     answers = [name for name in (*header_of(task)[1:], "target") if name in test.columns]
-    yield finding("test.csv holds no answer", not answers, f"columns {answers}")
+    yield finding("test.csv holds no answer", not answers, columns=answers)
 
 
 def _check_starter(task: Task, execute: Execute) -> Iterator[RuleFinding]:
@@ -152,21 +157,20 @@ def _check_starter(task: Task, execute: Execute) -> Iterator[RuleFinding]:
     ran = execute(task, files)
     if ran.status != "ok":
         found = diagnose(files, task.starter, ran.status, ran.output, home=task.folder)
-        yield finding("the starter runs", False, str(found), where, found.cure)
+        yield finding("the starter runs", False, where, found.cure, told=found)
         return
-    yield finding("the starter runs", True, f"{ran.seconds:.2f} s")
-    fits = ran.seconds / task.limits.seconds <= SHARE_OF_LIMITS
-    told = f"{ran.seconds:.2f} s of {task.limits.seconds:g} s"
-    yield finding("the starter leaves time for better scripts", fits, told)
-    memory = getattr(ran, "peak_memory_bytes", 0) / task.limits.memory_bytes
-    told = f"{memory:.0%} of the limit"
-    yield finding("the starter leaves memory for better scripts", memory <= SHARE_OF_LIMITS, told)
+    yield finding("the starter runs", True, told=f"{ran.seconds:.2f} s")
+    seconds, most = ran.seconds, task.limits.seconds
+    fits = seconds / most <= SHARE_OF_LIMITS
+    yield finding("the starter leaves time for better scripts", fits, seconds=seconds, most=most)
+    share = getattr(ran, "peak_memory_bytes", 0) / task.limits.memory_bytes
+    yield finding("the starter leaves memory for better scripts", share <= SHARE_OF_LIMITS, share=share)
     submission = ran.collected.get("submission.csv")
     try:
         scores = {name: grade(task, submission, name) for name in LABEL_SETS}
     except (SubmissionError, Unscored) as error:
         cure = error.cure if isinstance(error, Unscored) else ""
-        yield finding("the starter's submission can be scored", False, error.message, cure=cure)
+        yield finding("the starter's submission can be scored", False, cure=cure, error=error)
         return
     yield from _check_scores(task, scores)
     if task.grader is not None:
@@ -182,10 +186,7 @@ def _check_scores(task: Task, scores: dict[str, float]) -> Iterator[RuleFinding]
         if stated is not None:
             gap = 0.0 if best is None else abs(best - stated)
             near = abs(score - stated) <= SCORE_TOLERANCE * gap + 1e-6
-            told = f"{name}: {score:.6g}, stated {stated:.6g}"
-            yield finding("the starter reproduces its stated score", near, told)
+            told = {"name": name, "score": score, "stated": stated}
+            yield finding("the starter reproduces its stated score", near, **told)
         elif best is not None:
-            beaten = best > score if task.greater_is_better else best < score
-            told = f"{name}: starter {score:.6g}, best {best:.6g}"
-            cure = "state a better one, or the other direction"
-            yield finding("the best known score beats the starter's", beaten, told, "env/train.py", cure)
+            yield _beaten(task, name, score, "env/train.py", "state a better one, or the other direction")

@@ -1,4 +1,4 @@
-"""The rules that a task folder is checked against, each with its place and cure (``contract.csv``)."""
+"""The rules that a task folder is checked against, each with its place, words and cure (``contract.csv``)."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ class RuleFinding:
 
 
 @cache
-def rules() -> dict[str, tuple[str, str]]:
-    """Return the usual place and cure of every rule, in the order of the contract."""
+def rules() -> dict[str, dict[str, str]]:
+    """Return the usual place (``where``), words (``found``) and ``cure`` of every rule, in their order."""
     with Path(__file__).with_suffix(".csv").open(encoding="utf-8", newline="") as handle:
-        return {row["rule"]: (row["where"], row["cure"]) for row in csv.DictReader(handle)}
+        return {row["rule"]: row for row in csv.DictReader(handle)}
 
 
-def finding(rule: str, ok: object, message: str, where: str = "", cure: str = "") -> RuleFinding:
-    """Return what was found of a rule; place and cure are the contract's where none is given.
+def finding(rule: str, ok: object, where: str = "", cure: str = "", **fields: object) -> RuleFinding:
+    """Return what was found of a rule, with what the braces of its words stand for.
+
+    Place and cure are the contract's where none is given.
 
     Example:
-        >>> finding("the request is not empty", False, "0 characters").cure
-        'write the request to the agent'
+        >>> found = finding("the request is not empty", False, count=0)
+        >>> found.message, found.cure
+        ('0 characters', 'write the request to the agent')
     """
-    place, remedy = rules()[rule]
-    return RuleFinding(rule, bool(ok), where or place, message, cure or remedy)
+    usual = rules()[rule]
+    told = usual["found"].format(**fields)
+    return RuleFinding(rule, bool(ok), where or usual["where"], told, cure or usual["cure"])

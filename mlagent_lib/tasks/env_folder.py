@@ -8,6 +8,7 @@ is and is linked into the workspace, readable and never writable.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlagent_lib.core.spelling import is_protected
@@ -27,47 +28,37 @@ def divide(env: Path, read_only: tuple[str, ...]) -> tuple[dict[str, bytes], tup
     The folder ``data`` is always linked. A folder without a script that holds many files, or one that is no
     text, is linked as a whole.
     """
-    files: dict[str, bytes] = {}
-    links: list[str] = []
-    _visit(env.resolve(), "", read_only, files, links)
+    found = dict(_contents(env.resolve(), "", read_only))
+    files = {name: content for name, content in found.items() if content is not None}
+    links = [name for name in found if name not in files]
     _spill(files, links)
     return dict(sorted(files.items())), () if links in ([], ["data"]) else tuple(sorted(links))
 
 
 def strays(env: Path) -> list[str]:
     """Return the links of ``env/`` that lead out of it: no run can read what is there."""
-    root, found = env.resolve(), []
-    for folder, folders, names in os.walk(env):
-        for name in (*folders, *names):
-            path = Path(folder, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                found.append(path.relative_to(env).as_posix())
-    return sorted(found)
+    root = env.resolve()
+    walked = os.walk(env)
+    paths = [Path(place, name) for place, folders, names in walked for name in (*folders, *names)]
+    outside = [path for path in paths if path.is_symlink() and not path.resolve().is_relative_to(root)]
+    return sorted(path.relative_to(env).as_posix() for path in outside)
 
 
-def _visit(
-    env: Path, prefix: str, read_only: tuple[str, ...], files: dict[str, bytes], links: list[str]
-) -> None:
-    with os.scandir(env / prefix) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        name = prefix + entry.name
-        if entry.name == "__pycache__" or name == SUBMISSION:  # only a run itself hands one in
+def _contents(env: Path, prefix: str, read_only: tuple[str, ...]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield each name below a folder of ``env/``, with its bytes where it is copied, None where linked."""
+    for path in sorted((env / prefix).iterdir()):
+        name = prefix + path.name
+        if path.name == "__pycache__" or name == SUBMISSION:  # only a run itself hands one in
             continue
-        if entry.is_symlink():
-            if Path(entry.path).resolve().is_relative_to(env):
-                links.append(name)
-        elif entry.is_dir():
-            if name == "data" or _is_data(Path(entry.path)):
-                links.append(name)
-            else:
-                _visit(env, name + "/", read_only, files, links)
-        elif entry.is_file():
-            content = _text_of(Path(entry.path), is_protected(name, read_only))
-            if content is None:
-                links.append(name)
-            else:
-                files[name] = content
+        if path.is_symlink():
+            if path.resolve().is_relative_to(env):
+                yield name, None
+        elif path.is_file():
+            yield name, _text_of(path, is_protected(name, read_only))
+        elif path.is_dir() and (name == "data" or _is_data(path)):
+            yield name, None
+        elif path.is_dir():
+            yield from _contents(env, name + "/", read_only)
 
 
 def _text_of(path: Path, is_read_only: bool) -> bytes | None:
@@ -79,12 +70,11 @@ def _text_of(path: Path, is_read_only: bool) -> bytes | None:
 
 
 def _is_data(folder: Path) -> bool:
-    names = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
-    if any(path.suffix == ".py" for path in names):
+    paths = [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+    if any(path.suffix == ".py" for path in paths):
         return False
-    return len(names) > MOST_IN_FOLDER or any(
-        _text_of(path, False) is None for path in names if path.is_file()
-    )
+    texts = (_text_of(path, False) for path in paths if path.is_file())
+    return len(paths) > MOST_IN_FOLDER or None in texts
 
 
 def _spill(files: dict[str, bytes], links: list[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from numpy.random import Generator
 
 from mlagent_lib.core.files import explained, write_text
 from mlagent_lib.tasks.frames import answer_columns, starter_script
@@ -36,6 +37,21 @@ def get_score(folder):
     return grade(task, Path(folder, "submission.csv").read_bytes(), "report")
 '''
 
+_DESCRIPTION = """\
+{spec.description}
+
+data/train.csv: {spec.rows[0]} rows, inputs {inputs}; answers {answers}.
+data/test.csv: {hidden} rows, id and the same inputs."""
+_REQUEST = """\
+{spec.description}
+
+You are given a training script train.py and data_description.txt. Understand the script, then \
+improve it: {better} the {metric} on the test rows to {spec.goal}.
+(1) Do not change the random seed.
+(2) Save the answers for all rows of data/test.csv to submission.csv, in the format of train.py.
+(3) One run may take {spec.limits.seconds:g} seconds on one core.
+"""
+
 
 @contextmanager
 def drafted(target: Path) -> Iterator[Path]:
@@ -52,9 +68,7 @@ def drafted(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_tables(
-    folder: Path, sample: Sample, rows: tuple[int, int, int], draws: np.random.Generator
-) -> None:
+def write_tables(folder: Path, sample: Sample, rows: tuple[int, int, int], draws: Generator) -> None:
     """Write the visible rows, the hidden inputs, and the hidden labels, which only the owner may open.
 
     The sample holds first the visible, then the feedback, then the report rows, as many as ``rows`` says.
@@ -64,8 +78,7 @@ def write_tables(
     labels.mkdir(parents=True, exist_ok=True)
     labels.chmod(0o700)
     visible, feedback, report = rows
-    train = pd.concat([sample.inputs, sample.targets], axis=1)[:visible]
-    train.to_csv(data / "train.csv", index=False)
+    pd.concat([sample.inputs, sample.targets], axis=1)[:visible].to_csv(data / "train.csv", index=False)
     # The two hidden sets are mixed, and ids say nothing: a script cannot tell which rows are which.
     ids = 100_000 + draws.choice(900_000, feedback + report, replace=False)
     hidden = sample.targets[visible:].set_axis(pd.Index(ids, name="id"), axis=0)
@@ -88,14 +101,8 @@ def _named(names: Sequence[str], most: int) -> str:
 def _description(spec: TaskSpec, sample: Sample, more: Sequence[str], tell_origin: bool) -> str:
     """Return the text that the agent reads about the data."""
     inputs, answers = _named(list(sample.inputs), MOST_INPUTS), _named(list(sample.targets), MOST_OUTPUTS)
-    lines = [
-        spec.description,
-        "",
-        f"data/train.csv: {spec.rows[0]} rows, inputs {inputs}; answers {answers}.",
-        f"data/test.csv: {sum(spec.rows[1:])} rows, id and the same inputs.",
-        *more,
-        f"Facts: {'; '.join(spec.facts)}.",
-    ]
+    told = {"inputs": inputs, "answers": answers, "hidden": sum(spec.rows[1:])}
+    lines = [_DESCRIPTION.format(spec=spec, **told), *more, f"Facts: {'; '.join(spec.facts)}."]
     lines += [f"Origin: {spec.provenance}."] if tell_origin else []
     return "\n".join(lines) + "\n"
 
@@ -103,14 +110,7 @@ def _description(spec: TaskSpec, sample: Sample, more: Sequence[str], tell_origi
 def _request(spec: TaskSpec) -> str:
     """Return the research problem, in the manner of the paper's figure 7."""
     better = "raise" if get_metric(spec.metric).greater_is_better else "lower"
-    return (
-        f"{spec.description}\n\n"
-        f"You are given a training script train.py and data_description.txt. Understand the script, then "
-        f"improve it: {better} the {spec.metric.removesuffix('-columns')} on the test rows to {spec.goal}.\n"
-        f"(1) Do not change the random seed.\n"
-        f"(2) Save the answers for all rows of data/test.csv to submission.csv, in the format of train.py.\n"
-        f"(3) One run may take {spec.limits.seconds:g} seconds on one core.\n"
-    )
+    return _REQUEST.format(spec=spec, better=better, metric=spec.metric.removesuffix("-columns"))
 
 
 def write_texts(
@@ -129,9 +129,6 @@ def write_texts(
     """Write starter, texts and card of a task whose tables are written.
 
     Args:
-        folder: Of the task.
-        spec: What it is.
-        sample: Its rows.
         classes: The classes or ratings that an answer may name; empty for free numbers.
         prepare: Text of ``scripts/prepare.py``; "" for none.
         more: Further lines of ``data_description.txt``.
@@ -168,8 +165,7 @@ def write_texts(
 
 def write_card(folder: Path, content: dict) -> None:
     """Write ``task.yaml``."""
-    text = yaml.safe_dump(content, sort_keys=False, width=110, allow_unicode=True)
-    write_text(folder / "task.yaml", text)
+    write_text(folder / "task.yaml", yaml.safe_dump(content, sort_keys=False, width=110, allow_unicode=True))
 
 
 def add_to_card(folder: Path, **entries: object) -> None:

@@ -20,7 +20,6 @@ def answer_columns(kind: str, classes: int, outputs: Sequence[str]) -> tuple[str
     """Return the columns of a submission besides ``id``.
 
     Args:
-        kind: Of the task.
         classes: Number of classes, 0 for numbers.
         outputs: Names of the target columns.
 
@@ -57,7 +56,6 @@ def starter_script(spec: TaskSpec, classes: Sequence[int], *, may_lack_classes: 
     """Return the text of ``train.py``.
 
     Args:
-        spec: What the task is.
         classes: Class numbers or ratings; empty for free numbers.
         may_lack_classes: Whether a class may be in no row of the validation.
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from mlagent_lib.core.errors import SubmissionError, Unscored
 from mlagent_lib.tasks.metrics import Metric, get_metric
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.task import Task
 
 LABEL_SETS = ("feedback", "report")
@@ -104,12 +105,11 @@ def _read_labels(path: Path, stamp: tuple) -> tuple[tuple[str, ...], np.ndarray]
         header = tuple(path.read_text(encoding="utf-8").split("\n", 1)[0].strip().split(","))
         table = parse_table(path.read_bytes(), header)
     except (OSError, UnicodeDecodeError) as error:
-        told = f"labels {path} cannot be read ({error.__class__.__name__})"
-        raise Unscored(told, cure="rebuild the task") from error
+        raise refusal("labels unread", Unscored, path=path, error=type(error).__name__) from error
     except SubmissionError as error:
-        raise Unscored(f"labels {path} are damaged ({error.reason})", cure="rebuild the task") from error
+        raise refusal("labels damaged", Unscored, path=path, why=error.reason) from error
     if header[0] != "id" or not table:
-        raise Unscored(f"labels {path} are damaged (no id column or no rows)", cure="rebuild the task")
+        raise refusal("labels damaged", Unscored, path=path, why="no id column or no rows")
     return tuple(table), np.array(list(table.values()), dtype=float)
 
 
@@ -126,7 +126,7 @@ def read_labels(task: Task, labels: str) -> tuple[tuple[str, ...], np.ndarray]:
     try:
         ids, values = _read_labels(path, _stamp(path))
     except OSError as error:
-        raise Unscored(f"labels {path} are missing", cure="rebuild the task") from error
+        raise refusal("labels missing", Unscored, path=path) from error
     return ids, values if task.kind == "multioutput" else values[:, 0]
 
 
@@ -242,8 +242,7 @@ def grade(
             raise ValueError("data/test.csv lacks some of their ids")
         score_answer(task, truth, gold_answer(task, truth))
     except ValueError as error:
-        told = f"task {task.name}: its {labels} labels cannot be scored ({error})"
-        raise Unscored(told, cure="run mlagent tasks check on its folder") from error
+        raise refusal("labels unscored", Unscored, task=task, labels=labels, error=error) from error
     table = parse_table(submission, header_of(task), len(known))
     if len(table) != len(known):
         raise SubmissionError("row-count")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from pathlib import Path
 
-from mlagent_lib.core.errors import TaskError
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.task import SPLITS, Task, load_task
 
 
@@ -20,13 +19,6 @@ def suite_home() -> Path:
     from mlagent_lib.tasks.pocket.suite import ensure_suite  # here, since it loads pandas and the sources
 
     return ensure_suite(home_folder())
-
-
-@cache
-def _pocket_splits() -> dict[str, str]:
-    from mlagent_lib.tasks.pocket.cards import CARDS  # here, since most that names a folder reads no cards
-
-    return {card.name: card.split for card in CARDS}
 
 
 def list_tasks(split: str | None = None) -> list[str]:
@@ -43,8 +35,10 @@ def list_tasks(split: str | None = None) -> list[str]:
         (9, 10)
     """
     if split is not None and split not in SPLITS:
-        raise TaskError(f"split {split!r} is unknown", cure=f"choose one of {', '.join(SPLITS)}")
-    return [name for name, own in _pocket_splits().items() if split in (None, own)]
+        raise refusal("unknown split", split=split, known=", ".join(SPLITS))
+    from mlagent_lib.tasks.pocket.cards import CARDS  # here, since most that names a folder reads no cards
+
+    return [card.name for card in CARDS if split in (None, card.split)]
 
 
 def find_task(name: str | Path, *, home: Path | None = None) -> Task:
@@ -64,9 +58,6 @@ def find_task(name: str | Path, *, home: Path | None = None) -> Task:
         folder = prepared_folder(str(name), home or home_folder())
     if not folder.is_dir() and str(name) == folder.name:
         if home is None and str(name) not in list_tasks():
-            raise TaskError(
-                f"there is no task named {str(name)!r}",
-                cure=f"give a folder, or one of {', '.join(list_tasks())}",
-            )
+            raise refusal("unknown task", name=str(name), known=", ".join(list_tasks()))
         folder = (home or suite_home()) / str(name)
     return load_task(folder)

@@ -30,35 +30,54 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSpec:
-    """What is stated of a task; attributes that are not named here are those of `Task`.
+class Stated:
+    """What is stated of a task, before its folder is made and after.
 
     Attributes:
-        layout: How train.py reads the inputs, a key of `frames.LAYOUTS`; the modality by default.
-        data: Data block of the starter.
-        model: Model block of the starter.
-        learning: Learning block of the starter.
-        goal: A target that cannot be reached, as in the paper's requests.
-        rows: Visible, feedback and report rows.
+        name: Name of the folder.
+        modality: ``tabular``, ``text``, ``image``, ``graph`` or ``other``.
+        kind: ``label``, ``probability``, ``regression``, ``multioutput``, ``rank`` or ``other``.
+        metric: Name of the metric, e.g. ``logloss``.
+        split: ``held-in``, ``held-out`` or ``other``.
+        paper_task: The task of the paper that this one stands in for, with its metric.
+        description: Two or three sentences on the task.
+        facts: Short facts on the data.
+        provenance: Where the data come from.
+        real: Whether the rows are public data bundled with a library: a tier that lets a run read that copy
+            makes the task contaminated.
+        limits: What one run of a script may use.
     """
 
     name: str
     modality: str
     kind: str
     metric: str
-    data: str
-    model: str
-    goal: str
-    description: str
-    layout: str = ""
-    facts: tuple[str, ...] = ()
-    learning: str = PLAIN
     split: str = "other"
     paper_task: str = ""
-    rows: tuple[int, int, int] = (0, 0, 0)
+    description: str = ""
+    facts: tuple[str, ...] = ()
     provenance: str = ""
     real: bool = False
     limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec(Stated):
+    """What makes a task.
+
+    Attributes:
+        layout: How train.py reads the inputs, a key of `frames.LAYOUTS`; the modality by default.
+        data, model, learning: The blocks of the starter.
+        goal: A target that cannot be reached, as in the paper's requests.
+        rows: Visible, feedback and report rows.
+    """
+
+    data: str
+    model: str
+    goal: str
+    layout: str = ""
+    learning: str = PLAIN
+    rows: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def blocks(self) -> dict[str, str]:

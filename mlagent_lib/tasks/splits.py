@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,7 @@ class Split:
 
     @classmethod
     def of(
-        cls,
-        parts: np.ndarray,
-        strata: np.ndarray,
-        draws: np.random.Generator,
-        units: np.ndarray | None = None,
+        cls, parts: np.ndarray, strata: np.ndarray, draws: Generator, units: np.ndarray | None = None
     ) -> Split:
         """Return the split of rows whose parts 0, 1, 2 are known (-1 for rows that are not used), mixed.
 
@@ -99,14 +96,13 @@ def units_of(keys: pd.Series, groups: pd.Series | None) -> np.ndarray:
     group_codes, group_names = pd.factorize(groups)
     size = len(names) + len(group_names)
     links = coo_matrix((np.ones(len(keys)), (row_codes, len(names) + group_codes)), shape=(size, size))
-    labels = connected_components(links, directed=False)[1][row_codes]
-    return pd.factorize(labels)[0]
+    return pd.factorize(connected_components(links, directed=False)[1][row_codes])[0]
 
 
 def deal(
     strata: np.ndarray,
     shares: Sequence[float],
-    draws: np.random.Generator,
+    draws: Generator,
     units: np.ndarray | None = None,
     tied: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -137,7 +133,7 @@ def deal(
     return parts
 
 
-def _quotas(counts: np.ndarray, shares: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+def _quotas(counts: np.ndarray, shares: np.ndarray, draws: Generator) -> np.ndarray:
     """Return the rows of each stratum for each part, shape (parts, strata).
 
     What rounding takes from a part in one stratum it gets in the next, so that strata of one row, too, fall
@@ -156,11 +152,7 @@ def _quotas(counts: np.ndarray, shares: np.ndarray, draws: np.random.Generator) 
 
 
 def _deal_units(
-    codes: np.ndarray,
-    missed: np.ndarray,
-    draws: np.random.Generator,
-    units: np.ndarray,
-    tied: np.ndarray | None,
+    codes: np.ndarray, missed: np.ndarray, draws: Generator, units: np.ndarray, tied: np.ndarray | None
 ) -> np.ndarray:
     """Return the part of each row: unit by unit, the largest first, to where its strata are missed most."""
     weight = 1 / np.maximum(np.bincount(codes), 1)

@@ -8,48 +8,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
-from mlagent_lib.core.errors import TaskError
+from mlagent_lib.core.files import sha256_bytes, sha256_file
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.tasks.env_folder import divide
+from mlagent_lib.tasks.refusals import refusal
+from mlagent_lib.tasks.spec import Stated
 
 if TYPE_CHECKING:
     from mlagent_lib.tasks.foreign.grader import ForeignGrader
 
 SPLITS = ("held-in", "held-out", "other")
+# What a card must hold. The first four, and these others, are attributes of the task as they stand there.
+_NEEDED = ("name", "modality", "kind", "metric", "direction", "baseline", "best", "limits")
+_MORE = ("split", "paper_task", "description", "rows", "columns", "provenance", "starter", "driver")
 
 
-@dataclass(frozen=True)
-class Task:
-    """One task.
+@dataclass(frozen=True, kw_only=True)
+class Task(Stated):
+    """One task: what is stated of it, and what lies in its folder.
 
     Attributes:
-        name: Name of the folder.
         folder: Where it lies.
-        modality: ``tabular``, ``text``, ``image``, ``graph`` or ``other``.
-        kind: ``label``, ``probability``, ``regression``, ``multioutput``, ``rank`` or ``other``.
-        metric: Name of the metric, e.g. ``logloss``.
-        greater_is_better: Its direction.
-        split: ``held-in``, ``held-out`` or ``other``.
-        paper_task: The task of the paper that this one stands in for, with its metric.
+        greater_is_better: The direction of the metric.
         baseline: Score of the starter on each label set, in the unit of the metric.
         best: Best known score on each label set.
         best_provenance: How the best known score was found.
-        limits: What one run of a script may use.
-        description: Two or three sentences on the task.
-        facts: Short facts on the data.
         rows: Visible rows.
         columns: Input columns (pixels, words are one column).
         research_problem: The request that the agent reads.
         read_only: Globs of files that the agent may not change.
-        provenance: Where the data come from.
-        real: Whether the rows are public data bundled with a library: a tier that lets a run read that copy
-            makes the task contaminated.
         answer_columns: Columns of a submission besides ``id``.
         classes: The classes or ratings that an answer may name; empty for free numbers.
         grader: A foreign file that grades; None where our own metrics and label files do.
@@ -58,26 +50,15 @@ class Task:
         ideas: Pairs of axis and text that stand in for a catalogue of ideas; empty where there is one.
     """
 
-    name: str
     folder: Path
-    modality: str
-    kind: str
-    metric: str
     greater_is_better: bool
-    split: str = "other"
-    paper_task: str = ""
     baseline: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     best_provenance: str = ""
-    limits: Limits = field(default_factory=Limits)
-    description: str = ""
-    facts: tuple[str, ...] = ()
     rows: int = 0
     columns: int = 0
     research_problem: str = ""
     read_only: tuple[str, ...] = ()
-    provenance: str = ""
-    real: bool = False
     answer_columns: tuple[str, ...] = ()
     classes: tuple[int, ...] = ()
     grader: ForeignGrader | None = None
@@ -137,21 +118,23 @@ def size_of(task: Task, rows: str = "rows") -> str:
 
     Example:
         >>> card = {"modality": "text", "kind": "other", "metric": "auc", "greater_is_better": True}
-        >>> size_of(Task("a", Path(), **card)), size_of(Task("a", Path(), **card, rows=12), "visible rows")
+        >>> task = Task(name="a", folder=Path(), **card)
+        >>> size_of(task), size_of(replace(task, rows=12), "visible rows")
         ('', '12 visible rows')
     """
     counts = ((task.rows, rows), (task.columns, "columns"))
     return ", ".join(f"{count} {what}" for count, what in counts if count)
 
 
+def task_files(folder: Path) -> list[Path]:
+    """Return every file of ``env/`` and ``scripts/``, in their order."""
+    paths = [path for part in ("env", "scripts") for path in sorted((folder / part).rglob("*"))]
+    return [path for path in paths if path.is_file() and "__pycache__" not in path.parts]
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file of ``env/`` and ``scripts/``, by path relative to ``folder``."""
-    found = {}
-    for part in ("env", "scripts"):
-        for path in sorted((folder / part).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                found[path.relative_to(folder).as_posix()] = sha256(path.read_bytes()).hexdigest()
-    return found
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in task_files(folder)}
 
 
 def digest_of(sums: dict[str, str]) -> str:
@@ -161,7 +144,7 @@ def digest_of(sums: dict[str, str]) -> str:
         >>> digest_of({"b": "1", "a": "2"}) == digest_of({"a": "2", "b": "1"})
         True
     """
-    return sha256("".join(f"{path}\0{value}\n" for path, value in sorted(sums.items())).encode()).hexdigest()
+    return sha256_bytes("".join(f"{path}\0{value}\n" for path, value in sorted(sums.items())).encode())
 
 
 def load_task(
@@ -183,14 +166,11 @@ def load_task(
         given.
     """
     if not Path(folder).is_dir():
-        raise TaskError(f"there is no task folder {folder}", cure="give an existing folder or a task name")
+        raise refusal("no folder", folder=folder)
     folder = Path(folder).resolve()
     for needed in ("env", "scripts"):
         if not (folder / needed).is_dir():
-            raise TaskError(
-                f"{folder} is no task folder: {needed}/ is missing",
-                cure="a task folder holds env/ and scripts/",
-            )
+            raise refusal("no task folder", folder=folder, needed=needed)
     if (folder / "task.yaml").is_file():
         task = _from_card(folder, _read_card(folder / "task.yaml"))
         return task if limits is None else replace(task, limits=limits)
@@ -207,12 +187,8 @@ def _foreign(folder: Path, greater_is_better: bool | None, limits: Limits | None
         greater_is_better = known.greater_is_better
     if greater_is_better is None or limits is None:
         missing = ["direction"] * (greater_is_better is None) + ["limits"] * (limits is None)
-        error = TaskError(
-            f"{folder} has no task.yaml, so that its {' and '.join(missing)} "
-            f"{'are' if len(missing) > 1 or limits is None else 'is'} not known",
-            cure="write its card once with 'mlagent tasks adopt FOLDER --better higher or lower --best SCORE "
-            "--seconds N', which 'mlagent tasks check' takes too",
-        )
+        verb = "is" if missing == ["direction"] else "are"
+        error = refusal("no card", folder=folder, missing=" and ".join(missing), verb=verb)
         error.add_note("load_task(folder, greater_is_better=True or False, limits=Limits(...)) states them")
         raise error
     told = {"modality": "other", "kind": "other", "metric": "score"}
@@ -232,11 +208,9 @@ def _read_card(path: Path) -> dict:
     try:
         card = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise TaskError(
-            f"{path} is not valid YAML ({error.__class__.__name__})", cure="correct the file"
-        ) from error
+        raise refusal("card no yaml", path=path, error=type(error).__name__) from error
     if not isinstance(card, dict):
-        raise TaskError(f"{path} holds no table of keys", cure="write one 'key: value' a line")
+        raise refusal("card no table", path=path)
     return card
 
 
@@ -244,12 +218,10 @@ def _texts(folder: Path) -> dict:
     """Return the request and the read-only globs, which both kinds of folders keep in ``scripts/``."""
     problem, globs = folder / "scripts" / "research_problem.txt", folder / "scripts" / "read_only_files.txt"
     if not problem.is_file():
-        raise TaskError(f"{problem} is missing", cure="write the request to the agent into that file")
+        raise refusal("no request", path=problem)
     lines = globs.read_text(encoding="utf-8").split("\n") if globs.is_file() else []
-    return {
-        "research_problem": problem.read_text(encoding="utf-8").strip(),
-        "read_only": tuple(line.strip() for line in lines if line.strip()),
-    }
+    read_only = tuple(line.strip() for line in lines if line.strip())
+    return {"research_problem": problem.read_text(encoding="utf-8").strip(), "read_only": read_only}
 
 
 def _both_sets(scores: object) -> object:
@@ -263,47 +235,29 @@ def _scores(card: dict, key: str, path: Path) -> dict[str, float]:
     try:
         return {name: float(scores[name]) for name in ("feedback", "report")}
     except (KeyError, TypeError, ValueError) as error:
-        raise TaskError(
-            f"{path}: {key} must hold numbers for feedback and report, found {scores!r}",
-            cure="state both scores",
-        ) from error
+        raise refusal("no two scores", path=path, key=key, scores=scores) from error
 
 
 def _from_card(folder: Path, card: dict) -> Task:
     path = folder / "task.yaml"
-    needed = ("name", "modality", "kind", "metric", "direction", "baseline", "best", "limits")
-    missing = [key for key in needed if key not in card]
+    missing = [key for key in _NEEDED if key not in card]
     if missing:
-        raise TaskError(f"{path} lacks {', '.join(missing)}", cure=f"a card holds {', '.join(needed)}")
+        raise refusal("card lacks", path=path, missing=", ".join(missing), needed=", ".join(_NEEDED))
     if card["direction"] not in ("maximize", "minimize"):
-        raise TaskError(f"{path}: direction is {card['direction']!r}", cure="write maximize or minimize")
+        raise refusal("card direction", path=path, direction=card["direction"])
     if card.get("split", "other") not in SPLITS:
-        raise TaskError(f"{path}: split is {card['split']!r}", cure=f"choose one of {', '.join(SPLITS)}")
+        raise refusal("card split", path=path, split=card["split"], known=", ".join(SPLITS))
     try:
         limits = Limits(**card["limits"])
     except TypeError as error:
-        raise TaskError(
-            f"{path}: limits holds an unknown key ({error})",
-            cure=f"known are {', '.join(Limits().to_json())}",
-        ) from error
-    as_written = (
-        *needed[:4],
-        "split",
-        "paper_task",
-        "description",
-        "rows",
-        "columns",
-        "provenance",
-        "starter",
-        "driver",
-    )
+        raise refusal("card limits", path=path, error=error, known=", ".join(Limits().to_json())) from error
     answer, grader = card.get("answer", {}), None
     if "grader" in card:
         from mlagent_lib.tasks.foreign.grader import ForeignGrader  # here: most tasks have none
 
         grader = ForeignGrader.from_card(folder, card["grader"])
     return Task(
-        **{name: card[name] for name in as_written if name in card},
+        **{name: card[name] for name in (*_NEEDED[:4], *_MORE) if name in card},
         folder=folder,
         greater_is_better=card["direction"] == "maximize",
         baseline=_scores(card, "baseline", path),

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 
 from mlagent_lib.agents.prompts import pocket_text
 from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
@@ -66,7 +67,7 @@ def branches(
     return _agent_examples(stream, number, forbidden)
 
 
-def _coder_examples(stream: np.random.Generator, number: int) -> list[dict]:
+def _coder_examples(stream: Generator, number: int) -> list[dict]:
     """Return coder edits: a random script and instructions, each answered by the block's new lines.
 
     ``proposed`` tells whether the instruction is one of the catalogue, from which all ideas come, or has
@@ -87,14 +88,16 @@ def _coder_examples(stream: np.random.Generator, number: int) -> list[dict]:
     return found
 
 
-def _agent_examples(stream: np.random.Generator, number: int, forbidden: frozenset[str]) -> list[dict]:
+def _agent_examples(stream: Generator, number: int, forbidden: frozenset[str]) -> list[dict]:
     """Return agent turns in one state of a task that does not exist."""
     modality, kind = _pick(catalogue.MODALITIES, stream), _pick(catalogue.KINDS, stream)
     metric, higher = _pick(_METRICS[kind], stream)
     script = _script(_shown(modality, kind, stream), modality, kind, metric, stream)
     max_steps = int(_pick((4, 5, 6, 8, 10, 15), stream))
-    state, facts = _state(script, modality, kind, max_steps, stream), _facts(stream)
-    card = _card(modality, kind, metric, higher, facts, stream, forbidden)
+    state = _state(script, modality, kind, max_steps, stream)
+    facts = list(stream.choice(FACTS, size=int(stream.integers(0, 6)), replace=False, p=_WEIGHTS))
+    about = f"{modality}, {kind}, {metric}, {'higher' if higher else 'lower'} is better"
+    card = _card(modality, about, facts, stream, forbidden)
     prompt, wording = pocket_text(card, state, higher, max_steps), {"trend": trend_of(state, higher)}
     replies = (_reply(modality, kind, script, facts, stream, wording) for _ in range(number))
     return [{"kind": "agent", "prompt": prompt, "completion": reply} for reply in replies]
@@ -128,15 +131,13 @@ def _proposed(modality: str, kind: str) -> frozenset[str]:
     return frozenset(wording for edit in catalogue.edits(modality, kind) for wording in edit.wordings)
 
 
-def _edit(
-    modality: str, kind: str, axis: str, stream: np.random.Generator, family: str = ""
-) -> catalogue.Edit:
+def _edit(modality: str, kind: str, axis: str, stream: Generator, family: str = "") -> catalogue.Edit:
     """Draw a family first, so that families with many parameters do not crowd out the others."""
     families = _by_family(modality, kind)[axis]
     return _pick(families[family or _pick(tuple(families), stream)], stream)
 
 
-def _instruction(modality: str, kind: str, stream: np.random.Generator) -> tuple[str, str]:
+def _instruction(modality: str, kind: str, stream: Generator) -> tuple[str, str]:
     axis = _pick(catalogue.AXES, stream)
     return axis, _pick(_edit(modality, kind, axis, stream).wordings, stream)
 
@@ -151,7 +152,7 @@ def _places(instruction: str, modality: str, kind: str) -> list[tuple[int, int]]
     ][::-1]
 
 
-def _with_numbers(instruction: str, modality: str, kind: str, stream: np.random.Generator) -> str:
+def _with_numbers(instruction: str, modality: str, kind: str, stream: Generator) -> str:
     """Return an instruction, in `_FREE_SHARE` of the cases with numbers from anywhere."""
     if stream.random() < _FREE_SHARE:
         for begin, end in _places(instruction, modality, kind):
@@ -160,7 +161,7 @@ def _with_numbers(instruction: str, modality: str, kind: str, stream: np.random.
     return instruction
 
 
-def _number(decimal: bool, stream: np.random.Generator) -> str:
+def _number(decimal: bool, stream: Generator) -> str:
     """Return a number of one to four digits, or a decimal of up to four, as text."""
     digits = int(stream.integers(1, 5))
     if decimal != (stream.random() < _OTHER_FORM_SHARE):
@@ -174,13 +175,13 @@ def _number(decimal: bool, stream: np.random.Generator) -> str:
     return str(stream.integers(10 ** (digits - 1), 10**digits))
 
 
-def _shown(modality: str, kind: str, stream: np.random.Generator) -> dict[str, catalogue.Edit]:
+def _shown(modality: str, kind: str, stream: Generator) -> dict[str, catalogue.Edit]:
     """Return an edit of each block that a script shows; its numbers are still to draw."""
     return {axis: _edit(modality, kind, axis, stream) for axis in catalogue.AXES}
 
 
 def _script(
-    shown: dict[str, catalogue.Edit], modality: str, kind: str, metric: str, stream: np.random.Generator
+    shown: dict[str, catalogue.Edit], modality: str, kind: str, metric: str, stream: Generator
 ) -> str:
     """Return a script of random blocks; the learning block is plain half of the time, as in starters."""
     blocks = {}
@@ -193,61 +194,33 @@ def _script(
     return f'{body}\n\nprint("validation {metric}:", 0)\n'
 
 
-def _state(script: str, modality: str, kind: str, max_steps: int, stream: np.random.Generator) -> State:
-    value = (
-        float(10 ** stream.uniform(-1.2, 1.6)) if stream.random() < 0.5 else float(stream.uniform(0.1, 0.95))
-    )
+def _state(script: str, modality: str, kind: str, max_steps: int, stream: Generator) -> State:
+    value = float(10 ** stream.uniform(-1.2, 1.6) if stream.random() < 0.5 else stream.uniform(0.1, 0.95))
     start, history = round(value, 4), []
     for _ in range(int(stream.integers(0, min(max_steps, 6)))):
-        draw = stream.random()
+        draw, result = stream.random(), ("error", None)
         if draw < 0.7:
             value = value * float(stream.uniform(0.85, 1.15))
-            history.append(_edited(modality, kind, stream, "edited", round(value, 4)))
-        elif draw < 0.85:
-            history.append(_edited(modality, kind, stream, "error", None))
+            result = ("edited", round(value, 4))
+        if draw < 0.85:
+            asked = {"edit_instruction": _instruction(modality, kind, stream)[1]}
+            history.append(HistoryStep("", "Edit Script (AI)", asked, "", *result))
         else:
             name = _pick(("List Files", "Inspect Script Lines", "Understand File"), stream)
             history.append(HistoryStep("", name, {}, "", "neutral"))
-    return State(
-        task="none",
-        task_digest="",
-        files={"train.py": script.encode()},
-        history=tuple(history),
-        visible_start=start,
-        step=len(history),
-    )
+    at = {"history": tuple(history), "visible_start": start, "step": len(history)}
+    return State(task="none", task_digest="", files={"train.py": script.encode()}, **at)
 
 
-def _edited(
-    modality: str, kind: str, stream: np.random.Generator, outcome: str, visible: float | None
-) -> HistoryStep:
-    instruction = _instruction(modality, kind, stream)[1]
-    return HistoryStep("", "Edit Script (AI)", {"edit_instruction": instruction}, "", outcome, visible)
-
-
-def _facts(stream: np.random.Generator) -> list[str]:
-    return list(stream.choice(FACTS, size=int(stream.integers(0, 6)), replace=False, p=_WEIGHTS))
-
-
-def _card(
-    modality: str,
-    kind: str,
-    metric: str,
-    higher: bool,
-    facts: list[str],
-    stream: np.random.Generator,
-    forbidden: frozenset[str],
-) -> str:
-    name = f"{_pick(_FIRST, stream)}-{_pick(_SECOND, stream)}"
-    while name in forbidden:
-        name = f"{_pick(_FIRST, stream)}-{_pick(_SECOND, stream)}"
+def _card(modality: str, about: str, facts: list[str], stream: Generator, forbidden: frozenset[str]) -> str:
+    while (name := f"{_pick(_FIRST, stream)}-{_pick(_SECOND, stream)}") in forbidden:
+        continue
     rows = int(stream.integers(100, 1000))
     columns = 1 if modality in ("text", "graph") else int(stream.integers(4, 150))
     return (
-        f"Task: {name}. {modality}, {kind}, {metric}, {'higher' if higher else 'lower'} is better.\n"
-        f"Data: {rows} rows, {columns} columns. Facts: {'; '.join(facts) or 'none'}."
+        f"Task: {name}. {about}.\nData: {rows} rows, {columns} columns. Facts: {'; '.join(facts) or 'none'}."
     )
 
 
-def _pick(items, stream: np.random.Generator):
+def _pick(items, stream: Generator):
     return items[int(stream.integers(len(items)))]

@@ -18,7 +18,6 @@ from mlagent_lib.agents.export import read_trajectories
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.toolbox import toolbox
 from mlagent_lib.core.errors import RunError
-from mlagent_lib.environment.coder import Coder
 from mlagent_lib.environment.step import Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import FORMS
@@ -69,26 +68,20 @@ def states_dataset(
 
     given = {"style": style, "max_steps": max_steps}
     prompter = replace(prompter, **{name: value for name, value in given.items() if value})
-    return Dataset.from_list(
-        [
-            {
-                "prompt": prompter.messages(state, known[state.task]),
-                "state": json.dumps(state.to_json()),
-                "state_id": state.id,
-                "task": state.task,
-            }
-            for state in states
-        ]
-    )
+    rows = []
+    for state in states:
+        row = {"prompt": prompter.messages(state, known[state.task]), "state": json.dumps(state.to_json())}
+        rows.append(row | {"state_id": state.id, "task": state.task})
+    return Dataset.from_list(rows)
 
 
 def read_states(
     source: str | Path | Sequence[State], action: str | None = POOL_ACTION
 ) -> tuple[list[State], Prompter]:
     """Return the states of a source and what makes their prompts, as `states_dataset` takes them."""
-    if not isinstance(source, (str, Path)):
-        return list(source), Prompter("full")
     prompter = Prompter("full")
+    if not isinstance(source, (str, Path)):
+        return list(source), prompter
     if Path(source).is_dir():
         run = read_run(source)
         prompter, rows = run.prompter, run.trajectories["train"]
@@ -98,28 +91,17 @@ def read_states(
 
 
 def step_reward_func(
-    *,
-    form: str = "v1",
-    coder: Coder | str = "rules",
-    workers: int = 2,
-    cache: str | Path = "",
-    tier: str = "auto",
-    allow_unsafe: bool = False,
-    reply_format: str = "six",
-    tasks: Sequence[Task] = (),
+    *, form: str = "v1", workers: int = 2, reply_format: str = "six", tasks: Sequence[Task] = (), **options
 ) -> StepRewardFunc:
     """Return the reward function for the rows of `states_dataset`; its servers start with the first batch.
 
     Args:
         form: One of `mlagent_lib.reward.FORMS`.
-        coder: Who writes the edits: ``rules``, ``openai:<model>@<url>``, or a coder of your own (see
-            `mlagent_lib.agents.toolbox.toolbox`).
         workers: Scripts at a time.
-        cache: Folder in which results are kept for the next training; "" for a temporary one.
-        tier: Isolation of the scripts, see `Runner`.
-        allow_unsafe: Permit the tiers that isolate nothing.
         reply_format: ``six`` or ``no-thought``.
         tasks: Tasks that are no pocket tasks.
+        **options: Of `mlagent_lib.agents.toolbox.toolbox`: ``coder`` (who writes the edits), ``cache``
+            (folder in which results are kept for the next training), ``tier`` and ``allow_unsafe``.
 
     Raises:
         RunError: The form is unknown.
@@ -128,9 +110,7 @@ def step_reward_func(
     if form not in FORMS:
         raise RunError(f"reward form {form!r} is unknown", cure=f"choose one of {', '.join(FORMS)}")
     stack = ExitStack()
-    tools = stack.enter_context(
-        toolbox(coder=coder, workers=workers, cache=cache, tier=tier, allow_unsafe=allow_unsafe)
-    )
+    tools = stack.enter_context(toolbox(workers=workers, **options))
     known = {task.name: task for task in tasks}
     return StepRewardFunc(replace(tools, reply_format=reply_format, tasks=known), form, stack)
 
@@ -150,10 +130,7 @@ class StepRewardFunc:
         """Return one reward for each completion, in order; None where we failed to score.
 
         Replies are messages or text, ``state`` is the column of `states_dataset`. With TRL's ``log_metric``
-        the shares of the outcomes are logged.
-
-        Raises:
-            Unscored: Not one action could be scored.
+        the shares of the outcomes are logged. Where not one action could be scored it raises `Unscored`.
         """
         texts = [reply if isinstance(reply, str) else reply[-1]["content"] for reply in completions]
         read = {text: State.from_json(json.loads(text)) for text in set(state)}

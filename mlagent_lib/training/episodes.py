@@ -77,10 +77,8 @@ class EpisodeReward(BatchReward):
                 self._advance(active, trainer)
         returns = [episode.episode_return for episode in episodes]
         if all(value is None for value in returns):
-            raise Unscored(
-                f"none of {len(returns)} trajectories could be scored",
-                cure="repair what failed, then run again: training goes on from its last checkpoint",
-            )
+            cure = "repair what failed, then run again: training goes on from its last checkpoint"
+            raise Unscored(f"none of {len(returns)} trajectories could be scored", cure=cure)
         filled, flat = fill_groups(returns, self.group_size)
         self.last = self._statistics(episodes, flat)
         return self._rows(episodes, filled, trainer)
@@ -124,9 +122,6 @@ class EpisodeReward(BatchReward):
         results = [result for episode in episodes for result in episode.results]
         rewards = [reward for episode in episodes for reward in episode.rewards]
         scored = [episode.episode_return for episode in episodes if not episode.failed]
-        return step_statistics(results, rewards) | {
-            "flat_groups": flat,
-            "groups": len(episodes) // self.group_size,
-            "episodes": len(episodes),
-            "episode_return": sum(scored) / max(len(scored), 1),
-        }
+        groups = {"flat_groups": flat, "groups": len(episodes) // self.group_size, "episodes": len(episodes)}
+        found = step_statistics(results, rewards) | groups
+        return found | {"episode_return": sum(scored) / max(len(scored), 1)}

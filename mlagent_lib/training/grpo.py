@@ -32,7 +32,7 @@ from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.environment.step import Toolbox
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.training.backends import Backend, base_coder, load, save_adapter
-from mlagent_lib.training.checkpoints import SaveClock, forget_after, last_checkpoint, seal
+from mlagent_lib.training.checkpoints import Keeper, forget_after, last_checkpoint
 from mlagent_lib.training.episodes import EpisodeReward
 from mlagent_lib.training.memory import VLLM_SHARE
 from mlagent_lib.training.pool import Focus, OnPolicyStates, StatePool
@@ -45,13 +45,32 @@ from mlagent_lib.training.scoring import (
     evaluate_steps,
 )
 from mlagent_lib.training.trainer import StepTrainer
-from mlagent_lib.training.trl_settings import check_held, common_settings, make_config, prepare_trainer
+from mlagent_lib.training.trl_settings import (
+    check_held,
+    common_settings,
+    make_config,
+    make_trainer,
+    prepare_trainer,
+)
 
 log = logging.getLogger("mlagent.grpo")
 
 MAX_OVERFLOWS = 10  # ours: updates in a row that float16 may skip; its scaler halves its factor each time
 MEMORY = "memory.json"  # in a checkpoint: what is left to gain in which task, and where the policy has been
 LONGEST = 100_000  # updates: where time ends a training, their number does not
+# Of TRL's settings those that a profile has under the same name, and those that all profiles share.
+SAME = ("num_iterations", "beta", "epsilon", "epsilon_high", "scale_rewards", "entropy_coef", "temperature")
+FIXED = {
+    "warmup_steps": 3,
+    "weight_decay": 0.0,
+    "save_strategy": "steps",
+    "shuffle_dataset": True,
+    "loss_type": "grpo",
+    "importance_sampling_level": "token",
+    "mask_truncated_completions": False,
+    "top_p": 1.0,
+    "top_k": 0,
+}
 
 
 def train_grpo(
@@ -69,22 +88,19 @@ def train_grpo(
 ) -> dict:
     """Train the policy with step-wise GRPO, save the chosen adapter under ``out/adapter``, return a summary.
 
-    Interrupted training goes on from the last checkpoint of ``out/checkpoints``.
-
-    Under `accelerate launch` each process acts from its share of the states; the main one writes.
+    Interrupted training goes on from the last checkpoint of ``out/checkpoints``. Under `accelerate launch`
+    each process acts from its share of the states; the main one writes.
 
     Time is *charged*: processor seconds of this process, and the recorded duration of every script, also of
     those that the cache knew. So arms compare at equal time whatever else the machine does.
 
     Args:
-        profile: Model, coder, prompts and the settings of ``grpo``.
-        pool: States to act from.
         select: States kept back for the curve and the choice of the checkpoint; never trained on.
         make_tools: Takes the base model's coder where the profile has it, else None; returns the toolbox.
         adapter: The SFT adapter to start from; also the reference of the KL term.
-        arm: Its method counts; the full method where None. ``episode-wise`` trains on
-            whole trajectories from the starters of the pool's tasks, the paper's baseline: a step then takes
-            ``states_per_step`` tasks and ``group_size`` trajectories of each.
+        arm: Its method counts; the full method where None. ``episode-wise`` trains on whole trajectories
+            from the starters of the pool's tasks: a step then takes ``states_per_step`` tasks and
+            ``group_size`` trajectories of each.
         charged_limit: Training ends after the step that reaches this many charged seconds, in place of a
             number of updates.
         progress: Called with each row of metrics.
@@ -121,7 +137,7 @@ def train_grpo(
     else:
         reward = StepReward(pool.by_id(), tools, **shape)
         reward.variety, reward.best_of = grpo.variety, grpo.best_of
-    passes, checkpoint = last_checkpoint(out) or (0, None)
+    done, checkpoint = last_checkpoint(out) or (-1, None)
     if not episodes:
         _remember(reward, grpo, pool, row_of, prompter, seed, checkpoint)
     short = ShortTrajectories.of(known, select, grpo, seed)
@@ -129,19 +145,21 @@ def train_grpo(
     def measure(step: int) -> dict:
         stream = derive_seed(seed, "grpo-select", step)
         form, samples = grpo.reward_form, grpo.eval_samples
-        found = evaluate_steps(generate, select, tools, prompter, form=form, seed=stream, samples=samples)
-        told = {name: found.statistics[name] for name in ("reward", "validity", "unscored")}
+        found, _ = evaluate_steps(generate, select, tools, prompter, form=form, seed=stream, samples=samples)
+        told = {name: found[name] for name in ("reward", "validity", "unscored")}
         return told | (short.measure(generate, tools, prompter, stream) if short.starts else {})
 
-    if is_main():
-        forget_after(out / "metrics.jsonl", passes // grpo.num_iterations if checkpoint else -1)
-    recorder = Recorder(
-        out, reward, measure, progress or (lambda row: None), charged_limit, grpo.num_iterations
-    )
+    forget_after(out / "metrics.jsonl", done // grpo.num_iterations)
+    from transformers import TrainerCallback
+
+    class Log(Recorder, TrainerCallback):
+        """The recorder, told by Transformers' trainer what happens."""
+
+    recorder = Log(out, reward, measure, progress, charged_limit, grpo.num_iterations)
     timed = replace(grpo, steps=LONGEST) if math.isfinite(charged_limit) else grpo
     rows_per_action = prompter.max_steps if episodes else 1
     wanted = grpo_settings(loaded, timed, out=out, seed=seed, rows_per_action=rows_per_action)
-    trainer = _trainer(loaded, wanted, recorder, [row_of(state) for state in pool.states], passes)
+    trainer = _trainer(loaded, wanted, recorder, [row_of(state) for state in pool.states], max(done, 0))
     began = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - began
@@ -167,11 +185,7 @@ def _remember(
 
 
 def _starters(pool: StatePool) -> StatePool:
-    """Return the first states of the pool's tasks.
-
-    Raises:
-        RunError: The pool does not hold one of each.
-    """
+    """Return the first states of the pool's tasks, of which it must hold one each."""
     first = {state.task: state for state in pool.states if state.step == 0}
     if missing := sorted({state.task for state in pool.states} - set(first)):
         raise RunError(
@@ -195,39 +209,21 @@ def grpo_settings(
 
     Args:
         rows_per_action: Rows of a batch for each of the G samples of a state: 1, or the length of an episode.
-
-    Raises:
-        ProfileError: The batch cannot be shared by the processes in whole groups.
     """
     group = profile.group_size * rows_per_action
     rows = profile.states_per_step * group
     plan = plan_batch(rows, micro=profile.micro_batch, group=group, world=world_size())
-    return common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "grpo")) | {
+    found = common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "grpo"))
+    found |= FIXED | {name: getattr(profile, name) for name in SAME}
+    found |= _vllm_settings(profile.vllm, loaded.loading.window)
+    return found | {
         "max_steps": profile.steps * profile.num_iterations,
         "steps_per_generation": plan.accumulation,  # all actions of a step come from one policy
         "num_generations": group,
-        "num_iterations": profile.num_iterations,
         "max_completion_length": profile.max_new_tokens,
         "lr_scheduler_type": profile.lr_schedule,
-        "warmup_steps": 3,
-        "weight_decay": 0.0,
-        "beta": profile.beta,
-        "epsilon": profile.epsilon,
-        "epsilon_high": profile.epsilon_high,
-        "loss_type": "grpo",
-        "scale_rewards": profile.scale_rewards,
-        "entropy_coef": profile.entropy_coef,
-        "importance_sampling_level": "token",
-        "mask_truncated_completions": False,
-        "temperature": profile.temperature,
-        "top_p": 1.0,
-        "top_k": 0,
         "logging_steps": profile.num_iterations,  # a row for each batch of actions, whatever its passes
-        "save_strategy": "steps",
         "save_steps": profile.eval_every * profile.num_iterations,
-        "save_total_limit": 2,
-        "shuffle_dataset": True,
-        **_vllm_settings(profile.vllm, loaded.loading.window),
     }
 
 
@@ -245,7 +241,7 @@ def _vllm_settings(vllm: str, window: int) -> dict:
     return {"use_vllm": True, "vllm_importance_sampling_correction": True, "vllm_mode": mode} | place
 
 
-class Recorder:
+class Recorder(Keeper):
     """What is written while training: a row a step, and one for the states kept back every few steps."""
 
     def __init__(
@@ -253,40 +249,52 @@ class Recorder:
         out: Path,
         reward: BatchReward,
         measure: Callable[[int], dict],
-        progress: Callable[[dict], None],
+        progress: Callable[[dict], None] | None,
         charged_limit: float,
         passes: int = 1,
     ):
+        super().__init__()
         self.passes = passes  # the optimizer's steps on each batch of actions: ours are batches
         self.out, self.metrics, self.reward = out, out / "metrics.jsonl", reward
         self._measure, self._progress, self._limit = measure, progress, charged_limit
         self._began = self._seconds = self.rollout_seconds = self._processor = 0.0
         self.float16, self._overflows = False, 0
-        done = read_jsonl(self.metrics, missing_ok=True)[0]
-        self.charged = sum(row["seconds_charged"] for row in done if row.get("split") == "train")
+        self.charged = charged_seconds(self.metrics)
 
     @property
     def is_time_up(self) -> bool:
         """Return whether the charged seconds have reached their limit."""
         return self.charged >= self._limit
 
-    def step_began(self, done: int) -> None:
-        """Start the clocks where a batch of actions begins, after so many steps of the optimizer."""
-        if done % self.passes:
-            return
-        self._began, self._processor = time.perf_counter(), time.process_time()
-        self.reward.seconds = self.rollout_seconds = 0.0
+    def on_train_begin(self, args, state, control, model=None, **kwargs) -> None:
+        """Measure the start, or what a kill left out."""
+        self._reached(args, state, model)
 
-    def step_ended(self, done: int) -> None:
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        """Start the clocks where a batch of actions begins."""
+        if state.global_step % self.passes == 0:
+            self._began, self._processor = time.perf_counter(), time.process_time()
+            self.reward.seconds = self.rollout_seconds = 0.0
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
         """Stop the clocks after the last pass over a batch, before anything is logged or saved."""
-        if done % self.passes:
-            return
-        self._seconds = time.perf_counter() - self._began
-        self._processor = time.process_time() - self._processor
-        self.charged += self._processor + self.reward.last["seconds_scripts"]
+        import torch
 
-    def trained(self, logs: dict, step: int) -> None:
+        if torch.cuda.is_available():  # calls return before a card has done what it was given
+            torch.cuda.synchronize()
+        if is_last_pass := state.global_step % self.passes == 0:
+            self._seconds = time.perf_counter() - self._began
+            self._processor = time.process_time() - self._processor
+            self.charged += self._processor + self.reward.last["seconds_scripts"]
+        done, due = from_main((self.is_time_up, self.is_due))
+        control.should_training_stop |= done
+        control.should_save |= done or (due and is_last_pass)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         """Write the row of a step from TRL's logs; its names are explained in the glossary of the report."""
+        if "loss" not in logs:
+            return
+        step = state.global_step // self.passes
         self._check_finite(logs, step)
         found, rollout, total = over_processes(self.reward.last), self.rollout_seconds, self._seconds
         row = {
@@ -318,16 +326,21 @@ class Recorder:
                 cure="take a smaller grpo.lr, or a card with bfloat16; then delete the stage and run again",
             )
 
-    def saved(self, checkpoint: Path) -> None:
-        """Put into a checkpoint what the reward function remembers, and its sums beside it."""
+    def remember(self, checkpoint: Path) -> None:
+        """Put into a checkpoint what the reward function remembers."""
         write_json(checkpoint / MEMORY, self.reward.to_json())
-        seal(checkpoint)
 
-    def reached(self, args, state, model) -> None:
+    def on_save(self, args, state, control, model=None, **kwargs) -> None:
+        """Seal a checkpoint, and measure the states kept back at it."""
+        super().on_save(args, state, control)
+        self._reached(args, state, model)
+
+    def _reached(self, args, state, model) -> None:
         """Measure where the curve has a point; time asks for checkpoints elsewhere, too."""
         is_last = state.global_step >= state.max_steps or self.is_time_up
         if is_last or state.global_step % args.save_steps == 0:
             self.kept_back(state.global_step // self.passes, model)
+        self._saved = time.monotonic()  # measuring takes a while
 
     def kept_back(self, step: int, model) -> None:
         """Write the row for the states kept back, once a step, and keep the adapter when it is the best."""
@@ -346,7 +359,14 @@ class Recorder:
     def _write(self, row: dict) -> None:
         if is_main():
             append_jsonl(self.metrics, row)
-            self._progress(row)
+            if self._progress:
+                self._progress(row)
+
+
+def charged_seconds(metrics: Path) -> float:
+    """Return the charged seconds of a training until now: processor time and recorded scripts."""
+    rows = read_jsonl(metrics, missing_ok=True)[0]
+    return sum(row["seconds_charged"] for row in rows if row.get("split") == "train")
 
 
 def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict], done: int):
@@ -354,11 +374,7 @@ def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict]
 
     Args:
         done: Steps that were made before.
-
-    Raises:
-        RunError: The trainer does not hold a setting.
     """
-    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
     config, reward = make_config(GRPOConfig, wanted), recorder.reward
@@ -374,14 +390,7 @@ def _trainer(loaded: Backend, wanted: dict, recorder: Recorder, rows: list[dict]
 
     Trainer.recorder = recorder
     held = {"reward_funcs": [reward], "rollout_func": getattr(reward, "rollout", None)}
-    trainer = Trainer(
-        model=loaded.model,
-        args=config,
-        processing_class=loaded.tokenizer,
-        train_dataset=Dataset.from_list(rows),
-        callbacks=[_callback(recorder)],
-        **held,
-    )
+    trainer = make_trainer(Trainer, loaded, config, rows, recorder, **held)
     check_held(trainer, held, "the GRPO trainer")
     if config.beta:
         _keep_reference(trainer.model)
@@ -406,67 +415,23 @@ def _keep_reference(model) -> None:
             copy.requires_grad_(False)
 
 
-def _callback(recorder: Recorder):
-    """Return the trainer's callback that tells the recorder what happens."""
-    import torch
-    from transformers import TrainerCallback
-
-    passes, clock = recorder.passes, SaveClock()
-
-    class Log(TrainerCallback):
-        def on_train_begin(self, args, state, control, model=None, **kwargs):
-            recorder.reached(args, state, model)  # the start, or what a kill left out
-            clock.saved()
-
-        def on_step_begin(self, args, state, control, **kwargs):
-            recorder.step_began(state.global_step)
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if torch.cuda.is_available():  # calls return before a card has done what it was given
-                torch.cuda.synchronize()
-            recorder.step_ended(state.global_step)
-            done, due = from_main((recorder.is_time_up, clock.is_due()))
-            control.should_training_stop |= done
-            control.should_save |= done or (due and state.global_step % passes == 0)
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            if "loss" in logs:
-                recorder.trained(logs, state.global_step // passes)
-
-        def on_save(self, args, state, control, model=None, **kwargs):
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            from_main(None)  # each process writes its random state into the folder first
-            if is_main():
-                recorder.saved(folder)
-            recorder.reached(args, state, model)
-            clock.saved()
-
-    return Log()
-
-
 def _finish(model, out: Path, adapter: Path, metrics: Path, seconds: float) -> dict:
     """Put the chosen adapter in place: the SFT adapter (step 0) when no checkpoint beats the start."""
     best = _best_row(metrics)
     chosen = out / "best" if best["step"] > 0 else adapter
     saved = json.loads((out / "best.json").read_text())["files"] if best["step"] > 0 else {}
     if lost := damaged_file(chosen, saved):
-        raise RunError(
-            f"the best checkpoint is damaged: {chosen / lost} is not what was saved",
-            cure=f"delete {out} and run again: the training is made anew",
-        )
+        cure = f"delete {out} and run again: the training is made anew"
+        raise RunError(f"the best checkpoint is damaged: {chosen / lost} is not what was saved", cure=cure)
     shutil.rmtree(out / "adapter", ignore_errors=True)
     shutil.copytree(chosen, out / "adapter")
     _save_adapter(model, out / "last")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     rows = [row for row in read_jsonl(metrics)[0] if row.get("split") == "train"]
-    return {
-        "chosen_step": best["step"],
-        "chosen_holdout_reward": best["reward"],
-        **({"chosen_gap": best["gap"]} if "gap" in best else {}),
-        "steps": rows[-1]["step"] if rows else 0,
-        "unscored": sum(row["unscored"] for row in rows),
-        "seconds": round(seconds, 2),
-    }
+    found = {"chosen_step": best["step"], "chosen_holdout_reward": best["reward"]}
+    found |= {"chosen_gap": best["gap"]} if "gap" in best else {}
+    steps, unscored = rows[-1]["step"] if rows else 0, sum(row["unscored"] for row in rows)
+    return found | {"steps": steps, "unscored": unscored, "seconds": round(seconds, 2)}
 
 
 def _gradient(norm: float) -> dict:

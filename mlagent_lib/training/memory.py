@@ -96,10 +96,10 @@ def shape_of(model: str) -> Shape | None:
         return SHAPES[size]
     if model in OTHERS:
         return OTHERS[model]
-    folder = None if model == "pocket" else known_folder(model)
-    if folder is None or not (folder.suffix == ".gguf" or (folder / "config.json").exists()):
-        return None
-    return _shape_in_gguf(folder) if folder.suffix == ".gguf" else _shape_in(folder)
+    place = None if model == "pocket" else known_folder(model)
+    if place and place.suffix == ".gguf":
+        return _shape_in_gguf(place)
+    return _shape_in(place) if place and (place / "config.json").exists() else None
 
 
 def _shape_in(folder: Path) -> Shape:
@@ -117,11 +117,8 @@ def _shape_in(folder: Path) -> Shape:
 def _shape_in_gguf(path: Path) -> Shape:
     facts, _ = gguf_facts(path)
     kind = facts["general.architecture"]
-    names = (
-        *("embedding_length", "feed_forward_length", "block_count"),
-        *("attention.head_count", "attention.head_count_kv"),
-    )
-    sizes = [int(facts[f"{kind}.{name}"]) for name in names]
+    names = "embedding_length feed_forward_length block_count attention.head_count attention.head_count_kv"
+    sizes = [int(facts[f"{kind}.{name}"]) for name in names.split()]
     head = int(facts.get(f"{kind}.attention.key_length", 0))
     return Shape(*sizes, facts["vocabulary"], not facts["has output"], head, kind == "qwen2")
 
@@ -259,12 +256,7 @@ class Estimate:
 
 
 def estimate(
-    profile: Profile,
-    *,
-    backend: str = "plain",
-    precision: str = "",
-    on_card: bool = True,
-    card_gb: float = 0.0,
+    profile: Profile, *, backend: str = "plain", precision: str = "", on_card: bool = True, card_gb: float = 0
 ) -> Estimate:
     """Return what a profile needs for SFT, for the sampling and the update of GRPO.
 
@@ -366,8 +358,7 @@ def alternative(
     for model, shape in {profile.model: own, **smaller}.items():
         if model != profile.model and shape == own:
             continue
-        taken: dict[str, object] = {} if model == profile.model else {"model": model}
-        taken |= {name: rungs[-1] for name, rungs in ladder.items()}
+        taken = {"model": model, **{name: rungs[-1] for name, rungs in ladder.items()}}
         if shape.layers * shape.hidden > own.layers * own.hidden or estimated(taken).peak > available_gb * GB:
             continue
         for name, rungs in reversed(ladder.items()):  # what costs most is given back first
@@ -407,11 +398,7 @@ def available_gb() -> tuple[float, bool]:
 
 
 def announce(profile: Profile, backend: str, precision: str, say=print) -> None:
-    """Print what a profile will need, before anything is loaded; nothing for the pocket model.
-
-    Raises:
-        ProfileError: It does not fit; the message names a combination that does.
-    """
+    """Print what a profile will need, before anything is loaded (see `check_fit`); nothing for ``pocket``."""
     if shape_of(profile.model) is None:
         return
     there, on_card = available_gb()

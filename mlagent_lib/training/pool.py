@@ -161,6 +161,16 @@ def _spread(states: Sequence[State], count: int, stream: np.random.Generator) ->
     return [index for _, _, index in sorted(ranked)[:count]]
 
 
+def in_groups(values: Sequence, size: int) -> list[Sequence]:
+    """Return the values of each group, of ``size`` neighbours each.
+
+    Example:
+        >>> in_groups([1, 2, 3, 4], 2)
+        [[1, 2], [3, 4]]
+    """
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
 class OnPolicyStates:
     """Replaces a share of a batch's groups by groups that start where the policy itself has been.
 
@@ -260,14 +270,8 @@ class Focus:
         return {task: known.get(task, max(known.values(), default=1.0)) for task in sorted(self._states)}
 
     def visit(self, states: Sequence[State], rewards: Sequence[float]) -> None:
-        """Remember the rewards of groups.
-
-        Args:
-            states: Where each group started.
-            rewards: Of all actions, group by group.
-        """
-        for index, state in enumerate(states):
-            own = rewards[index * self.group_size : (index + 1) * self.group_size]
+        """Remember the rewards of all actions, group by group; ``states`` is where each group started."""
+        for state, own in zip(states, in_groups(rewards, self.group_size), strict=True):
             mean, spread = sum(own) / len(own), float(np.std(own))
             self.spread[state.task] = FADE * self.spread.get(state.task, spread) + (1 - FADE) * spread
             self.best[state.task] = max(self.best.get(state.task, max(own)), *own)

@@ -63,21 +63,12 @@ def build_tokenizer(texts: list[str], vocab_size: int):
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([lines, byte_level])
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END, START_TURN, END_TURN],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        eos_token=END_TURN,
-        pad_token=END,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    pieces = {"vocab_size": vocab_size, "special_tokens": [END, START_TURN, END_TURN]}
+    pieces["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(show_progress=False, **pieces))
+    special = {"eos_token": END_TURN, "pad_token": END, "chat_template": CHAT_TEMPLATE}
+    columns = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, model_input_names=columns, **special)
 
 
 def build_model(profile: PretrainProfile, vocab_size: int):
@@ -127,8 +118,8 @@ def tree_of(rows: list[dict], tokenizer) -> Tree:
     heads = [
         tokenizer.apply_chat_template(_asked(row), tokenize=False, add_generation_prompt=True) for row in rows
     ]
-    prompts = tokenizer(heads, add_special_tokens=False)["input_ids"]
-    answers = tokenizer([row["completion"] + END_TURN for row in rows], add_special_tokens=False)["input_ids"]
+    ends = [row["completion"] + END_TURN for row in rows]
+    prompts, answers = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (heads, ends))
     # the last token of a prompt belongs to the branch: what follows it is another token in each
     shared = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
     ids, targets = prompts[0][:shared], [-100] * shared
@@ -147,17 +138,10 @@ def batches(
 ) -> Iterator[list[Tree]]:
     """Yield the batches from step ``start`` on: any step's are known without those before it."""
     chunk = _SORTED_STEPS * profile.batch
+    options = {"coder_share": profile.coder_share, "forbidden": forbidden}
     for number in count(start // _SORTED_STEPS):
-        drawn = (
-            branches(
-                profile.seed,
-                index,
-                coder_share=profile.coder_share,
-                forbidden=forbidden,
-                number=profile.branches,
-            )
-            for index in range(number * chunk, (number + 1) * chunk)
-        )
+        indices = range(number * chunk, (number + 1) * chunk)
+        drawn = (branches(profile.seed, index, number=profile.branches, **options) for index in indices)
         trees = sorted((tree_of(rows, tokenizer) for rows in drawn), key=lambda tree: len(tree.ids))
         order = rng(profile.seed, "pretrain", "order", number).permutation(_SORTED_STEPS)
         for step, at in enumerate(order, start=number * _SORTED_STEPS):
@@ -175,14 +159,11 @@ def loss_of(model, trees: list[Tree]):
 
     size = _rounded(max(len(tree.ids) for tree in trees))
 
-    def padded(rows: list[list[int]], filler: int):
-        return torch.tensor([row + [filler] * (size - len(row)) for row in rows])
+    def padded(name: str, filler: int):
+        return torch.tensor([(getattr(tree, name) + [filler] * size)[:size] for tree in trees])
 
-    ids, places = padded([tree.ids for tree in trees], 0), padded([tree.places for tree in trees], 0)
-    branch, targets = (
-        padded([tree.branch for tree in trees], -1),
-        padded([tree.targets for tree in trees], -100),
-    )
+    ids, targets = padded("ids", 0), padded("targets", -100)
+    places, branch = padded("places", 0), padded("branch", -1)
     same = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
     mask = (same & torch.ones_like(same).tril())[:, None]
     hidden = model.model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
@@ -273,7 +254,9 @@ def train(profile: PretrainProfile, out: Path, forbidden: frozenset[str]) -> dic
             done["loss"] = round(sum(recent) / len(recent), 4)
             now = time.perf_counter()
             done["seconds"], began = round(done["seconds"] + now - began, 1), now
-            _write(checkpoint, done | {name: part.state_dict() for name, part in parts.items()})
+            state = done | {name: part.state_dict() for name, part in parts.items()}
+            torch.save(state, checkpoint.with_suffix(".new"))  # a checkpoint is whole, or it is not there
+            checkpoint.with_suffix(".new").replace(checkpoint)
             log.info("step %d, loss %.4f, %.0f s", done["step"], done["loss"], done["seconds"])
     save(model, tokenizer, out)
     measured = measure(out, profile.seed, count=profile.measure_examples)
@@ -287,14 +270,6 @@ def train(profile: PretrainProfile, out: Path, forbidden: frozenset[str]) -> dic
     write_json(out / "measured.json", measured)
     checkpoint.unlink(missing_ok=True)
     return measured
-
-
-def _write(path: Path, state: dict) -> None:
-    """Write a checkpoint whole or not at all."""
-    import torch
-
-    torch.save(state, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
 
 
 def save(model, tokenizer, out: Path) -> None:
@@ -319,11 +294,8 @@ def measure(folder: Path, seed: int, *, count: int) -> dict:
     """
     from mlagent_lib.training.backends import load
 
-    backend, stream, found = (
-        load(str(folder), backend="plain"),
-        derive_seed(seed, "measure"),
-        {"count": count},
-    )
+    backend, stream = load(str(folder), backend="plain"), derive_seed(seed, "measure")
+    found = {"count": count}
     for name, proposed in (("coder_exact", True), ("coder_exact_other", False)):
         edits = (row for row in examples(stream, coder_share=1.0) if row["proposed"] is proposed)
         rows = list(islice(edits, count))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from mlagent_lib.core.seeding import rng
@@ -93,9 +93,9 @@ class TableTools(Toolbox):
         task, (_, mark, family) = self.task(state.task), state.files[script].decode().rpartition(_MARK)
         share = (1.0 if family in self.table[task.modality] else OTHER) if mark else 0.0
         score = state.score + share * (task.best["feedback"] - task.baseline["feedback"])
-        found = Execution("ok", "", 0.0, "table", None, None, score, None, None)
-        is_unknown = mark and family not in fitting(task)
-        return replace(found, status="error", error_type="unknown-edit", score=None) if is_unknown else found
+        if mark and family not in fitting(task):
+            return Execution("error", "", 0.0, "table", "unknown-edit", None, None, None, None)
+        return Execution("ok", "", 0.0, "table", None, None, score, None, None)
 
 
 def choices(rows: Iterable[Mapping], tools: TableTools) -> list[dict]:
@@ -109,10 +109,13 @@ def choices(rows: Iterable[Mapping], tools: TableTools) -> list[dict]:
         task, action = tools.task(row["task"]), parse_action(row["reply"], tools.reply_format)
         is_edit = row["outcome"] == "edited" and not isinstance(action, Invalid)
         asked = action.arguments["edit_instruction"] if is_edit else ""
-        family = family_of(asked, task.modality, task.kind) or ""
-        told = {"task": task.name, "split": task.split, "modality": task.modality, "family": family}
-        found.append(told | {"right": family in tools.table[task.modality]})
+        found.append(_choice(task, family_of(asked, task.modality, task.kind) or "", tools))
     return found
+
+
+def _choice(task: Task, family: str, tools: TableTools) -> dict:
+    told = {"task": task.name, "split": task.split, "modality": task.modality, "family": family}
+    return told | {"right": family in tools.table[task.modality]}
 
 
 def summary(found: Sequence[Mapping]) -> dict[str, float]:
@@ -144,17 +147,13 @@ def best_constant(tasks: Sequence[Task], table: Table) -> str:
 
 def said_always(family: str, states: Sequence[State], tools: TableTools) -> list[dict]:
     """Return the `choices` of a policy that asks for one family in all states."""
-    found = []
-    for task in (tools.task(state.task) for state in states):
-        told = {"task": task.name, "split": task.split, "modality": task.modality, "family": family}
-        found.append(told | {"right": family in tools.table[task.modality]})
-    return found
+    return [_choice(tools.task(state.task), family, tools) for state in states]
 
 
 def drawn_families(states: Sequence[State], tools: TableTools, seed: int) -> list[dict]:
     """Return the `choices` of a policy that asks for a random family of those that fit the task."""
     stream, found = rng(seed, "reading", "random"), []
-    for state in states:
-        known = sorted(fitting(tools.task(state.task)))
-        found += said_always(known[int(stream.integers(len(known)))], [state], tools)
+    for task in (tools.task(state.task) for state in states):
+        known = sorted(fitting(task))
+        found.append(_choice(task, known[int(stream.integers(len(known)))], tools))
     return found

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Self
@@ -23,7 +23,8 @@ from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
 from mlagent_lib.tasks.pocket.catalogue import KINDS, MODALITIES, family_of
-from mlagent_lib.training.pool import Focus, OnPolicyStates
+from mlagent_lib.training.backends.sampling import Generate
+from mlagent_lib.training.pool import Focus, OnPolicyStates, in_groups
 
 if TYPE_CHECKING:
     from mlagent_lib.core.profiles import GRPOProfile
@@ -85,8 +86,7 @@ class StepReward(BatchReward):
         self.visited: OnPolicyStates | None = None
         self.focus: Focus | None = None
         self._pending: list[PendingSteps] = []
-        self._begun = 0
-        self._clock = StepClock(tools.runner)
+        self._begun, self._coder_seconds = 0, 0.0
 
     def start_batch(self, rows: list[dict]) -> list[dict]:
         """Take the states of a batch, some groups replaced where others are drawn in their place.
@@ -99,11 +99,11 @@ class StepReward(BatchReward):
         if self.visited is not None:
             rows, states = self.visited.mix(rows)
             self.pool |= states
-        for start in range(0, len(rows), self.group_size):
-            if len({row["state_id"] for row in rows[start : start + self.group_size]}) != 1:
+        for group in in_groups(rows, self.group_size):
+            if len({row["state_id"] for row in group}) != 1:
                 raise RunError("a group mixes states", cure="make the batch a multiple of the group size")
-        self._pending, self._begun = [], 0
-        self._clock.start()
+        self._pending, self._begun, self._coder_seconds = [], 0, 0.0
+        self.tools.runner.spans.clear()
         return super().start_batch(rows)
 
     def to_json(self) -> dict:
@@ -121,19 +121,17 @@ class StepReward(BatchReward):
         began, states = time.perf_counter(), self.states[self._begun : self._begun + len(replies)]
         self._begun += len(replies)
         self._pending.append(PendingSteps(list(zip(states, replies, strict=True)), self.tools))
-        self._clock.begun(self._pending[-1].coder_seconds)
+        self._coder_seconds += self._pending[-1].coder_seconds
         self.seconds += time.perf_counter() - began
 
     def __call__(self, prompts, completions, **columns) -> list[float]:
-        """Return one reward for each completion, in order.
-
-        Raises:
-            Unscored: Not one action could be scored.
-        """
+        """Return one reward for each completion, in order (see `rewards_of`)."""
         if left := completions[self._begun :]:
             self.begin([completion[0]["content"] for completion in left])
-        began = time.perf_counter()
-        results, self._pending = self._clock.wait(self._pending), []
+        began, waiting = time.perf_counter(), time.monotonic()
+        results = [result for part in self._pending for result in part.results()]
+        scripts = covered(self.tools.runner.spans, waiting, time.monotonic())
+        self._pending = []
         if self.visited is not None:
             self.visited.visit(results)
         rewards = rewards_of(results, self.tools, self.form)
@@ -151,7 +149,7 @@ class StepReward(BatchReward):
             "groups": len(rewards) // self.group_size,
             "advantage_std": round(math.sqrt(statistics.fmean(value**2 for value in advantages)), 6),
             **({} if self.visited is None else {"on_policy_groups": self.visited.used}),
-            **self._clock.seconds(self.seconds),
+            **parts_of_seconds(self.seconds, coder=self._coder_seconds, scripts=scripts),
         }
         return filled
 
@@ -216,8 +214,7 @@ def best_of_pay(rewards: Sequence[float], group_size: int, k: int) -> list[float
     if k == 1:
         return list(rewards)
     paid = []
-    for start in range(0, len(rewards), group_size):
-        group = rewards[start : start + group_size]
+    for group in in_groups(rewards, group_size):
         for index, reward in enumerate(group):
             others = combinations(group[:index] + group[index + 1 :], k - 1)
             gains = [max(reward, *other) - max(other) for other in others]
@@ -240,40 +237,14 @@ def rewards_of(results: Sequence[StepResult], tools: Toolbox, form: str) -> list
     return rewards
 
 
-class StepClock:
-    """Where the seconds of a batch of steps go: the coder, scripts that are waited for, and the rest."""
+def parts_of_seconds(total: float, *, coder: float, scripts: float) -> dict[str, float]:
+    """Return the named parts of ``total`` seconds spent on a batch of steps.
 
-    def __init__(self, runner):
-        self._runner = runner
-        self._coder = self._scripts = 0.0
-
-    def start(self) -> None:
-        """Start with a new batch."""
-        self._coder, self._scripts = 0.0, 0.0
-        self._runner.spans.clear()
-
-    def begun(self, coder_seconds: float) -> None:
-        """Note what the coder took for a part of the batch."""
-        self._coder += coder_seconds
-
-    def wait(self, pending: Sequence[PendingSteps]) -> list[StepResult]:
-        """Return the results of all parts, and note how long a script ran while they were waited for."""
-        began = time.monotonic()
-        results = [result for part in pending for result in part.results()]
-        self._scripts = covered(self._runner.spans, began, time.monotonic())
-        return results
-
-    def seconds(self, total: float) -> dict[str, float]:
-        """Return the named parts of ``total`` seconds spent on steps.
-
-        ``seconds_coder`` and ``seconds_execution`` (waiting while at least one script ran) are work;
-        ``seconds_overhead`` is all else: parsing, starting and cleaning up runs, grading, the cache.
-        """
-        return {
-            "seconds_coder": round(self._coder, 4),
-            "seconds_execution": round(self._scripts, 4),
-            "seconds_overhead": round(max(total - self._coder - self._scripts, 0.0), 4),
-        }
+    ``seconds_coder`` and ``seconds_execution`` (waiting while at least one script ran) are work;
+    ``seconds_overhead`` is all else: parsing, starting and cleaning up runs, grading, the cache.
+    """
+    parts = {"coder": coder, "execution": scripts, "overhead": max(total - coder - scripts, 0.0)}
+    return {f"seconds_{name}": round(value, 4) for name, value in parts.items()}
 
 
 def covered(spans: Iterable[tuple[float, float]], begin: float, end: float) -> float:
@@ -303,8 +274,7 @@ def fill_groups(rewards: Sequence[float | None], group_size: int) -> tuple[list[
         ([1.0, 0.0, 0.5, 0.5, 0.5, 0.5], 1)
     """
     filled, flat = [], 0
-    for start in range(0, len(rewards), group_size):
-        group = rewards[start : start + group_size]
+    for group in in_groups(rewards, group_size):
         scored = [reward for reward in group if reward is not None]
         mean = sum(scored) / len(scored) if scored else 0.0
         flat += len(set(scored)) <= 1
@@ -332,8 +302,7 @@ def group_advantages(rewards: Sequence[float], group_size: int, scale: str = "gr
     """
     found = []
     spread = 1.0 if scale == "none" else statistics.stdev(rewards) + _GUARD
-    for start in range(0, len(rewards), group_size):
-        group = rewards[start : start + group_size]
+    for group in in_groups(rewards, group_size):
         mean = statistics.fmean(group)
         if scale == "group":
             spread = statistics.stdev(group) + _GUARD
@@ -364,27 +333,15 @@ def step_statistics(results: Sequence[StepResult], rewards: Sequence[float | Non
 
 
 @dataclass(frozen=True)
-class StepEvaluation:
-    """What a policy does in one step from given states, without learning from it."""
-
-    statistics: dict
-    rows: list[dict]
-
-
-@dataclass(frozen=True)
 class ShortTrajectories:
     """A few trajectories of a few steps, by whose ends a checkpoint is chosen: as an agent works.
 
     Single steps pay the same for an edit that helps once and for one after which nothing more is gained, so
     the mean reward of a step may rise while trajectories get worse. Ours.
-
-    Attributes:
-        starts: A state for each trajectory.
-        steps: Longest of them.
     """
 
-    starts: tuple[State, ...]
-    steps: int
+    starts: tuple[State, ...]  # one for each trajectory
+    steps: int  # at most
 
     @classmethod
     def of(cls, pool: Iterable[State], kept_back: Iterable[State], grpo: GRPOProfile, seed: int) -> Self:
@@ -407,36 +364,29 @@ class ShortTrajectories:
         starts = [start for at, start in enumerate(starts) if int((at + 1) * spread) > int(at * spread)]
         return cls(tuple(starts), grpo.eval_steps)
 
-    def measure(
-        self, generate: Callable[[list[list[dict]], int], list[str]], tools: Toolbox, prompter: Prompter,
-        seed: int,
-    ) -> dict[str, float]:  # fmt: skip
+    def measure(self, generate: Generate, tools: Toolbox, prompter: Prompter, seed: int) -> dict[str, float]:
         """Return ``gap``, the mean share of the gap closed by the last submissions, and ``gap_unscored``.
 
         Shares are of the feedback labels and bounded at -1 and 1, as a step's reward is. Trajectories that
         we failed to score are left out of the mean and counted.
 
-        Args:
-            generate: Takes conversations and a seed, returns replies.
-
         Raises:
             Unscored: None could be scored.
         """
-        states: list[State | None] = list(self.starts)
+        states = dict(enumerate(self.starts))
         for step in range(self.steps):
-            active = [
-                index for index, state in enumerate(states)
-                if state is not None and not state.done and state.step < prompter.max_steps
-            ]  # fmt: skip
+            active = [i for i, state in states.items() if not state.done and state.step < prompter.max_steps]
             prompts = [prompter.messages(states[i], tools.task(states[i].task)) for i in active]
             replies = generate(prompts, derive_seed(seed, "short", step)) if active else []
             results = run_steps([(states[i], text) for i, text in zip(active, replies, strict=True)], tools)
-            for index, result in zip(active, results, strict=True):
-                states[index] = None if result.outcome is Outcome.UNSCORED else result.state
-        ends = [bounded_gap(state, tools.task(state.task)) for state in states if state is not None]
+            for i, result in zip(active, results, strict=True):
+                states[i] = result.state
+                if result.outcome is Outcome.UNSCORED:
+                    del states[i]
+        ends = [bounded_gap(state, tools.task(state.task)) for state in states.values()]
         if not ends:
             raise Unscored("no short trajectory could be scored", cure="repair what failed, then run again")
-        return {"gap": round(statistics.fmean(ends), 6), "gap_unscored": len(states) - len(ends)}
+        return {"gap": round(statistics.fmean(ends), 6), "gap_unscored": len(self.starts) - len(ends)}
 
 
 def bounded_gap(state: State, task: Task) -> float:
@@ -446,7 +396,7 @@ def bounded_gap(state: State, task: Task) -> float:
 
 
 def evaluate_steps(
-    generate: Callable[[list[list[dict]], int], list[str]],
+    generate: Generate,
     states: Sequence[State],
     tools: Toolbox,
     prompter: Prompter,
@@ -454,29 +404,16 @@ def evaluate_steps(
     form: str,
     seed: int,
     samples: int = 1,
-) -> StepEvaluation:
-    """Return statistics of single steps from states, ``samples`` replies each, and a row for each reply.
-
-    Args:
-        generate: Takes conversations and a seed, returns replies.
-        samples: Replies a state.
-    """
+) -> tuple[dict, list[dict]]:
+    """Return statistics of single steps from states, ``samples`` replies each, and a row for each reply."""
     repeated = [state for state in states for _ in range(samples)]
     prompts = [prompter.messages(state, tools.task(state.task)) for state in repeated]
     replies = generate(prompts, seed)
     results = run_steps(list(zip(repeated, replies, strict=True)), tools)
     rewards = [reward_of(result, tools.task(result.state.task), form) for result in results]
-    rows = [
-        {
-            "task": state.task,
-            "state_id": state.id,
-            "outcome": result.outcome.value,
-            "reason": result.reason,
-            "score_before": result.score_before,
-            "score_after": result.score_after,
-            "reward": reward,
-            "reply": split_thinking(reply)[0],
-        }
-        for state, result, reward, reply in zip(repeated, results, rewards, replies, strict=True)
-    ]
-    return StepEvaluation(step_statistics(results, rewards), rows)
+    rows = []
+    for state, result, reward, reply in zip(repeated, results, rewards, replies, strict=True):
+        row = {"task": state.task, "state_id": state.id, "outcome": result.outcome.value}
+        row |= {name: getattr(result, name) for name in ("reason", "score_before", "score_after")}
+        rows.append(row | {"reward": reward, "reply": split_thinking(reply)[0]})
+    return step_statistics(results, rewards), rows

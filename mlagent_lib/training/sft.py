@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +25,22 @@ from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.backends import Backend, load
 from mlagent_lib.training.backends.tokens import chat_texts
-from mlagent_lib.training.checkpoints import SaveClock, forget_after, last_checkpoint, seal
+from mlagent_lib.training.checkpoints import Keeper, forget_after, last_checkpoint
 from mlagent_lib.training.processes import from_main, is_main, plan_batch, world_size
-from mlagent_lib.training.trl_settings import common_settings, make_config, prepare_trainer
+from mlagent_lib.training.trl_settings import common_settings, make_config, make_trainer, prepare_trainer
 
+# Of TRL's settings those that are the same in every profile; checkpoints are saved by the clock.
+FIXED = {
+    "max_steps": -1,
+    "lr_scheduler_type": "cosine",
+    "completion_only_loss": True,
+    "packing": False,
+    "padding_free": False,
+    "loss_type": "nll",
+    "logging_steps": 5,
+    "logging_first_step": True,
+    "save_strategy": "no",
+}
 log = logging.getLogger("mlagent.sft")
 
 
@@ -67,7 +80,6 @@ def train_sft(
     """
     loaded = load(model, backend=backend)  # first: Unsloth must be imported before trl
     trained, counts = trainable_rows(rows, loaded.tokenizer, profile.max_length)
-    from datasets import Dataset
     from transformers import TrainerCallback, set_seed
     from trl import SFTConfig, SFTTrainer
 
@@ -75,32 +87,22 @@ def train_sft(
     wanted = sft_settings(loaded, profile, out=out, seed=seed)
     config = make_config(SFTConfig, wanted)
     done, checkpoint = last_checkpoint(out) or (-1, None)
-    if is_main():
-        forget_after(out / "metrics.jsonl", done)
-    clock = SaveClock()
+    forget_after(out / "metrics.jsonl", done)
 
-    class Log(TrainerCallback):
+    class Log(Keeper, TrainerCallback):
         """Write each logged row as JSONL under our names, and save where a kill would lose much."""
 
         def on_step_end(self, args, state, control, **kwargs):
             is_logged = state.global_step % args.logging_steps == 0  # a row is a mean since the one before
-            control.should_save |= is_logged and from_main(clock.is_due())
-
-        def on_save(self, args, state, control, **kwargs):
-            from_main(None)  # each process writes its random state into the folder first
-            if is_main():
-                seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-            clock.saved()
+            control.should_save |= is_logged and from_main(self.is_due)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" not in logs or not is_main():
                 return
             step, loss = state.global_step, float(logs["loss"])
             if not math.isfinite(loss):
-                raise RunError(
-                    f"step {step} of SFT has loss {loss}: training cannot go on",
-                    cure="take a smaller sft.lr, or a card with bfloat16",
-                )
+                cure = "take a smaller sft.lr, or a card with bfloat16"
+                raise RunError(f"step {step} of SFT has loss {loss}: training cannot go on", cure=cure)
             row = {"step": step, "loss": loss, "lr": float(logs["learning_rate"])}
             row["token_accuracy"] = float(logs.get("mean_token_accuracy", math.nan))
             append_jsonl(out / "metrics.jsonl", {k: v for k, v in row.items() if not math.isnan(v)})
@@ -109,13 +111,7 @@ def train_sft(
 
     loaded.attach_lora(profile.lora_r, profile.lora_alpha, seed=config.seed)
     set_seed(config.seed)  # the same stream whatever the backend drew
-    trainer = SFTTrainer(
-        model=loaded.model,
-        args=config,
-        processing_class=loaded.tokenizer,
-        train_dataset=Dataset.from_list(trained),
-        callbacks=[Log()],
-    )
+    trainer = make_trainer(SFTTrainer, loaded, config, trained, Log())
     prepare_trainer(trainer, wanted, "the SFT trainer")
     _check_only_replies_count(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -123,40 +119,24 @@ def train_sft(
         loaded.save(out / "adapter")
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     from_main(None)  # the others wait until the adapter is there
-    return {
-        **counts,
-        "steps": trainer.state.global_step,
-        "seconds": round(time.perf_counter() - began, 2),
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-    }
+    found = {"steps": trainer.state.global_step, "seconds": round(time.perf_counter() - began, 2)}
+    weights = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    return counts | found | {"trainable_parameters": weights}
 
 
 def sft_settings(loaded: Backend, profile: SFTProfile, *, out: Path, seed: int) -> dict:
-    """Return the settings of TRL's SFT trainer, by name: none that matters is left to a default.
-
-    Raises:
-        ProfileError: The batch cannot be shared by the processes.
-    """
+    """Return the settings of TRL's SFT trainer, by name: none that matters is left to a default."""
     from mlagent_lib.training.backends.prefix import ROUND
 
     plan = plan_batch(profile.batch, micro=profile.micro_batch, world=world_size())
     return common_settings(loaded, profile, plan, out=out, seed=derive_seed(seed, "sft")) | {
+        **FIXED,
         "num_train_epochs": profile.epochs,
-        "max_steps": -1,
-        "lr_scheduler_type": "cosine",
         "warmup_steps": profile.warmup_share,
         "weight_decay": profile.weight_decay,
         "max_length": profile.max_length,
-        "completion_only_loss": True,
-        "packing": False,
-        "padding_free": False,
         # torch builds a kernel for each new shape of a product in bfloat16 on a CPU
         "pad_to_multiple_of": ROUND if (loaded.device, loaded.precision) == ("cpu", "bfloat16") else None,
-        "loss_type": "nll",
-        "logging_steps": 5,
-        "logging_first_step": True,
-        "save_strategy": "no",  # by the clock
-        "save_total_limit": 2,
     }
 
 
@@ -185,10 +165,7 @@ def trainable_rows(rows: Sequence[dict], tokenizer, max_length: int) -> tuple[li
     prompts = _token_ids(tokenizer, [row["prompt"] for row in rows], add_generation_prompt=True)
     whole = _token_ids(tokenizer, [[*row["prompt"], *row["completion"]] for row in rows])
     # as TRL does: the reply begins where the prompt alone and the whole part ways
-    starts = [
-        next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), min(map(len, pair)))
-        for pair in zip(prompts, whole, strict=True)
-    ]
+    starts = [len(os.path.commonprefix(pair)) for pair in zip(prompts, whole, strict=True)]
     kept = [start < min(len(ids), max_length) for start, ids in zip(starts, whole, strict=True)]
     if not any(kept):
         raise RunError(
@@ -196,12 +173,8 @@ def trainable_rows(rows: Sequence[dict], tokenizer, max_length: int) -> tuple[li
             f"{min(starts, default=0)} tokens, and sft.max_length is {max_length}",
             cure="give a larger sft.max_length, or collect trajectories with replies",
         )
-    counts = {
-        "rows": len(rows),
-        "rows_trained": sum(kept),
-        "rows_dropped": len(rows) - sum(kept),
-        "rows_cut": sum(keep and len(ids) > max_length for keep, ids in zip(kept, whole, strict=True)),
-    }
+    counts = {"rows": len(rows), "rows_trained": sum(kept), "rows_dropped": len(rows) - sum(kept)}
+    counts["rows_cut"] = sum(keep and len(ids) > max_length for keep, ids in zip(kept, whole, strict=True))
     if counts["rows_dropped"] or counts["rows_cut"]:
         log.warning(
             "%(rows)d rows, max_length %(max_length)d: %(rows_dropped)d dropped as their prompt fills it, "

@@ -8,6 +8,7 @@ recorded one is not read. Actions that *we* failed to score are counted and left
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import write_text
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.reward import FORMS, step_reward
+from mlagent_lib.reward import FORMS, task_reward
 from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.tasks.task import Task
 from mlagent_lib.training.pool import split_trajectories
@@ -58,37 +59,25 @@ def read_run(run: str | Path, stage: str = COLLECTION) -> RunStates:
     folder = Path(run) / stage
     manifest, problem = read_manifest(folder), stage_problem(folder)
     if manifest is None or problem is not None:
-        raise RunError(
-            f"{folder} cannot be used: {problem}",
-            cure=f"give the folder of a run, and run notebooks/{notebook_of(stage)} in it first",
-        )
+        cure = f"give the folder of a run, and run notebooks/{notebook_of(stage)} in it first"
+        raise RunError(f"{folder} cannot be used: {problem}", cure=cure)
     rows = read_trajectories(folder / "trajectories.jsonl")
     profile, seed = manifest["profile"], manifest["seed"]
     if stage == COLLECTION:
-        sft = profile["sft"]
+        sft, section = profile["sft"], "collect"
         first = sft.get("holdout_first", 0)  # runs of earlier had no such constant
         parts = split_trajectories(rows, seed, share=sft["holdout_share"], first=first)
-        max_steps = profile["collect"]["max_steps"]
     else:
-        parts, max_steps = {"evaluation": rows}, profile["evaluate"]["max_steps"]
-    provenance = {
-        "run": Path(run).resolve().name,
-        "stage": stage,
-        "profile": profile["name"],
-        "seed": seed,
-        "package": manifest["package"],
-        "commit": (manifest.get("git") or {}).get("commit"),
-    }
+        parts, section = {"evaluation": rows}, "evaluate"
+    max_steps = profile[section]["max_steps"]
+    provenance = {"run": Path(run).resolve().name, "stage": stage, "profile": profile["name"], "seed": seed}
+    provenance |= {"package": manifest["package"], "commit": (manifest.get("git") or {}).get("commit")}
     prompter = Prompter(profile["prompt_style"], max_steps, profile.get("prompt_tokens", 0))
     return RunStates(parts, prompter, provenance)
 
 
 def known_tasks(names: Iterable[str], given: Sequence[Task] = ()) -> dict[str, Task]:
-    """Return the tasks of these names: those given, and else the pocket tasks.
-
-    Raises:
-        TaskError: A task is unknown.
-    """
+    """Return the tasks of these names: those given, and else the pocket tasks (see `find_task`)."""
     own = {task.name: task for task in given}
     return {name: own[name] if name in own else find_task(name) for name in set(names)}
 
@@ -103,7 +92,7 @@ def export_states(
         ``states.jsonl`` gets ``states.schema.json``.
 
     Raises:
-        RunError: The stage is not finished, or the data of a task here are others.
+        RunError: See `read_run` and `state_reward_rows`.
         TaskError: A task is unknown.
     """
     found, path = read_run(run, stage), Path(out)
@@ -127,46 +116,41 @@ def state_reward_rows(run: RunStates, tasks: Mapping[str, Task]) -> list[dict]:
             prompt would not be its own.
     """
     states: dict[str, State] = {}
-    part_of: dict[str, str] = {}
-    groups: dict[str, list[tuple[Mapping, Mapping]]] = {}
+    scored: defaultdict[str, list[tuple[str, Mapping, Mapping]]] = defaultdict(list)
+    unscored: Counter[str] = Counter()
     trajectories = [(part, row) for part, found in run.trajectories.items() for row in found]
     for part, row, step in ((*pair, step) for pair in trajectories for step in pair[1]["steps"]):
         state = State.from_json(step["state"])
         states.setdefault(state.id, state)
-        if step["outcome"] != Outcome.UNSCORED.value:
-            part_of.setdefault(state.id, part)
-        groups.setdefault(state.id, []).append((row, step))
+        if step["outcome"] == Outcome.UNSCORED.value:
+            unscored[state.id] += 1
+        else:
+            scored[state.id].append((part, row, step))
     origin = {**run.provenance, "prompt_style": run.prompter.style, "max_steps": run.prompter.max_steps}
     rows = []
-    for key, part in ((key, part_of[key]) for key in groups if key in part_of):
-        state, task, group = states[key], tasks[states[key].task], groups[key]
+    for key in (key for key in states if key in scored):
+        state, task, part = states[key], tasks[states[key].task], scored[key][0][0]
         if state.task_digest != task.digest:
             raise RunError(
                 f"the states of task {task.name!r} were made on other data than those that are here",
                 cure="export on the machine that made the run, or with its version of the kit",
             )
-        scored = [pair for pair in group if pair[1]["outcome"] != Outcome.UNSCORED.value]
         rows.append(
             {
                 "schema": SCHEMA_NAME, "state_id": key, "task": task.name, "split": task.split, "part": part,
                 "prompt": run.prompter.messages(state, task), "state": state.to_json(),
                 "metric": task.metric, "greater_is_better": task.greater_is_better,
                 "score_init": task.baseline["feedback"], "score_best": task.best["feedback"],
-                "actions": [_action(trajectory, step, task) for trajectory, step in scored],
-                "unscored": len(group) - len(scored), "provenance": origin,
+                "actions": [_action(trajectory, step, task) for _, trajectory, step in scored[key]],
+                "unscored": unscored[key], "provenance": origin,
             }
         )  # fmt: skip
     return rows
 
 
 def _action(trajectory: Mapping, step: Mapping, task: Task) -> dict:
-    rewards = {
-        form: step_reward(
-            Outcome(step["outcome"]), before=step["score_before"], after=step["score_after"],
-            init=task.baseline["feedback"], best=task.best["feedback"], form=form,
-        )
-        for form in FORMS
-    }  # fmt: skip
+    outcome, before, after = Outcome(step["outcome"]), step["score_before"], step["score_after"]
+    rewards = {form: task_reward(outcome, task, before, after, form) for form in FORMS}
     found = {"source": trajectory["source"], "trajectory": trajectory["id"]}
     found |= {name: step.get(name) for name in _COPIED}
     return found | {"rewards": rewards}

@@ -16,16 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlagent_lib.core.errors import MlagentError
-from mlagent_lib.core.files import sha256_bytes, write_json
+from mlagent_lib.core.files import sha256_json, write_json
 from mlagent_lib.core.profiles import Loading, Profile
 from mlagent_lib.core.provenance import cpu_name
 from mlagent_lib.tasks.registry import home_folder, list_tasks
 
 PROMPT = 256  # ours: tokens of a pocket prompt (SmolLM2's: 213 on average, 331 at most)
 ROWS, NEW = 16, 16  # of the measured step: prompts in groups of eight, and tokens of each reply
-REFERENCE = (
-    4 / 3
-)  # log-probabilities of the reference: one more forward pass for a forward and a backward one
+REFERENCE = 4 / 3  # its log-probabilities: one more forward pass for a forward and a backward one
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def speed_of(model: str, loading: Loading) -> Speed:
     """
     asked = {"model": model, "loading": asdict(loading)}
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    name = sha256_bytes(json.dumps([asked, cpu_name(), threads], sort_keys=True).encode())[:12]
+    name = sha256_json([asked, cpu_name(), threads])[:12]
     record = home_folder() / f"speed-{name}.json"
     if not record.exists():
         command = [sys.executable, "-m", __name__, json.dumps(asked), str(record)]

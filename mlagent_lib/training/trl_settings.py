@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import MISSING
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,16 @@ from mlagent_lib.training.backends import Backend
 from mlagent_lib.training.processes import BatchPlan
 
 _MISSING = object()
+# The same in every training; a loss that is no number is told, not hidden.
+FIXED = {
+    "optim": "adamw_torch",
+    "max_grad_norm": 1.0,
+    "logging_nan_inf_filter": False,
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_total_limit": 2,
+}
 
 
 def common_settings(
@@ -30,23 +41,22 @@ def common_settings(
         "per_device_train_batch_size": plan.per_device,
         "gradient_accumulation_steps": plan.accumulation,
         "learning_rate": profile.lr,
-        "optim": "adamw_torch",
-        "max_grad_norm": 1.0,
-        "logging_nan_inf_filter": False,  # a loss that is no number is told, not hidden
-        "eval_strategy": "no",
-        "report_to": "none",
         "seed": seed,
-        "disable_tqdm": True,
+        **FIXED,
         **loaded.trainer_settings(checkpointing=profile.checkpointing),
     }
 
 
-def prepare_trainer(trainer, wanted: Mapping[str, Any], what: str) -> None:
-    """Check that a trainer holds its settings, keep its adapter in float32, and let it print nothing.
+def make_trainer(kind: type, loaded: Backend, config: Any, rows: list[dict], callback: Any, **more: Any):
+    """Return a trainer of this kind for a loaded model; ``more`` are arguments of its own."""
+    from datasets import Dataset
 
-    Raises:
-        RunError: See `check_held`.
-    """
+    more |= {"model": loaded.model, "args": config, "processing_class": loaded.tokenizer}
+    return kind(train_dataset=Dataset.from_list(rows), callbacks=[callback], **more)
+
+
+def prepare_trainer(trainer, wanted: Mapping[str, Any], what: str) -> None:
+    """Check that a trainer holds its settings, keep its adapter in float32, and let it print nothing."""
     from transformers import PrinterCallback
 
     check_held(trainer.args, wanted, what)
@@ -76,10 +86,8 @@ def make_config(kind: type, wanted: Mapping[str, Any]):
     """
     known = _defaults(kind)
     if unknown := sorted(set(wanted) - set(known)):
-        raise RunError(
-            f"{kind.__name__} has no setting {', '.join(unknown)}",
-            cure="install the versions that the kit pins",
-        )
+        cure = "install the versions that the kit pins"
+        raise RunError(f"{kind.__name__} has no setting {', '.join(unknown)}", cure=cure)
     config = kind(**(known | dict(wanted)))
     check_held(config, wanted, kind.__name__)
     return config
@@ -99,25 +107,15 @@ def check_held(held: Any, wanted: Mapping[str, Any], what: str) -> None:
         elif _plain(found) != _plain(value):
             changed.append(f"{name} is {found!r} instead of {value!r}")
     if changed:
-        raise RunError(
-            f"{what} does not hold what was asked for: {'; '.join(changed)}",
-            cure="install the versions that the kit pins, or choose backend plain",
-        )
+        cure = "install the versions that the kit pins, or choose backend plain"
+        raise RunError(f"{what} does not hold what was asked for: {'; '.join(changed)}", cure=cure)
 
 
 def _defaults(kind: type) -> dict[str, Any]:
     """Return the default of each field: those that Unsloth's subclass inherits are still TRL's own."""
-    found = {}
-    for item in dataclasses.fields(kind):
-        if not item.init:
-            continue
-        if item.default is not dataclasses.MISSING:
-            found[item.name] = item.default
-        elif item.default_factory is not dataclasses.MISSING:
-            found[item.name] = item.default_factory()
-        else:
-            found[item.name] = None
-    return found
+    own = [item for item in dataclasses.fields(kind) if item.init]
+    made = {item.name: item.default_factory() for item in own if item.default_factory is not MISSING}
+    return {item.name: None if item.default is MISSING else item.default for item in own} | made
 
 
 def _plain(value: Any) -> Any:

@@ -25,11 +25,17 @@ from mlagent_lib.core.files import append_jsonl, read_jsonl, write_text
 CALLS = "calls.jsonl"
 COSTS = "costs.csv"
 MILLION = 1_000_000
+Edits = Mapping[str, Sequence[str]]  # for each conversation with a coder, who asked for that edit
 PRICE_CURE = "write 'models: {NAME: {input: 1.0, output: 2.0, cached: 0.5}}', prices per million tokens"
 _SUMS = (
     "calls", "hits", "failed", "requests", "retries", "asked_again", "prompt_tokens", "cached_tokens",
     "completion_tokens", "retry_tokens", "asked_again_tokens", "without_usage",
 )  # fmt: skip
+_TOLD = (
+    "{calls:,} calls ({hits:,} hits, {failed:,} failed), {requests:,} requests ({retries:,} retries), "
+    "{asked_again:,} asked again; {prompt_tokens:,} tokens in ({cached_tokens:,} cached), "
+    "{completion_tokens:,} out; "
+)
 COLUMNS = ("scope", "trajectory", "role", "model", *_SUMS, "cost", "cost_without_hits", "currency")
 
 
@@ -110,9 +116,8 @@ def read_prices(path: str | Path) -> dict[str, Price]:
         raise ProfileError(f"the price file {path} cannot be read: {why}", cure=PRICE_CURE) from None
     models = loaded.get("models") if isinstance(loaded, dict) else None
     if not isinstance(models, dict) or not models or set(loaded) - {"models", "currency"}:
-        raise ProfileError(
-            f"the price file {path} must hold 'models' and, where wanted, 'currency'", cure=PRICE_CURE
-        )
+        told = f"the price file {path} must hold 'models' and, where wanted, 'currency'"
+        raise ProfileError(told, cure=PRICE_CURE)
     currency, prices = str(loaded.get("currency") or ""), {}
     for name, given in models.items():
         where, names = f"model {name!r} in {path}", set(given) if isinstance(given, dict) else set()
@@ -200,14 +205,11 @@ def read_calls(path: Path) -> list[Call]:
             raise TypeError(f"{bad} unreadable lines")
         return [Call(**row) for row in rows]
     except TypeError as error:
-        raise RunError(
-            f"{path} is no ledger of calls: {error}", cure="move this file away; what it held is not billed"
-        ) from None
+        cure = "move this file away; what it held is not billed"
+        raise RunError(f"{path} is no ledger of calls: {error}", cure=cure) from None
 
 
-def cost_rows(
-    calls: Iterable[Call], prices: Mapping[str, Price], edits: Mapping[str, Sequence[str]] | None = None
-) -> list[dict]:
+def cost_rows(calls: Iterable[Call], prices: Mapping[str, Price], edits: Edits | None = None) -> list[dict]:
     """Return the table of costs: a row for each trajectory, role and model, then their sums over the run.
 
     Equal calls of a policy (the same trajectory, step, reply and conversation) are one call, however often it
@@ -271,9 +273,7 @@ def _counts(same: Sequence[Call], paid: Sequence[Call], *, has_reply: bool) -> C
     )
 
 
-def _needed(
-    calls: Iterable[Call], edits: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, list[Call], list[Call]]]:
+def _needed(calls: Iterable[Call], edits: Edits) -> Iterator[tuple[str, list[Call], list[Call]]]:
     """Yield for each call that was needed: for which trajectory, its records, and those of them that cost."""
     groups: dict[tuple, list[Call]] = {}
     for call in calls:
@@ -324,8 +324,4 @@ def told(rows: Sequence[Mapping]) -> str:
         money = f"cost unknown: {sums['without_usage']} replies came without their tokens"
     else:
         money = "cost unknown: no price was given"
-    return (
-        "{calls:,} calls ({hits:,} hits, {failed:,} failed), {requests:,} requests ({retries:,} retries), "
-        "{asked_again:,} asked again; {prompt_tokens:,} tokens in ({cached_tokens:,} cached), "
-        "{completion_tokens:,} out; "
-    ).format_map(sums) + money
+    return _TOLD.format_map(sums) + money

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from mlagent_lib.agents.server.accounting import Call, Ledger, Spend, Tokens
 from mlagent_lib.agents.server.endpoint import ChatEndpoint
-from mlagent_lib.agents.server.reply_cache import Completion, ReplyCache, reply_key
-from mlagent_lib.environment.actions import storable
+from mlagent_lib.agents.server.reply_cache import Completion, Messages, ReplyCache, reply_key
+from mlagent_lib.environment.actions import Invalid, storable
 
 CODER_MAX_TOKENS = 4000  # MLAgentBench's --edit-script-llm-max-tokens: a coder answers with a whole file
 
@@ -25,9 +25,8 @@ class Chat:
         ledger: Ledger | None = None,
     ):
         self.endpoint, self.role, self.cache, self.ledger = endpoint, role, cache, ledger
-        self._sampling = {
-            "temperature": endpoint.temperature, "max_tokens": endpoint.max_tokens, **endpoint.extra,
-        }  # fmt: skip
+        sampling = {"temperature": endpoint.temperature, "max_tokens": endpoint.max_tokens}
+        self._sampling = {**sampling, **endpoint.extra}
 
     @property
     def workers(self) -> int:
@@ -38,30 +37,30 @@ class Chat:
         """Return model, address and sampling, without secrets: for manifests."""
         return {"model": self.endpoint.model, "url": self.endpoint.url, "sampling": dict(self._sampling)}
 
-    def key(self, messages: Sequence[Mapping[str, str]], sample: str = "0") -> str:
+    def key(self, messages: Messages, sample: str = "0") -> str:
         """Return the name of the reply to a conversation (see `reply_key`)."""
         return reply_key(self.endpoint.model, self.endpoint.url, messages, self._sampling, sample)
 
-    def reply(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def reply(self, messages: Messages) -> str:
         """Return the one reply to a conversation: what a `ChatCoder` is given."""
         return self.ask(messages)
 
     def ask(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Messages,
         *,
         sample: str = "0",
         trajectory: str = "",
         step: int | None = None,
         number: int = 1,
-        judge: Callable[[str], str] = lambda text: "",
+        judge: Callable[[str], Invalid | None] = lambda text: None,
     ) -> str:
         """Return the reply to a conversation, from the cache or from the server.
 
         Args:
             sample: Tells apart the replies to equal conversations.
             number: Which reply of the step it will be.
-            judge: Returns why a reply breaks the format, or "".
+            judge: Returns what is wrong with the format of a reply, or None.
 
         Raises:
             EndpointError: See `ChatEndpoint.complete`. What it cost is in the ledger.
@@ -78,9 +77,10 @@ class Chat:
                     reply = self.cache.put(key, reply, about)
         finally:
             if self.ledger:
+                fault = judge(reply.text) if reply else None
                 place = {"trajectory": trajectory, "step": step, "number": number, "key": key, "hit": hit}
-                broke = judge(reply.text) if reply else ""
-                self.ledger.add(self._call(reply, spend, place | {"broke": broke}))
+                place["broke"] = fault.reason if fault else ""
+                self.ledger.add(self._call(reply, spend, place))
         return reply.text
 
     def _call(self, reply: Completion | None, spend: Spend, place: dict) -> Call:

@@ -9,7 +9,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from mlagent_lib.environment.actions import ACTIONS, FIELDS, read_name, split_fields
+from mlagent_lib.environment.actions import ACTIONS
+from mlagent_lib.environment.reader import FIELDS, letters, read_name, split_fields
 
 SYSTEM = "a system turn"
 _REFUSES = re.compile(
@@ -113,16 +114,12 @@ def empty_because(message: Mapping[str, object]) -> tuple[str, str]:
     """Return why a message without a text may be empty, and the cure, or two empty texts."""
     if calls := _calls(message):
         called = ", ".join(repr(str(call.get("name")))[:60] for call in calls[:3])
-        return (
-            f"the model calls tools ({called}) where a text was asked for",
-            "turn tool calls off at the server (vLLM: no --enable-auto-tool-choice), or take another model",
-        )
+        cure = "turn tool calls off at the server (vLLM: no --enable-auto-tool-choice), or take another model"
+        return f"the model calls tools ({called}) where a text was asked for", cure
     thoughts = [str(message[name]) for name in _THOUGHTS if message.get(name)]
     if thoughts:
-        return (
-            f"the model thought ({len(thoughts[0])} characters) and did not answer",
-            "raise max_tokens, or turn the model's thinking off",
-        )
+        cure = "raise max_tokens, or turn the model's thinking off"
+        return f"the model thought ({len(thoughts[0])} characters) and did not answer", cure
     if message.get("refusal"):
         return f"the model refused ({str(message['refusal'])[:200]})", "take another model or another task"
     return "", ""
@@ -131,11 +128,8 @@ def empty_because(message: Mapping[str, object]) -> tuple[str, str]:
 def _calls(message: Mapping[str, object]) -> list[dict]:
     """Return the functions that a message calls, also in the older form of one call."""
     listed = message.get("tool_calls")
-    calls = (
-        [call.get("function") for call in listed if isinstance(call, dict)]
-        if isinstance(listed, list)
-        else []
-    )
+    listed = listed if isinstance(listed, list) else []
+    calls = [call.get("function") for call in listed if isinstance(call, dict)]
     return [call for call in (*calls, message.get("function_call")) if isinstance(call, dict)]
 
 
@@ -148,17 +142,12 @@ def _as_text(call: Mapping[str, object]) -> str:
         given = None
     if not isinstance(given, dict):
         return ""
-    plain = {_plain(name): value for name, value in given.items()}
-    found = {name: plain[_plain(name)] for name in FIELDS if _plain(name) in plain}
+    plain = {letters(name): value for name, value in given.items()}
+    found = {name: plain[letters(name)] for name in FIELDS if letters(name) in plain}
     action = read_name(str(call.get("name")), ACTIONS)
     if action and not found:
         found = {"Action": action, "Action Input": given}
     return "\n".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in found.items())
-
-
-def _plain(name: str) -> str:
-    """Return a name without what the names of functions and their arguments cannot hold."""
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _is_complete(text: str) -> bool:

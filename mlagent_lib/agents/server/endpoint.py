@@ -19,24 +19,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from http.client import responses
 from urllib.parse import urlsplit, urlunsplit
 
+from mlagent_lib.agents.server import transport
 from mlagent_lib.agents.server.accounting import Spend
 from mlagent_lib.agents.server.dialect import adapted, refused_field, substitute
 from mlagent_lib.agents.server.ratelimit import RateLimit, guess_tokens
-from mlagent_lib.agents.server.reply_cache import Completion
-from mlagent_lib.agents.server.transport import (
-    FailedTryError,
-    check_url,
-    is_loopback,
-    parse_reply,
-    phrase,
-    read_key,
-    retry_after,
-    secrets_of,
-    send,
-    server_message,
-)
+from mlagent_lib.agents.server.reply_cache import Completion, Messages
+from mlagent_lib.agents.server.transport import FailedTryError
 from mlagent_lib.core.errors import EndpointError
 from mlagent_lib.core.seeding import rng
 
@@ -45,6 +36,11 @@ logger = logging.getLogger("mlagent.endpoint")
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 API_KEY_ENV = "OPENAI_API_KEY"
 MAX_WAIT_S = 30.0
+_LATER = "wait and start again, raise max_retries or max_total_seconds, or send fewer requests at once"
+_USUAL = (
+    "read the server's message; a prompt that is too long or a field that the server does not know are the "
+    "usual reasons"
+)
 RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 520, 521, 522, 523, 524, 529})
 
 
@@ -95,24 +91,20 @@ class ChatEndpoint:
     _refused: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self):
-        check_url(self.base_url)
+        transport.check_url(self.base_url)
         if not self.model.strip():
             raise EndpointError("the name of an endpoint's model is empty", cure="give the model's name")
         lowest = {"timeout": 1e-3, "max_total_seconds": 1e-3, "max_retries": 0, "backoff_s": 0}
         for name, low in lowest.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= low):
-                raise EndpointError(
-                    f"{name} of an endpoint must be at least {low}, not {value!r}",
-                    cure=f"set {name} to {low} or more",
-                )
+                told = f"{name} of an endpoint must be at least {low}, not {value!r}"
+                raise EndpointError(told, cure=f"set {name} to {low} or more")
         host = urlsplit(self.base_url).hostname or ""
-        if self.base_url.startswith("http://") and not is_loopback(host) and os.environ.get(self.api_key_env):
-            logger.warning(
-                "endpoint %s is not encrypted: the key in $%s travels in clear text",
-                self.url,
-                self.api_key_env,
-            )
+        is_open = self.base_url.startswith("http://") and not transport.is_loopback(host)
+        if is_open and os.environ.get(self.api_key_env):
+            told = "endpoint %s is not encrypted: the key in $%s travels in clear text"
+            logger.warning(told, self.url, self.api_key_env)
 
     def __repr__(self) -> str:
         return f"ChatEndpoint(model={self.model!r}, url={self.url!r}, api_key_env={self.api_key_env!r})"
@@ -120,8 +112,7 @@ class ChatEndpoint:
     @property
     def url(self) -> str:
         """The address that is called, without its query (which may carry a key)."""
-        parts = urlsplit(self._full_url())
-        return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+        return self._full_url().partition("?")[0]
 
     @property
     def refused(self) -> dict[str, str]:
@@ -133,12 +124,12 @@ class ChatEndpoint:
         head = [{"role": "system", "content": system}] if system else []
         return self.reply([*head, {"role": "user", "content": prompt}], seed=seed)
 
-    def reply(self, messages: Sequence[Mapping[str, str]], *, seed: int | None = None) -> str:
+    def reply(self, messages: Messages, *, seed: int | None = None) -> str:
         """Return the text of the reply to a conversation (see `complete`); what a `ChatCoder` is given."""
         return self.complete(messages, seed=seed).text
 
     def complete(
-        self, messages: Sequence[Mapping[str, str]], *, seed: int | None = None, spend: Spend | None = None
+        self, messages: Messages, *, seed: int | None = None, spend: Spend | None = None
     ) -> Completion:
         """Return the model's reply to a conversation.
 
@@ -158,8 +149,8 @@ class ChatEndpoint:
             EndpointError: No usable reply within ``max_retries`` and ``max_total_seconds``.
         """
         fields, refused, spend = self._fields(messages, seed), self.refused, spend or Spend()
-        key = read_key(self.api_key_env)
-        secrets = secrets_of(key, self.base_url)
+        key = transport.read_key(self.api_key_env)
+        secrets = transport.secrets_of(key, self.base_url)
         self._calls["made"] += 1
         jitter = rng(self.backoff_seed, "endpoint", self.model, self._calls["made"])
         guess = guess_tokens(sum(len(message["content"]) for message in messages), self.max_tokens)
@@ -226,13 +217,11 @@ class ChatEndpoint:
         path = parts.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
-    def _fields(self, messages: Sequence[Mapping[str, str]], seed: int | None) -> dict:
+    def _fields(self, messages: Messages, seed: int | None) -> dict:
         for i, message in enumerate(messages):
             if not (isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
-                raise EndpointError(
-                    f"message {i} must have a text role and a text content, not {message!r:.200}",
-                    cure="give messages as {'role': 'user', 'content': '...'}",
-                )
+                told = f"message {i} must have a text role and a text content, not {message!r:.200}"
+                raise EndpointError(told, cure="give messages as {'role': 'user', 'content': '...'}")
         optional = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": seed}
         fields = {"model": self.model, "messages": [dict(m) for m in messages], **self.extra}
         return fields | {name: value for name, value in optional.items() if value is not None}
@@ -244,10 +233,10 @@ class ChatEndpoint:
         spend.requests += 1
         head = {"Content-Type": "application/json", "User-Agent": "mlagent-kit"}
         head |= {"Authorization": f"Bearer {key}"} if key else {}
-        status, headers, data = send(self._full_url(), body, head, max(seconds, 1e-3))
+        status, headers, data = transport.send(self._full_url(), body, head, max(seconds, 1e-3))
         if status != 200:
-            raise self._status_failure(status, headers, server_message(data, secrets))
-        reply, problem = parse_reply(data, secrets)
+            raise self._status_failure(status, headers, transport.server_message(data, secrets))
+        reply, problem = transport.parse_reply(data, secrets)
         spend.tokens = spend.tokens + reply.tokens
         if problem:
             raise problem
@@ -255,38 +244,25 @@ class ChatEndpoint:
         return reply
 
     def _status_failure(self, status: int, headers: Mapping, message: str) -> FailedTryError:
-        cause = f"HTTP {status} {phrase(status)}" + (f" ({message})" if message else "")
+        phrase = responses.get(status, "(unknown status)")  # the server's own is not to be trusted
+        cause = f"HTTP {status} {phrase}" + (f" ({message})" if message else "")
         key = f"${self.api_key_env}"
-        if 300 <= status < 400:
-            return FailedTryError(
-                f"{cause}: redirects are not followed, the key could leak",
-                "set base_url to the address that the server redirects to",
-                retry=False,
-            )
-        if status == 401:
-            state = "holds a key that is refused" if read_key(self.api_key_env) else "is not set"
-            cause = f"{cause}: {key} {state}"
         cures = {
             401: f"set {key} to a valid key of this server",
             403: f"use a key in {key} that may use model {self.model!r}",
             404: "check that base_url ends where /chat/completions follows (mostly in /v1) and that the "
             f"server knows a model {self.model!r}",
         }
-        if "quota" in message.lower():
+        if status == 401:
+            state = "holds a key that is refused" if transport.read_key(self.api_key_env) else "is not set"
+            cause = f"{cause}: {key} {state}"
+        elif 300 <= status < 400:
+            cause = f"{cause}: redirects are not followed, the key could leak"
+            cures[status] = "set base_url to the address that the server redirects to"
+        elif "quota" in message.lower():
             cures[429] = "the quota of the key is spent: top it up or wait"
         if status in cures:
             return FailedTryError(cause, cures[status], retry=False)
         if status in RETRIED_STATUS or status >= 500:
-            return FailedTryError(
-                cause,
-                "wait and start again, raise max_retries or max_total_seconds, or send fewer requests "
-                "at once",
-                wait_s=retry_after(headers.get("Retry-After")),
-            )
-        return FailedTryError(
-            cause,
-            "read the server's message; a prompt that is too long or a field that the server does not know "
-            "are the usual reasons",
-            retry=False,
-            is_request=True,
-        )
+            return FailedTryError(cause, _LATER, wait_s=transport.retry_after(headers.get("Retry-After")))
+        return FailedTryError(cause, _USUAL, retry=False, is_request=True)

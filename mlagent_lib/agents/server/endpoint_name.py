@@ -44,10 +44,8 @@ def parse_endpoint(spec: str, **options) -> ChatEndpoint:
         model = ""
     if kind != "openai" or not model.strip():
         shown = re.sub(r"//[^/@]*@", "//***@", name.partition("?")[0])
-        raise EndpointError(
-            f"{shown!r} is not the name of an endpoint",
-            cure="write openai:<model>@<url>, e.g. openai:qwen@http://localhost:8000/v1",
-        )
+        cure = "write openai:<model>@<url>, e.g. openai:qwen@http://localhost:8000/v1"
+        raise EndpointError(f"{shown!r} is not the name of an endpoint", cure=cure)
     return ChatEndpoint(model.strip(), url, **(options | endpoint_fields(settings)))
 
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from mlagent_lib.core.errors import EndpointError
 
@@ -51,9 +52,9 @@ class RateLimit:
         requests_per_minute: In any 60 seconds; None for no limit.
         tokens_per_minute: Prompt and completion together, in any 60 seconds; None for no limit.
         concurrency: Requests under way at once, 1 or more; None for as many as there are threads that ask.
-        on_wait: Told the seconds of each wait before it begins, and why.
 
     Attributes:
+        on_wait: Told the seconds of each wait before it begins, and why; None for nobody.
         waited_s: Seconds waited for a minute to pass, or for a time that the server named, over all threads.
 
     Raises:
@@ -66,16 +67,15 @@ class RateLimit:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         concurrency: int | None = None,
-        on_wait: Callable[[float, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        given = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-        for name, value in {**given, "concurrency": concurrency}.items():
+        self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
+        self.concurrency = concurrency
+        for name, value in vars(self).items():
             if value is not None and not (math.isfinite(value) and value >= 1):
                 raise EndpointError(f"{name} is {value:g}", cure=f"set {name} to 1 or more")
-        self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
-        self.concurrency, self.on_wait = concurrency, on_wait
+        self.on_wait: Callable[[float, str], None] | None = None
         self.waited_s = 0.0
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
@@ -85,7 +85,8 @@ class RateLimit:
 
     def __reduce__(self):
         """Pickle the limits alone: another process counts for itself."""
-        return _rebuild, (self.requests_per_minute, self.tokens_per_minute, self.concurrency)
+        names = ("requests_per_minute", "tokens_per_minute", "concurrency")
+        return partial(RateLimit, **{name: getattr(self, name) for name in names}), ()
 
     @contextmanager
     def slot(self, tokens: int = 0) -> Iterator[Slot]:
@@ -135,9 +136,3 @@ class RateLimit:
                 over -= slot.tokens
                 waits.append((slot.at + WINDOW_S - now, f"{most:g} tokens a minute"))
         return max(waits)
-
-
-def _rebuild(requests_per_minute, tokens_per_minute, concurrency) -> RateLimit:
-    return RateLimit(
-        requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, concurrency=concurrency
-    )

@@ -7,16 +7,15 @@ changes behind the same name is not seen: use another folder after such a change
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlagent_lib.agents.server.accounting import Tokens
-from mlagent_lib.core.files import write_json
+from mlagent_lib.core.files import read_checked, sha256_json, write_checked
 
+Messages = Sequence[Mapping[str, str]]  # ``{"role": ..., "content": ...}`` from the first turn to the last
 FOLDER = "reply-cache"  # beside the runs, which share it
 
 
@@ -45,9 +44,7 @@ class Completion:
         return self.tokens.prompt + self.tokens.completion
 
 
-def reply_key(
-    model: str, url: str, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, object], sample: str
-) -> str:
+def reply_key(model: str, url: str, messages: Messages, sampling: Mapping[str, object], sample: str) -> str:
     """Return the name of a reply, 64 hexadecimal digits: equal questions have equal names on every machine.
 
     Args:
@@ -56,7 +53,7 @@ def reply_key(
         sample: Tells apart the replies to equal questions, e.g. ``"0/3"`` for trajectory 3 of seed 0.
     """
     parts = [model, url, [dict(message) for message in messages], dict(sampling), sample]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256_json(parts)
 
 
 class ReplyCache:
@@ -68,12 +65,7 @@ class ReplyCache:
 
     def get(self, key: str) -> Completion | None:
         """Return the reply of that name, or None; a damaged file counts as none, so the question is asked."""
-        try:
-            row = json.loads(self._path(key).read_text(encoding="utf-8"))
-            digest = row.pop("sha256")
-            return Completion(**row["reply"]) if digest == _digest(row) else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return None
+        return read_checked(self._path(key), lambda about, reply: Completion(**reply))
 
     def put(self, key: str, reply: Completion, about: Mapping[str, object]) -> Completion:
         """Keep a reply, and return the one that is kept: the first, where two threads asked at once.
@@ -84,13 +76,8 @@ class ReplyCache:
         with self._lock:
             held = self.get(key)
             if held is None:
-                row = {"about": dict(about), "reply": asdict(reply)}
-                write_json(self._path(key), row | {"sha256": _digest(row)})
+                write_checked(self._path(key), {"about": dict(about), "reply": asdict(reply)})
         return held or reply
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
-
-
-def _digest(row: Mapping) -> str:
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http
 import http.client
 import json
 import os
@@ -55,10 +54,8 @@ def send(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> t
         FailedTryError: The connection failed, was too slow, or the reply is too long.
     """
     opened = _Socket()
-    proxies = {} if is_loopback(urlsplit(url).hostname or "") else None
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler(proxies), _NoRedirect(), _PlainHandler(opened), _TlsHandler(opened)
-    )
+    proxies = urllib.request.ProxyHandler({} if is_loopback(urlsplit(url).hostname or "") else None)
+    opener = urllib.request.build_opener(proxies, _NoRedirect(), _WatchedHandler(opened))
     timer = threading.Timer(seconds, opened.cut)
     timer.daemon = True
     timer.start()
@@ -105,32 +102,28 @@ class _Socket:
                     socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
-def _watched(base: type, opened: _Socket) -> type:
-    class Connection(base):
-        def connect(self):
-            super().connect()
-            opened.note(self.sock)
+class _WatchedHandler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens connections, with TLS or without, whose sockets are noted."""
 
-    return Connection
-
-
-class _PlainHandler(urllib.request.HTTPHandler):
     def __init__(self, opened: _Socket):
-        super().__init__()
-        self._connection = _watched(http.client.HTTPConnection, opened)
+        self._opened, self._tls = opened, ssl.create_default_context()
+        super().__init__(context=self._tls)
+
+    def _watched(self, base: type) -> type:
+        opened = self._opened
+
+        class Connection(base):
+            def connect(self):
+                super().connect()
+                opened.note(self.sock)
+
+        return Connection
 
     def http_open(self, req):
-        return self.do_open(self._connection, req)
-
-
-class _TlsHandler(urllib.request.HTTPSHandler):
-    def __init__(self, opened: _Socket):
-        self._tls = ssl.create_default_context()
-        super().__init__(context=self._tls)
-        self._connection = _watched(http.client.HTTPSConnection, opened)
+        return self.do_open(self._watched(http.client.HTTPConnection), req)
 
     def https_open(self, req):
-        return self.do_open(self._connection, req, context=self._tls)
+        return self.do_open(self._watched(http.client.HTTPSConnection), req, context=self._tls)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -149,10 +142,8 @@ def check_url(url: str) -> None:
         shown = re.sub(r"//[^/@]*@", "//***@", url.partition("?")[0])
         raise EndpointError(f"base_url {shown!r:.200} is not an http or https URL", cure=URL_CURE)
     if "@" in parts.netloc:
-        raise EndpointError(
-            f"base_url of {parts.hostname} carries a user name or a password",
-            cure="take it out and put the key into an environment variable (api_key_env)",
-        )
+        cure = "take it out and put the key into an environment variable (api_key_env)"
+        raise EndpointError(f"base_url of {parts.hostname} carries a user name or a password", cure=cure)
 
 
 def is_loopback(host: str) -> bool:
@@ -164,10 +155,8 @@ def read_key(variable: str) -> str:
     """Return the key in an environment variable, or ""; refuse one that no header can carry, unquoted."""
     key = os.environ.get(variable, "").strip()
     if not re.fullmatch(r"[\x21-\x7e]*", key):
-        raise EndpointError(
-            f"the key in ${variable} holds a blank, a control or a non-ASCII character",
-            cure=f"set ${variable} again, to the key alone",
-        )
+        told = f"the key in ${variable} holds a blank, a control or a non-ASCII character"
+        raise EndpointError(told, cure=f"set ${variable} again, to the key alone")
     return key
 
 
@@ -194,14 +183,6 @@ def _redact(text: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
-
-
-def phrase(status: int) -> str:
-    """Return the standard phrase of a status; the server's own is not to be trusted."""
-    try:
-        return http.HTTPStatus(status).phrase
-    except ValueError:
-        return "(unknown status)"
 
 
 def _connection_failure(exc: Exception, expired: bool, seconds: float) -> FailedTryError:
@@ -279,9 +260,8 @@ def parse_reply(data: bytes, secrets: Sequence[str]) -> tuple[Completion, Failed
         note = f" ({words})" if words else ""
         return bare, FailedTryError(f"the reply has no choices[0].message.content{note}", PROTOCOL_CURE)
     if isinstance(content, list):  # a list of typed parts, as newer servers may send
-        content = "".join(
-            p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)
-        )
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(text for text in texts if isinstance(text, str))
     if content is not None and not isinstance(content, str):
         return bare, FailedTryError("the reply's content is not text", PROTOCOL_CURE)
     text = _redact(text_of(content or "", message), secrets)

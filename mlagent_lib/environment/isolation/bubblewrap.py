@@ -37,6 +37,12 @@ _ALONE = (
     "--unshare-user", "--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--new-session",
     "--as-pid-1",
 )  # fmt: skip
+# settings below /proc/sys that refuse user namespaces, with the value that does
+_REFUSING = (
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor, as Ubuntu 24.04 sets it up"),
+    ("kernel/unprivileged_userns_clone", "0", "a setting of Debian"),
+    ("user/max_user_namespaces", "0", "a limit of the kernel"),
+)
 _LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/localtime")
 _MADE_INSIDE = ("/proc", "/dev")
 _TRY_SECONDS = 20.0
@@ -74,12 +80,7 @@ def why_not() -> str:
 
 def who_refuses(root: str = "/proc/sys") -> str:
     """Return which setting of this machine refuses user namespaces, in brackets; nothing when none does."""
-    settings = (
-        ("kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor, as Ubuntu 24.04 sets it up"),
-        ("kernel/unprivileged_userns_clone", "0", "a setting of Debian"),
-        ("user/max_user_namespaces", "0", "a limit of the kernel"),
-    )
-    for name, value, meaning in settings:
+    for name, value, meaning in _REFUSING:
         with contextlib.suppress(OSError):
             if Path(root, name).read_text().strip() == value:
                 return f" ({meaning}: {name.replace('/', '.')}={value})"
@@ -183,9 +184,7 @@ class _View:
         self.seals += ["--remount-ro", folder]
 
 
-def arguments(
-    workspace: str, data: Iterable[str], trees: Iterable[str], listings: Iterable[str]
-) -> list[str]:
+def arguments(workspace: str, data: list[str], trees: Iterable[str], listings: Iterable[str]) -> list[str]:
     """Return the words for bubblewrap, without the command.
 
     Args:

@@ -65,6 +65,7 @@ class Jailed:
         return {"signals": version < 6 and not apart, "truncation": version < 3 and self.uid is None}
 
 
+Execute = Callable[[Jailed], int]  # runs the script of a job inside the jail, and returns its exit code
 _ENVIRONMENT = {
     # every numeric library gets one thread: a fork of a process with OpenMP threads would hang
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
@@ -107,9 +108,7 @@ def send(descriptor: int, message: dict) -> None:
 # ---- the guard -----------------------------------------------------------------------------------
 
 
-def guard(
-    job: Jailed, ruleset: int | None, reply: int, lifeline: int, execute: Callable[[Jailed], int]
-) -> None:
+def guard(job: Jailed, ruleset: int | None, reply: int, lifeline: int, execute: Execute) -> None:
     """Run ``job`` to its end, report on ``reply``, leave no process, and exit. Never returns.
 
     Args:
@@ -130,7 +129,7 @@ def guard(
         os._exit(code)  # never back into the server's code
 
 
-def _supervise(job: Jailed, ruleset: int | None, lifeline: int, execute: Callable[[Jailed], int]) -> dict:
+def _supervise(job: Jailed, ruleset: int | None, lifeline: int, execute: Execute) -> dict:
     output_read, output_write = os.pipe()
     notes_read, notes_write = os.pipe()
     # the kernel counts all threads of the user, so the run gets its own number on top of what is there
@@ -312,12 +311,7 @@ class _Watch:
 
 
 def _first_process(
-    job: Jailed,
-    ruleset: int | None,
-    execute: Callable[[Jailed], int],
-    output: int,
-    notes: int,
-    process_base: int,
+    job: Jailed, ruleset: int | None, execute: Execute, output: int, notes: int, process_base: int
 ) -> None:
     """In the forked child: become the run. Never returns."""
     try:

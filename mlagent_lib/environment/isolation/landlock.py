@@ -38,6 +38,14 @@ def abi() -> int:
     return max(0, kernel.syscall(_CREATE, 0, 0, 1)) if kernel.LINUX else 0
 
 
+def _call(what: str, number: int, *args: int | bytes) -> int:
+    """Return the result of a system call; `OSError` naming ``what`` where the kernel refuses it."""
+    result = kernel.syscall(number, *args)
+    if result < 0:
+        raise OSError(-result, f"{what}: {os.strerror(-result)}")
+    return result
+
+
 def _unknown() -> int:
     """Return the rights that this kernel does not know."""
     return sum(right for since, right in ((2, _REFER), (3, _TRUNCATE), (5, _IOCTL)) if abi() < since)
@@ -50,9 +58,8 @@ def create() -> int:
     network = 3 if version >= 4 else 0
     scoped = 3 if version >= 6 else 0  # abstract unix sockets and signals stay inside
     size = 8 if version < 4 else 16 if version < 6 else 24
-    descriptor = kernel.syscall(_CREATE, struct.pack("=QQQ", files, network, scoped)[:size], size, 0)
-    if descriptor < 0:
-        raise OSError(-descriptor, f"landlock_create_ruleset: {os.strerror(-descriptor)}")
+    rules = struct.pack("=QQQ", files, network, scoped)[:size]
+    descriptor = _call("landlock_create_ruleset", _CREATE, rules, size, 0)
     os.set_inheritable(descriptor, False)
     return descriptor
 
@@ -70,9 +77,8 @@ def _allow_one(ruleset: int, path: str, rights: int) -> None:
     try:
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             rights &= _FOR_FILES
-        result = kernel.syscall(_ADD, ruleset, 1, struct.pack("=Qi", rights, descriptor), 0) if rights else 0
-        if result < 0:
-            raise OSError(-result, f"landlock_add_rule {path}: {os.strerror(-result)}")
+        if rights:
+            _call(f"landlock_add_rule {path}", _ADD, ruleset, 1, struct.pack("=Qi", rights, descriptor), 0)
     finally:
         os.close(descriptor)
 
@@ -113,6 +119,4 @@ class Rulesets:
 def enter(ruleset: int) -> None:
     """Lock this process, and all that it will start, into the rule set. Cannot be undone."""
     kernel.check(kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
-    result = kernel.syscall(_RESTRICT, ruleset, 0)
-    if result < 0:
-        raise OSError(-result, f"landlock_restrict_self: {os.strerror(-result)}")
+    _call("landlock_restrict_self", _RESTRICT, ruleset, 0)

@@ -90,35 +90,26 @@ def bundled_data(root: str) -> list[str]:
     A folder without any code is returned whole, so the list stays short. `import sklearn.datasets` keeps
     working (its modules are code), `load_digits()` does not.
     """
-    denied: list[str] = []
-    _find_data(root, False, denied)
     ours = os.path.join(root, "mlagent_lib")
-    return denied + ([ours] if os.path.isdir(ours) else [])
+    return _find_data(root, False)[1] + ([ours] if os.path.isdir(ours) else [])
 
 
-def _find_data(folder: str, in_data: bool, denied: list[str]) -> bool:
-    """Add what is denied below ``folder`` to ``denied``; return whether the folder holds any code."""
-    has_code = False
-    mine: list[str] = []
-    inner_denied: list[str] = []
+def _find_data(folder: str, in_data: bool) -> tuple[bool, list[str]]:
+    """Return whether a folder holds any code, and what is denied of it."""
+    has_code, denied = False, []
     for entry in _entries(folder):
         if entry.is_symlink() or entry.name == "__pycache__":
             continue
         if entry.is_dir():
-            test = entry.name in _TEST_FOLDERS
-            inner: list[str] = []
-            holds_code = _find_data(entry.path, test or in_data or entry.name in _DATA_FOLDERS, inner)
+            is_test = entry.name in _TEST_FOLDERS
+            holds_code, inner = _find_data(entry.path, is_test or in_data or entry.name in _DATA_FOLDERS)
             has_code |= holds_code
-            inner_denied += [entry.path] if test and inner else inner
+            denied += [entry.path] if is_test and inner else inner
         elif entry.name.endswith(_CODE) or ".so." in entry.name:
             has_code = True
         elif in_data:
-            mine.append(entry.path)
-    if in_data and not has_code:
-        denied.append(folder)
-    else:
-        denied += mine + inner_denied
-    return has_code
+            denied.append(entry.path)
+    return has_code, [folder] if in_data and not has_code else denied
 
 
 def site_folders() -> list[str]:

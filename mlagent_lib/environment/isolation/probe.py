@@ -7,11 +7,11 @@ not called broken: its reason starts with `explain.OURS`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import platform
-import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ json.dump({"honest": honest, "done": done, "error": other.stderr[-500:]}, open("
 
 @dataclass(frozen=True)
 class TierReport:
-    """What the probe found: the tiers that passed, best first, the best of them, and one sentence on that.
+    """What the probe found: the tiers that passed, best first, and the best of them.
 
     Attributes:
         failed: For each tier that is not used, why; see `explain.OURS`.
@@ -75,7 +75,6 @@ class TierReport:
 
     available: tuple[str, ...]
     chosen: str | None
-    why: str
     failed: dict[str, str]
     lines: tuple[str, ...]
 
@@ -83,20 +82,15 @@ class TierReport:
 def _try(tier: Tier) -> str:
     """Return why ``tier`` cannot be used here, nothing when it can."""
     try:
-        base = tempfile.mkdtemp(prefix="mlagent-probe-")
-    except OSError as error:
-        return f"{OURS}: {error}"
-    server = client.WarmServer(os.path.join(base, "server"), tier, modules=())
-    try:
-        os.chmod(base, 0o711)
-        return _attack(server, base)
+        with tempfile.TemporaryDirectory(prefix="mlagent-probe-", ignore_cleanup_errors=True) as base:
+            server = client.WarmServer(os.path.join(base, "server"), tier, modules=())
+            with contextlib.closing(server):
+                os.chmod(base, 0o711)
+                return _attack(server, base)
     except client.JailRefused as error:
         return str(error)
     except (client.ServerLost, OSError) as error:
         return f"{OURS}: {error}"
-    finally:
-        server.close()
-        shutil.rmtree(base, ignore_errors=True)
 
 
 def _attack(server: client.WarmServer, base: str) -> str:
@@ -181,13 +175,10 @@ def choose(tier: str = "auto", *, allow_unsafe: bool = False) -> Tier:
         raise IsolationError(f"isolation tier {tier!r} is unknown", cure=cure)
     wanted = TIERS[tier]
     if wanted.unsafe and not allow_unsafe:
-        raise IsolationError(
-            f"tier {tier} does not keep a script from reading labels or harming this machine",
-            cure="use tier='auto', or allow_unsafe=True for scripts that you trust",
-        )
-    why_not = "" if wanted.unsafe else _verdict(tier)
-    if tier == "T1" and not kernel.LINUX:
-        why_not = "needs Linux"
+        told = f"tier {tier} does not keep a script from reading labels or harming this machine"
+        raise IsolationError(told, cure="use tier='auto', or allow_unsafe=True for scripts that you trust")
+    lacking = "needs Linux" if tier == "T1" and not kernel.LINUX else ""
+    why_not = lacking if wanted.unsafe else _verdict(tier)
     if why_not.startswith(OURS):
         raise IsolationError(f"tier {tier} {why_not}", cure="free disk and memory, then start again")
     if why_not:
@@ -205,13 +196,8 @@ def probe() -> TierReport:
     """
     failed = {name: _verdict(name) for name in BEST_FIRST if _verdict(name)}
     available = tuple(name for name in BEST_FIRST if name not in failed)
-    chosen, why = None, "no tier passed the probe"
-    if available:
-        chosen = available[0]
-        why = f"the strongest tier that passed the probe: {TIERS[chosen].meaning}"
-    missed = "; ".join(f"{name} {reason}" for name, reason in failed.items() if reason.startswith(OURS))
-    why += f" ({missed})" if missed else ""
-    return TierReport(available, chosen, why, failed, tuple(_lines(chosen, available, failed)))
+    chosen = available[0] if available else None
+    return TierReport(available, chosen, failed, tuple(_lines(chosen, available, failed)))
 
 
 def _lines(chosen: str | None, available: tuple[str, ...], failed: dict[str, str]) -> list[str]:

@@ -54,9 +54,8 @@ def check_names(names: Iterable[str], links: Iterable[str]) -> None:
     for name in names:
         path = _inside(name)
         for link in linked.intersection((path, *path.parents)):
-            raise ValueError(
-                f"'{link}' is the link to the task's data, so {name!r} cannot be a file of a workspace"
-            )
+            told = f"'{link}' is the link to the task's data, so {name!r} cannot be a file of a workspace"
+            raise ValueError(told)
 
 
 def fill(

@@ -21,23 +21,21 @@ _LIMITS = (
 )
 
 
-def result_of(
-    report: dict, output: bytes, workspace: run_folder.Box, request: RunRequest, tier: str
-) -> RunResult:
+def result_of(report: dict, output: bytes, box: run_folder.Box, request: RunRequest, tier: str) -> RunResult:
     """Return the result of a run that has ended.
 
     Args:
         report: Of the guard: why it stopped, exit code, seconds, peak memory, bytes of output in all.
         output: The last bytes of it.
-        workspace: As the run has left it.
+        box: The workspace as the run has left it.
     """
     collected, refused = {}, {}
     for name in request.collect:
         try:
-            collected[name] = run_folder.collect(workspace, name, request.limits.file_bytes)
+            collected[name] = run_folder.collect(box, name, request.limits.file_bytes)
         except run_folder.Refused as error:
             refused[name] = str(error)
-    short = {workspace.path: "/workspace", **machine_paths()}
+    short = {box.path: "/workspace", **machine_paths()}
     if request.data_dir is not None:
         short[str(request.data_dir)] = "/workspace" if request.links else "/workspace/data"
     text = clean_text(output, report["total"], short)

@@ -55,7 +55,7 @@ _CLONE_FILES, _CLONE_THREAD, _CLOSE_RANGE_UNSHARE = 0x400, 0x10000, 2
 _AF_UNIX, _SOCK_DGRAM = 1, 2  # of all kinds that a pair can be made of, only datagrams have this bit
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _FIOSETOWN, _SIOCSPGRP = 8, 10, 15, 0x8901, 0x8902
 
-Instruction = tuple[int, int, int, int]
+Rules = list[tuple[int, int, int, int]]  # instructions of BPF
 _BUT_HITS = [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]  # a test that holds jumps to the second
 _ONLY_HITS = [(_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
 # new namespaces, and threads with open files of their own, which the guard could not see
@@ -71,16 +71,14 @@ def supported() -> bool:
     return kernel.LINUX and platform.machine() in _MACHINES
 
 
-def _for(number: int, body: list[Instruction]) -> list[Instruction]:
+def _for(number: int, body: Rules) -> Rules:
     """Return the rules of one call; the others jump over them."""
     return [(_EQUAL, 0, len(body), number), *body]
 
 
-def _guarded(
-    number: int, offset: int, *values: int, test: int = _EQUAL, unless: bool = False
-) -> list[Instruction]:
+def _guarded(number: int, offset: int, *values: int, test: int = _EQUAL, unless: bool = False) -> Rules:
     """Refuse a call whose argument is one of ``values`` (``unless``: none); ``test`` may ask for a bit."""
-    body: list[Instruction] = [(_LOAD, 0, 0, offset)]
+    body: Rules = [(_LOAD, 0, 0, offset)]
     for position, value in enumerate(values):
         body.append((test, len(values) - position, 0, value))  # jump over the other tests and the "miss"
     return _for(number, body + (_ONLY_HITS if unless else _BUT_HITS))
@@ -101,7 +99,7 @@ def _program(truncation: bool, signals_from: int | None) -> bytes:
     column = list(_MACHINES).index(platform.machine())
     number = {name: numbers[column] for name, numbers in _ASKED.items()}
     refused = [numbers[column] for numbers in _REFUSED.values() if numbers[column] is not None]
-    code: list[Instruction] = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, _MACHINES[platform.machine()])]
+    code: Rules = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, _MACHINES[platform.machine()])]
     code += [(_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER)]
     if platform.machine() == "x86_64":
         code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _REFUSE)]  # the x32 calls

@@ -12,20 +12,30 @@ import warnings
 
 _ROWS = 24
 _FEW = {"n_estimators": 2}
-# module of scikit-learn, and what of it is fitted and used with its own settings
-_PLAIN = {
-    "linear_model": "LogisticRegression Ridge Lasso LinearRegression RidgeClassifier HuberRegressor "
-    "SGDClassifier SGDRegressor PoissonRegressor ElasticNet",
-    "tree": "DecisionTreeClassifier DecisionTreeRegressor",
-    "svm": "SVC SVR LinearSVC LinearSVR",
-    "naive_bayes": "GaussianNB MultinomialNB ComplementNB BernoulliNB",
-    "neighbors": "KNeighborsClassifier KNeighborsRegressor",
-    "discriminant_analysis": "LinearDiscriminantAnalysis",
-    "dummy": "DummyClassifier DummyRegressor",
-    "preprocessing": "MinMaxScaler RobustScaler Normalizer PowerTransformer PolynomialFeatures "
-    "FunctionTransformer",
-    "feature_selection": "VarianceThreshold",
-}
+# module of scikit-learn, what of it is fitted and used, and with which settings beside its own
+_MODELS = (
+    ("linear_model", "LogisticRegression Ridge Lasso LinearRegression RidgeClassifier HuberRegressor "
+     "SGDClassifier SGDRegressor PoissonRegressor ElasticNet", {}),
+    ("tree", "DecisionTreeClassifier DecisionTreeRegressor", {}),
+    ("svm", "SVC SVR LinearSVC LinearSVR", {}),
+    ("naive_bayes", "GaussianNB MultinomialNB ComplementNB BernoulliNB", {}),
+    ("neighbors", "KNeighborsClassifier KNeighborsRegressor", {}),
+    ("discriminant_analysis", "LinearDiscriminantAnalysis", {}),
+    ("dummy", "DummyClassifier DummyRegressor", {}),
+    ("preprocessing", "MinMaxScaler RobustScaler Normalizer PowerTransformer PolynomialFeatures "
+     "FunctionTransformer", {}),
+    ("feature_selection", "VarianceThreshold", {}),
+    ("ensemble", "RandomForestClassifier RandomForestRegressor ExtraTreesClassifier ExtraTreesRegressor "
+     "GradientBoostingClassifier GradientBoostingRegressor", _FEW),
+    ("ensemble", "HistGradientBoostingClassifier HistGradientBoostingRegressor", {"max_iter": 1}),
+    ("decomposition", "PCA TruncatedSVD", {"n_components": 1}),
+    ("neural_network", "MLPClassifier MLPRegressor", {"hidden_layer_sizes": (2,), "max_iter": 1}),
+    ("preprocessing", "KBinsDiscretizer",
+     {"n_bins": 3, "quantile_method": "averaged_inverted_cdf"}),
+    ("preprocessing", "QuantileTransformer", {"n_quantiles": 4}),
+    ("kernel_approximation", "Nystroem", {"n_components": 2}),
+    ("feature_selection", "SelectKBest", {"k": 1}),
+)  # fmt: skip
 _METRICS = {
     "of numbers": "roc_auc_score log_loss mean_absolute_error mean_squared_error r2_score",
     "of classes": "accuracy_score f1_score cohen_kappa_score confusion_matrix",
@@ -42,7 +52,7 @@ def warm_up() -> None:
         warnings.simplefilter("ignore")
         table = _table()
         features, labels = table[["a", "b"]].fillna(0.0).to_numpy(), table["target"].to_numpy()
-        for model in [*_plain(), *_set_up(), *_combined()]:
+        for model in [*_models(), *_combined()]:
             _use(model, features, labels)
         _columns(table)
         _texts_and_graphs()
@@ -70,34 +80,18 @@ def _use(model, features, labels) -> None:
             getattr(model, method)(features)
 
 
-def _plain() -> list:
+def _models() -> list:
     import importlib
 
-    modules = {importlib.import_module(f"sklearn.{name}"): names for name, names in _PLAIN.items()}
-    return [getattr(module, name)() for module, names in modules.items() for name in names.split()]
-
-
-def _set_up() -> list:
-    from sklearn import decomposition, ensemble, feature_selection, preprocessing
-    from sklearn.kernel_approximation import Nystroem
-    from sklearn.neural_network import MLPClassifier, MLPRegressor
-
     return [
-        ensemble.RandomForestClassifier(**_FEW), ensemble.RandomForestRegressor(**_FEW),
-        ensemble.ExtraTreesClassifier(**_FEW), ensemble.ExtraTreesRegressor(**_FEW),
-        ensemble.GradientBoostingClassifier(**_FEW), ensemble.GradientBoostingRegressor(**_FEW),
-        ensemble.HistGradientBoostingClassifier(max_iter=1), decomposition.PCA(1),
-        ensemble.HistGradientBoostingRegressor(max_iter=1), decomposition.TruncatedSVD(1),
-        MLPClassifier((2,), max_iter=1), MLPRegressor(hidden_layer_sizes=(2,), max_iter=1),
-        preprocessing.KBinsDiscretizer(3, quantile_method="averaged_inverted_cdf"),
-        preprocessing.QuantileTransformer(n_quantiles=4), Nystroem(n_components=2),
-        feature_selection.SelectKBest(feature_selection.f_classif, k=1),
-        feature_selection.SelectKBest(feature_selection.f_regression, k=1),
-    ]  # fmt: skip
+        getattr(importlib.import_module(f"sklearn.{module}"), name)(**settings)
+        for module, names, settings in _MODELS
+        for name in names.split()
+    ]
 
 
 def _combined() -> list:
-    from sklearn import ensemble
+    from sklearn import ensemble, feature_selection
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -114,6 +108,7 @@ def _combined() -> list:
         ensemble.AdaBoostClassifier(stump, **_FEW), ensemble.AdaBoostRegressor(**_FEW),
         CalibratedClassifierCV(logistic, cv=2), CalibratedClassifierCV(logistic, method="isotonic", cv=2),
         TransformedTargetRegressor(Ridge()), GridSearchCV(Ridge(), {"alpha": [1.0, 2.0]}, cv=2),
+        feature_selection.SelectKBest(feature_selection.f_regression, k=1),
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from mlagent_lib.core.files import write_text
 from mlagent_lib.results import show
 from mlagent_lib.results.browser.data import counts_by_policy, payload
 from mlagent_lib.results.browser.rows import TrajectoryFile, read_files, scales_of
-from mlagent_lib.results.show import Shown, element, escape
+from mlagent_lib.results.show import Shown, escape, items
 
 SCRIPTS = ("data.js", "draw.js", "view.js")
 MAX_NAMED = 40
@@ -101,9 +101,8 @@ def _problems(problems: list[str]) -> str:
     if not problems:
         return ""
     more = [f"and {len(problems) - MAX_NAMED:,} more"] if len(problems) > MAX_NAMED else []
-    items = "".join(element("li", problem) for problem in problems[:MAX_NAMED] + more)
-    head = f"Left out because damaged: {len(problems):,}"
-    return f'<details class="problems"><summary>{head}</summary><ul>{items}</ul></details>'
+    head, listed = f"Left out because damaged: {len(problems):,}", items(problems[:MAX_NAMED] + more)
+    return f'<details class="problems"><summary>{head}</summary>{listed}</details>'
 
 
 def _empty(run: _Run) -> str:
@@ -118,11 +117,10 @@ def _empty(run: _Run) -> str:
         why = "The files are there, but every row is damaged."
     else:
         why = f"The files are empty: {', '.join(file.name for file in run.files)}."
-    cure = (
-        "`mlagent run` writes them in its stages 01_collection and 04_evaluation; the same command goes on "
-        "with a run that was stopped."
+    return (
+        f"No trajectories to show. {why} `mlagent run` writes them in its stages 01_collection and "
+        "04_evaluation; the same command goes on with a run that was stopped."
     )
-    return f"No trajectories to show. {why} {cure}"
 
 
 def _render(run: _Run) -> str:
@@ -173,11 +171,7 @@ def write_page(run_dir: str | Path, out: str | Path | None = None) -> Written:
 
 
 def widget(
-    run_dir: str | Path,
-    *,
-    policies: Collection[str] = (),
-    tasks: Collection[str] = (),
-    height: int = 760,
+    run_dir: str | Path, *, policies: Collection[str] = (), tasks: Collection[str] = (), height: int = 760
 ) -> Shown:
     """Return the page of a run to show in a notebook; elsewhere it prints as a table of counts.
 
@@ -194,8 +188,7 @@ def widget(
         f'srcdoc="{html.escape(_render(run))}"></iframe>'
     )
     lines = [f"Trajectories of {run.name}: {_facts(*run.size)}"]
-    lines += [f"left out: {problem}" for problem in run.problems]
-    lines += [_empty(run)] if _empty(run) else []
+    lines += [*(f"left out: {problem}" for problem in run.problems), *filter(None, [_empty(run)])]
     if counts := counts_by_policy(run.data):
         lines.append(pd.DataFrame(counts).to_string(index=False, na_rep="-", float_format="{:.3f}".format))
     return Shown(show.page(frame), "\n".join(lines))

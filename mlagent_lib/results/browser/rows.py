@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pandas as pd
 
 from mlagent_lib.agents.schema import validate_row
 from mlagent_lib.core.errors import RunError
@@ -55,10 +56,8 @@ def read_files(run_dir: str | Path) -> list[TrajectoryFile]:
     if place.is_file():
         return [_read(place, place.name)]
     if not place.is_dir():
-        raise RunError(
-            f"there is no run folder {place}",
-            cure="make a run with `mlagent run`, or name a folder that holds a trajectories.jsonl",
-        )
+        cure = "make a run with `mlagent run`, or name a folder that holds a trajectories.jsonl"
+        raise RunError(f"there is no run folder {place}", cure=cure)
     found = sorted(place.rglob(PATTERN))
     named = [(path, path.relative_to(place)) for path in found if not path.is_dir()]
     return [_read(path, name.as_posix()) for path, name in named if not _is_aside(name)]
@@ -83,17 +82,15 @@ def _read(path: Path, name: str) -> TrajectoryFile:
 def _add(out: TrajectoryFile, line: bytes, where: str) -> None:
     try:
         row = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):  # also UnicodeDecodeError and JSONDecodeError
-        out.problems.append(f"{where}: not a line of JSON")
-        return
-    try:
         validate_row(row, where=where)
     except RunError as error:
         out.problems.append(error.message)
-        return
-    for step in row["steps"]:  # a state repeats the whole history: most of the file, and not shown
-        step["state"] = {"task_digest": (step["state"] or {}).get("task_digest")}
-    out.rows.append(row)
+    except (ValueError, RecursionError):  # also UnicodeDecodeError and JSONDecodeError
+        out.problems.append(f"{where}: not a line of JSON")
+    else:
+        for step in row["steps"]:  # a state repeats the whole history: most of the file, and not shown
+            step["state"] = {"task_digest": (step["state"] or {}).get("task_digest")}
+        out.rows.append(row)
 
 
 def scales_of(run_dir: str | Path, rows: list[dict]) -> tuple[dict[str, Scale], list[str]]:
@@ -110,7 +107,7 @@ def scales_of(run_dir: str | Path, rows: list[dict]) -> tuple[dict[str, Scale], 
         if not _is_aside(name):
             try:
                 tables = dict(_table(path)) | tables
-            except (OSError, ValueError, csv.Error) as error:
+            except (OSError, ValueError) as error:
                 problems.append(f"{name.as_posix()}: {error}")
     pocket = _pocket_scales(rows)
     names = dict.fromkeys(row["task"] for row in rows)
@@ -118,15 +115,14 @@ def scales_of(run_dir: str | Path, rows: list[dict]) -> tuple[dict[str, Scale], 
 
 
 def _table(path: Path) -> Iterator[tuple[str, Scale]]:
-    with open(path, encoding="utf-8", newline="") as handle:
-        reader = csv.DictReader(handle)
-        if missing := _COLUMNS - set(reader.fieldnames or ()):
-            raise ValueError(f"the column {sorted(missing)[0]} is missing")
-        for line in reader:
-            best = float(line["best"] or "nan")
-            known = (best, "report") if math.isfinite(best) else (None, "")
-            better = "higher" if line["greater_is_better"] == "True" else "lower"
-            yield line["task"], Scale(line["metric"], better, *known)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if missing := _COLUMNS - set(table):
+        raise ValueError(f"the column {sorted(missing)[0]} is missing")
+    for line in table.to_dict("records"):
+        best = float(line["best"] or "nan")
+        known = (best, "report") if math.isfinite(best) else (None, "")
+        better = "higher" if line["greater_is_better"] == "True" else "lower"
+        yield line["task"], Scale(line["metric"], better, *known)
 
 
 def _pocket_scales(rows: list[dict]) -> dict[str, Scale]:

@@ -7,10 +7,11 @@ rounding and reading a figure can explain, and, in words, what no arithmetic sho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pandas as pd
 
+from mlagent_lib.results.evaluation import HELD
 from mlagent_lib.results.paper.numbers import (
     average_gains,
     break_even,
@@ -19,7 +20,6 @@ from mlagent_lib.results.paper.numbers import (
     half_digit,
     hours_per_update,
     initial_scores,
-    paper_table,
     paper_value,
     read_csv,
     reward_of_share,
@@ -32,7 +32,6 @@ CHECK_COLUMNS = (
     "agrees", "unit", "comment",
 )  # fmt: skip
 GAIN = "% of gain"
-HELD = ("held-in", "held-out")
 _ENDPOINT = "v1's figures end above the mean of the gains that Table 1 and v2's main table give"
 _DRAW = "another draw of 8 trajectories, or another checkpoint, could explain it; the paper does not say"
 Told = tuple[float, str, float]  # a number, where it is from, and what it leaves open on both sides
@@ -53,7 +52,6 @@ def checks(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> [(row.first, round(row.second, 2), row.agrees) for row in found.itertuples()]
         [(12.64, 12.65, True), (5.09, 5.09, True)]
     """
-    table = paper_table() if table is None else table
     families = (_starts, _lines, _endpoints, _agents, _re_expressed, _repeated, _ends, _costs, _setup, _draws)
     rows = [row for family in families for row in family(table)]
     return pd.DataFrame(rows, columns=list(CHECK_COLUMNS))
@@ -73,7 +71,6 @@ def inconsistencies(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> [float(found[name]) for name in ("first", "second", "difference")]
         [39.0, 2.0, 37.0]
     """
-    table = paper_table() if table is None else table
     found = checks(table)
     computed = found[~found["agrees"]].assign(kind="computed")
     quoted = pd.DataFrame([dict(row, kind="quoted") for row in _quoted(table)])
@@ -92,12 +89,8 @@ def _row(check: str, version: str, what: str, one: Told, two: Told, unit: str = 
 
 def _told(row, scale: float = 1.0) -> Told:
     """Return a number as given; open is the error of reading it, or half of its last digit."""
-    read = row.source_kind == "digitised"
-    return (
-        scale * row.value,
-        f"{row.version} {row.place}",
-        scale * (float(row.error) if read else half_digit(row)),
-    )
+    left_open = float(row.error) if row.source_kind == "digitised" else half_digit(row)
+    return scale * row.value, f"{row.version} {row.place}", scale * left_open
 
 
 def _exact(told: Told) -> Told:
@@ -176,10 +169,8 @@ def _repeated(table: pd.DataFrame) -> Iterator[dict]:
     main = select(table, topic="main", method="ML-Agent").set_index(["quantity", "task"])
     for row in select(table, topic="reward", method="full").itertuples():
         pair = _exact(_told(row)), _exact(_told(main.loc[(row.quantity, row.task)]))
-        what, unit = (
-            f"full method, {row.quantity}, {row.task}",
-            GAIN if row.quantity == "gain" else row.metric,
-        )
+        unit = GAIN if row.quantity == "gain" else row.metric
+        what = f"full method, {row.quantity}, {row.task}"
         yield _row("one number in two tables", row.version, what, *pair, unit)
     stated = next(select(table, "stated change").itertuples())
     for version, quantity in (("v1", "avg@8"), ("v2", "gain")):
@@ -242,7 +233,8 @@ def _setup(table: pd.DataFrame) -> Iterator[dict]:
         pair = [setting(f"training tasks from {source}", place) for place in ("text", "task table")]
         yield _row("training tasks", "v1", f"training tasks from {source}", *pair, "tasks")
     named = sorted(select(table, item="RL data size named in the text")["value"])
-    sizes = sorted(_thousands(select(table, topic="data-size")["method"].unique()) - {0.0})
+    methods = select(table, topic="data-size")["method"].unique()  # such as RL on 10k states
+    sizes = sorted({1000.0 * float(name.split()[2].removesuffix("k")) for name in methods} - {0.0})
     for text, figure in zip(named, sizes, strict=True):
         pair = ((text, "v1 text", 0.0), (figure, "v1 Figure (RL data size)", 0.0))
         yield _row("data sizes", "v1", f"RL data size {text:.0f}", *pair, "states")
@@ -274,11 +266,6 @@ def _updates(table: pd.DataFrame, setting) -> Iterator[dict]:
     times = (hours_per_update("episode-wise RL", table) / hours, "ratio of the last points", 0.5)
     pair = setting("episode-wise against step-wise time of an update", "Figure 4"), times
     yield _row("updates", "v1", "episode-wise against step-wise time", *pair, "times")
-
-
-def _thousands(methods: Iterable[str]) -> set[float]:
-    """Return the numbers of states in names such as ``RL on 10k states``."""
-    return {1000.0 * float(name.split()[2].removesuffix("k")) for name in methods}
 
 
 def _draws(table: pd.DataFrame) -> Iterator[dict]:

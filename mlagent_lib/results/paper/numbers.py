@@ -15,6 +15,7 @@ import pandas as pd
 from mlagent_lib.core.errors import MlagentError
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.results.evaluation import SPLITS, relative_gain_pct
+from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.reward import step_reward
 
 FOLDER = Path(__file__).parent
@@ -49,27 +50,24 @@ def paper_table(quantity: str | list[str] | None = None, **filters: str | list[s
         >>> len(paper_table(topic="main", place="Table 1"))  # 13 tasks, 6 methods, avg and best
         156
     """
-    return select(_all_numbers().copy(), quantity, **filters)
+    return select(None, quantity, **filters)
 
 
-def select(table: pd.DataFrame, quantity=None, **filters: str | list[str]) -> pd.DataFrame:
-    """Return the rows of a table of numbers that pass every filter, as `paper_table` does for the whole."""
+def select(table: pd.DataFrame | None, quantity=None, **filters: str | list[str]) -> pd.DataFrame:
+    """Return the rows of a table of numbers (None: the paper's) that pass every filter of `paper_table`."""
+    table = _all_numbers() if table is None else table
     for column, wanted in ({"quantity": quantity} | filters).items():
         if wanted is None:
             continue
         if column not in TEXTS:
-            raise MlagentError(
-                f"the paper's numbers have no text column {column!r}",
-                cure=f"choose one of {', '.join(TEXTS)}",
-            )
+            cure = f"choose one of {', '.join(TEXTS)}"
+            raise MlagentError(f"the paper's numbers have no text column {column!r}", cure=cure)
         wanted = [wanted] if isinstance(wanted, str) else list(wanted)
         known = set(table[column])
         for value in wanted:
             if value not in known:
-                raise MlagentError(
-                    f"no number of the paper here has {column} {value!r}",
-                    cure=f"with the filters before it, choose among {', '.join(sorted(known)) or 'nothing'}",
-                )
+                cure = f"with the filters before it, choose among {', '.join(sorted(known)) or 'nothing'}"
+                raise MlagentError(f"no number of the paper here has {column} {value!r}", cure=cure)
         table = table[table[column].isin(wanted)]
     return table.reset_index(drop=True)
 
@@ -91,14 +89,12 @@ def paper_value(
         >>> paper_value("gain", topic="rl-curve", method="step-wise RL", split="held-out", x=39)
         16.26
     """
-    found = select(_all_numbers() if table is None else table, quantity, **filters)
+    found = select(table, quantity, **filters)
     if x is not None:
         found = found[found["x"] == x]
     if len(found) != 1:
-        raise MlagentError(
-            f"{len(found)} numbers of the paper have quantity {quantity!r}, x {x!r} and {filters}",
-            cure="filter until one is left; paper_table shows them",
-        )
+        message = f"{len(found)} numbers of the paper have quantity {quantity!r}, x {x!r} and {filters}"
+        raise MlagentError(message, cure="filter until one is left; paper_table shows them")
     return float(found["value"].iloc[0])
 
 
@@ -116,15 +112,16 @@ def peers_table() -> pd.DataFrame:
     return read_csv("peers")
 
 
-def initial_scores(table: pd.DataFrame | None = None) -> pd.DataFrame:
+@tabled("task", "split", "metric", "better", "derived", "low", "high", "stated")
+def initial_scores(table: pd.DataFrame | None = None) -> Rows:
     """Return each task's starting score, which the paper does not print, from v1's average and v2's gain.
 
     v1 prints ML-Agent's avg@8 ``p`` and v2 its gain ``g`` in percent. By the gain's formula (v1 section 5.1)
     the starter's score is ``p / (1 + beta g / 100)``, beta = -1 where lower is better.
 
     Returns:
-        Columns task, split, metric, better, derived, low, high, stated. ``low`` and ``high`` are the ends
-        that the rounding of the two printed numbers leaves, ``stated`` the value in ``main_table.csv``.
+        ``low`` and ``high`` are the ends that the rounding of the two printed numbers leaves to ``derived``,
+        ``stated`` is the value in ``main_table.csv``.
 
     Example:
         The accuracy of 68.88 on cifar-10 is 33.80 % above the start, and 68.88 / 1.338 = 51.48:
@@ -133,22 +130,19 @@ def initial_scores(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> first["task"], round(float(first["derived"]), 2), bool(first["low"] < 51.48 < first["high"])
         ('cifar-10', 51.48, True)
     """
-    table = _all_numbers() if table is None else table
     gain = select(table, "gain", topic="main", method="ML-Agent").set_index("task")
     stated = select(table, "initial score").set_index("task")["value"]
-    rows = []
     for at in select(table, "avg@8", topic="main", method="ML-Agent").itertuples():
         beta, found = 1 if at.better == "higher" else -1, gain.loc[at.task]
         scores = [at.value + sign * half_digit(at) for sign in (-1, 0, 1)]
         ratios = [1 + beta * (found["value"] + sign * half_digit(found)) / 100 for sign in (-1, 0, 1)]
         ends = [score / ratio for score in scores for ratio in ratios]
         task = (at.task, at.split, at.metric, at.better)
-        rows.append((*task, scores[1] / ratios[1], min(ends), max(ends), stated[at.task]))
-    names = ["task", "split", "metric", "better", "derived", "low", "high", "stated"]
-    return pd.DataFrame(rows, columns=names)
+        yield *task, scores[1] / ratios[1], min(ends), max(ends), stated[at.task]
 
 
-def gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
+@tabled("topic", "quantity", "method", "task", "split", "score", "gain", "error")
+def gains(table: pd.DataFrame | None = None) -> Rows:
     """Return every avg@8 and best@8 of v1 as a relative gain over the starting score, in percent.
 
     Returns:
@@ -160,24 +154,18 @@ def gains(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> round(float(found.query("quantity == 'avg@8'")["gain"].iloc[0]), 2)
         28.96
     """
-    table = _all_numbers() if table is None else table
     start = select(table, "initial score").set_index("task")
-    rows = []
     for row in select(table, ["avg@8", "best@8"]).itertuples():
         init = start.loc[row.task]
         error = half_digit(row) + row.value / init["value"] * half_digit(init)
         gain = relative_gain_pct(row.value, init["value"], greater_is_better=row.better == "higher")
         own = (row.topic, row.quantity, row.method, row.task, row.split, row.value)
-        rows.append((*own, gain, 100 * error / init["value"]))
-    names = ["topic", "quantity", "method", "task", "split", "score", "gain", "error"]
-    return pd.DataFrame(rows, columns=names)
+        yield *own, gain, 100 * error / init["value"]
 
 
-def average_gains(table: pd.DataFrame | None = None, *, topic: str = "main") -> pd.DataFrame:
-    """Return the mean gain of each method of v1 over the held-in, the held-out and all tasks of a table.
-
-    Args:
-        topic: ``main`` (13 tasks), ``reward`` (5 tasks) or ``thought`` (12 tasks).
+@tabled("quantity", "method", "split", "gain", "error", "tasks")
+def average_gains(table: pd.DataFrame | None = None) -> Rows:
+    """Return the mean gain of each method of v1's main table over the held-in, the held-out and all tasks.
 
     Returns:
         Columns quantity, method, split, gain (percent), error (mean of the tasks' rounding errors), tasks.
@@ -189,13 +177,11 @@ def average_gains(table: pd.DataFrame | None = None, *, topic: str = "main") -> 
         >>> [(row.split, round(row.gain, 2), row.tasks) for row in found.itertuples()]
         [('held-in', 12.65, 3), ('held-out', 5.09, 10), ('all', 6.84, 13)]
     """
-    found = gains(table).query("topic == @topic")
-    rows = []
+    found = gains(table).query("topic == 'main'")
     for (quantity, method), part in found.groupby(["quantity", "method"], sort=False):
         for split in SPLITS:
             kept = part if split == "all" else part[part["split"] == split]
-            rows.append((quantity, method, split, kept["gain"].mean(), kept["error"].mean(), len(kept)))
-    return pd.DataFrame(rows, columns=["quantity", "method", "split", "gain", "error", "tasks"])
+            yield quantity, method, split, kept["gain"].mean(), kept["error"].mean(), len(kept)
 
 
 def rl_curve(method: str = "step-wise RL", table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -208,7 +194,7 @@ def rl_curve(method: str = "step-wise RL", table: pd.DataFrame | None = None) ->
         >>> rl_curve("episode-wise RL").to_dict("list")["hours"]
         [0.0, 5.47, 10.94]
     """
-    found = select(_all_numbers() if table is None else table, topic="rl-curve", method=method)
+    found = select(table, topic="rl-curve", method=method)
     hours = found[found["quantity"] == "hours"].set_index("x")["value"]
     columns = {"hours": hours}
     for split in ("held-in", "held-out"):
@@ -252,14 +238,14 @@ def reward_of_share(share_pct: float, form: str = "v1") -> float:
     return step_reward(Outcome.EDITED, before=0.0, after=share_pct / 100, init=0.0, best=1.0, form=form)
 
 
-def break_even(table: pd.DataFrame | None = None) -> pd.DataFrame:
+@tabled("scaffold", "method", "derived", "low", "high", "printed")
+def break_even(table: pd.DataFrame | None = None) -> Rows:
     """Return after how many trajectories training ML-Agent is cheaper than another agent.
 
     Source: v2's cost analysis: the one-time cost divided by the difference of the costs of a trajectory.
 
     Returns:
-        Columns scaffold, method, derived, low, high, printed: ``low`` and ``high`` are the ends that the
-        error of the two costs leaves.
+        ``low`` and ``high`` are the ends that the error of the two costs leaves to ``derived``.
 
     Example:
         322.81 / (0.202 - 0.0047) = 1636 trajectories of GPT-5 in MLAgentBench's scaffold; printed: 1633.
@@ -268,17 +254,14 @@ def break_even(table: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> round(float(found["derived"])), round(float(found["printed"]))
         (1636, 1633)
     """
-    table = _all_numbers() if table is None else table
     once = paper_value("one-time cost", item="total", table=table)
     costs = select(table, "cost", topic="cost").set_index(["scaffold", "method"])[["value", "error"]]
     ours = costs.loc[("", "ML-Agent")]
-    rows = []
     for row in select(table, "break-even").itertuples():
         theirs = costs.loc[(row.scaffold, row.method)]
         saved, error = theirs["value"] - ours["value"], theirs["error"] + ours["error"]
         ends = (once / (saved + error), once / (saved - error))
-        rows.append((row.scaffold, row.method, once / saved, *ends, row.value))
-    return pd.DataFrame(rows, columns=["scaffold", "method", "derived", "low", "high", "printed"])
+        yield row.scaffold, row.method, once / saved, *ends, row.value
 
 
 def half_digit(row) -> float:
@@ -290,10 +273,8 @@ def read_csv(name: str) -> pd.DataFrame:
     """Return a file beside this module as texts."""
     path = FOLDER / f"{name}.csv"
     if not path.is_file():
-        raise MlagentError(
-            f"the paper's numbers are incomplete: {path.name} is missing from the package",
-            cure="install the kit again (pip install -e .)",
-        )
+        message = f"the paper's numbers are incomplete: {path.name} is missing from the package"
+        raise MlagentError(message, cure="install the kit again (pip install -e .)")
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
@@ -306,8 +287,6 @@ def _all_numbers() -> pd.DataFrame:
         try:
             table[column] = pd.to_numeric(filled)
         except ValueError as error:
-            raise MlagentError(
-                f"the paper's numbers are damaged: column {column}: {error}",
-                cure="install the kit again (pip install -e .)",
-            ) from error
+            message = f"the paper's numbers are damaged: column {column}: {error}"
+            raise MlagentError(message, cure="install the kit again (pip install -e .)") from error
     return table[list(COLUMNS)]

@@ -10,18 +10,18 @@ import ast
 import contextlib
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.core.errors import SubmissionError
+from mlagent_lib.core.errors import SubmissionError, TaskError
 from mlagent_lib.tasks.contract import RuleFinding, finding
 from mlagent_lib.tasks.env_folder import strays
 from mlagent_lib.tasks.foreign.grader import FUNCTIONS, ForeignGrader, nonsense_score, run_grader
 from mlagent_lib.tasks.foreign.leaderboard import worse_than
 from mlagent_lib.tasks.foreign.prepare import MARKER
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.task import Task
 
 _UNPICKLERS = {
@@ -30,66 +30,49 @@ _UNPICKLERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Why a foreign grader cannot grade, as its text tells, "" for nothing found; and what to do about it."""
-
-    problem: str = ""
-    cure: str = ""
-
-
-def read_grader(script: Path, function: str = FUNCTIONS["folder"]) -> Reading:
-    """Return what stands in the way of a grader, by its text alone.
+def read_grader(script: Path, function: str = FUNCTIONS["folder"]) -> TaskError | None:
+    """Return why a foreign grader cannot grade, as its text tells, and what to do about it; None for nothing.
 
     A grader that loads a model which a script saved would run code of that script beside the hidden labels,
     or load what this kit does not hand over: only ``submission.csv`` is archived and graded.
     """
     if not script.is_file():
-        cure = f"write a function {function}(submission_folder) that returns a number"
-        return Reading("it is missing", cure)
+        return refusal("grader missing", function=function)
     try:
         tree = ast.parse(script.read_bytes(), str(script))
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-        told = f"it is no Python file{line}: {getattr(error, 'msg', error)}"
-        return Reading(told, "correct the file")
+        return refusal("grader no python", line=line, error=getattr(error, "msg", error))
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     imports = (node.names for node in tree.body if isinstance(node, ast.ImportFrom))
     names |= {alias.asname or alias.name for some in imports for alias in some}
     if function not in names:
-        return Reading(f"it has no function {function}", f"name the function that grades {function}")
-    for node in ast.walk(tree):
-        called = node.func if isinstance(node, ast.Call) else None
-        if not isinstance(called, ast.Attribute):
-            continue
+        return refusal("grader without function", function=function)
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    for called in (node for node in calls if isinstance(node, ast.Attribute)):
         owner = called.value.id if isinstance(called.value, ast.Name) else ""
         if (owner, called.attr) in _UNPICKLERS or called.attr == "from_pretrained":
-            told = f"line {node.lineno} loads a saved model or object ({ast.unparse(called)})"
-            return Reading(
-                f"{told}: what a script saved would run as code beside the labels",
-                "let the script write its answers into submission.csv and grade these",
-            )
-    return Reading()
+            return refusal("grader loads", line=called.lineno, call=ast.unparse(called))
+    return None
 
 
 def check_grader(task: Task) -> Iterator[RuleFinding]:
     """Check what can be known of a foreign folder and its grader before the starter has run."""
     grader = task.grader
-    read = read_grader(grader.script, grader.function)
-    yield finding(
-        "the grader can grade", not read.problem, read.problem or grader.function, grader.place, read.cure
-    )
+    fault = read_grader(grader.script, grader.function)
+    told, cure = (fault.message, fault.cure) if fault else (grader.function, "")
+    yield finding("the grader can grade", not fault, grader.place, cure, told=told)
     program = task.folder / "scripts" / "prepare.py"
     if program.is_file() and grader.call == "folder":
         prepared = (program.parent / MARKER).exists()
         told, cure = "it ran" if prepared else "it has not run", f"mlagent tasks prepare {task.folder}"
-        yield finding("the data are prepared", prepared, told, cure=cure)
+        yield finding("the data are prepared", prepared, cure=cure, told=told)
     outside = strays(task.folder / "env")
-    told = f"{', '.join(outside[:3]) or 'no link'} leads out of env/, where no run can read"
-    yield finding("everything in env/ lies there", not outside, told)
+    names = ", ".join(outside[:3]) or "no link"
+    yield finding("everything in env/ lies there", not outside, names=names)
     one = "one label set: feedback and report scores are the same number"
     told = one if task.one_label_set else "two label sets"
-    yield finding("the label sets are known", True, told, grader.place)
+    yield finding("the label sets are known", True, grader.place, told=told)
     if not task.one_label_set:
         yield from _check_answers(task)
 
@@ -101,24 +84,22 @@ def _check_answers(task: Task) -> Iterator[RuleFinding]:
     modes = {folder.relative_to(task.folder).as_posix(): folder.stat().st_mode & 0o777 for folder in folders}
     closed = not any(mode & 0o077 for mode in modes.values())
     told = ", ".join(f"mode {modes[name]:o}" for name in sorted(modes))
-    yield finding("only the owner may open the answers", closed, told, ", ".join(sorted(modes)))
+    yield finding("only the owner may open the answers", closed, ", ".join(sorted(modes)), modes=told)
     try:
         tables = {name: _texts(path) for name, path in grader.answers.items()}
         ids = {name: set(table[grader.id_column]) for name, table in tables.items()}
     except (OSError, ValueError, KeyError) as error:
-        yield finding("the answers can be read", False, f"{type(error).__name__}: {error}")
+        yield finding("the answers can be read", False, error=f"{type(error).__name__}: {error}")
         return
     where, cure = "scripts/answers", "import the competition again"
     both = ids["feedback"] & ids["report"]
-    yield finding("feedback and report rows are disjoint", not both, f"{len(both)} ids in both", where, cure)
+    yield finding("feedback and report rows are disjoint", not both, where, cure, count=len(both))
     joined = set.union(*(ids[name] for name in LABEL_SETS))
     missing = ids.get("all", joined) ^ joined
-    told = f"{len(missing)} ids only in one of them"
-    yield finding("the label sets together are all answers", not missing, told)
+    yield finding("the label sets together are all answers", not missing, count=len(missing))
     known = pd.concat([tables[name] for name in LABEL_SETS]).drop_duplicates(grader.id_column)
     shown = _public_answers(task, grader, known.set_index(grader.id_column))
-    told = f"{len(shown)} tables hold the true answers of hidden rows"
-    yield finding("no answer lies in env/", not shown, told, ", ".join(shown[:3]))
+    yield finding("no answer lies in env/", not shown, ", ".join(shown[:3]), count=len(shown))
 
 
 def _texts(path: object, **options: object) -> pd.DataFrame:
@@ -148,13 +129,12 @@ def check_scoring(task: Task, submission: bytes) -> Iterator[RuleFinding]:
     """Check a foreign grader on a submission that it accepts: the same score twice, and none for nonsense."""
     where = task.grader.place
     first, second = (run_grader(task.grader, submission).score for _ in range(2))
-    yield finding(
-        "the same submission scores the same twice", first == second, f"{first} and {second}", where
-    )
+    both = {"first": first, "second": second}
+    yield finding("the same submission scores the same twice", first == second, where, **both)
     hidden = nonsense_score(task.grader)
     refused = f"it returns {hidden}: a submission with this score is refused"
     told = "it raises" if hidden is None else refused
-    yield finding("nonsense gets no score of its own", True, told, where)
+    yield finding("nonsense gets no score of its own", True, where, told=told)
     yield check_cheats(task, submission)
 
 
@@ -169,17 +149,15 @@ def check_cheats(task: Task, submission: bytes) -> RuleFinding:
     for name, cheat in cheats.items():
         verdict = run_grader(grader, cheat)
         is_score = verdict.is_sound and verdict.score != nonsense_score(grader)
-        if not is_score or not worse_than(honest, verdict.score, task.greater_is_better):
-            continue
-        paid.append(f"{name} {verdict.score:.4g}")
-        with contextlib.suppress(SubmissionError):
-            grade(task, cheat, control=submission)
-            kept.append(name)
-    alone = (
-        f"the grader alone would pay {', '.join(paid)} (honest {honest:.4g})" if paid else "none would pay"
-    )
-    told = f"{len(cheats)} tried, {alone}; {', '.join(kept) or 'none'} got through"
-    return finding("no cheat is paid", not kept, told, grader.place)
+        if is_score and worse_than(honest, verdict.score, task.greater_is_better):
+            paid.append(f"{name} {verdict.score:.4g}")
+            with contextlib.suppress(SubmissionError):
+                grade(task, cheat, control=submission)
+                kept.append(name)
+    would = f"the grader alone would pay {', '.join(paid)} (honest {honest:.4g})"
+    would = would if paid else "none would pay"
+    told = f"{len(cheats)} tried, {would}; {', '.join(kept) or 'none'} got through"
+    return finding("no cheat is paid", not kept, grader.place, told=told)
 
 
 def _cheats(task: Task, submission: bytes) -> dict[str, bytes]:
@@ -192,15 +170,12 @@ def _cheats(task: Task, submission: bytes) -> dict[str, bytes]:
     answers = answers or list(table)[1:] or list(table)
     found = {"rows repeated": pd.concat([table, table]), "infinite answers": table.copy()}
     found["infinite answers"][answers] = "inf"
+    known = [table, *(_texts(path) for name, path in task.grader.answers.items() if name == "all")]
+    may_be_blank = any((one.filter(answers) == "").any(axis=None) for one in known)
     for which, part in (("first", table.index[:half]), ("second", table.index[half:])):
         found[f"{which} half left out"] = table.drop(part)
-        if not _may_be_blank(task.grader, table, answers):
+        if not may_be_blank:
             found[f"{which} half blank"] = blank = table.copy()
             blank.loc[part, answers] = ""
     texts = {name: spoiled.to_csv(index=False).encode() for name, spoiled in found.items()}
     return {name: text for name, text in texts.items() if half and len(text) <= task.grader.largest_bytes}
-
-
-def _may_be_blank(grader: ForeignGrader, table: pd.DataFrame, answers: list[str]) -> bool:
-    tables = [table, *(_texts(path) for name, path in grader.answers.items() if name == "all")]
-    return any((known[[name for name in answers if name in known]] == "").any(axis=None) for known in tables)

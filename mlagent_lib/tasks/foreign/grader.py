@@ -31,10 +31,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlagent_lib.core.errors import SubmissionError, TaskError, Unscored
+from mlagent_lib.core.errors import SubmissionError, Unscored
 from mlagent_lib.core.files import sha256_file
 from mlagent_lib.tasks.foreign import grader_warm
 from mlagent_lib.tasks.foreign.old_code import advice
+from mlagent_lib.tasks.refusals import refusal
 
 FUNCTIONS = {"folder": "get_score", "frames": "grade"}
 SUBMISSION = "submission.csv"
@@ -107,11 +108,9 @@ class ForeignGrader:
 
     def __post_init__(self):
         if self.call not in FUNCTIONS:
-            cure = f"choose one of {', '.join(FUNCTIONS)}"
-            raise TaskError(f"a grader is called by {self.call!r}", cure=cure)
+            raise refusal("unknown call", call=self.call, known=", ".join(FUNCTIONS))
         if self.call == "frames" and not {"feedback", "report"} <= set(self.answers):
-            cure = "name the tables of the label sets feedback and report"
-            raise TaskError(f"the grader {self.script} lacks answers", cure=cure)
+            raise refusal("answers lacking", script=self.script)
 
     @property
     def function(self) -> str:
@@ -158,10 +157,10 @@ class ForeignGrader:
         """
         path, known = folder / "task.yaml", cls.__dataclass_fields__
         if not isinstance(card, Mapping) or "script" not in card:
-            raise TaskError(f"{path}: grader has no script", cure="name the Python file that grades")
+            raise refusal("grader without script", path=path)
         unknown = ", ".join(sorted(set(card) - set(known)))
         if unknown:
-            raise TaskError(f"{path}: grader holds {unknown}", cure=f"known are {', '.join(known)}")
+            raise refusal("grader key", path=path, unknown=unknown, known=", ".join(known))
         read = {
             "script": folder / card["script"],
             "answers": {name: folder / place for name, place in card.get("answers", {}).items()},
@@ -199,8 +198,7 @@ class ForeignGrader:
             key = (*key, hashlib.sha256(form).hexdigest())
         found = _memory.get(key)
         if found is None:
-            found = _judge(self, submission, labels, control, form)
-            _remember(key, found)
+            found = _remember(key, _judge(self, submission, labels, control, form))
         if isinstance(found, str):
             raise SubmissionError(found)
         return found
@@ -324,8 +322,7 @@ def nonsense_score(grader: ForeignGrader) -> float | None:
         verdict = run_grader(grader, NONSENSE)
         if verdict.stage in _OUR_STAGES:
             raise _ours(grader, verdict, "the grader is at fault")
-        found = verdict.score if verdict.is_sound else "none"
-        _remember(key, found)
+        found = _remember(key, verdict.score if verdict.is_sound else "none")
     return None if found == "none" else found
 
 
@@ -333,8 +330,7 @@ def _content(path: Path | None) -> bytes | None:
     try:
         return path.read_bytes() if path else None
     except OSError as error:
-        told = f"{path} cannot be read ({type(error).__name__})"
-        raise Unscored(told, cure="prepare the task again") from error
+        raise refusal("control unread", Unscored, path=path, error=type(error).__name__) from error
 
 
 def _set_of(grader: ForeignGrader, labels: str) -> str:
@@ -351,11 +347,12 @@ _proofs: dict[tuple, bytes] = {}  # the last submission that each grader has sco
 _lock = threading.Lock()
 
 
-def _remember(key: tuple, value: float | str) -> None:
+def _remember(key: tuple, value: float | str) -> float | str:
     with _lock:
         _memory[key] = value
         while len(_memory) > _MOST_REMEMBERED:
             _memory.popitem(last=False)
+    return value
 
 
 # ---- the process ---------------------------------------------------------------------------------
@@ -376,18 +373,14 @@ def run_grader(
         given, control = base / "submission" / SUBMISSION, base / "control.csv"
         given.write_bytes(submission)
         control.write_bytes(form or b"")
-        job = {
+        stated = ("call", "function", "id_column", "seconds", "memory_bytes")
+        job = {name: getattr(grader, name) for name in stated} | {
             "script": str(grader.script.resolve()),
-            "call": grader.call,
-            "function": grader.function,
             "submission": str(given),
             "answers": [str(grader.answers[name].resolve()) for name in names],
-            "id_column": grader.id_column,
             "key": list(grader.key) or [grader.id_column],
             "control": str(control) if form else "",
             "import_from": [str(path.resolve()) for path in (grader.script.parent, *grader.import_from)],
-            "seconds": grader.seconds,
-            "memory_bytes": grader.memory_bytes,
             "folder": str(place),
             "home": str(base / "home"),
         }

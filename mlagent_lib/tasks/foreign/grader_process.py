@@ -21,6 +21,7 @@ import json
 import linecache
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -73,8 +74,7 @@ class _Desk:
             self.poll.unregister(descriptor)
             _tell(self.asked[descriptor][1], b"ended")  # uncollected, so its group keeps its number
         else:
-            found = [handle for handle, (_, line) in self.asked.items() if line.fileno() == descriptor]
-            for handle in found:
+            for handle in [handle for handle, (_, line) in self.asked.items() if line.fileno() == descriptor]:
                 self._finish(handle)
 
     def _fork(self) -> None:
@@ -157,10 +157,6 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 def _limit(job: dict) -> None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
     mapped = 0
     if sys.platform == "linux":
         with open("/proc/self/statm") as handle:
@@ -257,7 +253,8 @@ def misfit(job: dict, truth: object) -> str:
     if mine != theirs:
         return "unknown-id" if mine.keys() - theirs.keys() else "duplicate-id"
     others = [name for name in known if name not in key]
-    found = (_misfit_of(given[name], known[name], _of(truth, name)) for name in others)
+    right = {name: truth[name] for name in others if truth is not None and name in truth}
+    found = (_misfit_of(given[name], known[name], right.get(name)) for name in others)
     return next(filter(None, found), "")
 
 
@@ -290,17 +287,12 @@ def _rows(table: object, key: list) -> Counter:
     return Counter(zip(*(column.where(column.notna(), None) for column in columns), strict=True))
 
 
-def _of(truth: object, name: object) -> object:
-    return truth[name] if truth is not None and name in truth else None
-
-
 def _misfit_of(given: object, known: object, truth: object) -> str:
     """Return what is wrong with a column of answers, or "". Texts may be blank where some are."""
-    told = [column for column in (known, truth) if column is not None and column.notna().any()]
+    sound = [column for column in (known, truth) if column is not None]
+    told = [column for column in sound if column.notna().any()]
     is_number = bool(told) and all(column.dtype.kind in "iuf" for column in told)
-    may_be_blank = not is_number and any(
-        column.isna().any() for column in (known, truth) if column is not None
-    )
+    may_be_blank = not is_number and any(column.isna().any() for column in sound)
     if not may_be_blank and given.isna().sum() > known.isna().sum():
         return "blank"
     if is_number and given.dtype.kind not in "iufb":

@@ -39,16 +39,19 @@ def imports(source: bytes) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name.partition(".")[0] in _LIBRARIES))
 
 
+def _run_alone(words: list[str], **options: object) -> subprocess.Popen:
+    """Return `grader_process`, started in an interpreter and a session of its own."""
+    command = [sys.executable, "-s", "-P", "-B", str(PROCESS), *words]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+
+
 class FreshProcess:
     """One grading in an interpreter of its own."""
 
     def __init__(self, job: dict, environment: dict[str, str], printed: int, verdict: int, lifeline: int):
-        words = [sys.executable, "-s", "-P", "-B", str(PROCESS)]
-        words.append(json.dumps(job | {"verdict": verdict, "lifeline": lifeline}))
-        self._process = subprocess.Popen(
-            words, cwd=job["folder"], env=environment, stdin=subprocess.DEVNULL, stdout=printed,
-            stderr=subprocess.STDOUT, pass_fds=(verdict, lifeline), start_new_session=True,
-        )  # fmt: skip
+        told = json.dumps(job | {"verdict": verdict, "lifeline": lifeline})
+        place = {"cwd": job["folder"], "env": environment, "pass_fds": (verdict, lifeline)}
+        self._process = _run_alone([told], stdout=printed, stderr=subprocess.STDOUT, **place)
 
     def ended(self) -> bool:
         """Return whether it has ended, without collecting it: its group keeps its number until `end`."""
@@ -72,13 +75,13 @@ class ForkedProcess:
         self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             kept.ask(job, [theirs.fileno(), printed, verdict, lifeline])
-        self._pid = int(self._hear(_END_SECONDS) or 0)
+        self._pid = int(self._hear() or 0)
         if not self._pid:
             self._line.close()
             raise OSError("the loaded process of graders has ended")
 
-    def _hear(self, seconds: float) -> bytes:
-        return self._line.recv(64) if select.select([self._line], [], [], seconds)[0] else b""
+    def _hear(self) -> bytes:
+        return self._line.recv(64) if select.select([self._line], [], [], _END_SECONDS)[0] else b""
 
     def ended(self) -> bool:
         """Return whether it has ended; its group keeps its number until `end`."""
@@ -88,7 +91,7 @@ class ForkedProcess:
         """Kill it and its group, and return its exit code."""
         with self._line:
             self._line.shutdown(socket.SHUT_WR)
-            while (word := self._hear(_END_SECONDS)) == b"ended":
+            while (word := self._hear()) == b"ended":
                 pass
         if word:
             return int(word)
@@ -103,11 +106,9 @@ class LoadedProcess:
     def __init__(self, names: tuple[str, ...], environment: dict[str, str]):
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            words = [sys.executable, "-s", "-P", "-B", str(PROCESS), "--serve", str(theirs.fileno()), *names]
-            self._process = subprocess.Popen(
-                words, cwd="/", env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True,
-            )  # fmt: skip
+            words, silent = ["--serve", str(theirs.fileno()), *names], subprocess.DEVNULL
+            place = {"cwd": "/", "env": environment, "pass_fds": (theirs.fileno(),)}
+            self._process = _run_alone(words, stdout=silent, stderr=silent, **place)
         self._owner = os.getpid()
         ready = select.select([self._channel], [], [], _START_SECONDS)[0]
         self.usable = bool(ready) and self._channel.recv(16) == b"ready"
@@ -135,7 +136,6 @@ def start(
 
     Args:
         job: What `grader_process` is told.
-        environment: Its whole environment.
         printed, verdict, lifeline: Descriptors: where it prints, answers, and sees that we are gone.
 
     Raises:

@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from mlagent_lib.core.errors import TaskError
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.task import Task
 
 MEDALS = ("gold", "silver", "bronze")
@@ -178,20 +178,14 @@ def read_leaderboard(path: Path, *, greater_is_better: bool | None = None) -> Le
     scores = _scores(Path(path), _text(Path(path)))
     first, last = scores[0], scores[-1]
     if first == last and greater_is_better is None:
-        told = f"{path}: all teams have the score {first:g}, so the order tells no direction"
-        raise TaskError(told, cure="state the direction with --better higher or --better lower")
+        raise refusal("no direction", path=path, score=first)
     found = first > last if first != last else bool(greater_is_better)
     if greater_is_better not in (None, found):
         seen, stated = ("higher", "lower") if found else ("lower", "higher")
-        raise TaskError(
-            f"{path} runs from {first:g} to {last:g}, the best first, so {seen} is better there; "
-            f"{stated} was stated",
-            cure="correct --better, or sort the file with the best team first",
-        )
+        raise refusal("other direction", path=path, first=first, last=last, seen=seen, stated=stated)
     for number, (before, after) in enumerate(pairwise(scores), start=3):
         if worse_than(before, after, found):
-            told = f"{path}, line {number}: {after:g} is better than {before:g} above it"
-            raise TaskError(told, cure="sort the file by the private score, the best team first")
+            raise refusal("board not sorted", path=path, line=number, after=after, before=before)
     return Leaderboard(tuple(scores), found)
 
 
@@ -199,16 +193,9 @@ def _text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(
-            f"leaderboard {path} cannot be read ({error.__class__.__name__})",
-            cure="give the leaderboard.csv of the competition's folder in MLE-bench",
-        ) from error
+        raise refusal("board unread", path=path, error=type(error).__name__) from error
     if text.startswith(LFS_MARK):
-        raise TaskError(
-            f"{path} is not the leaderboard but a Git-LFS pointer to it: MLE-bench keeps the file in Git LFS "
-            "and the clone was made without it",
-            cure="run 'git lfs install' once and 'git lfs pull' in the clone of MLE-bench, then try again",
-        )
+        raise refusal("board is a pointer", path=path)
     return text
 
 
@@ -217,8 +204,7 @@ def _scores(path: Path, text: str) -> list[float]:
     lines.fieldnames = columns = [name.strip() for name in lines.fieldnames or ()]
     if "score" not in columns:
         found = f"its columns are {', '.join(columns)}" if columns else "it is empty"
-        cure = "give a table with one line for each team and its private score in a column 'score'"
-        raise TaskError(f"{path} has no column 'score': {found}", cure=cure)
+        raise refusal("board without scores", path=path, found=found)
     scores = []
     for row in lines:
         try:
@@ -226,18 +212,13 @@ def _scores(path: Path, text: str) -> list[float]:
         except (TypeError, ValueError):
             scores.append(math.nan)
         if not math.isfinite(scores[-1]):
-            told = f"{path}, line {lines.line_num}: the score {row['score']!r} is no finite number"
-            raise TaskError(told, cure="remove teams without a private score")
+            raise refusal("board score", path=path, line=lines.line_num, score=row["score"])
     if not scores:
-        raise TaskError(f"{path} holds no team", cure="give one line for each team below the header")
+        raise refusal("board empty", path=path)
     return scores
 
 
 def leaderboard_of(task: Task) -> Leaderboard | None:
-    """Return the leaderboard that lies in a task's folder, or None where the task has none.
-
-    Raises:
-        TaskError: The file is damaged.
-    """
+    """Return the leaderboard that lies in a task's folder, or None where the task has none."""
     path = task.folder / "scripts" / FILE
     return read_leaderboard(path, greater_is_better=task.greater_is_better) if path.is_file() else None

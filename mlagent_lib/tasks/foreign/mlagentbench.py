@@ -20,9 +20,11 @@ from mlagent_lib.tasks.foreign.known_tasks import known_folders
 from mlagent_lib.tasks.foreign.leaderboard import worse_than
 from mlagent_lib.tasks.foreign.old_code import diagnose
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.task import Task, load_task
 
 CONTROL = "control.csv"
+Best = float | Callable[[float], float] | None  # a score, or what makes it of the starter's
 
 
 def starter_scores(task: Task, execute: Execute) -> tuple[dict[str, float], bytes]:
@@ -34,20 +36,16 @@ def starter_scores(task: Task, execute: Execute) -> tuple[dict[str, float], byte
     files = task.env_files()
     if task.starter not in files:
         others = ", ".join(name for name in files if name.endswith(".py")) or "no script"
-        cure = f"put a starter that runs there, or name it with --starter; env/ holds {others}"
-        raise TaskError(f"{task.folder}: env/{task.starter} is missing", cure=cure)
+        raise refusal("starter missing", task=task, others=others)
     ran = execute(task, files)
     if ran.status != "ok":
         found = diagnose(files, task.starter, ran.status, ran.output, home=task.folder)
-        raise TaskError(f"the starter of {task.name} fails: {found}", cure=found.cure)
+        raise refusal("starter of folder fails", task=task, found=found)
     submission = ran.collected.get("submission.csv")
     try:
         return {labels: grade(task, submission, labels) for labels in LABEL_SETS}, submission
     except SubmissionError as error:
-        raise TaskError(
-            f"the starter of {task.name} runs, but its submission.csv is refused: {error.reason}",
-            cure=f"let env/{task.starter} write submission.csv as scripts/eval.py reads it",
-        ) from error
+        raise refusal("starter refused", task=task, reason=error.reason) from error
     except Unscored as error:
         raise TaskError(error.message, cure=error.cure) from error
 
@@ -59,10 +57,10 @@ def check_adoptable(folder: Path) -> None:
         TaskError: It has a card, or its ``scripts/eval.py`` is missing or cannot grade.
     """
     if (folder / "task.yaml").exists():
-        raise TaskError(f"{folder / 'task.yaml'} is there already", cure="edit it, or delete it first")
+        raise refusal("card is there", path=folder / "task.yaml")
     script = folder / "scripts" / "eval.py"
-    if (read := read_grader(script)).problem:
-        raise TaskError(f"{script} cannot grade: {read.problem}", cure=read.cure)
+    if fault := read_grader(script):
+        raise refusal("script cannot grade", path=script, fault=fault)
 
 
 def place_starter(folder: Path, starter: str) -> str:
@@ -76,23 +74,15 @@ def place_starter(folder: Path, starter: str) -> str:
     if inside.is_file() and inside.is_relative_to(env):
         return inside.relative_to(env).as_posix()
     if not source.is_file():
-        told = f"there is no starter {starter}, neither in {folder / 'env'} nor elsewhere"
-        raise TaskError(told, cure="give --starter the name of a script in env/, or the path of one")
+        raise refusal("no such starter", starter=starter, env=folder / "env")
     target = env / source.name
     if target.exists() and target.read_bytes() != source.read_bytes():
-        told = f"{folder / 'env' / source.name} is another file than {starter}, and stays as it is"
-        raise TaskError(told, cure="give the starter another name")
+        raise refusal("another starter", path=folder / "env" / source.name, starter=starter)
     write_bytes(target, source.read_bytes())
     return source.name
 
 
-def adopt_folder(
-    task: Task,
-    execute: Execute,
-    *,
-    best: float | Callable[[float], float] | None = None,
-    best_provenance: str = "",
-) -> Task:
+def adopt_folder(task: Task, execute: Execute, *, best: Best = None, best_provenance: str = "") -> Task:
     """Return the task after measuring its starter and writing its ``task.yaml`` and ``scripts/control.csv``.
 
     Afterwards the folder can be named wherever a task can, and a fresh process knows a submission that the
@@ -100,7 +90,7 @@ def adopt_folder(
 
     Args:
         task: A folder without ``task.yaml``, loaded with direction and limits.
-        best: Best known score, or what makes it of the starter's; None for the known one.
+        best: Best known score; None for the known one.
         best_provenance: Where it comes from.
 
     Raises:
@@ -109,20 +99,16 @@ def adopt_folder(
     """
     check_adoptable(task.folder)
     if task.grader is None:
-        raise TaskError(f"{task.folder} has no scripts/eval.py", cure="write get_score(submission_folder)")
+        raise refusal("no eval script", folder=task.folder)
     if best is None and not task.best:
-        told = f"the best known score of {task.name} is not known"
-        raise TaskError(told, cure="state it with --best SCORE")
+        raise refusal("best not known", name=task.name)
     scores, submission = starter_scores(task, execute)
     if best is not None:
-        known_best = best(scores["feedback"]) if callable(best) else best
-        task = replace(task, best=dict.fromkeys(LABEL_SETS, known_best))
+        reached = best(scores["feedback"]) if callable(best) else best
+        task = replace(task, best=dict.fromkeys(LABEL_SETS, reached))
     if not worse_than(scores["feedback"], task.best["feedback"], task.greater_is_better):
-        raise TaskError(
-            f"the starter of {task.name} scores {scores['feedback']:g}, and the best known score "
-            f"{task.best['feedback']:g} is not better",
-            cure="state a better one with --best, or check --better",
-        )
+        numbers = {"score": scores["feedback"], "best": task.best["feedback"]}
+        raise refusal("best of folder beaten", name=task.name, **numbers)
     control = task.folder / "scripts" / CONTROL
     write_bytes(control, submission)
     grader = replace(task.grader, control=control)

@@ -31,10 +31,16 @@ from mlagent_lib.tasks.foreign.mlebench_read import Competition, Tables, read_bo
 from mlagent_lib.tasks.foreign.mlebench_split import divide_answers
 from mlagent_lib.tasks.foreign.mlebench_starter import StarterScript, make_starter, sample_starter
 from mlagent_lib.tasks.grading import LABEL_SETS, grade
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.task import Task, checksums, load_task
 
 LIMITS = Limits(seconds=300.0, memory_bytes=4 << 30)
 GIVEN = "given by the user"
+_BOARD = "best private score of {teams} teams on Kaggle's leaderboard, on Kaggle's own test rows"
+_ORIGIN = (
+    "a competition prepared by MLE-bench; the {rows} private rows are divided into feedback and report by "
+    "{divided}, seed {seed}"
+)
 PACKAGE = "mlebench_competition"  # the grader's folder is imported under this name
 _STANDIN = Path(__file__).with_name("standin") / "mlebench"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -46,9 +52,9 @@ _REQUEST = """\
 A Kaggle competition, described in data_description.txt. You are given a training script train.py. \
 Understand the script, then improve it: {wish} the competition's score on the test rows as far as you can.
 (1) Do not change the random seed.
-(2) Save the answers to submission.csv, in the format of data/{sample}: one line for each of its {rows} \
-rows, with {id_column} and {asked}.
-(3) One run may take {seconds:g} seconds on one core.
+(2) Save the answers to submission.csv, in the format of data/{tables.sample_name}: one line for each of \
+its {rows} rows, with {tables.id_column} and {asked}.
+(3) One run may take {limits.seconds:g} seconds on one core.
 """
 
 
@@ -79,10 +85,9 @@ def import_competition(
     """
     out = Path(out).absolute()  # the draft's paths are compared with others below
     if not _NAME.fullmatch(name):
-        cure = "use letters, digits, points, dashes and underscores"
-        raise TaskError(f"{name!r} is no name for a task", cure=cure)
+        raise refusal("bad folder name", name=name)
     if out.exists():
-        raise TaskError(f"{out} exists already", cure="choose another --out, or remove the folder")
+        raise refusal("folder exists", path=out)
     tables = read_tables(source)
     board = read_board(source, greater_is_better, best)
     up = board.greater_is_better if board else bool(greater_is_better)
@@ -94,15 +99,9 @@ def import_competition(
         _write_grader(draft, source, board)
         divided = _write_answers(draft, source, tables, seed)
         card = _card(name, source, tables, up, limits)
-        card["provenance"] = (
-            f"a competition prepared by MLE-bench; the {len(tables.answers)} private rows are divided into "
-            f"feedback and report by {divided}, seed {seed}"
-        )
-        known = GIVEN
-        if best is None:
-            best = board.best
-            known = f"best private score of {board.teams} teams on Kaggle's leaderboard, "
-            known += "on Kaggle's own test rows"
+        card["provenance"] = _ORIGIN.format(rows=len(tables.answers), divided=divided, seed=seed)
+        known = GIVEN if best is not None else _BOARD.format(teams=board.teams)
+        best = board.best if best is None else best
         card["best"] = dict.fromkeys(LABEL_SETS, float(best)) | {"provenance": known}
         card["grader"] = _grader(draft, tables).to_card(draft)
         card["baseline"] = dict(card["best"])  # so that the folder loads; measured next
@@ -119,8 +118,7 @@ def _starter(source: Competition, tables: Tables, given: Path | None) -> Starter
     try:
         return StarterScript(given.read_text(encoding="utf-8"), "other", "other", GIVEN)
     except (OSError, UnicodeDecodeError) as error:
-        told = f"the starter {given} cannot be read ({type(error).__name__})"
-        raise TaskError(told, cure="correct --starter") from error
+        raise refusal("starter unread", path=given, error=type(error).__name__) from error
 
 
 def _write_env(folder: Path, source: Competition, tables: Tables) -> None:
@@ -132,10 +130,8 @@ def _write_env(folder: Path, source: Competition, tables: Tables) -> None:
 
 
 def _write_request(folder: Path, tables: Tables, up: bool, limits: Limits) -> None:
-    request = _REQUEST.format(
-        wish="raise" if up else "lower", sample=tables.sample_name, rows=len(tables.sample),
-        id_column=tables.id_column, asked=", ".join(tables.targets), seconds=limits.seconds,
-    )  # fmt: skip
+    wish, asked = "raise" if up else "lower", ", ".join(tables.targets)
+    request = _REQUEST.format(wish=wish, asked=asked, rows=len(tables.sample), tables=tables, limits=limits)
     (folder / "scripts").mkdir()
     (folder / "scripts" / "research_problem.txt").write_text(request, encoding="utf-8")
     (folder / "scripts" / "read_only_files.txt").write_text("\n".join(READ_ONLY) + "\n", encoding="utf-8")
@@ -242,8 +238,8 @@ def _measure(folder: Path, card: dict, tables: Tables, execute: Execute) -> dict
     task = load_task(folder)
     ran = execute(task, task.env_files())
     if ran.status != "ok":
-        told = f"the starter does not run ({ran.status}): {ran.output.strip()[-300:]}"
-        raise _StarterError(told, cure="give one that runs with --starter, or raise --seconds")
+        last = ran.output.strip()[-300:]
+        raise refusal("starter does not run", _StarterError, status=ran.status, last=last)
     submission = ran.collected.get("submission.csv")
     columns = [name for name in tables.sample if name in tables.answers]
     gold = tables.answers[columns].to_csv(index=False).encode()
@@ -252,10 +248,9 @@ def _measure(folder: Path, card: dict, tables: Tables, execute: Execute) -> dict
         try:
             scores[part] = grade(task, submission, part)
         except (SubmissionError, Unscored) as error:
-            raise _StarterError(
-                f"the starter's submission cannot be scored on the {part} rows: {error.message}",
-                cure=error.cure or "give a starter whose submission the grader accepts with --starter",
-            ) from error
+            cure = error.cure or "give a starter whose submission the grader accepts with --starter"
+            why = error.message
+            raise refusal("starter unscored", _StarterError, part=part, why=why, cure=cure) from error
         with contextlib.suppress(SubmissionError):  # answers may have another form than submissions
             perfect[part] = grade(task, gold, part, control=submission)
     _check_scores(task, card, scores, perfect)
@@ -272,15 +267,9 @@ def _check_scores(task: Task, card: dict, scores: dict[str, float], perfect: dic
         known = f"the true answers' score, as the starter beats {best[beaten[0]]:g}, the {best['provenance']}"
         best |= perfect | {"provenance": known}
     elif beaten:
-        raise TaskError(
-            f"the starter scores {scores[beaten[0]]:g} on the {beaten[0]} rows, and the best known score is "
-            f"{best[beaten[0]]:g}, which is not better",
-            cure="state a better score with --best, or check --better and --metric",
-        )
+        part = beaten[0]
+        raise refusal("best is beaten", score=scores[part], part=part, best=best[part])
     for part, score in perfect.items():
         if worse_than(score, scores[part], up):
-            raise TaskError(
-                f"the true answers score {score:g} on the {part} rows, worse than the starter's "
-                f"{scores[part]:g}: {task.better} cannot be better",
-                cure="check that leaderboard and grader belong to one competition, or state --better",
-            )
+            told = {"score": score, "part": part, "starter": scores[part], "better": task.better}
+            raise refusal("answers score worse", **told)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks import grading
 from mlagent_lib.tasks.foreign.check_grader import read_grader
 from mlagent_lib.tasks.foreign.leaderboard import Leaderboard, read_leaderboard
+from mlagent_lib.tasks.refusals import refusal
 
 FEWEST_ROWS = 10  # of the answers; half of them are feedback
 MOST_CLASSES = 50  # whole numbers with more different values are numbers
@@ -89,8 +89,7 @@ def configured(source: Competition, config: Path) -> Competition:
         dataset = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("dataset") or {}
         named = {"answers": dataset.get("answers"), "sample": dataset.get("sample_submission")}
     except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
-        told = f"{config} is no table of keys ({type(error).__name__})"
-        raise TaskError(told, cure="take the competition's folder from a clone of MLE-bench") from error
+        raise refusal("config unread", path=config, error=type(error).__name__) from error
     found = {}
     for what, path in named.items():  # <competition>/prepared/<public or private>/<name>
         part, _, name = str(path).rpartition("prepared/")[2].partition("/")
@@ -113,16 +112,18 @@ def read_tables(source: Competition) -> Tables:
     _check_size(sample_path.stat().st_size, sample_path)
     for path in source.public.rglob("*"):
         if path.is_file() and filecmp.cmp(path, answers_path, shallow=False):
-            told = f"{path} is a copy of the private answers {answers_path}"
-            raise TaskError(told, cure="remove it from the public data: an agent could read it")
+            raise refusal("answers in public", path=path, answers=answers_path)
     answers, shown = (read_table(path, texts=True) for path in (answers_path, sample_path))
-    id_column = source.id_column or _find_id(answers, shown, answers_path, sample_path)
+    id_column = source.id_column or _find_id(answers, shown)
+    if not id_column:
+        raise refusal("no id column", sample=sample_path, answers=answers_path)
     for path, table in ((answers_path, answers), (sample_path, shown)):
         if id_column not in table:
-            told = f"{path} has no column {id_column!r}: its columns are {', '.join(map(str, table))}"
-            raise TaskError(told, cure="name the column of the row ids with --id")
+            raise refusal("id not there", path=path, name=id_column, columns=", ".join(map(str, table)))
     _check_rows(set(answers[id_column]), set(shown[id_column]), answers_path, sample_path)
-    targets = _targets(answers, shown, id_column, sample_path)
+    targets = _targets(answers, shown, id_column)
+    if not targets:
+        raise refusal("sample answers all", path=sample_path)
     largest = sample_path.stat().st_size + sum(_honest_bytes(answers, shown, target) for target in targets)
     _check_size(largest, sample_path)
     is_public = sample_path.is_relative_to(source.public)
@@ -146,51 +147,34 @@ def _honest_bytes(answers: pd.DataFrame, shown: pd.DataFrame, target: str) -> in
 
 def _check_size(size: int, path: Path) -> None:
     if size > LARGEST_SUBMISSION:
-        raise TaskError(
-            f"an honest submission may have {size / 1e6:.1f} MB (see {path}), and the kit reads at most "
-            f"{LARGEST_SUBMISSION / 1e6:.1f} MB",
-            cure="this competition cannot be used: choose one with smaller submissions",
-        )
+        raise refusal("large submission", size=size / 1e6, path=path, most=LARGEST_SUBMISSION / 1e6)
 
 
-def _targets(answers: pd.DataFrame, shown: pd.DataFrame, id_column: str, path: Path) -> tuple[str, ...]:
+def _targets(answers: pd.DataFrame, shown: pd.DataFrame, id_column: str) -> tuple[str, ...]:
     """Return the columns of the sample that it does not answer rightly itself."""
     truth, given = (table.drop_duplicates(id_column).set_index(id_column) for table in (answers, shown))
-    found = [name for name in given if name not in truth or (given[name] != truth[name][given.index]).any()]
-    if not found:
-        cure = "name the sample submission with --sample"
-        raise TaskError(f"{path} holds the true answers of all rows", cure=cure)
-    return tuple(found)
+    is_wrong = (name not in truth or (given[name] != truth[name][given.index]).any() for name in given)
+    return tuple(given.columns[list(is_wrong)])
 
 
 def _check_parts(source: Competition) -> None:
     for part, folder in (("public", source.public), ("private", source.private)):
         if not folder.is_dir() or not any(folder.iterdir()):
-            raise TaskError(
-                f"the {part} data {folder} are {'empty' if folder.is_dir() else 'not there'}",
-                cure="run 'mlebench prepare -c <competition>' of MLE-bench first, and give its "
-                f"prepared/{part}",
-            )
+            state = "empty" if folder.is_dir() else "not there"
+            raise refusal("data not prepared", part=part, folder=folder, state=state)
     for part, path in (("grader", source.grade), ("description", source.description)):
         if not path.is_file():
-            cure = "give the file in mlebench/competitions/<competition> of a clone of MLE-bench"
-            raise TaskError(f"the {part} {path} is not there", cure=cure)
-    if problem := read_grader(source.grade, "grade").problem:
-        raise TaskError(
-            f"the grader {source.grade} cannot grade: {problem}", cure="give MLE-bench's grade.py"
-        )
+            raise refusal("part not there", part=part, path=path)
+    if fault := read_grader(source.grade, "grade"):
+        raise refusal("grader cannot grade", path=source.grade, fault=fault)
 
 
 def _check_rows(ids: set[str], shown: set[str], answers_path: Path, sample_path: Path) -> None:
     if ids != shown:
-        raise TaskError(
-            f"{sample_path} and {answers_path} answer different rows: {len(shown - ids)} ids are only in the "
-            f"first, {len(ids - shown)} only in the second",
-            cure="name the right files with --sample and --answers, or the right column with --id",
-        )
+        counts = {"first": len(shown - ids), "second": len(ids - shown)}
+        raise refusal("other rows", sample=sample_path, answers=answers_path, **counts)
     if len(ids) < FEWEST_ROWS:
-        told = f"{answers_path} answers {len(ids)} rows, {FEWEST_ROWS} are needed to divide them"
-        raise TaskError(told, cure="prepare the competition with more test rows")
+        raise refusal("few answers", path=answers_path, count=len(ids), least=FEWEST_ROWS)
 
 
 def _one_file(folders: tuple[Path, ...], named: str, what: str) -> Path:
@@ -198,7 +182,7 @@ def _one_file(folders: tuple[Path, ...], named: str, what: str) -> Path:
     if named:
         path = next((path for folder in folders if (path := folder / named).is_file()), None)
         if path is None:
-            raise TaskError(f"{folders[0] / named} is not there", cure=f"correct --{what}")
+            raise refusal("named not there", path=folders[0] / named, what=what)
     else:
         files = [[path for path in sorted(folder.iterdir()) if _may_be(path, what)] for folder in folders]
         tables = next(filter(None, ([path for path in few if path.suffix == ".csv"] for few in files)), [])
@@ -207,8 +191,7 @@ def _one_file(folders: tuple[Path, ...], named: str, what: str) -> Path:
             raise _not_one(folders[0], known, sum(files, []), what)
         path = known[0]
     if path.suffix != ".csv":
-        told = f"{path} is no CSV file but {_kind(path)}, and only those are read"
-        raise TaskError(told, cure="choose a competition with tables")
+        raise refusal("no csv", path=path, kind=_kind(path))
     return path
 
 
@@ -221,30 +204,25 @@ def _kind(path: Path) -> str:
     return path.suffix[1:].upper() or "a file without a suffix"
 
 
-def _not_one(folder: Path, known: list[Path], others: list[Path], what: str) -> TaskError:
+def _not_one(folder: Path, known: list[Path], others: list[Path], what: str) -> Exception:
     """Return the error of a folder that holds no table or several: other files there may be what is meant."""
-    found = ", ".join(path.name for path in known) or "none"
-    cure = f"name the file with --{what}: the competition's config.yaml has it under dataset"
-    if not known and others:
-        found += f", but {', '.join(f'{path.name} ({_kind(path)})' for path in others[:3])}"
-        packed = [path for path in others if path.suffix in (".zip", ".7z", ".gz", ".tar")]
-        cure = f"unpack {packed[0]}" if packed else "choose a competition with tables: only CSV is read"
-    return TaskError(f"{folder} must hold one table of {what}, found {found}", cure=cure)
+    if known or not others:
+        found = ", ".join(path.name for path in known) or "none"
+        return refusal("not one table", folder=folder, what=what, found=found)
+    found = ", ".join(f"{path.name} ({_kind(path)})" for path in others[:3])
+    packed = [path for path in others if path.suffix in (".zip", ".7z", ".gz", ".tar")]
+    cure = f"unpack {packed[0]}" if packed else "choose a competition with tables: only CSV is read"
+    return refusal("no table but others", folder=folder, what=what, found=found, cure=cure)
 
 
 def read_table(path: Path, *, texts: bool = False, **options: object) -> pd.DataFrame:
-    """Return a CSV file as a table, every cell as the text that the file holds where ``texts`` are asked.
-
-    Raises:
-        TaskError: It is no such file.
-    """
+    """Return a CSV file as a table, every cell as the text that the file holds where ``texts`` are asked."""
     as_texts = {"dtype": str, "keep_default_na": False} if texts else {}
     try:
         return pd.read_csv(path, **as_texts, **options)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        cure = "prepare the competition again"
-        raise TaskError(f"{path} cannot be read as a table ({why})", cure=cure) from error
+        raise refusal("table unread", path=path, why=why) from error
 
 
 def read_public(source: Competition, name: str, **options: object) -> pd.DataFrame:
@@ -253,13 +231,12 @@ def read_public(source: Competition, name: str, **options: object) -> pd.DataFra
     return read_table(path, **options) if path.is_file() else pd.DataFrame()
 
 
-def _find_id(answers: pd.DataFrame, shown: pd.DataFrame, answers_path: Path, sample_path: Path) -> str:
-    """Return the first column of the sample that names rows: the same in the answers, and no value twice."""
+def _find_id(answers: pd.DataFrame, shown: pd.DataFrame) -> str:
+    """Return the first column of the sample that names rows, each once in the answers; "" for none."""
     for name in shown:
         if name in answers and answers[name].is_unique and set(shown[name]) == set(answers[name]):
             return name
-    cure = "name the column of the row ids with --id, or the right files with --sample and --answers"
-    raise TaskError(f"no column of {sample_path} names the rows of {answers_path}", cure=cure)
+    return ""
 
 
 def read_board(source: Competition, greater_is_better: bool | None, best: float | None) -> Leaderboard | None:
@@ -271,6 +248,5 @@ def read_board(source: Competition, greater_is_better: bool | None, best: float 
     if source.leaderboard is not None:
         return read_leaderboard(source.leaderboard, greater_is_better=greater_is_better)
     if greater_is_better is None or best is None:
-        told = "without a leaderboard neither the direction nor the best known score is known"
-        raise TaskError(told, cure="give --leaderboard, or both --better and --best")
+        raise refusal("no leaderboard")
     return None

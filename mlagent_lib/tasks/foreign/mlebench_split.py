@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 
 from mlagent_lib.tasks.foreign.mlebench_read import (
     FEWEST_ROWS,
@@ -27,9 +28,7 @@ _PERSONS = re.compile("patient|subject|person", re.IGNORECASE)
 _TIMES = re.compile("date|day|week|month|year|time", re.IGNORECASE)  # test rows may be the later ones
 
 
-def divide_answers(
-    source: Competition, tables: Tables, stream: np.random.Generator
-) -> tuple[np.ndarray, str]:
+def divide_answers(source: Competition, tables: Tables, stream: Generator) -> tuple[np.ndarray, str]:
     """Return for each row of the answers whether it is a report row, and in words what divides them."""
     strata, divided = strata_of(tables.answers[[name for name in tables.targets if name in tables.answers]])
     groups, group = groups_of(source, tables)
@@ -37,7 +36,7 @@ def divide_answers(
     return halves(groups, strata, stream), divided
 
 
-def halves(ids: Sequence[str], strata: Sequence[str], stream: np.random.Generator) -> np.ndarray:
+def halves(ids: Sequence[str], strata: Sequence[str], stream: Generator) -> np.ndarray:
     """Return for each row whether it belongs to the second half.
 
     Rows of one id stay together; the stratum of its first row counts. The halves of a stratum, and of the

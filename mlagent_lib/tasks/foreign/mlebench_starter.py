@@ -166,6 +166,5 @@ def _constant(train: pd.DataFrame, tables: Tables) -> StarterScript:
         if name not in train or not train[name].notna().any() or not _fits(train[name], tables.sample[name]):
             return sample_starter(tables)
     script = _head(tables, []) + _texts()["constant"].format(targets=json.dumps(list(tables.targets)))
-    return StarterScript(
-        script, "other", "other", "one answer for all rows: the mean, or the commonest class"
-    )
+    how = "one answer for all rows: the mean, or the commonest class"
+    return StarterScript(script, "other", "other", how)

@@ -15,6 +15,8 @@ from pathlib import Path
 from mlagent_lib.core.files import read_yaml
 from mlagent_lib.core.tracebacks import cause_of
 
+Files = Mapping[str, bytes]  # the content of each, by its path in a workspace
+
 
 @cache
 def tables() -> dict:
@@ -116,12 +118,7 @@ class Diagnosis:
 
 
 def diagnose(
-    files: Mapping[str, bytes],
-    script: str,
-    status: str,
-    output: str,
-    folder: str = "env",
-    home: Path | None = None,
+    files: Files, script: str, status: str, output: str, folder: str = "env", home: Path | None = None
 ) -> Diagnosis:
     """Return what a script tripped over, from the output of its run.
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.files import write_text
 from mlagent_lib.tasks.foreign.old_code import diagnose, tables
+from mlagent_lib.tasks.refusals import refusal
+from mlagent_lib.tasks.task import task_files
 
 MARKER = "prepared"  # the file that MLAgentBench itself leaves in scripts/
 _MOST_OUTPUT = 1 << 20
@@ -45,8 +47,7 @@ def prepare_folder(
     """
     scripts = folder / "scripts"
     if not scripts.is_dir() or not (folder / "env").is_dir():
-        told = f"{folder} is no task folder: it needs env/ and scripts/"
-        raise TaskError(told, cure="give the folder of one task")
+        raise refusal("no task folder to prepare", folder=folder)
     program, marker = scripts / "prepare.py", scripts / MARKER
     if not program.is_file():
         say(f"{folder.name} has no scripts/prepare.py: there is nothing to prepare")
@@ -62,15 +63,17 @@ def prepare_folder(
         raise _failed(program, code, output, seconds)
     made = _data_files(folder) - before
     _check_ended_well(program, output, made=bool(made) or was_prepared)
-    for path in sorted(Path(row[0]) for row in made):
+    for path in sorted(row[0] for row in made):
         if path.suffix not in (".html", ".htm") and _PAGE.match(_head(path)):
             place = path.relative_to(folder).as_posix()
-            told = f"{folder.name}/scripts/{program.name} ended with 0, but {place} is a web page"
-            cure = "log in where it asks for that, or fetch the file with a browser"
-            raise TaskError(told, cure=f"{cure}; {_OVERRIDE}")
+            raise refusal("web page", name=_name(program), place=place, override=_OVERRIDE)
     write_text(marker, "success\n")
     say(f"{folder.name} is prepared")
     return True
+
+
+def _name(program: Path) -> str:
+    return f"{program.parent.parent.name}/scripts/{program.name}"
 
 
 def _run_program(program: Path, seconds: float, confirm: bool) -> tuple[int | None, str]:
@@ -82,16 +85,15 @@ def _run_program(program: Path, seconds: float, confirm: bool) -> tuple[int | No
     with tempfile.TemporaryFile() as answers:
         answers.write(b"\n" * 20 if confirm else b"")
         answers.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-u", program.name], cwd=program.parent, stdin=None if asks else answers,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=not asks,
-        )  # fmt: skip
+        streams = {"stdin": None if asks else answers, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = [sys.executable, "-u", program.name]
+        process = subprocess.Popen(command, cwd=program.parent, start_new_session=not asks, **streams)
         try:
             output = _listen(process, time.monotonic() + seconds, echo=asks)
             code = process.poll()
         finally:
             if process.poll() is None:
-                if asks or not hasattr(os, "killpg"):
+                if asks:
                     process.kill()
                 else:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -120,32 +122,27 @@ def _listen(process: subprocess.Popen, deadline: float, *, echo: bool) -> bytes:
 
 def _failed(program: Path, code: int | None, output: str, seconds: float) -> TaskError:
     """Return the explanation of a failed ``prepare.py``: what its tools said, else where it stopped."""
-    name = f"{program.parent.parent.name}/scripts/{program.name}"
+    name = _name(program)
     if code is None:
-        return TaskError(f"{name} did not end within {seconds:g} s", cure="give it more time with --seconds")
+        return refusal("preparing takes long", name=name, seconds=seconds)
     if code < 0:
-        told = f"{name} was ended by the signal {signal.Signals(-code).name}"
-        return TaskError(told, cure="see whether the memory of this machine suffices, then run it again")
+        return refusal("preparing was ended", name=name, signal=signal.Signals(-code).name)
     files, home = {program.name: program.read_bytes()}, program.parent.parent
     found = diagnose(files, program.name, "error", output, "scripts", home)
     for rule in tables()["downloads"]:
         if re.search(rule["error"], output):
-            return TaskError(f"{name} failed at {replace(found, cause=rule['cause'])}", cure=rule["cure"])
+            found = replace(found, cause=rule["cause"])
+            return refusal("download fails", name=name, found=found, cure=rule["cure"])
     if "EOFError" in found.error:
-        return TaskError(
-            f"{name} asks for your consent at line {found.line} ({found.source}), and there is no terminal",
-            cure="do what it asks for, then run it in a terminal, or with --yes",
-        )
+        return refusal("asks for consent", name=name, found=found)
     last = "" if found.line else f": {' '.join(output.split())[-_LAST_WORDS:]}"
-    return TaskError(f"{name} failed with exit code {code} at {found}{last}", cure=found.cure)
+    return refusal("preparing fails", name=name, code=code, found=found, last=last)
 
 
 def _data_files(folder: Path) -> set[tuple]:
-    """Return name, size and time of each file with content; an empty one is what a failed download leaves."""
-    paths = [path for part in ("env", "scripts") for path in (folder / part).rglob("*")]
-    files = [path for path in paths if path.is_file() and "__pycache__" not in path.parts]
-    found = ((path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return {row for row in found if row[1]}
+    """Return path, size and time of each file with content; an empty one is what a failed download leaves."""
+    found = ((path, path.stat()) for path in task_files(folder))
+    return {(path, stat.st_size, stat.st_mtime_ns) for path, stat in found if stat.st_size}
 
 
 def _head(path: Path) -> bytes:
@@ -155,12 +152,10 @@ def _head(path: Path) -> bytes:
 
 def _check_ended_well(program: Path, output: str, *, made: bool) -> None:
     """Raise `TaskError` where a ``prepare.py`` ended with 0 although what it started had failed."""
-    name = f"{program.parent.parent.name}/scripts/{program.name}"
+    name = _name(program)
     for rule in (*tables()["downloads"], *tables()["children"]):
         if found := re.search(rf"^.*(?:{rule['error']}).*$", output, re.MULTILINE):
             line = " ".join(found.group(0).split())[-_LAST_WORDS:]
-            told = f"{name} ended with 0, but printed {line!r}: {rule['cause']}"
-            raise TaskError(told, cure=f"{rule['cure']}; {_OVERRIDE}")
+            raise refusal("printed a failure", name=name, line=line, rule=rule, override=_OVERRIDE)
     if not made:
-        cure = f"see whether its download works; a run reads nothing outside of the folder; {_OVERRIDE}"
-        raise TaskError(f"{name} ended with 0, but put no data into env/ or scripts/", cure=cure)
+        raise refusal("made no data", name=name, override=_OVERRIDE)

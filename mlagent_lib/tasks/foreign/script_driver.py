@@ -68,10 +68,8 @@ def changed(fixed):
 def run(command, folder=".", channel=None):
     """Run a command to its end with its output shown; return exit code and output, and end its group."""
     kept = () if channel is None else (channel,)
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        start_new_session=True, pass_fds=kept,
-    )  # fmt: skip
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    process = subprocess.Popen(command, cwd=folder, start_new_session=True, pass_fds=kept, **told)
     lines = []
     for line in process.stdout:
         print(line, end="", flush=True)
@@ -84,8 +82,7 @@ def run(command, folder=".", channel=None):
 
 def printed(text, metric):
     """Return the last finite number that was printed for a metric, or None."""
-    found = re.findall(rf"^\s*{re.escape(metric)}\s*[:=]\s*(\S+)\s*$", text, re.MULTILINE)
-    return last(found)
+    return last(re.findall(rf"^\s*{re.escape(metric)}\s*[:=]\s*(\S+)\s*$", text, re.MULTILINE))
 
 
 def last(found):

@@ -15,19 +15,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.files import sha256_bytes, write_text
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.tasks.attempt import Execute
 from mlagent_lib.tasks.env_folder import divide
 from mlagent_lib.tasks.folder import drafted
 from mlagent_lib.tasks.foreign.mlagentbench import adopt_folder
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.task import Task, load_task
 
 DRIVER = "run_fixed.py"
-PROXY = (
-    0.1  # "success" of MLAgentBench is more than 10 % over the starter: a stated stand-in for a best score
-)
+# "Success" of MLAgentBench is more than 10 % over the starter: a stated stand-in for a best score.
+PROXY = 0.1
 LONGEST_PROGRAM = 8000  # ours: characters of the folder's own instructions that the agent reads
 PROGRAMS = ("program.md", "README.md")
 _SKIPPED = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "node_modules", "submission.csv")
@@ -44,6 +43,10 @@ def get_score(folder):
         raise ValueError("the submission names another metric")
     return float(value)
 '''
+_REQUEST = """\
+Make {metric} {better} by changing {files}. All other files are fixed. One run may take \
+{limits.seconds:g} seconds, the evaluation included; {how}.
+"""
 _HOW = {
     "printed": "the metric is the last line that the script prints for it, and a script can print anything",
     "function": "the metric is what {place} returned to the script last; a printed line counts for nothing",
@@ -69,8 +72,7 @@ def command_of(text: str) -> list[str]:
     if words[:1] == ["python"]:
         words = words[1:]
     if not words or not words[0].endswith(".py"):
-        cure = 'give a command such as --run "python train.py"'
-        raise TaskError(f"{text!r} does not run a Python script", cure=cure)
+        raise refusal("no python command", text=text)
     return words
 
 
@@ -108,17 +110,16 @@ def adopt_script(
     source, target, command = Path(folder), Path(out), command_of(run)
     place, _, function = evaluate.partition(":")
     if target.exists():
-        raise TaskError(f"{target} is there already", cure="name another folder with --out")
+        raise refusal("script folder exists", path=target)
     for name in (*edit, command[0], *([place] if place else [])):
         if not (source / name).is_file():
-            raise TaskError(f"{source} holds no file {name}", cure="name files by their place in the folder")
+            raise refusal("no such file", folder=source, name=name)
     if command[0] not in edit:
-        cure = f"let --run start one of {', '.join(edit)}"
-        raise TaskError(f"{command[0]} is run and may not change, so that nothing could be learnt", cure=cure)
+        raise refusal("script is fixed", script=command[0], edit=", ".join(edit))
     if place in edit:
-        raise TaskError(f"{place} evaluates, and may change", cure="leave it out of --edit")
+        raise refusal("evaluation may change", place=place)
     if not re.fullmatch(r"[\w@-]+", metric):
-        raise TaskError(f"{metric!r} is no name of a metric", cure="use letters, digits, '_', '-' and '@'")
+        raise refusal("no metric name", metric=metric)
     how = _HOW["function" if function else "apart" if place else "printed"].format(place=evaluate)
     facts = (how, f"only {', '.join(edit)} may change")
     with drafted(target) as draft:
@@ -134,10 +135,9 @@ def adopt_script(
         task = replace(task, name=target.name)
         sign = 1 if greater_is_better else -1
         proxy = "a proxy: a tenth better than the script as it came"
-        adopt_folder(
-            task, execute, best_provenance=best_source or (proxy if best is None else ""),
-            best=best if best is not None else lambda score: score + sign * (PROXY * abs(score) or PROXY),
-        )  # fmt: skip
+        aim = best if best is not None else lambda score: score + sign * (PROXY * abs(score) or PROXY)
+        told = best_source or (proxy if best is None else "")
+        adopt_folder(task, execute, best=aim, best_provenance=told)
     return load_task(target)
 
 
@@ -159,8 +159,5 @@ def _request(source: Path, edit: Sequence[str], metric: str, better: str, limits
     """Return what the agent is asked: the folder's own instructions, and the rules of the task."""
     found = (source / name for name in PROGRAMS if (source / name).is_file())
     program = next((path.read_text(encoding="utf-8", errors="replace") for path in found), "")
-    files = " and ".join(edit)
-    return (
-        f"Make {metric} {better} by changing {files}. All other files are fixed. One run may take "
-        f"{limits.seconds:g} seconds, the evaluation included; {how}.\n\n{program[:LONGEST_PROGRAM]}"
-    ).strip() + "\n"
+    told = _REQUEST.format(metric=metric, better=better, files=" and ".join(edit), limits=limits, how=how)
+    return f"{told}\n{program[:LONGEST_PROGRAM]}".strip() + "\n"

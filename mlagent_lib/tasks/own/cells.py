@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pandas as pd
 
+from mlagent_lib.tasks.refusals import refusal
+
 MOST_CATEGORIES = 500  # ours: one-hot encoded they still fit the memory of a run
 STRAY_SHARE = 0.1  # a column with fewer words than this among its numbers has typing errors, not categories
 FEWEST_OF_WORD = 5  # rows of a word from which it is no typing error
@@ -42,9 +44,16 @@ def words_in(column: pd.Series) -> float:
     return float(column.str.count(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+").mean())
 
 
-def is_too_large(numbers: pd.Series) -> pd.Series:
-    """Return which numbers are infinite, or so large that scikit-learn's trees and squares refuse them."""
-    return numbers.abs() > LARGEST
+def first_row(flags: pd.Series) -> int:
+    """Return the number of the first flagged row, counted from 1 without the line of names."""
+    return int(flags.to_numpy().argmax()) + 1
+
+
+def refuse_too_large(numbers: pd.Series, reason: str) -> None:
+    """Refuse numbers that are infinite, or so large that scikit-learn's trees and squares refuse them."""
+    if (large := numbers.abs() > LARGEST).any():
+        size = stated_size(numbers[large].iloc[0])
+        raise refusal(reason, column=numbers.name, size=size, row=first_row(large))
 
 
 def stated_size(number: float) -> str:
@@ -122,11 +131,9 @@ def dates_in(column: pd.Series) -> tuple[str, str] | None:
         how = f"in pandas pd.to_datetime(table[{column.name!r}], format={form!r}{part}).dt.month"
     else:
         how = f"not all have the form {form}: {cells[read[form].idxmin()]!r}"
-    row = int((column.str.strip() == cells[dates.idxmax()]).to_numpy().argmax()) + 1
-    return (
-        f"dates, such as {column.iloc[row - 1]!r} in row {row}",
-        f"write numbers in their place, such as year, month, weekday or age in days ({how})",
-    )
+    row = first_row(column.str.strip() == cells[dates.idxmax()])
+    cure = f"write numbers in their place, such as year, month, weekday or age in days ({how})"
+    return f"dates, such as {column.iloc[row - 1]!r} in row {row}", cure
 
 
 def are_codes(cells: pd.Series, is_number: pd.Series) -> bool:

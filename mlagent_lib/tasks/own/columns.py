@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks.own.cells import (
     EITHER,
     MOST_CATEGORIES,
@@ -17,15 +16,17 @@ from mlagent_lib.tasks.own.cells import (
     are_codes,
     are_words,
     dates_in,
-    is_too_large,
+    first_row,
     read_numbers,
-    stated_size,
+    refuse_too_large,
     too_many,
     words_in,
 )
-from mlagent_lib.tasks.own.spec import OwnSpec, closest, listed, quoted, refusal
+from mlagent_lib.tasks.own.spec import OwnSpec, closest, listed, quoted
+from mlagent_lib.tasks.refusals import refusal
 
 MISSING = "missing"  # stands in empty cells of words and texts, which most encoders and vectorisers refuse
+_OWN_GROUP = "give each row a group; a row of its own gets a group of its own"
 WORDS_OF_TEXT = 5  # words a cell, on average, from which a column of different cells is taken for text
 
 
@@ -53,25 +54,25 @@ def find_roles(frame: pd.DataFrame, spec: OwnSpec) -> Roles:
         TaskError: A column is not there or has two roles, the groups or the ids are unusable, no input is
             left, or a number can be read in two ways.
     """
-    named = [("--target", spec.target), ("--id", spec.id_column), ("--text", spec.text)]
-    named += [("--group", spec.group), *(("--drop", name) for name in spec.drop)]
+    one = {"--target": spec.target, "--id": spec.id_column, "--text": spec.text, "--group": spec.group}
+    named = [(role, name) for role, name in one.items() if name is not None]
+    named += [("--drop", name) for name in spec.drop]
     role_of: dict[str, str] = {}
     for role, name in [*named, *(("--keep", name) for name in spec.keep)]:
-        if name is None:
-            continue
         if name not in frame.columns:
-            near, columns = closest(name, frame.columns), listed(frame.columns, most=20)
-            raise refusal(
-                "unknown column", role=role, name=name, file=spec.data.name, near=near, columns=columns
-            )
+            told = {"near": closest(name, frame.columns), "columns": listed(frame.columns, most=20)}
+            raise refusal("unknown column", role=role, name=name, file=spec.data.name, **told)
         if role_of.setdefault(name, role) != role and role != "--keep":
             raise refusal("two roles", name=name, other=role_of[name], role=role)
     notes = []
     if spec.id_column is not None:
         _check_ids(frame[spec.id_column])
         notes.append(f"the column {spec.id_column!r} names the rows: left out, rows get new random ids")
-    groups = None if spec.group is None else _groups(frame[spec.group])
-    inputs = frame.drop(columns=[name for role, name in named if name and role != "--text"])
+    groups = None
+    if spec.group is not None:
+        _refuse_empty(frame[spec.group], "group", _OWN_GROUP)
+        groups = frame[spec.group].astype(str)
+    inputs = frame.drop(columns=[name for role, name in named if role != "--text"])
     if inputs.shape[1] == 0:
         raise refusal("no input", file=spec.data.name)
     used = frame[[*inputs, spec.target]].copy()
@@ -82,7 +83,7 @@ def find_roles(frame: pd.DataFrame, spec: OwnSpec) -> Roles:
 def _make_plain(frame: pd.DataFrame, text: str | None) -> list[str]:
     """Turn columns of words that are numbers, such as 1.200,5, into numbers; return notes on them."""
     found = {name: read_numbers(frame[name]) for name in frame if name != text and are_words(frame[name])}
-    ways = {name: how for name, (numbers, how) in found.items() if _covers(numbers, frame[name])}
+    ways = {name: how for name, (read, how) in found.items() if read.notna().equals(frame[name].notna())}
     sure = [way for way in WAYS if any(how.startswith(way) for how in ways.values())]
     for name, how in ways.items():
         if how == EITHER and len(sure) != 1:
@@ -96,10 +97,6 @@ def _make_plain(frame: pd.DataFrame, text: str | None) -> list[str]:
             raise refusal("point among commas", first=commas[0], name=name)
     told = {name: how for name, how in ways.items() if how}
     return [f"the column {name!r} is written with {how}: read as numbers" for name, how in told.items()]
-
-
-def _covers(numbers: pd.Series, column: pd.Series) -> bool:
-    return numbers.notna().equals(column.notna())
 
 
 def _are_thousands(numbers: pd.Series) -> bool:
@@ -117,16 +114,10 @@ def _check_ids(ids: pd.Series) -> None:
         raise refusal("repeated id", key=key, column=ids.name, count=count, shared=len(twice))
 
 
-def _groups(groups: pd.Series) -> pd.Series:
-    _refuse_empty(groups, "group", "give each row a group; a row of its own gets a group of its own")
-    return groups.astype(str)
-
-
 def _refuse_empty(column: pd.Series, role: str, cure: str) -> None:
-    missing = column.isna()
-    if missing.any():
-        row, count = int(missing.to_numpy().argmax()) + 1, int(missing.sum())
-        raise refusal("empty cells", role=role, column=column.name, count=count, row=row, cure=cure)
+    if (missing := column.isna()).any():
+        where = {"column": column.name, "count": missing.sum(), "row": first_row(missing)}
+        raise refusal("empty cells", role=role, cure=cure, **where)
 
 
 def clean_inputs(inputs: pd.DataFrame, spec: OwnSpec, reserved: Iterable[str]) -> pd.DataFrame:
@@ -139,20 +130,19 @@ def clean_inputs(inputs: pd.DataFrame, spec: OwnSpec, reserved: Iterable[str]) -
         reserved = [*reserved, "text"]
     for name in reserved:
         if name in inputs.columns:
-            raise TaskError(
-                f"the task's own files use the name {name!r}, which is an input of {spec.data.name}",
-                cure=f"rename that column in the file, or leave it out by --drop {name}"
-                + (" (or --id id, where it names the rows)" if name == "id" else ""),
-            )
+            or_else = " (or --id id, where it names the rows)" if name == "id" else ""
+            raise refusal("reserved name", name=name, file=spec.data.name, or_else=or_else)
     cleaned = {}
     for name in inputs.columns:
         column = inputs[name]
         if column.isna().all():
             raise refusal("empty column", name=name, flagged=quoted(name))
-        if name == spec.text:
-            cleaned["text"] = _words(column, spec)
-        else:
+        if name != spec.text:
             cleaned[name] = _cleaned(column, spec.text is None)
+        elif pd.api.types.is_string_dtype(column) and not pd.api.types.is_numeric_dtype(column):
+            cleaned["text"] = column.fillna(MISSING)
+        else:
+            raise refusal("no text", column=name)
     return pd.DataFrame(cleaned)
 
 
@@ -161,10 +151,7 @@ def _cleaned(column: pd.Series, is_tabular: bool) -> pd.Series:
     if present.map(lambda value: isinstance(value, bool | np.bool_)).all():
         return column.astype(float) if len(present) < len(column) else column.astype(int)
     if pd.api.types.is_numeric_dtype(column):
-        infinite = is_too_large(column.astype(float)).to_numpy()
-        if infinite.any():
-            size, row = stated_size(column[infinite].iloc[0]), int(infinite.argmax()) + 1
-            raise refusal("large cell", column=column.name, size=size, row=row)
+        refuse_too_large(column.astype(float), "large cell")
         return column
     found = dates_in(column) if is_tabular and too_many(present) else None
     if found:
@@ -186,12 +173,6 @@ def _are_typing_errors(cells: pd.Series, stray: pd.Series) -> bool:
     return (stray.mean() <= STRAY_SHARE or (one_kind and too_many(cells))) and not are_codes(cells, ~stray)
 
 
-def _words(column: pd.Series, spec: OwnSpec) -> pd.Series:
-    if not pd.api.types.is_string_dtype(column) or pd.api.types.is_numeric_dtype(column):
-        raise refusal("no text", column=column.name)
-    return column.fillna(MISSING)
-
-
 def check_categories(inputs: pd.DataFrame) -> None:
     """Refuse word columns of which no category can be learned: free text, names, dates, ticket numbers.
 
@@ -200,10 +181,8 @@ def check_categories(inputs: pd.DataFrame) -> None:
     """
     for name in inputs.columns:
         column = inputs[name]
-        if pd.api.types.is_numeric_dtype(column):
-            continue
         present = column[column != MISSING]
-        if not too_many(present):
+        if pd.api.types.is_numeric_dtype(column) or not too_many(present):
             continue
         different, length = present.nunique(), words_in(present)
         if different > len(present) / 2 and length >= WORDS_OF_TEXT:
@@ -213,12 +192,7 @@ def check_categories(inputs: pd.DataFrame) -> None:
 
 
 def same_kinds(train: pd.DataFrame, test: pd.DataFrame) -> None:
-    """Refuse tables in which a column reads as numbers here and as words there.
-
-    Raises:
-        TaskError: Names the column.
-    """
+    """Refuse tables in which a column, which is named, reads as numbers here and as words there."""
     for name in test.columns:
-        kinds = {pd.api.types.is_numeric_dtype(table[name]) for table in (train, test)}
-        if len(kinds) > 1:
+        if len({pd.api.types.is_numeric_dtype(table[name]) for table in (train, test)}) > 1:
             raise refusal("kinds differ", name=name)

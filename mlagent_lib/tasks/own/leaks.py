@@ -9,8 +9,9 @@ import pandas as pd
 
 from mlagent_lib.core.seeding import derive_seed
 from mlagent_lib.tasks.metrics import auc
-from mlagent_lib.tasks.own.spec import OwnSpec, listed, quoted, refusal
+from mlagent_lib.tasks.own.spec import OwnSpec, listed, quoted
 from mlagent_lib.tasks.own.target import FEWEST_OF_CLASS, Target
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.splits import normalised_rows
 
 FOLDS = 5
@@ -30,8 +31,7 @@ def check_leaks(inputs: pd.DataFrame, target: Target, spec: OwnSpec) -> list[str
         TaskError: A column that names the rows tells the answer, or one column alone determines it.
     """
     notes = []
-    stream = np.random.default_rng(derive_seed(spec.seed, "leaks"))
-    rows = _sample(target, stream)
+    rows = _sample(target, np.random.default_rng(derive_seed(spec.seed, "leaks")))
     if np.ptp(target.values[rows]) == 0:
         return notes  # nothing to tell
     for name in inputs.columns:
@@ -132,10 +132,9 @@ def _determines(codes: np.ndarray, target: Target, rows: np.ndarray) -> float:
         return 0.0
     guess = _folds(DecisionTreeRegressor(random_state=0), codes, target, rows, "predict")
     by_tree = 1 - np.mean((answers - guess) ** 2) / np.var(answers)
-    ranks = [
-        pd.Series(values).rank() for values in (codes, answers)
-    ]  # a copy in another unit, or its logarithm
-    by_line, by_rank = np.corrcoef(codes, answers)[0, 1] ** 2, np.corrcoef(*ranks)[0, 1] ** 2
+    # A copy in another unit lies on a line, its logarithm has its ranks.
+    both = pd.DataFrame({"codes": codes, "answers": answers})
+    by_line, by_rank = (np.corrcoef(table, rowvar=False)[0, 1] ** 2 for table in (both, both.rank()))
     return float(max(by_tree, by_line, by_rank))
 
 
@@ -154,8 +153,7 @@ def check_contradictions(keys: pd.Series, target: Target, spec: OwnSpec) -> list
     repeated = keys.duplicated(keep=False)
     if not repeated.any():
         return []
-    answers = pd.Series(target.values, index=keys.index)[repeated]
-    kinds = answers.groupby(keys[repeated]).nunique()
+    kinds = pd.Series(target.values, index=keys.index)[repeated].groupby(keys[repeated]).nunique()
     contradict = kinds.index[kinds > 1]
     count = int(keys.isin(contradict).sum())
     if count and target.classes and not spec.keep_contradictions:

@@ -22,11 +22,12 @@ from mlagent_lib.tasks.own.columns import MISSING, check_categories, clean_input
 from mlagent_lib.tasks.own.leaks import check_contradictions, check_leaks, row_keys
 from mlagent_lib.tasks.own.read import read_table
 from mlagent_lib.tasks.own.score import STARTER, find_best, given_best, measure_starter, stated
-from mlagent_lib.tasks.own.spec import OwnSpec, check_place, refusal
+from mlagent_lib.tasks.own.spec import OwnSpec, check_place
 from mlagent_lib.tasks.own.split import check_size, split_rows
 from mlagent_lib.tasks.own.target import Target, check_metric, judge_target
 from mlagent_lib.tasks.pocket.cards import CARDS, COUNTS
 from mlagent_lib.tasks.pocket.catalogue import edits
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.spec import Sample, TaskSpec
 from mlagent_lib.tasks.splits import Split
 from mlagent_lib.tasks.task import Task, load_task
@@ -55,7 +56,6 @@ def make_task(
     """Return the task made of an own table, in a new folder that passes every check.
 
     Args:
-        spec: What is asked for.
         folder: Where the task is to lie; missing or empty.
         execute: Runs a script, as for `check.check_task`; give the isolated runner.
         say: Called with one line before each piece of work that takes time.
@@ -82,23 +82,22 @@ def make_task(
         _write(draft, spec, inputs, target, split)
         say("running the starter" + ("" if spec.best is not None else " and some standard models"))
         _measure(draft, spec, execute)
-        _check(draft, execute)
+        broken = [finding for finding in check_task(load_task(draft), execute) if not finding.ok]
+        if broken:
+            raise refusal("rule broken", count=len(broken), first=broken[0])
     return Made(load_task(folder), (*notes, *roles.notes, *found))
 
 
 def _write(draft: Path, spec: OwnSpec, inputs: pd.DataFrame, target: Target, split: Split) -> None:
     """Write all files of the task, with scores that are not measured yet."""
-    sample = Sample(
-        inputs.iloc[split.order].reset_index(drop=True),
-        pd.DataFrame({"target": _plain(target.values[split.order])}),
-    )
+    answers = pd.DataFrame({"target": _plain(target.values[split.order])})
+    sample = Sample(inputs.iloc[split.order].reset_index(drop=True), answers)
     visible = split.rows[0]
     card = _card(spec, sample.inputs[:visible], target, target.values[split.visible], split.rows)
     write_tables(draft, sample, split.rows, rng(spec.seed, "ids"))
     data = draft / "env" / "data"
     same_kinds(pd.read_csv(data / "train.csv"), pd.read_csv(data / "test.csv", index_col="id"))
-    more = _column_lines(sample.inputs[:visible], spec)
-    write_texts(draft, card, sample, target.classes, more=more)
+    write_texts(draft, card, sample, target.classes, more=_column_lines(sample.inputs[:visible], spec))
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
@@ -145,23 +144,19 @@ def _command(spec: OwnSpec) -> str:
 
 def _facts(visible: pd.DataFrame, target: Target, answers: np.ndarray, *, is_text: bool) -> tuple[str, ...]:
     """Return short facts on the visible rows, in the words of the suite where it has them."""
-    facts = []
     if target.is_classes:
         count = len(target.classes)
-        facts.append(f"{COUNTS.get(count, count)} classes")
+        facts = [f"{COUNTS.get(count, count)} classes"]
         if np.bincount(answers.astype(int)).min() < RARE * len(answers) / count:
             facts.append("one class is rare" if count == 2 else "imbalanced classes")
     else:
-        facts += _number_facts(answers, bool(target.classes))
+        facts = _number_facts(answers, bool(target.classes))
     facts += ["few rows"] if len(visible) < FEW_ROWS else []
     if is_text:
         length = words_in(visible["text"])
-        facts += [name for name, holds in (
-            ("very short texts", length < VERY_SHORT_WORDS),
-            ("short texts", VERY_SHORT_WORDS <= length < SHORT_WORDS),
-            ("long texts", length >= LONG_WORDS),
-        ) if holds]  # fmt: skip
-        return tuple(facts)
+        kinds = ("very short texts", "short texts", "", "long texts")
+        kind = kinds[np.searchsorted((VERY_SHORT_WORDS, SHORT_WORDS, LONG_WORDS), length, side="right")]
+        return (*facts, kind) if kind else tuple(facts)
     numbers = visible.select_dtypes("number")
     spread = numbers.std()
     spread = spread[spread > 0]
@@ -199,12 +194,10 @@ def _column_lines(visible: pd.DataFrame, spec: OwnSpec) -> list[str]:
             told = f", {empty:.0%} empty (written {MISSING!r})" if empty else ""
             lines.append(f"{name}: words, {column[column != MISSING].nunique()} different{told}.")
     rest = visible.iloc[:, MOST_LINES:]
-    if rest.shape[1]:
+    if more := rest.shape[1]:
         numbers = rest.select_dtypes("number").shape[1]
-        lines.append(
-            f"{rest.shape[1]} more columns, named in the first line of data/train.csv: {numbers} of numbers, "
-            f"{rest.shape[1] - numbers} of words."
-        )
+        told = f"{more} more columns, named in the first line of data/train.csv"
+        lines.append(f"{told}: {numbers} of numbers, {more - numbers} of words.")
     if spec.text is not None and visible.shape[1] > 1:
         lines.append("train.py reads the text only; the other columns are there to be used.")
     return lines
@@ -214,23 +207,9 @@ def _measure(draft: Path, spec: OwnSpec, execute: Execute) -> None:
     """Run the starter and, where no best score is given, the standard models; write the scores."""
     task = load_task(draft)
     starter = measure_starter(task, execute)
-    best = (
-        find_best(task, starter, execute, spec.seed)
-        if spec.best is None
-        else given_best(task, starter, spec.best)
-    )
+    if spec.best is None:
+        best = find_best(task, starter, execute, spec.seed)
+    else:
+        best = given_best(task, starter, spec.best)
     baseline = stated(starter.scores, "the starter, run once, isolated")
     add_to_card(draft, baseline=baseline, best=best, made_by=_command(spec))
-
-
-def _check(draft: Path, execute: Execute) -> None:
-    """Hold the new folder against every rule of the task contract.
-
-    Raises:
-        TaskError: A rule is broken.
-    """
-    broken = [finding for finding in check_task(load_task(draft), execute) if not finding.ok]
-    if broken:
-        first = broken[0]
-        told = {"rule": first.rule, "where": first.where, "message": first.message, "cure": first.cure}
-        raise refusal("rule broken", count=len(broken), **told)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlagent_lib.tasks.own.spec import closest, refusal
+from mlagent_lib.tasks.own.spec import closest
+from mlagent_lib.tasks.refusals import refusal
 
 MOST_ROWS = 200_000  # ours: a script loads the table within seconds and in 2 GiB, with room for a model
 MOST_BYTES = 256 << 20
@@ -21,7 +22,6 @@ _MAGIC = {
     b"%PDF": "a PDF",
     b"SQLite format 3": "an SQLite database",
 }
-_SAVE = "save the table as comma-separated values with one line of column names"
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -41,7 +41,10 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         frame = pd.read_csv(io.StringIO(text), index_col=False, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise refusal("no table", path=path, error=error) from error
-    frame = _without_objects(frame)
+    # Whole numbers that 64 bits cannot hold pandas reads as objects, or as words with "" for an empty cell.
+    for name, column in frame.select_dtypes(["object", "str"]).items():
+        is_large = column.dtype == object and pd.api.types.infer_dtype(column) == "integer"
+        frame[name] = column.astype("str") if is_large else column.mask(column == "")
     if header[0].strip():
         return frame, ()
     first = frame.columns[0]
@@ -49,17 +52,6 @@ def read_table(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if not any(frame[first].equals(counts + start) for start in (0, 1)):
         raise refusal("first column unnamed", path=path)
     return frame.drop(columns=first), ("the first column has no name and numbers the rows: left out",)
-
-
-def _without_objects(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with words for whole numbers that 64 bits cannot hold, and no empty words beside them.
-
-    pandas reads such a column as objects, or as words with "" where a cell is empty.
-    """
-    for name, column in frame.select_dtypes(["object", "str"]).items():
-        is_large = column.dtype == object and pd.api.types.infer_dtype(column) == "integer"
-        frame[name] = column.astype("str") if is_large else column.mask(column == "")
-    return frame
 
 
 def _text_of(path: Path) -> str:
@@ -93,13 +85,10 @@ def _text_of(path: Path) -> str:
 def _shape_of(path: Path, text: str) -> tuple[list[str], int]:
     """Return the names and the number of rows; every row must have as many fields as there are names."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header: list[str] = []
-    rows = 0
+    header, rows = [], 0
     usual = csv.field_size_limit(MOST_BYTES)  # a text may be as long as the file
     try:
-        for fields in reader:
-            if not fields:
-                continue
+        for fields in filter(None, reader):
             if not header:
                 header = fields
                 _check_header(path, header)
@@ -125,8 +114,8 @@ def _check_header(path: Path, header: list[str]) -> None:
             raise refusal("other separator", path=path, name=name)
     if len(header) == 1:
         raise refusal("one column", path=path, name=header[0])
-    for number, name in enumerate(header, 1):
-        if not name.strip() and number > 1:
+    for number, name in enumerate(header[1:], 2):
+        if not name.strip():
             raise refusal("column unnamed", number=number, path=path)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlagent_lib.core.errors import TaskError, Unscored
+from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.attempt import Execute, attempt
 from mlagent_lib.tasks.grading import LABEL_SETS, header_of, parse_table, read_labels, score_answer
 from mlagent_lib.tasks.metrics import get_metric
-from mlagent_lib.tasks.own.spec import refusal
-from mlagent_lib.tasks.pocket.catalogue import Edit, edits, is_classification, replace_block
+from mlagent_lib.tasks.pocket.catalogue import edits, is_classification, replace_block
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.task import Task
 
 # The starter's blocks: a pipeline that takes whatever the table holds, and a model that leaves room.
@@ -20,23 +20,21 @@ STARTER = {
     "tabular": {"data": "data/onehot/mean", "model": "model/tree/3"},
     "text": {"data": "data/tfidf-words/1000", "model": "model/tree/3"},
 }
+_TREES = tuple(
+    ("data/onehot/mean", f"model/{name}")
+    for name in ("forest/100/5", "extra-trees/100/1", "boosting/60/0.05", "boosting/60/0.2")
+)
 # Standard models, all of them reachable by two or three edits of the catalogue: (modality, classes) -> keys.
 CANDIDATES = {
     ("tabular", True): (
         ("data/scale-onehot/standard", "model/logistic/1"),
         ("data/scale-onehot/standard", "model/kernel-logistic/100"),
-        ("data/onehot/mean", "model/forest/100/5"),
-        ("data/onehot/mean", "model/extra-trees/100/1"),
-        ("data/onehot/mean", "model/boosting/60/0.05"),
-        ("data/onehot/mean", "model/boosting/60/0.2"),
+        *_TREES,
     ),
     ("tabular", False): (
         ("data/scale-onehot/standard", "model/ridge/1"),
         ("data/scale-onehot/standard", "model/kernel-ridge/100"),
-        ("data/onehot/mean", "model/forest/100/5"),
-        ("data/onehot/mean", "model/extra-trees/100/1"),
-        ("data/onehot/mean", "model/boosting/60/0.05"),
-        ("data/onehot/mean", "model/boosting/60/0.2"),
+        *_TREES,
     ),
     ("text", True): (
         ("data/tfidf-words/3000", "model/logistic/10"),
@@ -65,11 +63,6 @@ class Answered:
     report: np.ndarray
 
 
-def catalogue_of(task: Task) -> dict[str, Edit]:
-    """Return the edits of the catalogue that fit a task, by key."""
-    return {edit.key: edit for edit in edits(task.modality, task.kind)}
-
-
 def answer_of(task: Task, script: bytes, execute: Execute) -> Answered | str:
     """Return what a script (text of ``train.py``) scores, or why it has no score.
 
@@ -79,9 +72,7 @@ def answer_of(task: Task, script: bytes, execute: Execute) -> Answered | str:
     try:
         made = attempt(task, execute, script)
     except Unscored as error:  # hidden answers that are all equal have no pearson
-        raise TaskError(
-            error.message, cure="add rows with other answers, or choose another metric"
-        ) from error
+        raise refusal("no value of metric", why=error.message) from error
     if made.scores is None:
         return made.why
     table = parse_table(made.submission, header_of(task))
@@ -133,8 +124,11 @@ def find_best(task: Task, starter: Answered, execute: Execute, seed: int) -> dic
         TaskError: None is clearly better than the starter: the task has no headroom.
     """
     sign = 1 if task.greater_is_better else -1
-    known, found, failed = catalogue_of(task), {}, []
-    for keys in candidates_of(task):
+    known = {edit.key: edit for edit in edits(task.modality, task.kind)}
+    found, failed, candidates = {}, [], CANDIDATES[task.modality, is_classification(task.kind)]
+    if task.metric == "rmsle" and task.modality == "tabular":
+        candidates = (*candidates, _LOG_TARGET)
+    for keys in candidates:
         script = task.env_files()["train.py"].decode()
         for key in keys:
             script = replace_block(script, known[key].axis, known[key].block)
@@ -157,12 +151,6 @@ def find_best(task: Task, starter: Answered, execute: Execute, seed: int) -> dic
     words = " ".join(known[key].instruction for key in keys)
     note = f"the best of {tried} standard models, chosen on the feedback labels: {words}"
     return stated(top.scores, note + (f" ({len(failed)} of them failed)" if failed else ""))
-
-
-def candidates_of(task: Task) -> tuple[tuple[str, ...], ...]:
-    """Return the keys of the edits that make each standard model of a task."""
-    keys = CANDIDATES[task.modality, is_classification(task.kind)]
-    return (*keys, _LOG_TARGET) if task.metric == "rmsle" and task.modality == "tabular" else keys
 
 
 def beats(task: Task, one: Answered, other: Answered, seed: int) -> bool:

@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 
-from mlagent_lib.core.errors import TaskError
-from mlagent_lib.core.files import read_yaml
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.registry import list_tasks
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -49,23 +47,6 @@ class OwnSpec:
     seed: int = 0
     best: float | None = None
     seconds: float = 20.0
-
-
-@cache
-def refusals() -> dict[str, list[str]]:
-    """Return message and cure of everything that an own table is refused for."""
-    return read_yaml(Path(__file__).with_name("refusals.yaml"))
-
-
-def refusal(reason: str, /, **fields: object) -> TaskError:
-    """Return the error for one reason of `refusals`, with what its braces stand for.
-
-    Example:
-        >>> print(refusal("taken name", name="pocket-homes"))
-        'pocket-homes' is the name of a pocket task. What to do: choose another name
-    """
-    message, cure = (text.format(**fields) for text in refusals()[reason])
-    return TaskError(message, cure=cure)
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.tasks.own.spec import refusal
 from mlagent_lib.tasks.own.target import Target
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.splits import Split, deal, units_of
 
 HIDDEN_SHARE = 0.2  # of the rows for feedback, and as much for the report
@@ -49,27 +49,15 @@ def split_rows(
     largest = _SUBMISSION_BYTES / (_FIELD_BYTES * answers)
     hidden = min(HIDDEN_SHARE, MOST_HIDDEN / len(keys), largest / len(keys))
     parts = deal(target.strata, (1 - 2 * hidden, hidden, hidden), draws, units, tied)
-    _check_parts(np.bincount(parts, minlength=3), int(tied[units].sum()))
+    counts, hard = np.bincount(parts, minlength=3), int(tied[units].sum())
+    if counts[1:].min() < FEWEST_HIDDEN or counts[0] < FEWEST_VISIBLE:
+        why = f" ({hard} rows are repeated or belong to a repeated one, so that they cannot be hidden)"
+        least = {"least": FEWEST_VISIBLE, "hidden": FEWEST_HIDDEN}
+        raise refusal("small part", counts=counts, why=why if hard else "", **least)
     split = Split.of(parts, target.strata, draws, units)
-    if target.is_classes:
-        _check_classes(split, target, groups)
-    return split
-
-
-def _check_parts(counts: np.ndarray, tied: int) -> None:
-    if counts[1:].min() >= FEWEST_HIDDEN and counts[0] >= FEWEST_VISIBLE:
-        return
-    why = f" ({tied} rows are repeated or belong to a repeated one, so that they cannot be hidden)" * bool(
-        tied
-    )
-    parts = dict(zip(("visible", "feedback", "report"), counts, strict=True))
-    raise refusal("small part", **parts, why=why, least=FEWEST_VISIBLE, hidden=FEWEST_HIDDEN)
-
-
-def _check_classes(split: Split, target: Target, groups: pd.Series | None) -> None:
-    for code in target.classes:
+    for code in target.classes if target.is_classes else ():
         has = target.values == code
-        if all(has[rows].any() for rows in (*split.fitted_and_valid, split.feedback, split.report)):
-            continue
-        own = "" if groups is None else f" (its rows are in {groups[has].nunique()} groups)"
-        raise refusal("class not everywhere", code=code, own=own)
+        if not all(has[rows].any() for rows in (*split.fitted_and_valid, split.feedback, split.report)):
+            own = "" if groups is None else f" (its rows are in {groups[has].nunique()} groups)"
+            raise refusal("class not everywhere", code=code, own=own)
+    return split

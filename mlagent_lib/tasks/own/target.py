@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks.metrics import METRICS, get_metric
-from mlagent_lib.tasks.own.cells import are_words, dates_in, is_too_large, read_numbers, stated_size
-from mlagent_lib.tasks.own.spec import closest, refusal
+from mlagent_lib.tasks.own.cells import are_words, dates_in, first_row, read_numbers, refuse_too_large
+from mlagent_lib.tasks.own.spec import closest
+from mlagent_lib.tasks.refusals import refusal
 
 MOST_CLASSES = 50
 MOST_RATINGS = 50
@@ -20,8 +20,12 @@ FEWEST_OF_CLASS = 10
 GUESSES = 5  # of map@5
 BINS = 5
 
-_NUMBERS = "for numbers choose rmse, mae, rmsle or pearson"
-_CLASSES = "for classes choose accuracy or logloss, for two classes also auc"
+_MEANINGS = {
+    "rank": "The answer is the five likeliest values of {name}, the likeliest first: {all}.",
+    "label": "The answer is {name}: {first} or {last}.",
+    "binary": "The answer is the probability that {name} is {last} and not {first}.",
+    "probability": "The answer is the probability of each value of {name}: {all}.",
+}
 
 
 @dataclass(frozen=True)
@@ -73,24 +77,18 @@ def judge_target(column: pd.Series, metric: str) -> Target:
         ([0.0, 1.0, 0.0], "The answer is the probability that left is 'yes' (1) and not 'no' (0).")
     """
     check_metric(metric)
-    missing = column.isna()
-    if missing.any():
-        raise refusal("empty answer", column=column.name, count=int(missing.sum()), row=_row(missing))
+    if (missing := column.isna()).any():
+        raise refusal("empty answer", column=column.name, count=missing.sum(), row=first_row(missing))
     if column.nunique() == 1:
         raise refusal("one answer", column=column.name, shown=_shown(column.iloc[0]))
     of_classes = get_metric(metric).answer in ("class", "probability", "guesses")
     if are_words(column) and (column.nunique() > MOST_CLASSES or not of_classes):
         found = dates_in(column)
         if found:
-            raise TaskError(f"target {column.name!r} holds {found[0]}", cure=found[1])
+            raise refusal("dates as answers", name=column.name, found=found)
     if of_classes:
         return _classes(column, metric)
     return _ratings(_numbers(column, metric)) if metric == "qwk" else _free(_numbers(column, metric), metric)
-
-
-def _row(flags: pd.Series) -> int:
-    """Return the number of the first flagged row, counted from 1 without the line of names."""
-    return int(flags.to_numpy().argmax()) + 1
 
 
 def _shown(value: object) -> str:
@@ -108,12 +106,9 @@ def _classes(column: pd.Series, metric: str) -> Target:
     name, names = column.name, sorted(column.unique())
     fractions = _is_number(column) and (column % 1 != 0).any()
     if len(names) > MOST_CLASSES or (fractions and len(names) > BINS):
-        kind = "numbers, not classes" if _is_number(column) else f"more than {MOST_CLASSES} classes"
-        raise TaskError(
-            f"{metric} needs classes, but target {name!r} has {len(names)} different values such as "
-            f"{_shown(names[0])} and {_shown(names[1])}: {kind}",
-            cure=_NUMBERS if _is_number(column) else "join rare classes, or choose another target",
-        )
+        shown = f"{len(names)} different values such as {_shown(names[0])} and {_shown(names[1])}"
+        reason = "numbers for classes" if _is_number(column) else "many classes"
+        raise refusal(reason, metric=metric, name=name, shown=shown, most=MOST_CLASSES)
     if metric == "auc" and len(names) != 2:
         raise refusal("auc of many", name=name, count=len(names))
     if metric == "map@5" and len(names) < GUESSES:
@@ -121,25 +116,15 @@ def _classes(column: pd.Series, metric: str) -> Target:
     counts = column.value_counts()
     if counts.min() < FEWEST_OF_CLASS:
         rare = [found for found in names if counts[found] < FEWEST_OF_CLASS]
-        raise TaskError(
-            f"class {_shown(rare[0])} of target {name!r} has {counts[rare[0]]} rows"
-            + (f" ({len(rare)} classes are as rare)" if len(rare) > 1 else "")
-            + f", each class needs {FEWEST_OF_CLASS}: to fit, to validate, for feedback and for the report",
-            cure="add rows of it" + ("" if len(names) == 2 else ", join rare classes, or remove them"),
-        )
+        told = {"shown": _shown(rare[0]), "count": counts[rare[0]], "least": FEWEST_OF_CLASS}
+        told["others"] = f" ({len(rare)} classes are as rare)" if len(rare) > 1 else ""
+        told["or_else"] = "" if len(names) == 2 else ", join rare classes, or remove them"
+        raise refusal("rare answer", name=name, **told)
     codes = column.map({found: code for code, found in enumerate(names)}).to_numpy(float)
     said = [f"{_shown(found)} ({code})" for code, found in enumerate(names)]
-    if metric == "map@5":
-        meaning = (
-            f"The answer is the five likeliest values of {name}, the likeliest first: {', '.join(said)}."
-        )
-    elif metric == "accuracy":
-        meaning = f"The answer is {name}: {', '.join(said[:-1])} or {said[-1]}."
-    elif len(names) == 2:
-        meaning = f"The answer is the probability that {name} is {said[1]} and not {said[0]}."
-    else:
-        meaning = f"The answer is the probability of each value of {name}: {', '.join(said)}."
     kind = {"accuracy": "label", "map@5": "rank"}.get(metric, "probability")
+    meaning = _MEANINGS["binary" if kind == "probability" and len(names) == 2 else kind]
+    meaning = meaning.format(name=name, all=", ".join(said), first=", ".join(said[:-1]), last=said[-1])
     return Target(codes, kind, list(range(len(names))), meaning, codes.astype(int))
 
 
@@ -147,28 +132,20 @@ def _numbers(column: pd.Series, metric: str) -> pd.Series:
     """Return the answers as finite numbers."""
     if not _is_number(column):
         words = read_numbers(column.astype(str))[0].isna() & are_words(column)
-        raise TaskError(
-            f"{metric} needs numbers, but target {column.name!r} is {_shown(column[words].iloc[0])} in row "
-            f"{_row(words)}"
-            if words.any()
-            else f"{metric} needs numbers, target {column.name!r} is true or false",
-            cure=_CLASSES
-            if words.mean() > 0.5 or not words.any()
-            else "write a number there as in the other rows, or remove the row",
-        )
+        if not words.any():
+            raise refusal("true or false", metric=metric, name=column.name)
+        reason = "words for numbers" if words.mean() > 0.5 else "a word for a number"
+        shown = _shown(column[words].iloc[0])
+        raise refusal(reason, metric=metric, name=column.name, shown=shown, row=first_row(words))
     numbers = column.astype(float)
-    infinite = is_too_large(numbers)
-    if infinite.any():
-        size = stated_size(numbers[infinite].iloc[0])
-        raise refusal("large answer", column=column.name, size=size, row=_row(infinite))
+    refuse_too_large(numbers, "large answer")
     return numbers
 
 
 def _ratings(numbers: pd.Series) -> Target:
-    broken = numbers % 1 != 0
-    if broken.any():
+    if (broken := numbers % 1 != 0).any():
         shown = _shown(numbers[broken].iloc[0])
-        raise refusal("broken rating", name=numbers.name, shown=shown, row=_row(broken))
+        raise refusal("broken rating", name=numbers.name, shown=shown, row=first_row(broken))
     low, high = int(numbers.min()), int(numbers.max())
     if high - low >= MOST_RATINGS:
         raise refusal("many ratings", name=numbers.name, low=low, high=high, most=MOST_RATINGS)
@@ -181,8 +158,7 @@ def _free(numbers: pd.Series, metric: str) -> Target:
     negative = numbers < 0
     if metric == "rmsle" and negative.any():
         shown = _shown(numbers[negative].iloc[0])
-        raise refusal("negative answer", name=numbers.name, shown=shown, row=_row(negative))
+        raise refusal("negative answer", name=numbers.name, shown=shown, row=first_row(negative))
     order = numbers.rank(method="min").to_numpy() - 1  # what is left of many equal numbers is shared out too
     strata = (order * BINS // len(order)).astype(int)
-    meaning = f"The answer is the number {numbers.name}."
-    return Target(numbers.to_numpy(), "regression", [], meaning, strata)
+    return Target(numbers.to_numpy(), "regression", [], f"The answer is the number {numbers.name}.", strata)

@@ -11,11 +11,12 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from mlagent_lib.core.errors import TaskError
 from mlagent_lib.tasks.paper.recipes import Recipe
+from mlagent_lib.tasks.refusals import refusal
 
 _ENDINGS = (".zip", ".tar.gz", ".tgz", ".tar", ".7z")
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
@@ -23,13 +24,6 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplem
 
 class DamagedArchive(TaskError):
     """An archive cannot be read to its end."""
-
-    def __init__(self, path: Path):
-        super().__init__(
-            f"{path.name} is damaged: it cannot be read to its end",
-            cure="the damaged download was put away: start the same command again to fetch it anew; with "
-            "--from, fetch the file again yourself",
-        )
 
 
 def check_disk(folder: Path, needed: int, what: str) -> None:
@@ -39,21 +33,12 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise TaskError(
-            f"not enough disk space: {what} needs some {needed / 1e6:.0f} MB below {folder}, "
-            f"{free / 1e6:.0f} MB are free",
-            cure="free some space, or set MLAGENT_HOME to a folder on another disk",
-        )
+        raise refusal("small disk", what=what, needed=needed / 1e6, folder=folder, free=free / 1e6)
 
 
 def disk_full(error: OSError, folder: Path) -> TaskError | None:
     """Return the error to raise where ``error`` says that the disk is full, else None."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return TaskError(
-        f"the disk of {folder} became full",
-        cure="free some space, or set MLAGENT_HOME to a folder on another disk, and start again",
-    )
+    return refusal("full disk", folder=folder) if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
 
 
 def is_archive(path: Path) -> bool:
@@ -79,10 +64,7 @@ def _matches(member: str, globs: tuple[str, ...]) -> bool:
 def _safe(member: str, archive: Path) -> str:
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts or "\\" in member or ":" in path.parts[0]:
-        raise TaskError(
-            f"{archive.name} holds a path that leaves its folder ({member!r})",
-            cure="do not use this file; download the data from its own page",
-        )
+        raise refusal("member outside", name=archive.name, member=member)
     return member
 
 
@@ -97,12 +79,16 @@ def unpack(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None:
     try:
         by_end.get(archive.suffix, _unpack_tar)(archive, into, wanted)
     except _DAMAGE as error:
-        raise DamagedArchive(archive) from error
+        raise _damaged(archive) from error
     except OSError as error:
         full = disk_full(error, into)
         if full or isinstance(error, FileNotFoundError):
             raise full or error from error
-        raise DamagedArchive(archive) from error  # gzip reports a bad header and a bad checksum so
+        raise _damaged(archive) from error  # gzip reports a bad header and a bad checksum so
+
+
+def _damaged(archive: Path) -> DamagedArchive:
+    return refusal("damaged archive", DamagedArchive, name=archive.name)
 
 
 def _unpack_zip(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None:
@@ -110,9 +96,8 @@ def _unpack_zip(archive: Path, into: Path, wanted: Callable[[str], bool]) -> Non
         # Of an archive that was cut off, zipfile would read the last whole archive inside as if it were it.
         if min((info.header_offset for info in opened.infolist()), default=0) != 0:
             raise zipfile.BadZipFile("does not begin with its first member")
-        members = [
-            info for info in opened.infolist() if not info.is_dir() and wanted(_safe(info.filename, archive))
-        ]
+        members = [info for info in opened.infolist() if not info.is_dir()]
+        members = [info for info in members if wanted(_safe(info.filename, archive))]
         check_disk(into, sum(info.file_size for info in members), f"unpacking {archive.name}")
         for info in members:
             opened.extract(info, into)  # checks the CRC of each
@@ -130,16 +115,13 @@ def _unpack_7z(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None
     try:
         import py7zr
     except ImportError as error:
-        raise TaskError(
-            f"{archive.name} is a 7z archive, and no reader for it is installed",
-            cure="pip install py7zr, or unpack the file yourself and give its folder with --from",
-        ) from error
+        raise refusal("no reader of 7z", name=archive.name) from error
     try:
         with py7zr.SevenZipFile(archive) as opened:
             members = [name for name in opened.getnames() if wanted(_safe(name, archive))]
             opened.extract(path=into, targets=members)
     except py7zr.exceptions.ArchiveError as error:
-        raise DamagedArchive(archive) from error
+        raise _damaged(archive) from error
 
 
 class Files:
@@ -148,7 +130,6 @@ class Files:
     Args:
         source: The downloaded archive, or a folder with archives or files.
         work: A folder for what is unpacked; thrown away by the caller afterwards.
-        found: The recipe.
 
     Raises:
         TaskError: See `unpack`; or a needed file is in none of the archives.
@@ -157,8 +138,7 @@ class Files:
     def __init__(self, source: Path, work: Path, found: Recipe):
         self.recipe, self.roots = found, [work]
         # A single file of a competition may come as <file>.zip.
-        single = tuple(f"{glob}{end}" for glob in found.files for end in (".zip", ".7z"))
-        inner = found.archives + single
+        inner = found.archives + tuple(f"{glob}{end}" for glob in found.files for end in (".zip", ".7z"))
         todo = [source]
         if source.is_dir():
             self.roots.append(source)
@@ -181,35 +161,19 @@ class Files:
     def _below(root: Path) -> list[Path]:
         return sorted(path for path in root.rglob("*") if path.is_file())
 
-    def _matching(self, glob: str) -> Iterator[Path]:
-        seen = set()
-        for root in self.roots:
-            for path in self._below(root):
-                if path not in seen and path.match(glob):
-                    seen.add(path)
-                    yield path
-
     def many(self, glob: str) -> list[Path]:
         """Return the files whose path ends as the glob says, at least one.
 
         Raises:
             TaskError: There is none.
         """
-        found = list(self._matching(glob))
+        paths = dict.fromkeys(path for root in self.roots for path in self._below(root))  # each once
+        found = [path for path in paths if path.match(glob)]
         if not found:
-            names = [path.name for root in self.roots for path in self._below(root)]
-            there = ", ".join(sorted(set(names))[:8]) or "nothing that is needed"
-            raise TaskError(
-                f"{self.recipe.name}: {glob} is missing in the download (found: {there})",
-                cure=f"compare with the data page of {self.recipe.page}; with --from, give the archive or "
-                "folder as it was downloaded",
-            )
+            there = ", ".join(sorted({path.name for path in paths})[:8]) or "nothing that is needed"
+            raise refusal("file missing", recipe=self.recipe, glob=glob, there=there)
         return found
 
     def one(self, name: str) -> Path:
-        """Return the file of this name that lies least deep.
-
-        Raises:
-            TaskError: There is none.
-        """
+        """Return the file of this name that lies least deep."""
         return min(self.many(name), key=lambda path: (len(path.parts), str(path)))

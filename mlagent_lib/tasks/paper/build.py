@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.files import FolderLock
 from mlagent_lib.tasks.attempt import Execute, attempt
 from mlagent_lib.tasks.folder import add_to_card
@@ -19,8 +18,18 @@ from mlagent_lib.tasks.paper.archives import DamagedArchive
 from mlagent_lib.tasks.paper.fetch import Client, fetch, forget
 from mlagent_lib.tasks.paper.recipes import PREFIX, Recipe, paper_folder, recipe, rough_size
 from mlagent_lib.tasks.paper.writing import write_folder
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.registry import home_folder
 from mlagent_lib.tasks.task import Task, load_task
+
+_PAPER_BEST = (
+    "a proxy: the best of ML-Agent's eight trajectories in the paper's v1 Table 1, on another split; the "
+    "paper does not publish the human scores that it used. Give one with --best"
+)
+_PERFECT = (
+    "a proxy: the best value that {metric.name} can take, which nobody reaches; the paper does not publish "
+    "the human score that it used. Give one with --best"
+)
 
 
 def prepare_paper_task(
@@ -67,7 +76,7 @@ def prepare_paper_task(
     _check_options(found, rows, side)
     found = replace(found, side=side or found.side)
     if source is not None and not source.exists():
-        raise TaskError(f"{source} does not exist", cure="give the archive or folder that you downloaded")
+        raise refusal("no source", source=source)
     fetched = source is None
     if fetched:
         say(f"1/3 download from {found.page}, size {rough_size(found)}")
@@ -97,30 +106,21 @@ def prepare_paper_task(
 
 def _check_options(found: Recipe, rows: int | str | None, side: int | None) -> None:
     if rows is not None and rows != "all" and not (isinstance(rows, int) and rows >= 10):
-        raise TaskError(f"--rows {rows} is not possible", cure="give at least 10, or all")
+        raise refusal("rows not possible", rows=rows)
     if side is not None and (found.reader not in ("pictures", "named_pictures") or not 8 <= side <= 512):
-        raise TaskError(
-            f"--side {side} is not possible for {found.name}",
-            cure="it is for tasks with photos, 8 to 512 pixels; leave it out",
-        )
+        raise refusal("side not possible", side=side, name=found.name)
 
 
 def _state_scores(found: Recipe, folder: Path, execute: Execute, best: float | None, source: str) -> None:
     """Run the starter and write its scores and the best known ones into the card."""
     made = attempt(load_task(folder), execute)
     if made.scores is None:
-        raise TaskError(
-            f"the starter of {found.name} fails on this machine: {made.why}",
-            cure="where it is time or memory, use fewer rows (--rows 2000), where a class is missing, more; "
-            "mlagent doctor checks isolation",
-        )
+        raise refusal("starter of paper fails", name=found.name, why=made.why)
     known, provenance = best_known(found, made.scores, best, source)
     tier = getattr(made.ran, "tier", "no")
-    add_to_card(
-        folder,
-        baseline=made.scores | {"provenance": f"the starter, run once under {tier} isolation"},
-        best=dict.fromkeys(LABEL_SETS, known) | {"provenance": provenance},
-    )
+    baseline = made.scores | {"provenance": f"the starter, run once under {tier} isolation"}
+    best_scores = dict.fromkeys(LABEL_SETS, known) | {"provenance": provenance}
+    add_to_card(folder, baseline=baseline, best=best_scores)
 
 
 def best_known(
@@ -151,23 +151,10 @@ def best_known(
         beyond = sign * (given - metric.perfect) > 0
         if not math.isfinite(given) or beyond or not beats(given):
             measured = ", ".join(f"{name} {value:.5g}" for name, value in baseline.items())
-            raise TaskError(
-                f"--best {given:g} is no best score: the starter has {measured}, and the best possible "
-                f"{metric.name} is {metric.perfect:g}",
-                cure="give a score between the two, in the unit of the metric (accuracy as a share)",
-            )
+            raise refusal("no best score", given=given, measured=measured, metric=metric)
         return given, f"given by the user: {source or 'no source named'}"
     if found.paper_best is not None and beats(found.paper_best):
-        return found.paper_best, (
-            "a proxy: the best of ML-Agent's eight trajectories in the paper's v1 Table 1, on another split; "
-            "the paper does not publish the human scores that it used. Give one with --best"
-        )
+        return found.paper_best, _PAPER_BEST
     if not beats(metric.perfect):
-        raise TaskError(
-            f"the starter of {found.name} has the best possible {metric.name}: nothing is left to improve",
-            cure="use the whole download, or raise --rows",
-        )
-    return metric.perfect, (
-        f"a proxy: the best value that {metric.name} can take, which nobody reaches; the paper does not "
-        "publish the human score that it used. Give one with --best"
-    )
+        raise refusal("nothing to improve", name=found.name, metric=metric)
+    return metric.perfect, _PERFECT.format(metric=metric)

@@ -18,7 +18,6 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlagent_lib.core.errors import TaskError
@@ -26,8 +25,10 @@ from mlagent_lib.core.files import FolderLock, write_json
 from mlagent_lib.tasks.paper.archives import check_disk, disk_full
 from mlagent_lib.tasks.paper.logins import CURE, SETTINGS, find_login
 from mlagent_lib.tasks.paper.recipes import Recipe
+from mlagent_lib.tasks.refusals import refusal
 
-CLIENTS = ("kagglehub", "kaggle")
+# From a competition's name and an existing folder to where the files lie: that folder or another one.
+Client = Callable[[str, Path], Path]
 MARKER = "complete.json"
 ANEW = "download-anew"  # lies in a part whose files turned out damaged, so that no cache gives them again
 TRIES = 3
@@ -44,105 +45,57 @@ class Interrupted(TaskError):
     """A download ended before its end."""
 
 
-@dataclass(frozen=True)
-class Client:
-    """A client of Kaggle.
-
-    Attributes:
-        name: ``kagglehub`` or ``kaggle``.
-        download: From the competition's name and an existing folder to where the files lie: that folder or
-            another one.
-    """
-
-    name: str
-    download: Callable[[str, Path], Path]
-
-
-def _import(name: str):
-    """Return a client's module; older ones look for the login while they are imported."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return importlib.import_module(name)
-
-
+# Both print help, headers where VERBOSE is set, and, the older ones while they are imported, a missing login.
 def _by_kaggle(slug: str, folder: Path) -> Path:
-    api = _import("kaggle").api
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints help, and headers where VERBOSE is set
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = importlib.import_module("kaggle").api
         api.authenticate()
         api.competition_download_files(slug, path=str(folder), quiet=False)
     return folder
 
 
 def _by_kagglehub(slug: str, folder: Path) -> Path:
-    hub = _import("kagglehub")
     with contextlib.redirect_stdout(io.StringIO()):
+        hub = importlib.import_module("kagglehub")
         # into its own cache, which it keeps whole itself
         return Path(hub.competition_download(slug, force_download=(folder / ANEW).exists()))
 
 
+CLIENTS = {"kagglehub": _by_kagglehub, "kaggle": _by_kaggle}
+
+
 def choose_client(wanted: str = "auto") -> Client:
-    """Return the wanted client, one of `CLIENTS`, or with ``auto`` the first that is installed.
+    """Return the wanted client of Kaggle, one of `CLIENTS`, or with ``auto`` the first that is installed.
 
     Raises:
         TaskError: It is not installed, or the name is unknown.
     """
     if wanted not in ("auto", *CLIENTS):
-        raise TaskError(f"client {wanted!r} is unknown", cure=f"choose auto, {' or '.join(CLIENTS)}")
+        raise refusal("unknown client", name=wanted, known=" or ".join(CLIENTS))
     for name in CLIENTS if wanted == "auto" else (wanted,):
         if importlib.util.find_spec(name) is not None:
-            return Client(name, _by_kagglehub if name == "kagglehub" else _by_kaggle)
-    missing = "no client of Kaggle is" if wanted == "auto" else f"the client {wanted} is not"
-    package = "kagglehub" if wanted == "auto" else wanted
-    raise TaskError(
-        f"{missing} installed",
-        cure=f"pip install {package}; or download the data in a browser and give the file with --from",
-    )
+            return CLIENTS[name]
+    raise refusal("no client" if wanted == "auto" else "client not installed", name=wanted)
 
 
 def explain(error: BaseException, found: Recipe, login: str, started: bool) -> TaskError:
     """Return the error to raise for what a client raised; nothing of its text is repeated."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None) or getattr(error, "status", None)
-    names, rules = {kind.__name__ for kind in type(error).__mro__}, f"{found.page}/rules"
-    told = {
-        401: (
-            f"Kaggle refuses the login in {login} (401)",
-            f"make a new token at {SETTINGS} and put it in its place",
-        ),
-        403: (
-            f"Kaggle refuses the data of {found.name} to this login (403): its rules are not accepted",
-            f"open {rules} in a browser, log in, accept them (Late Submission or Join), start again"
-            + (f". {found.note}" if "rules" in found.note else ""),
-        ),
-        404: (
-            f"Kaggle has no competition {found.slug} any more (404): it is gone or was renamed",
-            f"look at {found.page}; a copy that you have can be given with --from",
-        ),
-    }
+    names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(status, int) and status >= 400:
-        usual = (f"Kaggle answered with error {status}", "wait some minutes and start again")
-        message, cure = told.get(status, usual)
-        return TaskError(message, cure=cure)
+        known = {401: "login refused", 403: "rules not accepted", 404: "competition gone"}
+        note = f". {found.note}" if "rules" in found.note else ""
+        told = {"found": found, "login": login, "settings": SETTINGS, "status": status, "note": note}
+        return refusal(known.get(status, "kaggle error"), **told)
     if names & {"SystemExit", "UnauthenticatedError"} or "credential" in " ".join(names).lower():
-        return TaskError(
-            f"the client does not accept the login in {login}",
-            cure=f"bring the client up to date (pip install -U kagglehub kaggle: older ones read kaggle.json "
-            f"only), or {CURE}",
-        )
-    if names & _CUT or (started and (names & _NETWORK or isinstance(error, (OSError, TimeoutError)))):
-        return Interrupted(
-            f"the download of {found.name} was interrupted",
-            cure="start the same command again: it goes on from what is there, or begins anew",
-        )
-    if names & _NETWORK or isinstance(error, (OSError, TimeoutError)):
-        return TaskError(
-            f"there is no connection to {found.page.split('/')[2]}",
-            cure="check the network and the proxy settings, or give a file that you have with --from",
-        )
-    return TaskError(
-        f"the client failed with {type(error).__name__}",
-        cure=f"bring it up to date (pip install -U kagglehub kaggle), or download {found.page}/data in a "
-        "browser and give the file with --from",
-    )
+        return refusal("login not accepted", login=login, cure=CURE)
+    of_network = bool(names & _NETWORK) or isinstance(error, OSError)
+    if names & _CUT or (started and of_network):
+        return refusal("download interrupted", Interrupted, name=found.name)
+    if of_network:
+        return refusal("no connection", host=found.page.split("/")[2])
+    return refusal("client failed", error=type(error).__name__, page=found.page)
 
 
 def _bytes_below(folder: Path) -> int:
@@ -170,8 +123,7 @@ def fetch(found: Recipe, home: Path, client: Client | str = "auto") -> Path:
     """
     folder = home / "downloads" / found.name
     with FolderLock(home / "downloads" / f".{found.name}"):
-        there = _is_whole(folder)
-        if there:
+        if there := _is_whole(folder):
             return there
         if found.slug:
             client = choose_client(client) if isinstance(client, str) else client
@@ -188,16 +140,11 @@ def fetch(found: Recipe, home: Path, client: Client | str = "auto") -> Path:
 def _finish(found: Recipe, folder: Path, part: Path, source: Path) -> None:
     """Write the marker into the part and give it its final name."""
     (part / ANEW).unlink(missing_ok=True)
-    files = {
-        path.relative_to(source).as_posix(): path.stat().st_size
-        for path in sorted(source.rglob("*"))
-        if path.is_file() and not path.name.endswith(".kaggle-partial")
-    }
+    paths = [path for path in sorted(source.rglob("*")) if path.is_file()]
+    whole = [path for path in paths if not path.name.endswith(".kaggle-partial")]
+    files = {path.relative_to(source).as_posix(): path.stat().st_size for path in whole}
     if not files:
-        raise TaskError(
-            f"the client brought no file for {found.name}",
-            cure=f"download {found.page}/data in a browser and give the file with --from",
-        )
+        raise refusal("client brought nothing", found=found)
     write_json(part / MARKER, {"folder": "" if source == part else str(source), "files": files})
     if folder.exists():
         shutil.rmtree(folder)
@@ -207,7 +154,7 @@ def _finish(found: Recipe, folder: Path, part: Path, source: Path) -> None:
 def _run_client(found: Recipe, client: Client, login: str, part: Path) -> Path:
     before = _bytes_below(part)
     try:
-        return client.download(found.slug, part)
+        return client(found.slug, part)
     except (KeyboardInterrupt, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a boundary: every failure gets a message of ours
@@ -235,19 +182,13 @@ def _public(found: Recipe, part: Path) -> Path:
         except Interrupted:
             if attempt == TRIES - 1:
                 raise
-    if found.md5 and _md5(target) != found.md5:
+    with open(target, "rb") as handle:
+        md5 = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found.md5 not in ("", md5):
         target.unlink()
-        raise TaskError(
-            f"the download of {found.name} is damaged: its checksum differs from the published one",
-            cure="it was deleted: start the same command again",
-        )
+        raise refusal("other checksum", name=found.name)
     target.with_name(target.name + ".state").unlink(missing_ok=True)
     return part
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _download(found: Recipe, target: Path) -> None:
@@ -281,11 +222,5 @@ def _download(found: Recipe, target: Path) -> None:
 def _http(found: Recipe, target: Path, status: int) -> TaskError:
     if status == 416:  # what is there is longer than the file: another version
         target.unlink(missing_ok=True)
-        return Interrupted(
-            f"the download of {found.name} had to begin anew", cure="start the same command again"
-        )
-    if status in (404, 410):
-        return TaskError(
-            f"{found.url} is gone ({status})", cure="a copy that you have can be given with --from"
-        )
-    return TaskError(f"{found.url} answered with error {status}", cure="wait some minutes and start again")
+        return refusal("download anew", Interrupted, name=found.name)
+    return refusal("file gone" if status in (404, 410) else "file error", url=found.url, status=status)

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from mlagent_lib.core.errors import TaskError
+from mlagent_lib.tasks.refusals import refusal
 
 SETTINGS = "https://www.kaggle.com/settings/api"
 CURE = (
@@ -52,14 +52,12 @@ def find_login() -> str:
         return "kaggle.json"
     if given:
         other = "KAGGLE_KEY" if given == ["KAGGLE_USERNAME"] else "KAGGLE_USERNAME"
-        raise TaskError(
-            f"half a Kaggle login: {given[0]} is set, {other} is not", cure=f"set {other}, or {CURE}"
-        )
+        raise refusal("half a login", given=given[0], other=other, cure=CURE)
     if _is_filled(home / "credentials.json"):
         return "the login of `kaggle auth login`"
     if "google.colab" in sys.modules:
         return "the secrets of this Colab"
-    raise TaskError("no Kaggle login was found", cure=CURE)
+    raise refusal("no login", cure=CURE)
 
 
 def _is_filled(path: Path) -> bool:
@@ -73,7 +71,4 @@ def _check_pair(path: Path) -> None:
     except (ValueError, OSError):
         whole = False
     if not whole:
-        raise TaskError(
-            "the login file kaggle.json is damaged: it does not hold a username and a key",
-            cure=f"download it again at {SETTINGS} and put it into ~/.kaggle unchanged",
-        )
+        raise refusal("damaged login", settings=SETTINGS)

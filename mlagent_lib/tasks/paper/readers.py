@@ -7,17 +7,18 @@ bands, the batches of cifar-10), pages, and a graph. Nothing is cut into sets he
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.errors import TaskError
+from mlagent_lib.core.files import sha256_bytes
 from mlagent_lib.tasks.paper.archives import Files
 from mlagent_lib.tasks.paper.recipes import Recipe
+from mlagent_lib.tasks.refusals import refusal
 
 CHUNK = 100_000
 VISIBLE, FEEDBACK, REPORT = 0, 1, 2
@@ -53,51 +54,17 @@ class Rows:
 
     def take(self, chosen: np.ndarray) -> Rows:
         """Return the chosen rows in this order."""
-        pictures = self.pictures
-        return Rows(
-            self.inputs.iloc[chosen].reset_index(drop=True),
-            self.targets.iloc[chosen].reset_index(drop=True),
-            None if self.groups is None else self.groups[chosen],
-            None if self.part is None else self.part[chosen],
-            None if pictures is None else (lambda rows: pictures(chosen[rows])),
-            self.classes, self.arrays, self.notes,
-        )  # fmt: skip
-
-
-def read(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
-    """Return the rows of a recipe.
-
-    Args:
-        found: The recipe.
-        files: The files of the download.
-        limit: Draw so many rows at random where there are more; None for all.
-        draws: The random stream of that draw.
-
-    Raises:
-        TaskError: A column is missing, or a file does not hold what its name says.
-    """
-    return _READERS[found.reader](found, files, limit, draws)
-
-
-def _changed(found: Recipe, what: str, cure: str = "") -> TaskError:
-    """Return the error for a download that is not laid out as its recipe says."""
-    return TaskError(f"{found.name}: {what}", cure=cure or f"compare with the data page of {found.page}")
-
-
-def _cut_off(what: str) -> TaskError:
-    """Return the error for a file that cannot be read to its end."""
-    return TaskError(what, cure="download it again; it may have been cut off")
+        inputs, targets = (table.iloc[chosen].reset_index(drop=True) for table in (self.inputs, self.targets))
+        groups, part = (None if keys is None else keys[chosen] for keys in (self.groups, self.part))
+        pictures = None if self.pictures is None else lambda rows: self.pictures(chosen[rows])
+        return replace(self, inputs=inputs, targets=targets, groups=groups, part=part, pictures=pictures)
 
 
 def _need(found: Recipe, where: str, has: list[str], columns: tuple[str, ...]) -> None:
     missing = [name for name in columns if name not in has]
     if missing:
         shown = f"{', '.join(map(str, has[:8]))}{' ...' if len(has) > 8 else ''}"
-        raise _changed(
-            found,
-            f"the layout of {where} has changed: {', '.join(missing)} is missing (columns: {shown})",
-            f"compare with the data page of {found.page}; an older copy can be given with --from",
-        )
+        raise refusal("column missing", found=found, where=where, missing=", ".join(missing), shown=shown)
 
 
 def sample_csv(path: Path, limit: int | None, draws: np.random.Generator) -> pd.DataFrame:
@@ -107,7 +74,7 @@ def sample_csv(path: Path, limit: int | None, draws: np.random.Generator) -> pd.
     kept, keys = None, np.empty(0)
     for chunk in pd.read_csv(path, chunksize=CHUNK, low_memory=False):
         keys = np.concatenate([keys, draws.random(len(chunk))])
-        kept = chunk if kept is None else pd.concat([kept, chunk])
+        kept = pd.concat([kept, chunk])
         if len(keys) > limit:  # keep the rows with the smallest keys: each row has the same chance
             best = np.sort(np.argpartition(keys, limit)[:limit])
             kept, keys = kept.iloc[best], keys[best]
@@ -125,13 +92,11 @@ def _csv(found: Recipe, path: Path, limit: int | None, draws: np.random.Generato
     try:
         table = sample_csv(path, limit, draws)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise _cut_off(f"{found.name}: {path.name} cannot be read as a table") from error
-    renamed = tuple(found.rename)
-    needed = (found.id,) * bool(found.id) + found.targets + found.needs + renamed
+        raise refusal("no whole table", found=found, path=path) from error
+    needed = (found.id,) * bool(found.id) + found.targets + found.needs + tuple(found.rename)
     _need(found, path.name, list(table.columns), needed)
     if table[list(found.targets)].isna().any(axis=None):
-        cure = f"the download may have been cut off; compare with the data page of {found.page}"
-        raise _changed(found, f"{path.name} has rows without an answer", cure)
+        raise refusal("no answer", found=found, path=path)
     return table
 
 
@@ -142,9 +107,8 @@ def _classes(found: Recipe, column: pd.Series) -> tuple[pd.Series, tuple[str, ..
     if pd.api.types.is_numeric_dtype(column):  # true and false are numbers, too
         return column.astype(int), ()
     names = sorted(column.astype(str).unique())
-    if found.unseen in names:
-        names.remove(found.unseen)
-    names = [found.unseen, *names] if found.unseen else names
+    if found.unseen:
+        names = [found.unseen, *(name for name in names if name != found.unseen)]
     return column.astype(str).map({name: number for number, name in enumerate(names)}), tuple(names)
 
 
@@ -156,7 +120,7 @@ def _split_columns(found: Recipe, table: pd.DataFrame) -> Rows:
         inputs = inputs[list(found.rename)].rename(columns=found.rename)
     if found.kind == "probability" and len(found.targets) > 1:  # one column for each class, exactly one is 1
         if (targets.sum(axis=1) != 1).any() or not targets.isin([0, 1]).all(axis=None):
-            raise _changed(found, f"the layout has changed: {', '.join(found.targets)} do not mark one class")
+            raise refusal("no class marked", found=found, columns=", ".join(found.targets))
         number = pd.DataFrame({"target": targets.to_numpy().argmax(axis=1)})
         return Rows(inputs, number, classes=found.targets)
     if len(found.targets) > 1:
@@ -185,7 +149,7 @@ def _opened(path: Path) -> Iterator:
                 raise ValueError("too many pixels")
             yield picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _cut_off(f"{path.name} cannot be read as a picture") from error
+        raise refusal("no picture", path=path) from error
 
 
 def _grey(path: Path) -> np.ndarray:
@@ -226,11 +190,7 @@ def read_pictures(found: Recipe, files: Files, limit: int | None, draws: np.rand
     wanted = [pattern.format(value) for value in table[found.picture_column]]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise _changed(
-            found,
-            f"{len(missing)} pictures are missing in the download: {folder}/{missing[0]} ...",
-            f"download the data again, or compare with the data page of {found.page}",
-        )
+        raise refusal("pictures missing", found=found, count=len(missing), first=f"{folder}/{missing[0]}")
     rows = _split_columns(found, table)
     if not found.needs:  # without numbers of its own the picture is the only input
         rows.inputs = rows.inputs.iloc[:, :0]
@@ -239,16 +199,10 @@ def read_pictures(found: Recipe, files: Files, limit: int | None, draws: np.rand
 
 def read_named_pictures(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
     """Return pictures whose class is the first word of the file name (``cat.0.jpg``)."""
-    paths = files.many(found.files[0])
-    paths = _some(paths, limit, draws)
+    paths = _some(files.many(found.files[0]), limit, draws)
     names = [path.name.split(".")[0] for path in paths]
     if set(names) != {"cat", "dog"}:
-        shown = ", ".join(sorted(set(names))[:4])
-        raise _changed(
-            found,
-            f"the layout of the pictures has changed: their names do not begin with cat or dog but with "
-            f"{shown}",
-        )
+        raise refusal("other names of pictures", found=found, shown=", ".join(sorted(set(names))[:4]))
     target = pd.DataFrame({"target": [int(name == "dog") for name in names]})
     rows = Rows(pd.DataFrame(index=target.index), target, classes=("cat", "dog"))
     return _with_pictures(found, rows, paths)
@@ -260,15 +214,13 @@ def read_bands(found: Recipe, files: Files, limit: int | None, draws: np.random.
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _cut_off(f"{found.name}: {path.name} is no whole JSON file") from error
+        raise refusal("no whole json", found=found, path=path) from error
     has = list(records[0]) if isinstance(records, list) and records else []
     _need(found, path.name, has, (found.id, *found.targets, *found.needs))
     records = _some(records, limit, draws)
     shape = (found.side, found.side)
-    bands = np.stack(
-        [[np.reshape(record[name], shape) for name in ("band_1", "band_2")] for record in records]
-    )
-    bands = np.moveaxis(bands, 1, -1).astype(np.float32)
+    bands = [np.reshape([record[name] for record in records], (-1, *shape)) for name in ("band_1", "band_2")]
+    bands = np.stack(bands, axis=-1).astype(np.float32)
     angle = pd.to_numeric(pd.Series([record["inc_angle"] for record in records]), errors="coerce")
     target = pd.DataFrame({"target": [int(record[found.targets[0]]) for record in records]})
     return Rows(pd.DataFrame({"inc_angle": angle}), target, pictures=lambda rows: bands[rows])
@@ -281,13 +233,13 @@ def read_cifar(found: Recipe, files: Files, limit: int | None, draws: np.random.
     for name in sorted(paths, reverse=True):  # the test batch last
         content = np.frombuffer(paths[name].read_bytes(), dtype=np.uint8)
         if len(content) % 3073 or not len(content):
-            raise _cut_off(f"{found.name}: {paths[name].name} does not hold whole pictures of 3073 bytes")
+            raise refusal("no whole pictures", found=found, path=paths[name], size=3073)
         tables.append(content.reshape(-1, 3073))
         parts.append(np.full(len(tables[-1]), VISIBLE if name else HIDDEN))
     table, part = np.concatenate(tables), np.concatenate(parts)
     names = tuple(files.one(found.files[2]).read_text(encoding="utf-8").split())
     if table[:, 0].max() >= len(names):
-        raise _changed(found, f"a label has no name in {found.files[2]}", "download the data again")
+        raise refusal("label without name", found=found, file=found.files[2])
     target = pd.DataFrame({"target": table[:, 0].astype(int)})
 
     def pictures(rows: np.ndarray) -> np.ndarray:
@@ -305,52 +257,43 @@ def read_pages(found: Recipe, files: Files, limit: int | None, draws: np.random.
     dirty, clean = [], []
     for path in files.many(found.files[0]):
         if path.name not in clean_paths:
-            cure = f"download the data again, or compare with the data page of {found.page}"
-            raise _changed(found, f"the clean page of {path.name} is missing in the download", cure)
+            raise refusal("no clean page", found=found, page=path.name)
         dirty.append(_grey(path))
         clean.append(_grey(clean_paths[path.name]))
         if dirty[-1].shape != clean[-1].shape:
-            what = f"the dirty and the clean page {path.name} differ in size"
-            raise _changed(found, what, "download the data again")
+            raise refusal("pages differ", found=found, page=path.name)
     count = max(1, (limit or sum(found.rows)) // len(dirty))
-    keys = [page.tobytes() + repr(page.shape).encode() for page in clean]
-    number = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    alike = pd.factorize(np.array([f"{page.shape} {sha256_bytes(page.tobytes())}" for page in clean]))[0]
     tables = []
     for page, answer in enumerate(clean):
         at = np.sort(draws.choice(answer.size, min(count, answer.size), replace=False))
         row, column = np.divmod(at, answer.shape[1])
-        tables.append(pd.DataFrame({"page": page, "row": row, "column": column,
-                                    "target": np.round(answer[row, column] / 255, 4)}))  # fmt: skip
+        grey = np.round(answer[row, column] / 255, 4)
+        tables.append(pd.DataFrame({"page": page, "row": row, "column": column, "target": grey}))
     table = pd.concat(tables, ignore_index=True)
-    groups = np.array([number[key] for key in keys])[table["page"]]
+    groups = alike[table["page"]]
     whole = tuple(max(size) for size in zip(*(page.shape for page in dirty), strict=True))
 
-    def padded(pages: list[np.ndarray], chosen: list[int]) -> np.ndarray:
-        made = np.full((len(chosen), *whole), 255, dtype=np.uint8)
-        for at, page in enumerate(chosen):
-            made[at, : pages[page].shape[0], : pages[page].shape[1]] = pages[page]
+    def padded(pages: list[np.ndarray], shown: Collection[int]) -> np.ndarray:
+        made = np.full((len(pages), *whole), 255, dtype=np.uint8)
+        for at in shown:
+            made[at, : pages[at].shape[0], : pages[at].shape[1]] = pages[at]
         return made
-
-    every = list(range(len(dirty)))
 
     def visible_clean(rows: Rows, part: np.ndarray) -> np.ndarray:
         """Only visible pages have a clean one; of the others there is blank paper."""
-        shown = set(rows.inputs["page"][part == VISIBLE])
-        blank = [clean[page] if page in shown else np.full((1, 1), 255, np.uint8) for page in every]
-        return padded(blank, every)
+        return padded(clean, set(rows.inputs["page"][part == VISIBLE]))
 
-    return Rows(
-        table.drop(columns="target"), table[["target"]], groups,
-        arrays={"dirty": lambda rows, part: padded(dirty, every), "clean": visible_clean},
-        notes=[f"{count} pixels of each page are rows"],
-    )  # fmt: skip
+    arrays = {"dirty": lambda rows, part: padded(dirty, range(len(dirty))), "clean": visible_clean}
+    notes = [f"{count} pixels of each page are rows"]
+    return Rows(table.drop(columns="target"), table[["target"]], groups, arrays=arrays, notes=notes)
 
 
 def _gz(found: Recipe, path: Path) -> np.ndarray:
     try:
         return pd.read_csv(path, header=None).to_numpy()
     except (OSError, EOFError, ValueError) as error:
-        raise _cut_off(f"{found.name}: {path.name} cannot be read as a table") from error
+        raise refusal("no whole table", found=found, path=path) from error
 
 
 def read_graph(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
@@ -359,12 +302,8 @@ def read_graph(found: Recipe, files: Files, limit: int | None, draws: np.random.
     nodes = len(features)
     ends = [edges.max(initial=0), *(chosen.max(initial=0) for chosen in sets)]
     if len(labels) != nodes or edges.shape[1] != 2 or max(ends) >= nodes:
-        raise _changed(
-            found,
-            f"the layout of the files has changed: {nodes} nodes, {len(labels)} labels, edges with "
-            f"{edges.shape[1]} columns up to node {max(ends)}",
-            f"compare with {found.page}",
-        )
+        sizes = {"nodes": nodes, "labels": len(labels), "columns": edges.shape[1], "last": max(ends)}
+        raise refusal("other graph", found=found, **sizes)
     old = np.concatenate([chosen.ravel() for chosen in sets])
     part = np.repeat([VISIBLE, FEEDBACK, REPORT], [len(chosen) for chosen in sets])
     new = draws.permutation(nodes)  # the official order of the nodes could tell something
@@ -372,10 +311,22 @@ def read_graph(found: Recipe, files: Files, limit: int | None, draws: np.random.
     moved[new] = features
     edges = new[edges]
     edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
-    return Rows(
-        pd.DataFrame({"node": new[old]}), pd.DataFrame({"target": labels[old, 0].astype(int)}), part=part,
-        arrays={"nodes": lambda rows, part: moved, "edges": lambda rows, part: edges},
-    )  # fmt: skip
+    target = pd.DataFrame({"target": labels[old, 0].astype(int)})
+    arrays = {"nodes": lambda rows, part: moved, "edges": lambda rows, part: edges}
+    return Rows(pd.DataFrame({"node": new[old]}), target, part=part, arrays=arrays)
+
+
+def read(found: Recipe, files: Files, limit: int | None, draws: np.random.Generator) -> Rows:
+    """Return the rows of a recipe.
+
+    Args:
+        limit: Draw so many rows at random where there are more; None for all.
+        draws: The random stream of that draw.
+
+    Raises:
+        TaskError: A column is missing, or a file does not hold what its name says.
+    """
+    return _READERS[found.reader](found, files, limit, draws)
 
 
 _READERS = {

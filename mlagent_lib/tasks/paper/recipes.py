@@ -6,13 +6,15 @@ import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.files import read_yaml
 from mlagent_lib.core.limits import Limits
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.spec import TaskSpec
 
 PREFIX = "paper/"
 KAGGLE = "https://www.kaggle.com/competitions/"
+SPLITTING = "cut from the competition's training set, since the labels of its test set are not public"
+LICENCE = "Kaggle competition data: use and sharing are bound by the competition's rules, which you accept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +62,7 @@ class Recipe(TaskSpec):
     group: str = ""
     stratified: bool = True
     unseen: str = ""
-    splitting: str = (
-        "cut from the competition's training set, since the labels of its test set are not public"
-    )
+    splitting: str = SPLITTING
     picture: str = ""
     picture_column: str = ""
     side: int = 0
@@ -76,9 +76,7 @@ class Recipe(TaskSpec):
     work_minutes: int = 1
     paper_init: float | None = None
     paper_best: float | None = None
-    licence: str = (
-        "Kaggle competition data: use and sharing are bound by the competition's rules, which you accept"
-    )
+    licence: str = LICENCE
     note: str = ""
     limits: Limits = field(default_factory=lambda: Limits(seconds=120.0, memory_bytes=4 << 30))
 
@@ -95,12 +93,10 @@ class Recipe(TaskSpec):
     @property
     def origin(self) -> str:
         """Return name, metric and table row as the paper has them."""
-        parts = [
-            "v1 Table 1" if self.paper_best is not None else "training task, without a row in v1 Table 1"
-        ]
+        row = "training task, without a row in v1 Table 1" if self.paper_best is None else "v1 Table 1"
         scores = {"initial script, derived,": self.paper_init, "ML-Agent best@8": self.paper_best}
-        parts += [f"{words} {value:g}" for words, value in scores.items() if value is not None]
-        return f"{self.name} ({self.paper_metric}; {', '.join(parts)})"
+        told = [f"{words} {value:g}" for words, value in scores.items() if value is not None]
+        return f"{self.name} ({self.paper_metric}; {', '.join([row, *told])})"
 
 
 def _recipe(entry: dict) -> Recipe:
@@ -129,18 +125,11 @@ def recipe(name: str) -> Recipe:
             return found
     names = [name for found in RECIPES for name in (found.name, found.slug) if name]
     near = difflib.get_close_matches(short, names, 1, 0.3)
-    hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
-    raise TaskError(
-        f"the paper has no task {short!r}", cure=f"{hint}mlagent tasks list --suite paper shows all 19"
-    )
+    raise refusal("no paper task", name=short, hint=f"did you mean {PREFIX}{near[0]}? " if near else "")
 
 
 def paper_folder(name: str, home: Path) -> Path:
-    """Return where the task folder of a paper task lies below ``home``, or will lie.
-
-    Raises:
-        TaskError: The paper has no such task.
-    """
+    """Return where the task folder of a paper task lies below ``home``, or will lie."""
     return home / "paper" / recipe(name).name
 
 
@@ -152,7 +141,7 @@ def prepared_folder(name: str, home: Path) -> Path:
     """
     folder = paper_folder(name, home)
     if not folder.is_dir():
-        raise TaskError(f"{PREFIX}{folder.name} is not prepared yet", cure=recipe(name).command)
+        raise refusal("not prepared", recipe=recipe(name), prefix=PREFIX)
     return folder
 
 
@@ -183,11 +172,10 @@ def rough_time(found: Recipe) -> str:
 def paper_task_rows(split: str | None = None) -> list[tuple[str, ...]]:
     """Return the table of the paper's tasks (of one split, or of both), with its header."""
     rows = [("task", "split", "metric", "download", "time", "command")]
-    rows += [
-        (found.name, found.split, found.paper_metric, rough_size(found), rough_time(found), found.command)
-        for found in RECIPES
-        if split in (None, found.split)
-    ]
+    for found in RECIPES:
+        if split in (None, found.split):
+            estimated = rough_size(found), rough_time(found)
+            rows.append((found.name, found.split, found.paper_metric, *estimated, found.command))
     return rows
 
 

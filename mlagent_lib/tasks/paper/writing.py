@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.random import Generator
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.folder import write_tables, write_texts
 from mlagent_lib.tasks.grading import LABEL_SETS
 from mlagent_lib.tasks.paper import readers
 from mlagent_lib.tasks.paper.archives import Files
 from mlagent_lib.tasks.paper.recipes import PREFIX, Recipe
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.spec import Sample
 from mlagent_lib.tasks.splits import Split, deal, normalised_rows
 
 RARE = 3  # a class with fewer rows cannot be in all three sets
 SETS = ("visible", *LABEL_SETS)
-_MORE = "use the whole download, or raise --rows"
+
 _FILES = {
     "pictures": "pictures.npy: all pictures as one array (rows, height, width, channels); picture: its row.",
     "dirty": "dirty.npy: all pages as one array (pages, height, width) of grey values 0 to 255.",
@@ -51,14 +51,12 @@ def write_folder(found: Recipe, source: Path, folder: Path, options: dict) -> No
     """Write all of a task folder but its scores.
 
     Args:
-        found: The recipe.
         source: The download: an archive, or a folder with archives or files.
         folder: The task folder, which does not exist yet; its parent does, and holds what is unpacked.
         options: ``rows`` and ``seed``, and what else `prepare_paper_task` was asked for.
 
     Raises:
         TaskError: A file or a column is missing, or there are too few rows.
-        DamagedArchive: See `unpack`.
     """
     rows, seed = options["rows"], options["seed"]
     caps = found.rows if rows in (None, "all") else (rows, *found.rows[1:])
@@ -79,26 +77,15 @@ def write_folder(found: Recipe, source: Path, folder: Path, options: dict) -> No
     provenance += ["the labels are public elsewhere, so that a model may have seen them in its training"]
     spec = replace(found, rows=split.rows, paper_task=found.origin, provenance="; ".join(provenance))
     stated = ", ".join(f"{key}={value!r}" for key, value in options.items())
+    prepare = _PREPARE.format(name=PREFIX + found.name, options=stated)
+    more = [f"data/{text}" for name, text in _FILES.items() if name in sample.extra]
     write_tables(folder, sample, split.rows, rng(seed, found.name, "ids"))
-    write_texts(
-        folder,
-        spec,
-        sample,
-        classes,
-        prepare=_PREPARE.format(name=PREFIX + found.name, options=stated),
-        more=[f"data/{text}" for name, text in _FILES.items() if name in sample.extra],
-        may_lack_classes=True,
-        tell_origin=False,
-        licence=found.licence,
-    )
+    told = {"may_lack_classes": True, "tell_origin": False, "licence": found.licence}
+    write_texts(folder, spec, sample, classes, prepare=prepare, more=more, **told)
 
 
 def _sample(
-    table: readers.Rows,
-    pictures: np.ndarray | None,
-    parts: np.ndarray,
-    split: Split,
-    draws: np.random.Generator,
+    table: readers.Rows, pictures: np.ndarray | None, parts: np.ndarray, split: Split, draws: Generator
 ) -> Sample:
     """Return the rows in the order of the split, with the arrays that belong to them."""
     order, visible = split.order, len(split.visible)
@@ -109,8 +96,7 @@ def _sample(
         inputs = pd.concat([pd.Series(place, name="picture"), inputs], axis=1)
         extra["pictures"] = pictures[order[np.argsort(place)]]
     if table.classes:
-        names = {"target": range(len(table.classes)), "name": table.classes}
-        extra["classes"] = pd.DataFrame(names)
+        extra["classes"] = pd.DataFrame({"target": range(len(table.classes)), "name": table.classes})
     return Sample(inputs, targets, extra)
 
 
@@ -131,14 +117,12 @@ def _without_rare_and_repeated(found: Recipe, table: readers.Rows) -> tuple[read
         count = table.targets["target"].map(table.targets["target"].value_counts())
         rare = sorted(set(table.targets["target"][count < RARE]))
         if rare and found.kind == "probability":  # every class is a column of the answer
-            raise TaskError(f"{found.name}: class {rare[0]} has fewer than {RARE} rows", cure=_MORE)
+            raise refusal("rare class", name=found.name, rare=rare[0], least=RARE)
         if rare:
             table.notes.append(f"classes with fewer than {RARE} rows left out: {', '.join(map(str, rare))}")
             table = table.take(np.flatnonzero(count >= RARE))
     pictures = table.pictures(np.arange(len(table.targets))) if table.pictures else None
-    keys = pd.Series([""] * len(table.targets))
-    if table.inputs.shape[1]:
-        keys = normalised_rows(table.inputs)
+    keys = normalised_rows(table.inputs) if table.inputs.shape[1] else pd.Series([""] * len(table.targets))
     if pictures is not None:
         keys = keys + [sha256(picture.tobytes()).hexdigest() for picture in pictures]
     # A repeated row would stand in two sets, or twice in one: the first stays, wherever the others are. Of
@@ -169,9 +153,7 @@ def sizes_of(rows: int, caps: tuple[int, int, int], every: bool = False) -> tupl
     return (left if every else min(left, caps[0]), *hidden)
 
 
-def _cut(
-    found: Recipe, table: readers.Rows, caps: tuple, every: bool, draws: np.random.Generator
-) -> np.ndarray:
+def _cut(found: Recipe, table: readers.Rows, caps: tuple, every: bool, draws: Generator) -> np.ndarray:
     """Return for each row 0, 1, 2 (visible, feedback, report) or -1 (not used)."""
     strata = _strata(found, table)
     if table.part is None:
@@ -193,8 +175,7 @@ def demand(parts: np.ndarray, name: str) -> None:
     """Raise a `TaskError` where one of the three sets has no rows."""
     counts = np.bincount(parts, minlength=3)
     if counts.min() == 0:
-        empty = SETS[int(np.argmin(counts))]
-        raise TaskError(f"{name}: {len(parts)} rows are too few: the {empty} set would be empty", cure=_MORE)
+        raise refusal("empty set", name=name, rows=len(parts), empty=SETS[int(np.argmin(counts))])
 
 
 def _merge_unseen(table: readers.Rows, parts: np.ndarray) -> None:
@@ -211,27 +192,17 @@ def _class_numbers(found: Recipe, table: readers.Rows) -> list[int]:
         return []
     classes = sorted(int(value) for value in np.unique(table.targets["target"]))
     if len(classes) < 2:
-        raise TaskError(f"{found.name}: all rows that are left have one class", cure="use the whole download")
+        raise refusal("one class", name=found.name)
     return classes
 
 
 def _demand_classes(found: Recipe, table: readers.Rows, parts: np.ndarray) -> None:
-    """Raise where a set lacks a class that its metric needs."""
-    for column, number, lost in _lost_classes(found, table, parts):
-        if number == 0 or found.metric != "logloss":
-            of_column = f" of {column}" if found.kind != "probability" else ""
-            raise TaskError(
-                f"{found.name}: the {SETS[number]} set has no row of class {lost}{of_column}", cure=_MORE
-            )
-
-
-def _lost_classes(found: Recipe, table: readers.Rows, parts: np.ndarray) -> Iterator[tuple[str, int, object]]:
-    """Yield column, set and first class of each set that lacks one, where a metric looks at every class."""
+    """Raise where a set lacks a class that its metric needs; a logarithm needs it in the visible set only."""
     if found.kind != "probability" and found.metric != "auc-columns":
         return
-    for column in table.targets:
-        values = table.targets[column].to_numpy()
-        for number in range(len(SETS)):
-            lost = sorted(set(np.unique(values)) - set(np.unique(values[parts == number])))
+    for column, values in table.targets.items():
+        for number, name in enumerate(SETS[:1] if found.metric == "logloss" else SETS):
+            lost = sorted(set(values) - set(values[parts == number]))
             if lost:
-                yield column, number, lost[0]
+                of_column = f" of {column}" if found.kind != "probability" else ""
+                raise refusal("lost class", name=found.name, set=name, lost=lost[0], of_column=of_column)

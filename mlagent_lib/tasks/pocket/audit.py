@@ -20,7 +20,6 @@ from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
 
 from mlagent_lib.core.files import write_text
 from mlagent_lib.tasks.pocket.cards import CARDS, DECIDES, Card, card_of
@@ -36,6 +35,7 @@ from mlagent_lib.tasks.pocket.measure import (
     store_scores,
 )
 from mlagent_lib.tasks.pocket.suite import build_suite, recorded_scores
+from mlagent_lib.tasks.spec import Stated
 from mlagent_lib.tasks.task import Task, load_task
 
 FILE = Path(__file__).with_suffix(".json")
@@ -47,14 +47,6 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Shares = Mapping[str, Mapping[str, float | None]]  # task -> key of an edit -> share; None: it fails
 Learned = Mapping[tuple[str, bool], tuple[str, float]]  # (fact, is a classifier's) -> key, mean share
-
-
-class Stated(Protocol):
-    """What a rule reads: a card, or a task."""
-
-    modality: str
-    kind: str
-    facts: Sequence[str]
 
 
 def closes(shares: Shares, tasks: Sequence[str], key: str) -> float:
@@ -112,23 +104,19 @@ def learn(shares: Shares, beside: Shares, stated: Mapping[str, Stated]) -> Learn
     found = {}
     for fact, axis in DECIDES.items():
         for classify in (True, False):
-            tasks = [
-                name
-                for name, card in stated.items()
-                if fact in card.facts and is_classification(card.kind) == classify
-            ]
-            own = {
-                task: {
-                    key: None if share is None else ((share + (beside[task][key] or 0.0)) / 2)
-                    for key, share in shares[task].items()
-                    if key.startswith(axis)
-                }
-                for task in tasks
-            }
+            own = {}
+            for task, card in stated.items():
+                if fact in card.facts and is_classification(card.kind) == classify:
+                    alone = {key: share for key, share in shares[task].items() if key.startswith(axis)}
+                    own[task] = {key: _mean(share, beside[task].get(key)) for key, share in alone.items()}
             if any(own.values()):
-                best = best_fixed(own, tasks)
-                found[fact, classify] = best, closes(own, tasks, best)
+                best = best_fixed(own, list(own))
+                found[fact, classify] = best, closes(own, list(own), best)
     return found
+
+
+def _mean(alone: float | None, beside: float | None) -> float | None:
+    return None if alone is None else (alone + (beside or 0.0)) / 2
 
 
 def rule_edits(card: Stated, learned: Learned) -> tuple[str, ...]:
@@ -148,14 +136,10 @@ def rule_edits(card: Stated, learned: Learned) -> tuple[str, ...]:
     known = {edit.key for edit in edits(card.modality, card.kind)}
     made = []
     for axis in AXES:
-        options = [
-            (same, learned[fact, same == classify][1], learned[fact, same == classify][0])
-            for fact in card.facts
-            if DECIDES.get(fact) == axis
-            for same in (True, False)
-            if (fact, same == classify) in learned
-        ]
-        options = [option for option in options if option[1] > HELPS and option[2] in known]
+        facts = [fact for fact in card.facts if DECIDES.get(fact) == axis]
+        places = [(same, (fact, same == classify)) for fact in facts for same in (True, False)]
+        taught = [(same, *learned[place]) for same, place in places if place in learned]
+        options = [(same, share, key) for same, key, share in taught if share > HELPS and key in known]
         made += [max(options, key=lambda option: option[:2])[2]] if options else []
     return tuple(made)
 
@@ -166,8 +150,6 @@ def share_after(work: Measurement, keys: Sequence[str], undo: bool) -> float:
     One that fails leaves the score as it was, and one that the task's catalogue lacks changes nothing.
 
     Args:
-        work: The runs of the task.
-        keys: Of the edits.
         undo: Whether an edit that fails also leaves the script as it was; the environment lets it stand.
     """
     known = {edit.key: edit for edit in edits(work.task.modality, work.task.kind)}
@@ -240,10 +222,9 @@ def best_edit(shares: Mapping[str, float | None]) -> str:
 
 
 def _store(record: Mapping[str, Mapping]) -> None:
-    lines = [
-        f"{json.dumps(spec.name)}: {json.dumps(record[spec.name])}" for spec in CARDS if spec.name in record
-    ]
-    write_text(FILE, "{\n" + ",\n".join(lines) + "\n}\n")
+    names = [card.name for card in CARDS if card.name in record]
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(record[name])}" for name in names)
+    write_text(FILE, f"{{\n{lines}\n}}\n")
 
 
 @contextmanager
@@ -299,12 +280,10 @@ def measure_all(names: Sequence[str], workers: int, say: Callable[[str], None]) 
                 say(f"{name}: best edit closes {found[1]['three'][0]:.2f}, three {found[1]['three'][-1]:.2f}")
         record = recorded()
         taught = learned_on_held_in(record)
-        todo = {name: rule_edits(card_of(name), taught) for name in record}
-        jobs = {
-            pool.submit(_ruled, name, keys): name
-            for name, keys in todo.items()
-            if record[name].get("rule", {}).get("edits") != list(keys)
-        }
+        ruled = {name: rule_edits(card_of(name), taught) for name in record}
+        known = {name: one.get("rule", {}).get("edits") for name, one in record.items()}
+        todo = {name: keys for name, keys in ruled.items() if known[name] != list(keys)}
+        jobs = {pool.submit(_ruled, name, keys): name for name, keys in todo.items()}
         for job in as_completed(jobs):
             record[jobs[job]]["rule"] = job.result()
         _store(record)

@@ -86,11 +86,10 @@ def is_classification(kind: str) -> bool:
 
 @cache
 def _groups() -> dict[str, list[Family]]:
-    groups = read_yaml(Path(__file__).with_suffix(".yaml"))
-    return {
-        name: [Family(group["axis"], **family) for family in group["families"]]
-        for name, group in groups.items()
-    }
+    found = {}
+    for name, group in read_yaml(Path(__file__).with_suffix(".yaml")).items():
+        found[name] = [Family(group["axis"], **family) for family in group["families"]]
+    return found
 
 
 def _families(modality: str, kind: str) -> list[Family]:

@@ -103,14 +103,12 @@ def silhouettes(rng: np.random.Generator, n: int = 2000, species: int = 12) -> S
     rows, columns = _grid(n)
     angle = np.arctan2(rows, columns) + _column(rng.normal(0, 0.05, n))
     own = lobes[label] + rng.normal(0, 0.025, (n, 5))
-    radius = sum(
-        own[:, k, None, None] * np.cos((k + 1) * angle + phase[label, k, None, None]) for k in range(5)
-    )
+    waves = (own[:, k, None, None] * np.cos((k + 1) * angle + phase[label, k, None, None]) for k in range(5))
+    radius = sum(waves)
     size = _column(rng.normal(3.0, 0.25, n))
     inside = 1 / (1 + np.exp(-3 * (size * (1 + 0.9 * radius) - np.hypot(rows, columns))))
-    return sample_of(
-        pixels(_dimmed(rng, 40 * (inside - 0.3) + _ground(rng, n, 14, (0, 0)), 0.02, 0.15)), label
-    )
+    images = 40 * (inside - 0.3) + _ground(rng, n, 14, (0, 0))
+    return sample_of(pixels(_dimmed(rng, images, 0.02, 0.15)), label)
 
 
 def flukes(rng: np.random.Generator, n: int = 2100, animals: int = 30) -> Sample:

@@ -23,15 +23,12 @@ from mlagent_lib.tasks.task import Task
 FILE = Path(__file__).with_suffix(".json")
 LENGTH = 6  # edits: the steps of a laptop trajectory
 FRONT = 36  # ours: edits that are tried again after the first one, best first
+Gap = Callable[[str, tuple[str, ...]], float]  # from a task and edits in their order to the share they close
 POLICIES = ("fixed-edit", "fixed-sequence", "best-edit")
 
 
 def best_sequence(
-    gap_of: Callable[[str, tuple[str, ...]], float],
-    tasks: Sequence[str],
-    keys: Sequence[str],
-    length: int = LENGTH,
-    front: int = FRONT,
+    gap_of: Gap, tasks: Sequence[str], keys: Sequence[str], length: int = LENGTH, front: int = FRONT
 ) -> tuple[str, ...]:
     """Return the edits that, made one after the other on every task, close most of the gap on average.
 
@@ -39,9 +36,8 @@ def best_sequence(
     alone is the best fixed edit.
 
     Args:
-        gap_of: From a task and edits in their order to the share of the gap that they close.
+
         tasks: Those that the choice is made on.
-        keys: Of the edits to choose from.
         length: Most edits.
         front: How many edits, the best ones alone, are tried from the second place on.
 
@@ -52,8 +48,7 @@ def best_sequence(
         >>> best_sequence(lambda task, made: gaps.get(made, 0.1), ["one"], ["a", "b"])
         ('a', 'b')
     """
-    chosen: tuple[str, ...] = ()
-    reached = 0.0
+    chosen, reached = (), 0.0
     while len(chosen) < length:
         means = {key: sum(gap_of(task, (*chosen, key)) for task in tasks) / len(tasks) for key in keys}
         best = max(means, key=means.__getitem__)
@@ -73,11 +68,8 @@ def chosen() -> Mapping[str, Sequence[str]]:
 @cache
 def _every_edit() -> dict[str, Edit]:
     """Return all edits by key; of those that several catalogues have, the first one's."""
-    every = (edit for one in product(MODALITIES, KINDS) for edit in edits(*one))
-    found: dict[str, Edit] = {}
-    for edit in every:
-        found.setdefault(edit.key, edit)
-    return found
+    every = [edit for one in product(MODALITIES, KINDS) for edit in edits(*one)]
+    return {edit.key: edit for edit in reversed(every)}
 
 
 @cache
@@ -96,10 +88,9 @@ def fixed_edits(kind: str, task: Task) -> tuple[Edit, ...]:
             labels, what a perfect reader could do in one step; nothing for a task that was never measured.
     """
     known = _every_edit() | {edit.key: edit for edit in edits(task.modality, task.kind)}
+    keys: Sequence[str] = chosen()["sequence"][: 1 if kind == "fixed-edit" else None]
     if kind == "best-edit":
-        keys: Sequence[str] = [_best_edits()[task.name]] if task.name in _best_edits() else []
-    else:
-        keys = chosen()["sequence"][: 1 if kind == "fixed-edit" else None]
+        keys = [best for name, best in _best_edits().items() if name == task.name]
     return tuple(known[key] for key in keys)
 
 
@@ -107,9 +98,8 @@ def main() -> None:
     """Choose the sequence on the held-in tasks and write it down."""
     works = {name: Measurement(find_task(name), run_trusted) for name in list_tasks("held-in")}
     shares = {name: recorded()[name]["shares"] for name in works}
-    keys = sorted(
-        {key: None for one in shares.values() for key in one}, key=lambda k: AXES.index(k.split("/")[0])
-    )
+    every = dict.fromkeys(key for one in shares.values() for key in one)
+    keys = sorted(every, key=lambda key: AXES.index(key.split("/")[0]))
 
     def gap(task: str, made: Sequence[str]) -> float:
         alone = shares[task].get(made[0]) or 0.0

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.files import read_yaml, write_json
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.folder import add_to_card, drafted, write_tables, write_texts
@@ -29,9 +29,10 @@ from mlagent_lib.tasks.metrics import get_metric
 from mlagent_lib.tasks.pocket.audit import THREADS
 from mlagent_lib.tasks.pocket.cards import CARDS, COUNTS
 from mlagent_lib.tasks.pocket.catalogue import edits, family_of_key
-from mlagent_lib.tasks.pocket.making import SIDE, sample
-from mlagent_lib.tasks.pocket.measure import Measurement, run_trusted, share_of_gap
+from mlagent_lib.tasks.pocket.making import sample
+from mlagent_lib.tasks.pocket.measure import Measurement, rounded, run_trusted, share_of_gap
 from mlagent_lib.tasks.pocket.suite import GRAPH
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.spec import TaskSpec
 from mlagent_lib.tasks.splits import normalised_rows
 from mlagent_lib.tasks.task import load_task
@@ -42,22 +43,21 @@ LEAST_GAIN = 0.2  # of the way from the starter to a perfect score, as the suite
 MOST_ALONE = 0.75  # of the gap: what one of the two edits may close
 # Ours: what an edit that helps in many places may close where other models fit.
 GENERAL, MOST_GENERAL = ("model/forest/100/5", "learning/vote/60"), 0.3
-ROWS = {"tabular": (450, 600, 800), "text": (400, 500), "image": (450, 600), "graph": (450, 600)}  # ours
+
 TREES = {"model/forest", "model/boosting"}
 # Ours: pairs of blocks that do not fit; any learning edit mends one that leaves rows out, so it is rarer.
 PAIRS = (("data", "model"),) * 3 + (("data", "learning"), ("model", "learning"))
 TRIES = 40  # ours; the more restricted draws take three on average
 _GOALS = {card.metric: card.goal for card in CARDS}
-_STATED = {"tabular": "", "text": "short texts", "image": f"{SIDE} by {SIDE} pixels", "graph": "many nodes"}
-_ROWS = {
-    "tabular": "Rows of a table from a survey that was made up.",
-    "text": "Short lines in a language that was made up.",
-    "image": f"Grey pictures of {SIDE} by {SIDE} pixels, made up.",
-    "graph": "Papers that cite each other, made up, each with 48 numbers.",
+_TOLD = {
+    "baseline": "the starter, run once",
+    "best": "the best of the scripts that the generator knows to fit; nothing was searched",
 }
+
 _ASKED = {
     "label": "The answer is the class of a row.",
     "probability": "The answer is the probability of each class.",
+    "binary": "The answer is the probability of class 1.",
     "rank": "The answer is the five most likely classes, best first.",
     "regression": "The answer is a number.",
 }
@@ -93,6 +93,10 @@ class Drawn:
     right: dict[str, list[str]]
     rows: int
 
+    def block(self, key: str) -> str:
+        """Return the lines of an edit of the task's catalogue."""
+        return next(edit.block for edit in edits(self.modality, self.kind) if edit.key == key)
+
 
 def draw_plan(draws: np.random.Generator, modality: str) -> Drawn:
     """Return what a task of a modality shall be.
@@ -114,56 +118,38 @@ def draw_plan(draws: np.random.Generator, modality: str) -> Drawn:
     def fitting(axis: str, rule: dict, side: str) -> list[str]:
         return [key for key in (f"{axis}/{name}" for name in rule[side]) if key in known]
 
+    def fits(axis: str, rule: dict) -> bool:
+        goes_with = facts["model"] in rule.get("with", [facts["model"]])
+        is_graded_so = metric in rule.get("metrics", [metric])
+        return goes_with and is_graded_so and all(fitting(axis, rule, side) for side in ("right", "wrong"))
+
     models = [fact for fact, rule in offer["model"].items() if metric in rule.get("metrics", [metric])]
     facts, starter, right = {"model": one(models)}, {}, {}
     for axis in ("model", "data", "learning"):
-        options = [
-            fact
-            for fact, rule in offer[axis].items()
-            if facts["model"] in rule.get("with", [facts["model"]])
-            and metric in rule.get("metrics", [metric])
-            if fitting(axis, rule, "right") and fitting(axis, rule, "wrong")
-        ]
+        options = [fact for fact, rule in offer[axis].items() if fits(axis, rule)]
         if axis == "learning" and axis not in wrong:  # where all rows are used, nothing shows that they count
             options = ["", *(fact for fact in options if fact != "every row counts")]
         facts.setdefault(axis, one(options))
         rule = offer[axis].get(facts[axis], {"right": ["plain"]})
         right[axis] = fitting(axis, rule, "right")
         starter[axis] = one(fitting(axis, rule, "wrong")) if axis in wrong else right[axis][0]
-    return Drawn(
-        modality,
-        kind,
-        metric,
-        int(classes[0]) if classes else 1,
-        facts,
-        wrong,
-        starter,
-        right,
-        one(ROWS[modality]),
-    )
+    answers, rows = int(classes[0]) if classes else 1, one(offer["sizes"])
+    return Drawn(modality, kind, metric, answers, facts, wrong, starter, right, rows)
 
 
 def spec_of(name: str, plan: Drawn) -> TaskSpec:
     """Return the card of a plan."""
     stated = [fact for fact in plan.facts.values() if fact]
     stated += [f"{COUNTS[plan.answers]} classes"] if plan.answers > 1 else []
-    state = _STATED[plan.modality]
-    if plan.modality == "tabular":
-        state = "categories" if "categories that matter" in stated else "numbers only"
-    block = {edit.key: edit.block for edit in edits(plan.modality, plan.kind)}
-    asked = (
-        "The answer is the probability of class 1."
-        if plan.answers == 2 and plan.kind == "probability"
-        else ""
-    )
+    offer = structures()[plan.modality]
+    state = "categories" if "categories that matter" in stated else offer["state"]
+    asked = _ASKED["binary" if plan.answers == 2 and plan.kind == "probability" else plan.kind]
     return TaskSpec(
         name=name,
-        modality=plan.modality,
-        kind=plan.kind,
-        metric=plan.metric,
-        **{axis: block[key] for axis, key in plan.starter.items()},
+        **{name: getattr(plan, name) for name in ("modality", "kind", "metric")},
+        **{axis: plan.block(key) for axis, key in plan.starter.items()},
         goal=_GOALS[plan.metric],
-        description=f"{_ROWS[plan.modality]} {asked or _ASKED[plan.kind]}",
+        description=f"{offer['about']} {asked}",
         facts=(*stated, state),
         split="held-in",
         rows=(plan.rows, HIDDEN, HIDDEN),
@@ -171,80 +157,72 @@ def spec_of(name: str, plan: Drawn) -> TaskSpec:
     )
 
 
-def _why_not(work: Measurement, plan: Drawn, right: dict[str, str]) -> str:
-    """Return why a drawn task is not kept, given the blocks that fit; "" where it is."""
+class _Dropped(Exception):
+    """A draw that is not kept, with the reason."""
+
+
+def _demand_worth(work: Measurement, plan: Drawn, right: dict[str, str]) -> None:
+    """Drop a drawn task, given the blocks that fit, unless two edits are worth their while, and only both."""
     start, top = (work.run(blocks).scores for blocks in (work.blocks, right))
     if start is None or top is None:
-        return "a script fails"
+        raise _Dropped("a script fails")
     perfect = get_metric(plan.metric).perfect
     if any((top[part] - start[part]) / ((perfect - start[part]) or 1) < LEAST_GAIN for part in LABEL_SETS):
-        return "little to gain"
+        raise _Dropped("little to gain")
     low, high = (work.sign * scores["feedback"] for scores in (start, top))
 
     def much(axis: str, block: str, most: float) -> bool:
         return work.value(work.blocks | {axis: block}) - low > most * (high - low)
 
     if any(much(axis, right[axis], MOST_ALONE) for axis in plan.wrong):
-        return "one edit does it"
+        raise _Dropped("one edit does it")
     if TREES & {family_of_key(key) for key in plan.right["model"]}:
-        return ""
-    known = {edit.key: edit for edit in edits(plan.modality, plan.kind)}
+        return
     # Whatever replaces a learning block that leaves rows out mends it.
     asked = GENERAL[:1] if plan.facts["learning"] == "every row counts" else GENERAL
-    general = any(much(known[key].axis, known[key].block, MOST_GENERAL) for key in asked)
-    return "an edit that helps in many places does it" if general else ""
+    if any(much(key.split("/")[0], plan.block(key), MOST_GENERAL) for key in asked):
+        raise _Dropped("an edit that helps in many places does it")
 
 
-def _best_of(work: Measurement, plan: Drawn) -> tuple[dict[str, str], dict[str, list[str]]]:
+def _best_of(
+    work: Measurement, plan: Drawn, fitting: dict[str, str]
+) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return the best script of edits that fit, and the fitting edits that run, the best ones first."""
-    block = {edit.key: edit.block for edit in edits(plan.modality, plan.kind)}
-    best = {axis: block[keys[0]] for axis, keys in plan.right.items()}
-    right = {}
+    best, right = dict(fitting), {}
     for axis in ("model", "data", "learning"):
-        value = {key: work.value(best | {axis: block[key]}) for key in plan.right[axis]}
+        value = {key: work.value(best | {axis: plan.block(key)}) for key in plan.right[axis]}
         right[axis] = sorted((k for k in value if value[k] > float("-inf")), key=lambda k: -value[k])
-        best |= {axis: block[right[axis][0]]}
+        best[axis] = plan.block(right[axis][0])
     return best, right
 
 
-def _write(folder: Path, name: str, plan: Drawn, draws: np.random.Generator) -> str:
-    """Write a task into a folder; return why it cannot be kept, "" where it can."""
+def _write(folder: Path, name: str, plan: Drawn, draws: np.random.Generator) -> None:
+    """Write a task into a folder, or drop it."""
     spec = spec_of(name, plan)
     total = sum(spec.rows)
     rows = sample(draws, plan.modality, total, plan.answers, set(plan.facts.values()))
     if normalised_rows(rows.inputs).duplicated().any():
-        return "rows are repeated"
+        raise _Dropped("rows are repeated")
     cuts = (plan.rows * 3 // 4, plan.rows, plan.rows + HIDDEN, total)
     target, classes = rows.targets["target"].to_numpy(), list(range(plan.answers)) if plan.answers > 1 else []
-    for low, high in zip((0, *cuts), cuts, strict=False):
-        if not set(classes) <= set(target[low:high]):
-            return "a class is missing"
+    if not all(set(classes) <= set(target[low:high]) for low, high in pairwise((0, *cuts))):
+        raise _Dropped("a class is missing")
     write_tables(folder, rows, spec.rows, draws)
     write_texts(folder, spec, rows, classes, more=GRAPH if plan.modality == "graph" else ())
     work = Measurement(load_task(folder), run_trusted)
-    block = {edit.key: edit.block for edit in edits(plan.modality, plan.kind)}
-    if why := _why_not(work, plan, {axis: block[keys[0]] for axis, keys in plan.right.items()}):
-        return why
-    best, right = _best_of(work, plan)
-    if why := _why_not(work, plan, best):  # again, since that may be another script
-        return why
-    scores = [work.run(blocks).scores for blocks in (work.blocks, best)]
-    told = (
-        "the starter, run once",
-        "the best of the scripts that the generator knows to fit; nothing was searched",
-    )
-    entries = {
-        entry: {part: round(score, 6) for part, score in own.items()} | {"provenance": note}
-        for entry, own, note in zip(("baseline", "best"), scores, told, strict=True)
-    }
-    add_to_card(folder, **entries)
-    low, high = (work.sign * own["feedback"] for own in scores)
+    fitting = {axis: plan.block(keys[0]) for axis, keys in plan.right.items()}
+    _demand_worth(work, plan, fitting)
+    best, right = _best_of(work, plan, fitting)
+    _demand_worth(work, plan, best)  # again, since that may be another script
+    scores = {"baseline": work.run(work.blocks).scores, "best": work.run(best).scores}
+    stated = {entry: rounded(own) | {"provenance": _TOLD[entry]} for entry, own in scores.items()}
+    add_to_card(folder, **stated)
+    low, high = (work.sign * own["feedback"] for own in scores.values())
     values = {axis: work.value(work.blocks | {axis: best[axis]}) for axis in plan.wrong}
     content = {name: getattr(plan, name) for name in ("modality", "kind", "metric", "facts", "starter")}
     content |= {"wrong": list(plan.wrong), "right": right}
     content["alone"] = {axis: share_of_gap(value, low, high) for axis, value in values.items()}
     write_json(folder / STRUCTURE, content)
-    return ""
 
 
 def task_name(number: int) -> str:
@@ -255,10 +233,6 @@ def task_name(number: int) -> str:
         'made-0007'
     """
     return f"made-{number:04d}"
-
-
-class _Dropped(Exception):
-    """A draw that is not kept, with the reason."""
 
 
 def make_task(out: Path, number: int, seed: int, modalities: Sequence[str]) -> list[str]:
@@ -272,14 +246,11 @@ def make_task(out: Path, number: int, seed: int, modalities: Sequence[str]) -> l
         draws = rng(seed, "made", number, attempt)
         try:
             with drafted(out / name) as draft:
-                if why := _write(draft, name, draw_plan(draws, modality), draws):
-                    raise _Dropped(why)
-                return dropped
+                _write(draft, name, draw_plan(draws, modality), draws)
+            return dropped
         except _Dropped as reason:
             dropped.append(str(reason))
-    raise TaskError(
-        f"none of {TRIES} draws made a task {name}", cure="choose another seed, or more modalities"
-    )
+    raise refusal("no draw kept", tries=TRIES, name=name)
 
 
 def generate(
@@ -309,7 +280,7 @@ def generate(
     asked = {"seed": seed, "modalities": list(modalities)}
     record = out / "made.json"
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != asked:
-        raise TaskError(f"{out} holds tasks of other draws", cure="give a new folder with --out")
+        raise refusal("other draws", out=out)
     write_json(record, asked)
     todo = [number for number in range(1, count + 1) if not (out / task_name(number)).is_dir()]
     reasons, done = Counter(), count - len(todo)

@@ -25,9 +25,9 @@ def _scaled(score: np.ndarray) -> np.ndarray:
     return (score - score.mean(0)) / score.std(0)
 
 
-def _smooth(rng: np.random.Generator, points: np.ndarray, answers: int, reach: float) -> np.ndarray:
-    """Return random functions of the points that change over a distance of ``reach``: sums of waves."""
-    waves = rng.normal(0, 1 / reach, (points.shape[1], 200))
+def _smooth(rng: np.random.Generator, points: np.ndarray, answers: int) -> np.ndarray:
+    """Return random functions of the points that change over a distance of 2.2: sums of waves."""
+    waves = rng.normal(0, 1 / 2.2, (points.shape[1], 200))
     return np.cos(points @ waves + rng.uniform(0, 2 * np.pi, 200)) @ rng.normal(0, 1, (200, answers))
 
 
@@ -37,13 +37,10 @@ def table(rng: np.random.Generator, n: int, answers: int, facts: Collection[str]
     width = 6 if alike else 5 if depend else 10
     numbers = rng.normal(0, 1, (n, width))
     if alike:
-        score = _smooth(rng, numbers, answers, 2.2)
+        score = _smooth(rng, numbers, answers)
     elif depend:
-        pairs = [(i, j) for i in range(width) for j in range(i)]
-        parts = np.column_stack([
-            np.sign(numbers[:, i] - rng.normal(0, 0.3)) * np.sign(numbers[:, j] - rng.normal(0, 0.3))
-            for i, j in pairs
-        ])  # fmt: skip
+        pairs = np.array([(i, j) for i in range(width) for j in range(i)])
+        parts = np.sign(numbers[:, pairs] - rng.normal(0, 0.3, pairs.shape)).prod(axis=2)
         score = parts @ (rng.normal(0, 1, (len(pairs), answers)) * (rng.random((len(pairs), answers)) < 0.4))
     else:
         score = numbers @ rng.normal(0, 1, (width, answers))
@@ -55,9 +52,8 @@ def table(rng: np.random.Generator, n: int, answers: int, facts: Collection[str]
             effects = rng.normal(0, 0.5, (3, 6, answers))
             score += 0.6 * rng.normal(0, 1, (6, 6, answers))[codes[:, 0], codes[:, 1]]
         score += sum(effects[k, codes[:, k]] for k in range(3))
-        words = {
-            f"kind{k}": np.array([f"{'abc'[k]}{level}" for level in range(6)])[codes[:, k]] for k in range(3)
-        }
+        for k, letter in enumerate("abc"):
+            words[f"kind{k}"] = np.array([f"{letter}{level}" for level in range(6)])[codes[:, k]]
     if "skewed columns" in facts:
         numbers = np.exp(1.6 * numbers)
     if "useless columns" in facts:
@@ -71,18 +67,17 @@ def table(rng: np.random.Generator, n: int, answers: int, facts: Collection[str]
 
 def _words(rng: np.random.Generator, count: int) -> list[str]:
     """Return about so many different invented words, of three or four syllables."""
-    letters = rng.integers(0, (14, 5), (count, 4, 2)), rng.integers(3, 5, count)
-    found = (
-        "".join("bdfgklmnprstvz"[c] + "aeiou"[v] for c, v in word[:k])
-        for word, k in zip(*letters, strict=True)
-    )
-    return list(dict.fromkeys(found))
+    syllables, lengths = rng.integers(0, (14, 5), (count, 4, 2)), rng.integers(3, 5, count)
+    found = {}  # in their order
+    for word, length in zip(syllables, lengths, strict=True):
+        found["".join("bdfgklmnprstvz"[c] + "aeiou"[v] for c, v in word[:length])] = True
+    return list(found)
 
 
-def _typo(word: str, at: int, how: int, letter: str) -> str:
+def _typo(word: str, at: int, how: int, letter: int) -> str:
     """Return the word with one letter left out (0), doubled (1) or replaced (2)."""
     at %= len(word)
-    return word[:at] + ("", word[at] * 2, letter)[how] + word[at + 1 :]
+    return word[:at] + ("", word[at] * 2, "aeioulnrst"[letter])[how] + word[at + 1 :]
 
 
 def texts(rng: np.random.Generator, n: int, answers: int, facts: Collection[str]) -> Made:
@@ -98,9 +93,7 @@ def texts(rng: np.random.Generator, n: int, answers: int, facts: Collection[str]
         if "misspelt words" in facts:
             wrong = rng.random(len(line)) < 0.85
             slips = zip(line, wrong, rng.integers(0, (16, 3, 10), (len(line), 3)), strict=True)
-            line = [
-                _typo(word, at, how, "aeioulnrst"[k]) if bad else word for word, bad, (at, how, k) in slips
-            ]
+            line = [_typo(word, at, how, k) if bad else word for word, bad, (at, how, k) in slips]
         line += [common[k] for k in rng.integers(0, len(common), int(rng.integers(10, 16)))]
         lines.append(" ".join(line[k] for k in rng.permutation(len(line))))
     return pd.DataFrame({"text": lines}), {}, _scaled(score)
@@ -163,11 +156,8 @@ def graph(rng: np.random.Generator, n: int, answers: int, facts: Collection[str]
     cites = np.where(rng.random(len(source)) < 0.75, inside, rng.integers(0, n, len(source)))
     edges = pd.DataFrame({"source": source, "cites": cites})[source != cites].drop_duplicates()
     nodes = pd.DataFrame(features.round(3), columns=[f"f{i}" for i in range(48)])
-    return (
-        pd.DataFrame({"node": np.arange(n)}),
-        {"nodes": nodes, "edges": edges},
-        np.eye(answers)[label] * 12.0,
-    )
+    inputs = pd.DataFrame({"node": np.arange(n)})
+    return inputs, {"nodes": nodes, "edges": edges}, np.eye(answers)[label] * 12.0
 
 
 MAKERS = {"tabular": table, "text": texts, "image": images, "graph": graph}

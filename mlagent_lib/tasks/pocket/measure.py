@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import platform
+import runpy
 import sys
 import tempfile
 import time
@@ -57,8 +58,7 @@ def _child(folder: str) -> None:
     """Run train.py of a folder in this forked process; its output and its traceback go to ``out.txt``."""
     os.chdir(folder)
     sys.stdout = sys.stderr = open("out.txt", "w")  # noqa: SIM115 - closed by the end of the process
-    source = Path("train.py").read_text(encoding="utf-8")
-    exec(compile(source, "train.py", "exec"), {"__name__": "__main__"})  # our own scripts only
+    runpy.run_path("train.py", run_name="__main__")  # our own scripts only
 
 
 def run_trusted(task: Task, files: dict[str, bytes]) -> Ran:
@@ -153,9 +153,9 @@ def share_of_gap(value: float, start: float, best: float) -> float | None:
     return None if value == float("-inf") else round(max(FLOOR, share), 4)
 
 
-def measure(task: Task, execute: Execute = run_trusted) -> tuple[dict, dict]:
+def measure(task: Task) -> tuple[dict, dict]:
     """Return the records of one task: for ``scores.json``, and for ``audit.json`` (see `audit`)."""
-    work = Measurement(task, execute)
+    work = Measurement(task, run_trusted)
     baseline = work.run(work.blocks).scores
     if baseline is None:
         raise RuntimeError(f"the starter of {task.name} fails: {work.run(work.blocks).why}")
@@ -177,21 +177,18 @@ def measure(task: Task, execute: Execute = run_trusted) -> tuple[dict, dict]:
     keys = {edit.block: edit.key for edit in catalogue}
     seconds = sorted(made.ran.seconds for made in work.seen.values())
     note = f"coordinate ascent over the catalogue, chosen on feedback, {len(work.seen)} runs"
+    own = {axis: [shares[edit.key] for edit in catalogue if edit.axis == axis] for axis in AXES}
     scores = {
         "digest": task.digest,
-        "baseline": _rounded(baseline) | {"provenance": "the starter, run once"},
-        "best": _rounded(top) | {"provenance": note},
+        "baseline": rounded(baseline) | {"provenance": "the starter, run once"},
+        "best": rounded(top) | {"provenance": note},
         "best_blocks": {axis: keys.get(best[axis], "starter") for axis in AXES},
-        "single_edits": {
-            axis: _health([shares[edit.key] for edit in catalogue if edit.axis == axis]) for axis in AXES
-        },
+        "single_edits": {axis: _health(own[axis]) for axis in AXES},
         "slowest_seconds": round(seconds[-1], 1),
         "median_seconds": round(seconds[len(seconds) // 2], 2),
     }
-    found = {
-        "shares": shares,
-        "three": [share_of_gap(work.value(step), start, end) for step in steps] or [0.0],
-    }
+    three = [share_of_gap(work.value(step), start, end) for step in steps] or [0.0]
+    found = {"shares": shares, "three": three}
     if task.split == "held-in":  # what can be learned: how good an edit is beside the best other blocks
         beside = {edit.key: work.value(best | {edit.axis: edit.block}) for edit in catalogue}
         found["beside"] = {key: share_of_gap(made, start, end) for key, made in beside.items()}
@@ -205,7 +202,8 @@ def _health(shares: list[float | None]) -> dict[str, int]:
     return {"edits": len(shares), "help": helps, "fail": len(shares) - len(ran), "hurt": hurt}
 
 
-def _rounded(scores: dict[str, float]) -> dict[str, float]:
+def rounded(scores: dict[str, float]) -> dict[str, float]:
+    """Return scores as a card states them, to six digits behind the point."""
     return {name: round(value, 6) for name, value in scores.items()}
 
 
@@ -213,39 +211,36 @@ def store_scores(records: dict) -> None:
     """Write the scores of all tasks into ``scores.json``, in the order of the cards."""
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("numpy", "pandas", "scikit-learn")}
-    content = {
-        "note": "measured by mlagent tasks audit --measure",
-        "versions": versions,
-        "tasks": {spec.name: records[spec.name] for spec in CARDS if spec.name in records},
-    }
+    tasks = {card.name: records[card.name] for card in CARDS if card.name in records}
+    content = {"note": "measured by mlagent tasks audit --measure", "versions": versions, "tasks": tasks}
     write_text(SCORES, json.dumps(content, indent=1, allow_nan=False) + "\n")  # whole or not at all
 
 
-def _known(task: Task, record: dict, execute: Execute) -> dict[str, Attempt]:
+def _known(task: Task, record: dict) -> dict[str, Attempt]:
     """Return what the starter and the best known script of a record (the starter, without one) score now."""
-    work = Measurement(task, execute)
+    work = Measurement(task, run_trusted)
     by_key = {edit.key: edit.block for edit in edits(task.modality, task.kind)}
     best = {axis: by_key[key] for axis, key in record.get("best_blocks", {}).items() if key in by_key}
     return {"baseline": work.run(work.blocks), "best": work.run(work.blocks | best)}
 
 
-def still_true(task: Task, record: dict, execute: Execute = run_trusted) -> bool:
+def still_true(task: Task, record: dict) -> bool:
     """Return whether starter and best known script, run once more, score as a record of other files says.
 
     After a change of words (a description, a fact) the measured scores stay true, and need no new search.
     """
     return all(
         made.scores and abs(made.scores[part] - record[entry][part]) < 1e-5
-        for entry, made in _known(task, record, execute).items()
+        for entry, made in _known(task, record).items()
         for part in LABEL_SETS
     )
 
 
-def restate(folder: Path, names: list[str], execute: Execute = run_trusted) -> None:
+def restate(folder: Path, names: list[str]) -> None:
     """Run starter and best known script of tasks once and write their scores into ``task.yaml``."""
     for name in names:
         task = load_task(folder / name)
-        for entry, made in _known(task, recorded_scores().get(name, {}), execute).items():
+        for entry, made in _known(task, recorded_scores().get(name, {})).items():
             if made.scores is None:
                 raise RuntimeError(f"{name}: the {entry} script fails: {made.why}")
             add_to_card(task.folder, **{entry: made.scores | {"provenance": "measured on this machine"}})

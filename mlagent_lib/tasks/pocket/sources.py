@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mlagent_lib.core.files import read_yaml
 from mlagent_lib.tasks.spec import Sample
+
+WORDS = read_yaml(Path(__file__).with_name("words.yaml"))  # what tables and texts are made of
 
 
 def sample_of(inputs: pd.DataFrame, target, **extra: pd.DataFrame) -> Sample:
@@ -50,40 +53,37 @@ def digits(rng: np.random.Generator) -> Sample:
     return sample_of(pixels(bunch.images * 6.25), bunch.target)
 
 
-def _photo_patches(side: int, half: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the grey patches of one half (``left``, ``right``) of the two sample photos, and which photo."""
+def _photo_patches(half: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the patches, 8 by 8, of one half (``left``, ``right``) of two grey photos, and which photo."""
     from sklearn.datasets import load_sample_image
 
-    found, labels = [], []
-    for label, name in enumerate(("china.jpg", "flower.jpg")):
+    found = []
+    for name in ("china.jpg", "flower.jpg"):
         grey = load_sample_image(name).mean(axis=2) / 2.55
         middle = grey.shape[1] // 2
         grey = grey[:, :middle] if half == "left" else grey[:, middle:]
-        rows, columns = grey.shape[0] // side, grey.shape[1] // side
-        cut = grey[: rows * side, : columns * side].reshape(rows, side, columns, side).swapaxes(1, 2)
-        found.append(cut.reshape(-1, side, side))
-        labels.append(np.full(rows * columns, label))
-    return np.concatenate(found), np.concatenate(labels)
+        rows, columns = grey.shape[0] // 8, grey.shape[1] // 8
+        cut = grey[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8).swapaxes(1, 2)
+        found.append(cut.reshape(-1, 8, 8))
+    return np.concatenate(found), np.repeat((0, 1), [len(patches) for patches in found])
 
 
 def photos(rng: np.random.Generator) -> Sample:
     """Return patches of two photos, 8 by 8, taken at a random exposure; the answer is the photo."""
-    patches, label = _photo_patches(8, "left")
+    patches, label = _photo_patches("left")
     # A random gain and offset for each patch: average brightness alone must not tell the two photos apart.
     mean = patches.mean((1, 2), keepdims=True)
     gain, offset = rng.uniform(0.7, 1.0, (len(patches), 1, 1)), rng.uniform(0, 20, (len(patches), 1, 1))
     patches = gain * (patches - mean) + 0.4 * mean + offset
-    noisy = patches + rng.normal(0, 1.5, patches.shape)
-    return sample_of(pixels(noisy), label)
+    return sample_of(pixels(patches + rng.normal(0, 1.5, patches.shape)), label)
 
 
 def stained_photos(rng: np.random.Generator) -> Sample:
     """Return noisy patches of the right halves of the two photos; the answer is the clean patch."""
-    patches, _ = _photo_patches(8, "right")
+    patches, _ = _photo_patches("right")
     noisy = patches + rng.normal(0, 3, patches.shape)
     noisy[rng.random(patches.shape) < 0.01] = 0
-    clean = pixels(patches).rename(columns=lambda name: "c" + name[1:])
-    return Sample(pixels(noisy), clean)
+    return Sample(pixels(noisy), pixels(patches).rename(columns=lambda name: "c" + name[1:]))
 
 
 def _readings(rng: np.random.Generator, numbers: pd.DataFrame, sources: int, size: float) -> pd.DataFrame:
@@ -112,9 +112,7 @@ def ballots(rng: np.random.Generator) -> Sample:
     told = ["logpopul", "TVnews", "selfLR", "ClinLR", "DoleLR", "age", "income"]
     inputs = _readings(rng, data[told], sources=4, size=2)
     inputs = inputs.mask(rng.random(inputs.shape) < 0.05)
-    levels = ("none", "grades", "high-school", "some-college", "college-degree", "bachelor", "master",
-              "doctorate")  # fmt: skip
-    inputs["education"] = [levels[int(code)] for code in data["educ"]]
+    inputs["education"] = [WORDS["education"][int(code)] for code in data["educ"]]
     return sample_of(inputs, data["vote"].astype(int))
 
 
@@ -131,9 +129,8 @@ def visits(rng: np.random.Generator) -> Sample:
     inputs = _readings(rng, data[["lncoins", "lpi", "fmde"]], sources=2, size=2.5)
     health = data[["hlthg", "hlthf", "hlthp"]].to_numpy() @ np.array([1, 2, 3])
     inputs["health"] = np.array(["excellent", "good", "fair", "poor"])[health.astype(int)]
-    inputs["diseases"] = pd.cut(
-        data["disea"], [-1, 5, 9, 13, 18, 99], labels=["least", "few", "some", "many", "most"]
-    ).astype(str)
+    counts = ["least", "few", "some", "many", "most"]
+    inputs["diseases"] = pd.cut(data["disea"], [-1, 5, 9, 13, 18, 99], labels=counts).astype(str)
     inputs["limited"] = np.where(data["physlm"] > 0.5, "yes", "no")
     inputs["deductible"] = np.where(data["idp"] > 0, "individual", "family")
     return sample_of(inputs, data["mdvis"])
@@ -144,14 +141,7 @@ def homes(rng: np.random.Generator, n: int = 2400) -> Sample:
 
     Each number and each category moves the logarithm of the price, independently of the others.
     """
-    numbers = {"area": (120, 30, 1), "lot": (700, 200, 1), "year": (1985, 20, 1), "centre": (5000, 1500, -1),
-               "sun": (1500, 200, 1), "noise": (55, 8, -1)}  # fmt: skip
-    words = {
-        "district": ("harbour", "old-town", "hill", "station", "mill", "park", "field", "quarry"),
-        "style": ("cottage", "row", "villa", "tower", "farm", "loft"),
-        "condition": ("poor", "fair", "good", "new"),
-        "heating": ("gas", "oil", "heat-pump", "stove"),
-    }
+    numbers, words = WORDS["homes"]["numbers"], WORDS["homes"]["words"]
     log_price, inputs = 2.6 + rng.normal(0, 0.1, n), pd.DataFrame()
     for name, (mean, deviation, sign) in numbers.items():
         own = rng.normal(0, 1, n)
@@ -171,21 +161,11 @@ def forests(rng: np.random.Generator, n: int = 2600) -> Sample:
 
     Height and slope count only together, and which way distances count depends on soil and zone.
     """
-    columns = {"elevation": (2400, 300), "slope": (20, 6), "water": (400, 120), "road": (3000, 900),
-               "fire": (2500, 800), "shade_noon": (200, 25)}  # fmt: skip
-    words = {
-        "soil": ("rock", "loam", "sand", "clay", "peat", "chalk"),
-        "zone": ("alpine", "valley", "north", "south"),
-        "before": ("spruce", "beech", "pasture", "bare"),
-    }
+    columns, words = WORDS["forests"]["numbers"], WORDS["forests"]["words"]
     own = rng.normal(0, 1, (n, len(columns)))
     third, high = np.searchsorted([-0.43, 0.43], own), (own > 0).astype(int)
-    inputs = pd.DataFrame(
-        {
-            name: (mean + deviation * own[:, i]).round(1)
-            for i, (name, (mean, deviation)) in enumerate(columns.items())
-        }
-    )
+    means, deviations = np.transpose(list(columns.values()))
+    inputs = pd.DataFrame((means + deviations * own).round(1), columns=list(columns))
     score, level = rng.gumbel(0, 0.3, (n, 6)), {}
     for name, names in words.items():
         level[name] = rng.integers(0, len(names), n)

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.errors import TaskError
 from mlagent_lib.core.files import lock
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.tasks.folder import drafted, write_tables, write_texts
 from mlagent_lib.tasks.pocket.cards import CARDS, Card, card_of
+from mlagent_lib.tasks.refusals import refusal
 from mlagent_lib.tasks.spec import Sample
 from mlagent_lib.tasks.splits import normalised_rows
 
@@ -54,10 +54,7 @@ def draw_sample(spec: Card) -> Sample:
     fresh = ~normalised_rows(sample.inputs.iloc[order]).duplicated().to_numpy()
     chosen = order[fresh][: sum(spec.rows)]
     if len(chosen) < sum(spec.rows):
-        raise TaskError(
-            f"{spec.name}: {spec.source} gives {len(chosen)} different rows, {sum(spec.rows)} are needed",
-            cure="ask for fewer rows in cards.yaml",
-        )
+        raise refusal("few different rows", spec=spec, count=len(chosen), wanted=sum(spec.rows))
     inputs, targets = (table.iloc[chosen].reset_index(drop=True) for table in (sample.inputs, sample.targets))
     return Sample(inputs, targets, sample.extra)
 
@@ -133,10 +130,7 @@ def _measure_again(folder: Path, names: list[str]) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, roots)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise TaskError(
-            f"the scores of {', '.join(names)} could not be measured: {done.stderr.strip()[-500:]}",
-            cure="install the pinned versions of the packages",
-        )
+        raise refusal("not measured again", names=", ".join(names), last=done.stderr.strip()[-500:])
 
 
 if __name__ == "__main__":

@@ -8,26 +8,23 @@ small cues.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from mlagent_lib.core.files import read_yaml
-from mlagent_lib.tasks.pocket.sources import bundled_folders, sample_of
+from mlagent_lib.tasks.pocket.sources import WORDS, bundled_folders, sample_of
 from mlagent_lib.tasks.spec import Sample
-
-_WORDS = read_yaml(Path(__file__).with_name("words.yaml"))
 
 
 def _pairs(text: str) -> list[list[str]]:
     return [pair.split("/") for pair in text.split()]
 
 
-_ADJECTIVES, _VERBS, _NOUNS = (_pairs(_WORDS["pairs"][name]) for name in ("adjectives", "verbs", "nouns"))
-_SOUNDS = _pairs(_WORDS["sounds"])
-_DOMAINS = {name: words.split() for name, words in _WORDS["domains"].items()}
-_CLOSE = dict(_pairs(_WORDS["close"]))
+_ADJECTIVES, _VERBS, _NOUNS = (_pairs(WORDS["pairs"][name]) for name in ("adjectives", "verbs", "nouns"))
+_SOUNDS = _pairs(WORDS["sounds"])
+_DOMAINS = {name: words.split() for name, words in WORDS["domains"].items()}
+_CLOSE = dict(_pairs(WORDS["close"]))
 
 
 def _misspell(rng: np.random.Generator, word: str) -> str:
@@ -45,10 +42,9 @@ def _slip(rng: np.random.Generator, word: str) -> str:
     return word[:at] + ("", word[at] * 2, word[at + 1] + word[at])[how] + word[at + (2 if how == 2 else 1) :]
 
 
-def _slips(rng: np.random.Generator, text: str, rate: float) -> str:
-    """Return the text with a slip of the pen in this share of its words of four letters and more."""
-    words = text.split(" ")
-    return " ".join(_slip(rng, w) if len(w) > 3 and rng.random() < rate else w for w in words)
+def _slips(rng: np.random.Generator, text: str, rate: float, slip: Callable = _slip) -> str:
+    """Return the text with a slip (of the pen) in this share of its words of four letters and more."""
+    return " ".join(slip(rng, w) if len(w) > 3 and rng.random() < rate else w for w in text.split(" "))
 
 
 def _pick(rng: np.random.Generator, group: list[list[str]], learned: float) -> str:
@@ -70,19 +66,15 @@ def _sentence(rng: np.random.Generator, chance: np.ndarray, topic: list[str]) ->
     if rng.random() < 0.25:
         have = "have" if rng.random() < grammar else "of"
         words += f" and it should {have} been {_pick(rng, _ADJECTIVES, learned)}"
-    words = " ".join(
-        _misspell(rng, word) if len(word) > 3 and rng.random() < 0.5 * (1 - spelling) else word
-        for word in words.split()
-    )
+    words = _slips(rng, words, 0.5 * (1 - spelling), _misspell)
     if rng.random() < 0.75:
-        words = str(rng.choice(_WORDS["links" if rng.random() < cohesion else "loose"])) + " " + words
+        words = str(rng.choice(WORDS["links" if rng.random() < cohesion else "loose"])) + " " + words
     return words[0].upper() + words[1:]
 
 
 def _essay(rng: np.random.Generator, skill: np.ndarray, topic: list[str], sentences: int) -> str:
     chance = 1 / (1 + np.exp(-2 * skill))
-    text = ". ".join(_sentence(rng, chance, topic) for _ in range(sentences))
-    return text + "."
+    return ". ".join(_sentence(rng, chance, topic) for _ in range(sentences)) + "."
 
 
 def _skills(rng: np.random.Generator, n: int, common: float = 0.5) -> np.ndarray:
@@ -92,7 +84,7 @@ def _skills(rng: np.random.Generator, n: int, common: float = 0.5) -> np.ndarray
 
 def essays(rng: np.random.Generator, n: int = 1300) -> Sample:
     """Return generated essays of learners, each with four marks from 1 to 5."""
-    skill, topic = _skills(rng, n, 0.3), _WORDS["topics"]["school"].split()
+    skill, topic = _skills(rng, n, 0.3), WORDS["topics"]["school"].split()
     texts = [_slips(rng, _essay(rng, row, topic, int(rng.integers(7, 11))), 1.0) for row in skill]
     marks = np.clip(3 + 0.8 * skill + rng.normal(0, 0.2, skill.shape), 1, 5)
     names = ["vocabulary", "spelling", "grammar", "cohesion"]
@@ -101,16 +93,16 @@ def essays(rng: np.random.Generator, n: int = 1300) -> Sample:
 
 def grades(rng: np.random.Generator, n: int = 1300) -> Sample:
     """Return generated essays with one grade from 1 to 6: the sum of four skills that are independent."""
-    skill, topic = _skills(rng, n, 0.0), _WORDS["topics"]["city"].split()
+    skill, topic = _skills(rng, n, 0.0), WORDS["topics"]["city"].split()
     quality = skill @ np.array([0.35, 0.3, 0.25, 0.25])
     texts = [_slips(rng, _essay(rng, row, topic, int(rng.integers(5, 9))), 0.7) for row in skill]
     grade = np.clip(np.round(3.5 + 2.3 * quality + rng.normal(0, 0.25, n)), 1, 6).astype(int)
     return sample_of(pd.DataFrame({"text": texts}), grade)
 
 
-def _disguise(rng: np.random.Generator, word: str, rate: float) -> str:
+def _disguise(rng: np.random.Generator, word: str) -> str:
     """Return the word, mostly with letters replaced by look-alikes, stretched, slipped, or wrongly spelt."""
-    if rng.random() > rate:
+    if rng.random() > 0.9:
         return word
     how = rng.integers(4)
     if how == 0:
@@ -137,7 +129,7 @@ def _remarks(
         for kind in kinds:
             word = str(rng.choice(words[int(rng.random() < rude[one])]))
             phrase = str(rng.choice(lists[kind]))
-            phrases.append(phrase.format(word=_disguise(rng, word, 0.9), thing=rng.choice(things)))
+            phrases.append(phrase.format(word=_disguise(rng, word), thing=rng.choice(things)))
         texts.append(str(rng.choice([", ", " ", "! ", ". "])).join(phrases))
     flipped = rng.random(n) < 0.02
     return sample_of(pd.DataFrame({"text": texts}), np.where(flipped, 1 - label, label))
@@ -145,26 +137,25 @@ def _remarks(
 
 def taunts(rng: np.random.Generator, n: int = 2300) -> Sample:
     """Return generated remarks under videos; the answer is whether the reader is insulted."""
-    return _remarks(rng, n, _WORDS["game"], 0.5, (0.0, 1.0), 1)
+    return _remarks(rng, n, WORDS["game"], 0.5, (0.0, 1.0), 1)
 
 
 def talk_pages(rng: np.random.Generator, n: int = 2300) -> Sample:
     """Return generated remarks on talk pages; the answer is whether they are toxic (one in four)."""
-    return _remarks(rng, n, _WORDS["talk"], 0.25, (0.36, 0.66), 10)
+    return _remarks(rng, n, WORDS["talk"], 0.25, (0.36, 0.66), 10)
 
 
 def phrases(rng: np.random.Generator, n: int = 2000) -> Sample:
     """Return pairs of technical phrases; the answer is how near they are in meaning, 0 to 100."""
     names, texts, scores = list(_DOMAINS), [], []
-    kinds, broad, opposite = (_WORDS[name].split() for name in ("kinds", "broad", "opposite"))
+    kinds, broad, opposite = (WORDS[name].split() for name in ("kinds", "broad", "opposite"))
     for _ in range(n):
         domain = str(rng.choice(names))
         noun, adjective = str(rng.choice(_DOMAINS[domain])), str(rng.choice(kinds))
-        score, words = 30.0, []
         if rng.random() < 0.6:
-            words, score = [adjective], score + 18
+            words, score = [adjective], 48.0
         else:
-            words, score = [str(rng.choice([k for k in kinds if k != adjective]))], score - 6
+            words, score = [str(rng.choice([k for k in kinds if k != adjective]))], 24.0
         how = rng.choice(["same", "close", "domain", "broad", "other"], p=[0.2, 0.2, 0.2, 0.2, 0.2])
         word = {
             "same": noun,
@@ -178,8 +169,7 @@ def phrases(rng: np.random.Generator, n: int = 2000) -> Sample:
             words, score = [str(rng.choice(opposite)), *words], score - 30
         if rng.random() < 0.3:
             word, score = word + " " + str(rng.choice(broad)), score - 5
-        text = f"{domain}: {adjective} {noun} / {' '.join([*words, word])}"
-        texts.append(text)
+        texts.append(f"{domain}: {adjective} {noun} / {' '.join([*words, word])}")
         scores.append(float(np.clip(score + rng.normal(0, 5), 0, 100).round(1)))
     return sample_of(pd.DataFrame({"text": texts}), scores)
 

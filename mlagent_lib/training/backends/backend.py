@@ -7,7 +7,6 @@ import logging
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from mlagent_lib.core.files import sha256_bytes, write_json
 from mlagent_lib.core.profiles import Loading
 from mlagent_lib.core.provenance import cpu_name
 from mlagent_lib.tasks.registry import home_folder
-from mlagent_lib.training.backends.sampling import GENERATION_ROWS, generate_texts
+from mlagent_lib.training.backends.sampling import GENERATION_ROWS, Generate, generate_texts
 
 # All linear layers, as in QLoRA (arXiv 2305.14314 section 4) and Unsloth's notebooks; the paper tunes all.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -31,13 +30,11 @@ class Backend(ABC):
     """A loaded model with its tokenizer: what training, sampling and coding need of it.
 
     Attributes:
-        name: ``plain`` or ``unsloth``.
         path: Folder or name of the base weights.
         model: A causal language model, with an adapter once `attach_lora` was called or one was loaded.
         tokenizer: Its tokenizer, padding on the left.
         device: ``cpu`` or ``cuda``.
         precision: Of the computation: ``float32``, ``bfloat16`` or ``float16``.
-        loading: How it was loaded.
     """
 
     name = ""
@@ -53,19 +50,11 @@ class Backend(ABC):
 
     @abstractmethod
     def attach_lora(self, r: int, alpha: int, *, seed: int) -> None:
-        """Put a fresh adapter on all linear layers; its first weights come from the seed, B is zero.
-
-        Raises:
-            RunError: There is an adapter already.
-        """
+        """Put an adapter on all linear layers where none is: its first weights from the seed, B zero."""
 
     @abstractmethod
     def merge(self, folder: Path | str) -> None:
-        """Write base weights with the adapter added, in 16 bits, and the tokenizer; the model stays as it is.
-
-        Raises:
-            RunError: There is no adapter.
-        """
+        """Write base weights with the adapter added, in 16 bits, and the tokenizer; the model stays."""
 
     @property
     def has_adapter(self) -> bool:
@@ -77,28 +66,18 @@ class Backend(ABC):
         return self.model.disable_adapter() if self.has_adapter else nullcontext()
 
     def generate(self, conversations: list[list[dict]], seed: int | None = None, **options) -> list[str]:
-        """Return one reply for each conversation, in order; options are those of `generate_texts`.
-
-        Raises:
-            RunError: A prompt and its reply do not fit the window.
-        """
+        """Return one reply for each conversation, in order, as `generate_texts` with its options."""
         rows = self.loading.generation_rows or GENERATION_ROWS
         options |= {"seed": seed, "batch_size": rows, "window": self.loading.window}
         with self._sampling():
             return generate_texts(self.model, self.tokenizer, conversations, **options)
 
-    def sampler(
-        self, *, temperature: float, max_new_tokens: int
-    ) -> Callable[[list[list[dict]], int], list[str]]:
+    def sampler(self, *, temperature: float, max_new_tokens: int) -> Generate:
         """Return the function of conversations and a seed that samples replies (for `LocalPolicy`)."""
         return partial(self.generate, temperature=temperature, max_new_tokens=max_new_tokens)
 
     def save(self, folder: Path | str) -> None:
-        """Write the adapter alone (see `save_adapter`).
-
-        Raises:
-            RunError: There is no adapter.
-        """
+        """Write the adapter alone (see `save_adapter`), where there is one."""
         self._need_adapter()
         save_adapter(self.model, folder)
 

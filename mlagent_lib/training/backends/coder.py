@@ -24,8 +24,7 @@ def base_coder(backend: Backend, *, style: str = "pocket", max_new_tokens: int =
 
     if style == "pocket":
         return BlockCoder(
-            lambda prompts: generate([[{"role": "user", "content": prompt}] for prompt in prompts]),
-            name="base",
+            lambda prompts: generate([[{"role": "user", "content": prompt}] for prompt in prompts])
         )
 
     def problem(messages: list[dict], script: str) -> str:
@@ -40,4 +39,4 @@ def base_coder(backend: Backend, *, style: str = "pocket", max_new_tokens: int =
             return f"the coder's prompt has {prompt} tokens, its reply {longest}, and the window is {window}"
         return ""
 
-    return ScriptCoder(generate, name="base", problem=problem)
+    return ScriptCoder(generate, problem)

@@ -15,8 +15,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, pairwise
+from types import SimpleNamespace
 
 import torch
+from torch import Tensor
 from torch.nn.functional import embedding, linear, silu
 
 from mlagent_lib.core.errors import RunError
@@ -26,16 +28,11 @@ DROP_BELOW = 0.75  # ours: share of the rows that still run, below which the oth
 
 
 def reason_against(model) -> str:
-    """Return why this loop cannot run a model, in a few words; "" where it can.
-
-    Args:
-        model: A causal language model, with or without an adapter.
-    """
+    """Return why this loop cannot run a causal language model, in a few words; "" where it can."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = model.config
-    kind = getattr(config, "model_type", "")
-    if kind not in KINDS:
-        return f"its architecture is {kind or 'unknown'}, not {' or '.join(KINDS)}"
+    if config.model_type not in KINDS:
+        return f"its architecture is {config.model_type or 'unknown'}, not {' or '.join(KINDS)}"
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return f"it computes in {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
@@ -48,7 +45,7 @@ def reason_against(model) -> str:
     return ""
 
 
-def distinct_rows(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def distinct_rows(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the distinct rows of a batch of prompts, their masks, and which of them each row is.
 
     Args:
@@ -66,12 +63,8 @@ def distinct_rows(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, 
     return both[:, :length], both[:, length:], which
 
 
-def distinct_prompts(ids: torch.Tensor, mask: torch.Tensor) -> tuple[list[tuple[int, ...]], torch.Tensor]:
-    """Return the distinct prompts of a batch, sorted and without padding, and which of them each row is.
-
-    Args:
-        ids: Token ids, shape (rows, length).
-        mask: 1 for tokens, 0 for padding, same shape.
+def distinct_prompts(ids: Tensor, mask: Tensor) -> tuple[list[tuple[int, ...]], Tensor]:
+    """Return the distinct prompts (see `distinct_rows`), sorted and without padding, and which each row is.
 
     Example:
         >>> distinct_prompts(torch.tensor([[0, 7], [5, 6], [0, 7]]), torch.tensor([[0, 1], [1, 1], [0, 1]]))
@@ -91,11 +84,11 @@ class Flat:
     half a step of such a number would be lost for every weight.
     """
 
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    low: tuple[torch.Tensor, torch.Tensor] | None  # A and B of the adapter, B times its scale
+    weight: Tensor
+    bias: Tensor | None
+    low: tuple[Tensor, Tensor] | None  # A and B of the adapter, B times its scale
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, inputs: Tensor) -> Tensor:
         """Return the output in float32; the product is made in the precision of the weight."""
         found = linear(inputs.to(self.weight.dtype), self.weight, self.bias).float()
         return found if self.low is None else found + linear(linear(inputs, self.low[0]), self.low[1])
@@ -110,36 +103,20 @@ def flat(*layers) -> Flat:
     weights, biases, downs, ups = [], [], [], []
     for layer in layers:
         base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-        weight, whole = base.weight, base.weight.dtype == torch.float32
+        weight, own = base.weight, [torch.zeros(len(base.weight), 0)]
         if base is not layer and not layer.disable_adapters and not layer.merged:
             for name in layer.active_adapters:
-                if name in layer.lora_A and whole:
+                if name in layer.lora_A and weight.dtype == torch.float32:
                     weight = weight + layer.get_delta_weight(name)
                 elif name in layer.lora_A:
                     downs.append(layer.lora_A[name].weight.float())
-                    up = layer.lora_B[name].weight.float() * layer.scaling[name]
-                    before = sum(len(known) for known in weights)
-                    ups.append((before, up))
+                    own.append(layer.lora_B[name].weight.float() * layer.scaling[name])
         weights.append(weight)
         biases.append(base.bias)
-    size, low = sum(map(len, weights)), None
-    if ups:
-        places = [torch.nn.functional.pad(up, (0, 0, at, size - at - len(up))) for at, up in ups]
-        low = torch.cat(downs), torch.cat(places, dim=1)
+        ups.append(torch.cat(own, dim=1))
+    low = (torch.cat(downs), torch.block_diag(*ups)) if downs else None
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
     return Flat(weight, None if biases[0] is None else torch.cat(biases), low)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """The flat weights of one layer."""
-
-    before: torch.Tensor
-    qkv: Flat
-    out: Flat
-    after: torch.Tensor
-    gate_up: Flat
-    down: Flat
 
 
 class Decoder:
@@ -159,13 +136,13 @@ class Decoder:
         self.embeddings = body.embed_tokens.weight
         self.norm, self.head = body.norm.weight, flat(model.lm_head)
         self.layers = [
-            _Layer(
-                layer.input_layernorm.weight,
-                self._for_attention(layer.self_attn),
-                flat(layer.self_attn.o_proj),
-                layer.post_attention_layernorm.weight,
-                flat(layer.mlp.gate_proj, layer.mlp.up_proj),
-                flat(layer.mlp.down_proj),
+            SimpleNamespace(
+                before=layer.input_layernorm.weight,
+                qkv=self._for_attention(layer.self_attn),
+                out=flat(layer.self_attn.o_proj),
+                after=layer.post_attention_layernorm.weight,
+                gate_up=flat(layer.mlp.gate_proj, layer.mlp.up_proj),
+                down=flat(layer.mlp.down_proj),
             )
             for layer in body.layers
         ]
@@ -173,7 +150,7 @@ class Decoder:
         positions = torch.arange(min(self.limit, length or self.limit)).float()
         angles = torch.outer(positions, body.rotary_emb.inv_freq.float())
         # queries and keys are turned, and so each takes its half of the scale of their product
-        self.turns = torch.polar(torch.full_like(angles, self.width**-0.25), angles)
+        self.turns = torch.polar(torch.full_like(angles, self.width**-0.25), angles).unsqueeze(1)
 
     def _for_attention(self, layer) -> Flat:
         """Return the projections of a layer as one.
@@ -181,10 +158,8 @@ class Decoder:
         Of queries and keys the two numbers that positions turn together, which lie half a width apart in a
         checkpoint, become neighbours: a complex number. The products of queries and keys do not change.
         """
-        made, turned = (
-            flat(layer.q_proj, layer.k_proj, layer.v_proj),
-            (self.heads + self.kv_heads) * self.width,
-        )
+        made = flat(layer.q_proj, layer.k_proj, layer.v_proj)
+        turned = (self.heads + self.kv_heads) * self.width
         order = torch.arange(turned).view(-1, 2, self.width // 2).transpose(1, 2).flatten()
         order = torch.cat([order, torch.arange(turned, len(made.weight))])
         bias, low = made.bias, made.low
@@ -192,14 +167,10 @@ class Decoder:
             made.weight[order], None if bias is None else bias[order], low and (low[0], low[1][order])
         )
 
-    def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.eps) * weight
 
-    def turn(self, positions: torch.Tensor) -> torch.Tensor:
-        """Return what turns queries and keys at these positions: complex numbers, all of the same length."""
-        return self.turns[positions].unsqueeze(-2)
-
-    def _projected(self, layer: _Layer, hidden: torch.Tensor, turn: torch.Tensor):
+    def _projected(self, layer: SimpleNamespace, hidden: Tensor, turn: Tensor):
         """Return queries, keys and values of a layer, shape (rows, heads, width) each."""
         parts = layer.qkv(self._normed(hidden, layer.before))
         parts = parts.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
@@ -207,12 +178,12 @@ class Decoder:
         both = torch.view_as_real(torch.view_as_complex(both.unflatten(-1, (-1, 2))) * turn).flatten(-2)
         return *both.split([self.heads, self.kv_heads], dim=-2), values
 
-    def _rest(self, layer: _Layer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    def _rest(self, layer: SimpleNamespace, hidden: Tensor, attended: Tensor) -> Tensor:
         hidden = hidden + layer.out(attended)
         gate, up = layer.gate_up(self._normed(hidden, layer.after)).chunk(2, dim=-1)
         return hidden + layer.down(silu(gate).mul_(up))
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits that follow from the last hidden state."""
         return self.head(self._normed(hidden, self.norm))
 
@@ -228,10 +199,11 @@ class Decoder:
         begins = [0, *(len(os.path.commonprefix(pair)) for pair in pairwise(prompts))]
         ends = list(map(len, prompts))
         spans = list(zip(begins, ends, strict=True))
-        stops = torch.tensor([end - begin for begin, end in spans]).cumsum(0)
+        sizes = [end - begin for begin, end in spans]
+        stops = torch.tensor(sizes).cumsum(0)
         shape, longest = (len(prompts), self.kv_heads, max(ends), self.width), max(ends)
         ids = [token for row, (begin, _) in zip(prompts, spans, strict=True) for token in row[begin:]]
-        turn = self.turn(torch.tensor([place for span in spans for place in range(*span)]))
+        turn = self.turns[torch.tensor([place for span in spans for place in range(*span)])]
         causal = torch.ones(longest, longest, dtype=torch.bool).tril()
         hidden, kept = embedding(torch.tensor(ids), self.embeddings).float(), []
         for layer in self.layers:
@@ -241,27 +213,23 @@ class Decoder:
                 hidden, queries = hidden[stops - 1], queries[stops - 1].unsqueeze(2)
                 attended = self._attended(queries, *kept[-1], causal[torch.tensor(ends) - 1, None, None])
                 return self._rest(layer, hidden, attended.flatten(1)), kept
-            own = queries.transpose(0, 1).split([end - begin for begin, end in spans], dim=1)
+            parts = zip(queries.transpose(0, 1).split(sizes, dim=1), *kept[-1], spans, strict=True)
             attended = [
-                self._attended(
-                    part[None], keys[None, :, :end], values[None, :, :end], causal[begin:end, :end]
-                )
-                for part, keys, values, (begin, end) in zip(own, *kept[-1], spans, strict=True)
+                self._attended(own[None], keys[None, :, :end], values[None, :, :end], causal[begin:end, :end])
+                for own, keys, values, (begin, end) in parts
             ]
             hidden = self._rest(layer, hidden, torch.cat(attended, dim=2)[0].transpose(0, 1).flatten(1))
-        raise AssertionError("a model has at least one layer")
 
-    def _laid_out(self, made: torch.Tensor, spans: Sequence[tuple[int, int]], shape: tuple) -> torch.Tensor:
+    def _laid_out(self, made: Tensor, spans: Sequence[tuple[int, int]], shape: tuple) -> Tensor:
         """Return keys or values as one row for each prompt, its beginning taken from the row before."""
-        table, first = torch.zeros(shape), 0
-        for number, (begin, end) in enumerate(spans):
+        table, parts = torch.zeros(shape), made.split([end - begin for begin, end in spans])
+        for number, ((begin, end), own) in enumerate(zip(spans, parts, strict=True)):
             if begin:
                 table[number, :, :begin] = table[number - 1, :, :begin]
-            table[number, :, begin:end] = made[first : first + end - begin].transpose(0, 1)
-            first += end - begin
+            table[number, :, begin:end] = own.transpose(0, 1)
         return table
 
-    def _attended(self, queries, keys, values, mask) -> torch.Tensor:
+    def _attended(self, queries, keys, values, mask) -> Tensor:
         grouped = self.heads != self.kv_heads
         attend = torch.nn.functional.scaled_dot_product_attention
         return attend(queries, keys, values, attn_mask=mask, enable_gqa=grouped, scale=1.0)
@@ -270,7 +238,7 @@ class Decoder:
 class _Rows:
     """Replies in the making: which prompt each follows, and the keys and values of its own tokens."""
 
-    def __init__(self, decoder: Decoder, kept, lengths: Sequence[int], which: torch.Tensor, most: int):
+    def __init__(self, decoder: Decoder, kept, lengths: Sequence[int], which: Tensor, most: int):
         self.decoder, self.kept, self.which = decoder, kept, which
         ends = torch.tensor(lengths)
         self.blind = torch.arange(max(lengths)) >= ends[:, None]
@@ -296,7 +264,7 @@ class _Rows:
         in_order = len(slot) == len(self.blind) * self.places and bool((slot.diff() == 1).all())
         self.slot = None if in_order else slot  # None: the rows are that table as they are
 
-    def keep(self, alive: torch.Tensor) -> None:
+    def keep(self, alive: Tensor) -> None:
         """Take out the rows that have ended, and the prompts that no row follows any more."""
         prompts, self.which = torch.unique(self.which[alive], return_inverse=True)
         if len(prompts) < len(self.blind):
@@ -306,16 +274,16 @@ class _Rows:
         self.own = [tuple(self._kept(part, alive) for part in pair) for pair in self.own]
         self._arrange()
 
-    def _kept(self, part: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+    def _kept(self, part: Tensor, alive: Tensor) -> Tensor:
         """Return the rows that go on; what is not written yet is not copied."""
         made = part.new_empty((int(alive.sum()), *part.shape[1:]))
         made[:, :, : self.length] = part[:, :, : self.length][alive]
         return made
 
-    def advance(self, tokens: torch.Tensor) -> torch.Tensor:
+    def advance(self, tokens: Tensor) -> Tensor:
         """Return the logits after one more token of each row, shape (rows, vocabulary)."""
         decoder, rows, groups = self.decoder, len(tokens), self.decoder.heads // self.decoder.kv_heads
-        hidden, turn = embedding(tokens, decoder.embeddings).float(), decoder.turn(self.positions)
+        hidden, turn = embedding(tokens, decoder.embeddings).float(), decoder.turns[self.positions]
         length = self.length + 1
         for layer, prompt, own in zip(decoder.layers, self.kept, self.own, strict=True):
             queries, keys, values = decoder._projected(layer, hidden, turn)
@@ -333,26 +301,21 @@ class _Rows:
         self.length, self.positions = length, self.positions + 1
         return decoder.logits(hidden)
 
-    def _by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
+    def _by_prompt(self, rows: Tensor) -> Tensor:
         """Return rows, shape (rows, heads, groups, n), as (prompts, heads, places x groups, n)."""
         shape = (len(self.blind), self.places, *rows.shape[1:])
         if self.slot is not None:
             rows = rows.new_zeros(shape).flatten(0, 1).index_copy_(0, self.slot, rows)
         return rows.reshape(shape).transpose(1, 2).flatten(2, 3)
 
-    def _by_row(self, table: torch.Tensor, groups: int) -> torch.Tensor:
+    def _by_row(self, table: Tensor, groups: int) -> Tensor:
         """Return the way back of `_by_prompt`."""
         table = table.unflatten(2, (self.places, groups)).transpose(1, 2).flatten(0, 1)
         return table if self.slot is None else table[self.slot]
 
 
-def drawn(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return a token for each row: the likeliest at temperature 0, else one drawn by its probability.
-
-    Args:
-        logits: Shape (rows, vocabulary).
-        temperature: The logits are divided by it.
-    """
+def drawn(logits: Tensor, temperature: float) -> Tensor:
+    """Return a token for each row of logits: the likeliest at temperature 0, else drawn by probability."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     sums = (logits.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
@@ -362,15 +325,8 @@ def drawn(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
 @torch.inference_mode()
 def replies(
-    model,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    *,
-    most: int,
-    temperature: float,
-    ends: Sequence[int],
-    padding: int,
-) -> torch.Tensor:
+    model, ids: Tensor, mask: Tensor, *, most: int, temperature: float, ends: Sequence[int], padding: int
+) -> Tensor:
     """Return the tokens of one reply to each prompt, shape (rows, longest reply), padded on the right.
 
     Draws from the global random stream of PyTorch.
@@ -410,7 +366,6 @@ def replies(
         if int(rows.positions.max()) >= decoder.limit:
             raise _full(int(rows.positions.max()) + 1, decoder.limit)
         tokens = drawn(rows.advance(tokens), temperature)
-    raise AssertionError("a reply has at least one token")
 
 
 def _full(wanted: int, limit: int) -> RunError:
@@ -427,23 +382,19 @@ _SERVED = {
 }
 
 
-def generated(model, ids, mask, config=None, **options) -> torch.Tensor | None:
+def generated(model, ids, mask, config=None, **options) -> Tensor | None:
     """Return what ``model.generate`` would return, or None where this loop does not serve such a call.
 
     Args:
-        model: A causal language model, with or without an adapter.
-        ids: Prompts, shape (rows, length), padded on the left, or None.
-        mask: 1 for tokens, 0 for padding, same shape, or None.
+        ids: Prompts with their mask, as `replies` takes them, or None.
         config: Of the call; the model's own where it says nothing.
         options: Of the call; they count more than both.
     """
     if ids is None or mask is None or reason_against(model):
         return None
-    asked = {}
-    for source in (model.generation_config, config):
-        values = source.to_diff_dict() if source is not None else {}
+    asked, told = {}, config.to_diff_dict() if config is not None else {}
+    for values in (model.generation_config.to_diff_dict(), told, options):
         asked |= {name: value for name, value in values.items() if value is not None}
-    asked |= {name: value for name, value in options.items() if value is not None}
     if config is not None:  # its values, also where they are Transformers' own
         asked |= {"top_k": asked.get("top_k", config.top_k), "top_p": asked.get("top_p", config.top_p)}
     sampled = bool(asked.get("do_sample"))

@@ -53,10 +53,8 @@ def write_gguf(folder: Path, out: Path, *, quantization: str, splitting: str) ->
     from transformers import AutoModelForCausalLM
 
     if quantization not in QUANTIZATIONS:
-        raise MlagentError(
-            f"quantization {quantization!r} cannot be had without Unsloth",
-            cure=f"choose one of {', '.join(QUANTIZATIONS)}",
-        )
+        cure = f"choose one of {', '.join(QUANTIZATIONS)}"
+        raise MlagentError(f"quantization {quantization!r} cannot be had without Unsloth", cure=cure)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     config, kind = model.config, getattr(GGMLQuantizationType, quantization.upper())
     writer = GGUFWriter(str(out), config.model_type)

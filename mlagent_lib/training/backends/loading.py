@@ -55,12 +55,7 @@ def _missing_for_unsloth() -> tuple[str, str] | None:
 
 
 def prepare(loading: Loading | str = "auto") -> str:
-    """Return the backend to use, with Unsloth imported where it is the one. To be called before all else.
-
-    Raises:
-        MlagentError: The backend cannot run here.
-        RunError: A library that Unsloth changes was imported before it.
-    """
+    """Return the backend to use (see `choose`), Unsloth imported where it is the one; call it first."""
     chosen = choose(_as_loading(loading).backend)
     if chosen == "unsloth":
         _import_unsloth()

@@ -28,11 +28,7 @@ class PlainBackend(Backend):
 
     @classmethod
     def load(cls, path: str, loading: Loading, *, adapter: Path | str | None, trainable: bool) -> Self:
-        """Return the backend with base weights, and an adapter on them when one is given.
-
-        Raises:
-            MlagentError: 4-bit weights were asked for, and they cannot be had here.
-        """
+        """Return the backend with base weights, and an adapter on them when one is given."""
         import torch
         from transformers import AutoModelForCausalLM
 

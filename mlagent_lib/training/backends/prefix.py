@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from mlagent_lib.training.backends.decode import distinct_rows, generated
@@ -20,14 +21,14 @@ PART_ROWS = 16  # ours: fewest rows of a part
 ROUND = 16  # ours: lengths in bfloat16 are multiples of it; torch builds a kernel for each new shape there
 
 
-def repeated(cache: DynamicCache, which: torch.Tensor) -> DynamicCache:
+def repeated(cache: DynamicCache, which: Tensor) -> DynamicCache:
     """Return the cache with its rows repeated as ``which`` says; gradients flow back into the original."""
     return DynamicCache([(layer.keys[which], layer.values[which]) for layer in cache.layers])
 
 
 def completion_parts(
-    model, ids: torch.Tensor, mask: torch.Tensor, completion_length: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    model, ids: Tensor, mask: Tensor, completion_length: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield which rows, and the logits that predict their completions, by length: hardly any is for padding.
 
     Columns that are padding in all prompts, as where a part of a step has none of its longest, are not read.
@@ -50,12 +51,9 @@ def completion_parts(
     lengths, step = mask[:, start:].sum(dim=1), ROUND if first.logits.dtype == torch.bfloat16 else 1
     for rows in lengths.argsort(stable=True).split(max(PART_ROWS, -(-len(ids) // PARTS))):
         end = start + min(completion_length, _rounded(max(1, int(lengths[rows[-1]])), step))
-        rest = model(
-            input_ids=ids[rows, start:end],
-            attention_mask=mask[rows, :end],
-            past_key_values=repeated(first.past_key_values, which[rows]),
-            use_cache=True,
-        )
+        cache = repeated(first.past_key_values, which[rows])
+        tokens = {"input_ids": ids[rows, start:end], "attention_mask": mask[rows, :end]}
+        rest = model(**tokens, past_key_values=cache, use_cache=True)
         # float32: a log-probability of bfloat16 logits is off by a hundredth
         yield rows, torch.cat([first.logits[which[rows]], rest.logits[:, :-1]], dim=1).float()
 
@@ -79,14 +77,14 @@ def grouped(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     prompts = (torch.cat([part[name] for part in parts]) for name in ("prompt_ids", "prompt_mask"))
     order = distinct_rows(*prompts)[2].argsort(stable=True).split([len(part["prompt_ids"]) for part in parts])
 
-    def value(name: str, rows: torch.Tensor) -> Any:
+    def value(name: str, rows: Tensor) -> Any:
         known = [part[name] for part in parts]
-        return torch.cat(known)[rows] if isinstance(known[0], torch.Tensor) and known[0].dim() else known[0]
+        return torch.cat(known)[rows] if isinstance(known[0], Tensor) and known[0].dim() else known[0]
 
     return [{name: value(name, rows) for name in parts[0]} for rows in order]
 
 
-def in_order(parts: Iterable[tuple[torch.Tensor, torch.Tensor]], length: int) -> torch.Tensor:
+def in_order(parts: Iterable[tuple[Tensor, Tensor]], length: int) -> Tensor:
     """Return the values of all rows in the order of their numbers, zeros behind the end of each part.
 
     Args:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.training.backends.tokens import chat_texts
 
+Generate = Callable[[list[list[dict]], int], list[str]]  # takes conversations and a seed, returns replies
 GENERATION_ROWS = 96  # conversations sampled at once where the profile says nothing
 
 
@@ -36,11 +39,9 @@ def generate_texts(
     tokenizer.padding_side = "left"
     training = model.training
     model.eval()
-    options = (
-        {"do_sample": False}
-        if temperature == 0
-        else {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-    )
+    options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
+    if temperature > 0:
+        options |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
     replies = []
     with torch.random.fork_rng(), torch.inference_mode():
         if seed is not None:
@@ -48,19 +49,13 @@ def generate_texts(
         for start in range(0, len(conversations), batch_size):
             part = conversations[start : start + batch_size]
             texts = chat_texts(tokenizer, part, add_generation_prompt=True)
-            batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(
-                model.device
-            )
-            _check_window(batch["input_ids"].shape[1], max_new_tokens, window)
-            out = model.generate(**batch, max_new_tokens=max_new_tokens, **options)
-            replies += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+            length = batch["input_ids"].shape[1]
+            if window and length + max_new_tokens > window:
+                both = f"a prompt of {length} tokens and a reply of {max_new_tokens}"
+                cure = "give the profile fewer prompt_tokens, or a larger sft.max_length"
+                raise RunError(f"{both} do not fit the window of {window}", cure=cure)
+            out = model.generate(**batch.to(model.device), **options)
+            replies += tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
     model.train(training)
     return replies
-
-
-def _check_window(prompt: int, reply: int, window: int) -> None:
-    if window and prompt + reply > window:
-        raise RunError(
-            f"a prompt of {prompt} tokens and a reply of {reply} do not fit the window of {window}",
-            cure="give the profile fewer prompt_tokens, or a larger sft.max_length",
-        )

@@ -38,10 +38,8 @@ def load_tokenizer(path: str):
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.utils import cached_file
 
-    saved = cached_file(
-        path, "tokenizer.json", _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    saved = cached_file(path, "tokenizer.json", **quiet)
     kind = AutoTokenizer if saved is None else PreTrainedTokenizerFast
     return ends_with_the_turn(kind.from_pretrained(path, padding_side="left"))
 

@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,13 @@ def _place(name: str, digest: str) -> Path:
     return home_folder() / "models" / f"{name}-{digest[:12]}-{CONVERSION}"
 
 
-@contextmanager
-def _made_once(place: Path, needed: int) -> Iterator[Path | None]:
-    """Give an empty folder that becomes ``place`` when it is left, or None where that is there already."""
+def _made_once(place: Path, needed: int, fill: Callable[[Path], None]) -> Path:
+    """Return ``place``, where it is missing made of an empty folder that is filled."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place.parent / ".lock", "w") as handle:
         lock(handle.fileno(), place.parent)
         if place.is_dir():
-            yield None
-            return
+            return place
         for left in place.parent.glob(f".{place.name}-*"):  # of a process that was killed: we hold the lock
             shutil.rmtree(left)
         try:
@@ -79,7 +77,8 @@ def _made_once(place: Path, needed: int) -> Iterator[Path | None]:
             cure = "free some disk space, or set MLAGENT_HOME to a folder on another disk"
             raise MlagentError(error.message, cure=cure) from error
         with drafted(place) as draft:
-            yield draft
+            fill(draft)
+    return place
 
 
 def _shipped(name: str, known: dict[str, Any]) -> Path:
@@ -88,12 +87,13 @@ def _shipped(name: str, known: dict[str, Any]) -> Path:
     if place.is_dir():
         return place
     need_reader(known["title"])
-    with _made_once(place, 2 * known["bytes"] + 4 * known["parameters"]) as draft:
-        if draft is not None:
-            _fetch(known, draft)
-            _convert(draft / Path(known["gguf"]).name, draft)
-            (draft / Path(known["gguf"]).name).unlink()
-    return place
+
+    def fill(draft: Path) -> None:
+        _fetch(known, draft)
+        _convert(draft / Path(known["gguf"]).name, draft)
+        (draft / Path(known["gguf"]).name).unlink()
+
+    return _made_once(place, 2 * known["bytes"] + 4 * known["parameters"], fill)
 
 
 def _fetch(known: dict[str, Any], folder: Path) -> None:
@@ -137,12 +137,7 @@ def _from_gguf(path: Path) -> Path:
     if not path.is_file():
         raise MlagentError(f"there is no file {path}", cure="give the path of a .gguf file as model")
     place = _place(path.stem, sha256_file(path))
-    if not place.is_dir():
-        _, count = gguf_facts(path)
-        with _made_once(place, 4 * count) as draft:
-            if draft is not None:
-                _convert(path, draft)
-    return place
+    return place if place.is_dir() else _made_once(place, 4 * gguf_facts(path)[1], partial(_convert, path))
 
 
 def need_reader(what: str) -> None:
@@ -214,12 +209,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     make_ready(model, ends_with_the_turn(tokenizer))  # here, so that no load has to add a row for padding
     model.save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
-    record = {
-        "file": gguf.name,
-        "pre": facts.get("tokenizer.ggml.pre", ""),
-        "name": facts.get("general.name"),
-    }
-    write_json(folder / RECORD, record)
+    record = {"file": gguf.name, "pre": facts.get("tokenizer.ggml.pre", "")}
+    write_json(folder / RECORD, record | {"name": facts.get("general.name")})
 
 
 def _split_as_smollm(tokenizer: Any) -> None:
