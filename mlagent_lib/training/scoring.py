@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Self
 
+from mlagent_lib.agents.policies import Sampler
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.seeding import derive_seed, rng
@@ -23,7 +24,6 @@ from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.reward import reward_of
 from mlagent_lib.tasks.pocket.catalogue import KINDS, MODALITIES, family_of
-from mlagent_lib.training.backends.sampling import Generate
 from mlagent_lib.training.pool import Focus, OnPolicyStates, in_groups
 
 if TYPE_CHECKING:
@@ -364,7 +364,7 @@ class ShortTrajectories:
         starts = [start for at, start in enumerate(starts) if int((at + 1) * spread) > int(at * spread)]
         return cls(tuple(starts), grpo.eval_steps)
 
-    def measure(self, generate: Generate, tools: Toolbox, prompter: Prompter, seed: int) -> dict[str, float]:
+    def measure(self, generate: Sampler, tools: Toolbox, prompter: Prompter, seed: int) -> dict[str, float]:
         """Return ``gap``, the mean share of the gap closed by the last submissions, and ``gap_unscored``.
 
         Shares are of the feedback labels and bounded at -1 and 1, as a step's reward is. Trajectories that
@@ -396,7 +396,7 @@ def bounded_gap(state: State, task: Task) -> float:
 
 
 def evaluate_steps(
-    generate: Generate,
+    generate: Sampler,
     states: Sequence[State],
     tools: Toolbox,
     prompter: Prompter,

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from mlagent_lib.agents.policies import Sampler
 from mlagent_lib.core.errors import MlagentError, ProfileError, RunError
 from mlagent_lib.core.files import sha256_bytes, write_json
 from mlagent_lib.core.profiles import Loading
 from mlagent_lib.core.provenance import cpu_name
 from mlagent_lib.tasks.registry import home_folder
-from mlagent_lib.training.backends.sampling import GENERATION_ROWS, Generate, generate_texts
+from mlagent_lib.training.backends.sampling import GENERATION_ROWS, generate_texts
 
 # All linear layers, as in QLoRA (arXiv 2305.14314 section 4) and Unsloth's notebooks; the paper tunes all.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -72,7 +73,7 @@ class Backend(ABC):
         with self._sampling():
             return generate_texts(self.model, self.tokenizer, conversations, **options)
 
-    def sampler(self, *, temperature: float, max_new_tokens: int) -> Generate:
+    def sampler(self, *, temperature: float, max_new_tokens: int) -> Sampler:
         """Return the function of conversations and a seed that samples replies (for `LocalPolicy`)."""
         return partial(self.generate, temperature=temperature, max_new_tokens=max_new_tokens)
 

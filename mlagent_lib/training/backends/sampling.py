@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.training.backends.tokens import chat_texts
 
-Generate = Callable[[list[list[dict]], int], list[str]]  # takes conversations and a seed, returns replies
 GENERATION_ROWS = 96  # conversations sampled at once where the profile says nothing
 
 
