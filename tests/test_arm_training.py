@@ -157,12 +157,12 @@ def test_units_are_made_and_the_plan_knows_them(made, capsys):
     runs, said = made
     assert "evaluation" in said and any(line.startswith("update 1, reward ") for line in said)
     at = plan(runs, (0,))
-    assert {unit.name for unit in at.done} == set(MADE) and len(at.left) == 34
+    assert {unit.name for unit in at.done} == set(MADE) and len(at.left) == 37
     seconds = {unit.name: taken for unit, taken in at.done.items()}
     assert seconds["arm-base"] == read_manifest(run_of(runs, 0) / "arm-base")["wall_s"] > 0
     assert cli.main(["ablations", "--plan", "--seeds", "0", "--runs-dir", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("4 of 38 units are finished; 34 left, about ") and len(lines) == 35
+    assert lines[0].startswith("4 of 41 units are finished; 37 left, about ") and len(lines) == 38
     assert not any(name in line.split() for line in lines for name in MADE)
 
 

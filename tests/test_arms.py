@@ -62,6 +62,7 @@ CHANGED = {
     "no-performance": {"grpo.reward_form"},
     "no-format": {"grpo.reward_form"},
     "no-corner": {"grpo.reward_form"},
+    "no-undo": {"start", "collect.undo_share"},  # one change: its expert never takes an edit back
     "no-thought": {"start", "common.reply_format"},  # one change: it is fine-tuned without thoughts too
     "tasks-3": {"tasks"},
     "tasks-6": {"tasks"},
@@ -93,7 +94,7 @@ def test_each_arm_differs_from_the_full_method_in_one_thing():
 
 def test_names_are_unique_and_every_arm_is_in_the_order_of_work_once():
     names = [arm.name for arm in ARMS]
-    assert len(set(names)) == len(names) == 27
+    assert len(set(names)) == len(names) == 28
     assert sorted(ORDER) == sorted(names)
     assert set(FIRST_GUESS) == {family(unit) for unit in units_of_seed(0)}
 
@@ -130,8 +131,8 @@ def test_units_come_after_what_they_need_and_each_is_there_once():
     units = units_of_seed(3)
     names = [unit.name for unit in units]
     assert len(set(names)) == len(names) and {unit.seed for unit in units} == {3}
-    # five collections, five starts, an arm each, one search
-    assert Counter(unit.kind for unit in units) == {"collect": 5, "sft": 5, "arm": 27, "search": 1}
+    # six collections, six starts, an arm each, one search
+    assert Counter(unit.kind for unit in units) == {"collect": 6, "sft": 6, "arm": 28, "search": 1}
     for place, unit in enumerate(units):
         assert set(unit.needs) <= set(names[:place]), unit
 
@@ -146,7 +147,8 @@ def test_what_units_need():
     assert needs["arm-episode-wise"] == needs["arm-episode-small"]
     assert needs["arm-episode-wise"] == {"collect-far-apart", "sft-far-apart", "arm-full"}  # its seconds
     assert needs["search"] == {"sft-far-apart", "arm-full"}
-    assert {collected(start) for start in STARTS} == {"far-apart", "one-idea", "random-ideas", "no-thought"}
+    own = {"far-apart", "one-idea", "random-ideas", "no-thought", "no-undo"}
+    assert {collected(start) for start in STARTS} == own
 
 
 def test_a_unit_that_does_not_exist_is_an_error(tmp_path, monkeypatch):
@@ -240,7 +242,7 @@ def test_a_plan_holds_the_wanted_arms_with_what_they_need_the_first_arms_first(t
 
 def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
     units = plan(tmp_path, (0, 1, 2)).units
-    assert len(units) == len(set(units)) == 3 * 38
+    assert len(units) == len(set(units)) == 3 * 41
     for place, unit in enumerate(units):
         assert all(is_there(units[:place], unit.seed, need) for need in unit.needs), unit
     assert names(units[-3:]) == ["search"] * 3
@@ -252,8 +254,8 @@ def test_the_whole_plan_is_every_unit_once_in_an_order_that_works(tmp_path):
 
 def test_without_seeds_the_close_claims_have_five_and_the_rest_three(tmp_path):
     units = plan(tmp_path).units
-    assert units[: 3 * 38] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
-    more = units[3 * 38 :]
+    assert units[: 3 * 41] == plan(tmp_path, SEEDS).units and SEEDS == (0, 1, 2)
+    more = units[3 * 41 :]
     assert {unit.seed for unit in more} == {3, 4} == set(MORE_SEEDS)
     # C4: sft, full, RL from base; C5: the parts of the reward; C6: number of tasks; C7: sft, full
     wanted = {*(arm_of(who).name for who in TASK_COUNTS), *REWARD_PARTS, "rl-from-base"}

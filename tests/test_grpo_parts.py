@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_task import FakeRunner, edit, final, make_tools, neighbours, rl_profile
+from tiny_task import FakeRunner, edit, final, make_tools, neighbours, reply, rl_profile, write_task
 
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.artifacts import hashes_below
@@ -22,7 +22,7 @@ from mlagent_lib.core.files import append_jsonl, read_jsonl, write_json
 from mlagent_lib.core.profiles import GRPOProfile
 from mlagent_lib.environment.coder import BlockCoder
 from mlagent_lib.environment.outcome import Outcome
-from mlagent_lib.environment.step import StepResult, run_steps, start_state
+from mlagent_lib.environment.step import StepResult, run_step, run_steps, start_state
 from mlagent_lib.results.glossary import METRICS, describe
 from mlagent_lib.training import checkpoints, grpo
 from mlagent_lib.training.checkpoints import forget_after, last_checkpoint
@@ -39,6 +39,7 @@ from mlagent_lib.training.scoring import (
     StepReward,
     best_of_pay,
     evaluate_steps,
+    family_made,
     fill_groups,
     group_advantages,
     step_statistics,
@@ -707,6 +708,18 @@ class NoCoder:
         from mlagent_lib.core.errors import CoderError
 
         return [CoderError("no") for _ in requests]
+
+
+def test_an_edit_taken_back_is_a_family_and_what_changes_no_score_is_none(tmp_path):
+    task, tools = write_task(tmp_path / "tasks"), make_tools(tmp_path)
+    texts = [neighbours(8), neighbours(8), reply("Undo Edit Script", script_name="train.py"), final()]
+    state, found = start_state(task, tools), []
+    for text in texts:
+        result = run_step(state, text, tools)
+        state, found = result.state, [*found, family_made(result, tools)]
+    assert found == ["model/knn", None, None, None]  # the second edit changed nothing, nor does its end
+    edited = run_step(start_state(task, tools), texts[0], tools).state
+    assert family_made(run_step(edited, texts[2], tools), tools) == "Undo Edit Script"
 
 
 def test_variety_pays_the_entropy_of_what_a_batch_does():

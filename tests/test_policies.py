@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tiny_task import NAME, TRAIN, final, write_task
 
 from mlagent_lib.agents.ideas import Idea
 from mlagent_lib.agents.policies import ChatPolicy, LocalPolicy, RandomIdeas, ScriptedExpert, Starter, Turn
 from mlagent_lib.agents.prompts import Prompter
-from mlagent_lib.agents.replies import compose, edit_reply, final_reply, look_reply, trend_of
+from mlagent_lib.agents.replies import compose, edit_reply, final_reply, look_reply, trend_of, undo_reply
 from mlagent_lib.core.errors import EndpointError
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.environment.actions import ACTIONS, FIELDS, Action, parse_action
+from mlagent_lib.environment.actions import FIELDS, KNOWN, Action, parse_action
 from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.pocket.catalogue import interpret
 
@@ -76,6 +78,23 @@ def test_the_expert_looks_now_and_then_but_never_twice_in_a_row(task):
     assert "Final Answer" not in names[:4]
 
 
+def test_the_expert_takes_back_what_hurt_or_failed_and_nothing_else(task):
+    def names(visible, outcome="edited", action="Edit Script (AI)", share=1.0):
+        step = HistoryStep("", action, {"edit_instruction": "x"}, "", outcome, visible)
+        expert, found = ScriptedExpert(look_share=0.0, undo_share=share), set()
+        for number in range(20):
+            one = turn(task, number, history=(step,), ideas=IDEAS)
+            one.state = replace(one.state, past=(("train.py", b"before"),))
+            found.add(parse_action(expert.act([one])[0]).name)
+        return found
+
+    assert not task.greater_is_better
+    assert names(6.0) == names(None, "error") == {"Undo Edit Script"}  # from 5.0
+    assert names(4.0) == names(5.0) == {"Edit Script (AI)"}
+    assert names(6.0, action="Undo Edit Script") == names(6.0, share=0.0) == {"Edit Script (AI)"}
+    assert names(6.0, share=0.5) == {"Undo Edit Script", "Edit Script (AI)"}
+
+
 @pytest.mark.parametrize("reply_format", ["six", "no-thought"])
 def test_every_reply_of_the_scripts_is_an_action_in_its_format(reply_format):
     seen = set()
@@ -84,13 +103,14 @@ def test_every_reply_of_the_scripts_is_an_action_in_its_format(reply_format):
         for text in (
             look_reply(trend="start", stream=stream, reply_format=reply_format),
             final_reply(trend="worse", stream=stream, reply_format=reply_format),
+            undo_reply(trend="worse", stream=stream, reply_format=reply_format),
             edit_reply('Use "9".\n', "model", trend="better", stream=stream, reply_format=reply_format),
         ):
             action = parse_action(text, reply_format)
             assert isinstance(action, Action)
             assert tuple(action.fields) == (FIELDS if reply_format == "six" else FIELDS[-2:])
             seen.add(action.name)
-    assert seen == set(ACTIONS)
+    assert seen == set(KNOWN)
     assert action.arguments["edit_instruction"] == 'Use "9".\n'
 
 

@@ -12,8 +12,9 @@ from tiny_task import final, make_tools, neighbours, write_task
 from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.agents.rollout import Job, run_trajectories
 from mlagent_lib.core.errors import RunError
+from mlagent_lib.environment.actions import EDIT
 from mlagent_lib.environment.workspace import State
-from mlagent_lib.training.pool import PARTS, POOL_ACTION, StatePool, split_trajectories, states_of
+from mlagent_lib.training.pool import PARTS, StatePool, split_trajectories, states_of
 from mlagent_lib.training.sft import sft_rows
 
 
@@ -23,8 +24,7 @@ def a_state(task: str, number: int) -> State:
 
 def a_row(task: str, *numbers: int, outcome: str = "edited") -> dict:
     steps = [
-        {"state": a_state(task, number).to_json(), "outcome": outcome, "action": POOL_ACTION}
-        for number in numbers
+        {"state": a_state(task, number).to_json(), "outcome": outcome, "action": EDIT} for number in numbers
     ]
     return {"task": task, "steps": steps}
 

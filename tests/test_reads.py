@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from synthetic_run import SCALES, actions, rows, trajectory
-from tiny_task import final, make_tools, neighbours, write_task
+from tiny_task import final, make_tools, neighbours, reply, write_task
 
 from mlagent_lib.agents.policies import FixedEdits, Turn
 from mlagent_lib.agents.replies import edit_reply, trend_said
@@ -132,6 +132,32 @@ def test_what_became_of_words_that_no_catalogue_knows():
     }
 
 
+def test_an_edit_that_is_taken_back_is_a_kind_of_its_own_and_never_the_favourite(tmp_path):
+    task = write_task(tmp_path / "tasks")
+    back = reply("Undo Edit Script", script_name="train.py")
+    said = [neighbours(8), back, back, neighbours(9), back]
+
+    class Says:
+        name = "rl"
+
+        def act(self, turns):
+            return [said[turn.state.step] for turn in turns]
+
+    made = run_trajectories([Job(task, "rl", 0, 0)], Says(), make_tools(tmp_path), max_steps=5)
+    table = action_table(made, lambda name: task)
+    assert table["kind"].tolist() == ["favourite", "undone", "failed", "favourite", "undone"]
+    assert table["family"].tolist() == [
+        "model/knn",
+        *["Undo Edit Script"] * 2,
+        "model/knn",
+        "Undo Edit Script",
+    ]
+    assert made[0]["steps"][1]["script_after"] == made[0]["steps"][0]["script_before"]
+    (found,) = reading_table(table, gap_paths([], {}, 5)).to_dict("records")
+    assert (found["edits"], found["share"], found["undone"]) == (2, 0.5, 0.6)
+    assert made[0]["final"]["feedback_last"] == 5.0 and table["state"].tolist()[2] == "worse"
+
+
 def test_a_reflection_is_true_or_not_or_says_nothing():
     reply = edit_reply("Use 9 nearest neighbours.", "model", trend="failed", stream=rng(0))
     assert trend_said(reply) == "failed"
@@ -231,7 +257,7 @@ def test_a_fixed_policy_says_its_edits_one_by_one_and_ends():
     policy = FixedEdits("fixed-sequence")
     known = fixed_edits("fixed-sequence", task)
     replies = [policy.act([at(step)])[0] for step in range(len(known) + 1)]
-    for reply, one in zip(replies, known, strict=False):
-        assert one.instruction in reply
+    for text, one in zip(replies, known, strict=False):
+        assert one.instruction in text
     assert "Final Answer" in replies[-1]
     assert FixedEdits("fixed-edit").act([at(1)])[0].count("Final Answer") == 1

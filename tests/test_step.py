@@ -151,6 +151,48 @@ def test_outcome_reason_and_observation_of_a_reply(start, tools, text, outcome, 
     assert found.executed == (found.tier != "")
 
 
+UNDO = reply("Undo Edit Script", script_name="train.py")
+BACK = "train.py is as it was before its last edit.\n"
+
+
+def told(tools, state, *texts):
+    """Return what the last of these replies does, one after the other."""
+    for text in texts:
+        found = run_step(state, text, tools)
+        state = found.state
+    return found
+
+
+def test_what_is_undone_runs_again_and_is_worth_what_it_was(start, tools):
+    found = told(tools, start, neighbours(12), neighbours(64), UNDO)
+    ran = "The script has been executed. Here is the output:\nvalidation mae: 1.500\n"
+    assert (found.outcome.value, found.reason, found.observation) == ("edited", "scored", BACK + ran)
+    assert (found.score_before, found.score_after, found.cache_hit) == (8.0, 1.5, True)
+    assert found.state.visible == 1.5 and b"n_neighbors=12)" in found.state.files["train.py"]
+    once = told(tools, found.state, UNDO)
+    assert once.score_after == 5.0 and dict(once.state.files) == dict(start.files) and not once.state.past
+    more = told(tools, once.state, UNDO)
+    assert (more.outcome.value, more.reason) == ("error", "tool")
+    assert more.observation == "EnvError: there is no edit of train.py to undo."
+    assert more.state.score == 5.0 and dict(more.state.files) == dict(start.files)
+
+
+def test_a_broken_script_is_mended_by_undo_and_an_edit_that_was_not_made_is_none(start, tools):
+    broken = told(tools, start, neighbours(12), edit(plain_linear()), edit("Make it good."))
+    assert len(broken.state.past) == 2
+    found = told(tools, broken.state, UNDO)
+    assert (found.outcome.value, found.score_before, found.score_after) == ("edited", 1.5, 1.5)
+
+
+def test_undo_knows_files_apart_and_removes_what_an_edit_had_made(start, tools):
+    new = told(tools, start, edit("Use 12 nearest neighbours.", save_name="b.py"), neighbours(8))
+    assert told(tools, new.state, UNDO).score_after == 5.0
+    gone = told(tools, new.state, reply("Undo Edit Script", script_name="b.py"))
+    assert (gone.outcome.value, gone.executed, gone.state.score) == ("neutral", False, 1.0)
+    assert gone.observation == "b.py is as before its first edit: it does not exist."
+    assert set(gone.state.files) == set(start.files)
+
+
 def plain_linear() -> str:
     """Return an instruction after which the script has no n_neighbors, so that `FakeRunner` fails it."""
     from mlagent_lib.tasks.pocket.catalogue import edits

@@ -35,6 +35,7 @@ STATES = st.builds(
     score=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     step=st.integers(0, 99),
     done=st.booleans(),
+    past=st.lists(st.tuples(TEXT, st.none() | st.binary(max_size=30)), max_size=3).map(tuple),
 )  # fmt: skip
 
 
@@ -47,6 +48,23 @@ def test_one_json_line_restores_a_state_bit_equal(state):
     line = json.dumps(state.to_json(), allow_nan=False)
     assert "\n" not in line
     assert same(State.from_json(json.loads(line)), state)
+
+
+def test_a_state_without_edits_has_the_row_and_the_name_of_older_versions():
+    row = STATE.to_json()
+    assert "past" not in row and State.from_json(row).past == ()
+    edited = STATE.with_edit("a.txt", b"new")
+    assert edited.to_json()["past"] == [["a.txt", STATE.to_json()["files"]["a.txt"]]]
+    assert edited.id != STATE.with_file("a.txt", b"new").id
+
+
+def test_edits_are_undone_last_first_and_each_file_has_its_own():
+    state = STATE.with_edit("a.txt", b"1").with_edit("new.py", b"2").with_edit("a.txt", b"3")
+    once = state.without_edit("a.txt")
+    assert once.files["a.txt"] == b"1" and once.past == state.past[:2]
+    assert same(once.without_edit("a.txt").without_edit("new.py"), STATE)
+    assert "new.py" not in state.without_edit("new.py").files
+    assert STATE.without_edit("a.txt") is None and state.without_edit("b.py") is None
 
 
 @pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])

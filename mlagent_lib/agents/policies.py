@@ -18,14 +18,14 @@ import numpy as np
 
 from mlagent_lib.agents.ideas import Idea, candidate_ideas, has_catalogue
 from mlagent_lib.agents.prompts import FULL, POCKET, Prompter
-from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
+from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of, undo_reply
 from mlagent_lib.agents.server.chat import Chat
 from mlagent_lib.agents.server.endpoint import RequestRefused
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.files import append_jsonl, read_jsonl, sha256_bytes
 from mlagent_lib.core.parallel import map_threads
 from mlagent_lib.core.seeding import derive_seed
-from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action, storable
+from mlagent_lib.environment.actions import EDIT, FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action, storable
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.pocket.catalogue import Edit, edits, read_block
 from mlagent_lib.tasks.pocket.fixed import fixed_edits
@@ -140,16 +140,21 @@ class ScriptedExpert(_Scripted):
 
     Args:
         look_share: Chance of a look (a neutral action) before each idea, 0 to 1.
+        undo_share: Chance that it takes back an edit after which the script failed or printed a worse metric.
     """
 
     name = "expert"
 
-    def __init__(self, *, look_share: float = 0.12, reply_format: str = "six"):
-        self.look_share, self.reply_format = look_share, reply_format
+    def __init__(self, *, look_share: float = 0.12, undo_share: float = 0.0, reply_format: str = "six"):
+        self.look_share, self.undo_share, self.reply_format = look_share, undo_share, reply_format
 
     def _reply(self, turn: Turn) -> str:
         todo = turn.memory.setdefault("todo", list(turn.ideas))
         options = {**_wording(turn), "reply_format": self.reply_format}
+        last = turn.state.history[-1].action if turn.state.past else ""
+        hurt = last == EDIT and options["trend"] in ("worse", "failed")
+        if hurt and self.undo_share and turn.stream.random() < self.undo_share:
+            return undo_reply(**options)
         if not todo:
             return final_reply(**options)
         looks = not turn.memory.get("looked", False) and turn.stream.random() < self.look_share

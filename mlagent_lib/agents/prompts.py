@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from mlagent_lib.agents.window import messages_tokens, shorten, shorten_lines
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.profiles import Profile
-from mlagent_lib.environment.actions import ACTIONS
+from mlagent_lib.environment.actions import ACTIONS, EDIT
 from mlagent_lib.environment.coder import visible_part
 from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.task import Task, size_of
@@ -196,7 +196,7 @@ def trends(state: State, greater_is_better: bool) -> list[str]:
 
 
 def _short(step: HistoryStep) -> str:
-    if step.action == "Edit Script (AI)":
+    if step.action == EDIT:
         return str(step.action_input.get("edit_instruction", ""))[:160].rstrip(".")
     return step.action or "unreadable reply"
 

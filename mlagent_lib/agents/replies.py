@@ -17,7 +17,7 @@ import numpy as np
 
 from mlagent_lib.agents.prompts import trends
 from mlagent_lib.core.files import read_yaml
-from mlagent_lib.environment.actions import FIELDS, NO_THOUGHT_FIELDS, Invalid, parse_action
+from mlagent_lib.environment.actions import EDIT, FIELDS, NO_THOUGHT_FIELDS, UNDO, Invalid, parse_action
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.tasks.pocket.cards import DECIDES
 
@@ -44,7 +44,7 @@ def compose(
     """Return the text of a reply.
 
     Args:
-        topic: ``data``, ``model``, ``learning``, ``look`` or ``end``: what the reply is about.
+        topic: ``data``, ``model``, ``learning``, ``look``, ``undo`` or ``end``: what the reply is about.
         trend: How the last step went, see `trend_of`.
         stream: Where the wording is drawn from.
         fact: Of the task's card, for which the block of the topic is edited; "" for none.
@@ -87,7 +87,7 @@ def edit_reply(
     deciding = [fact for fact in facts if DECIDES.get(fact) == axis]
     fact = _pick(deciding, stream) if deciding else ""
     wording |= {"fact": fact, "now": held(block)}
-    return compose("Edit Script (AI)", arguments, topic=axis, stream=stream, **wording)
+    return compose(EDIT, arguments, topic=axis, stream=stream, **wording)
 
 
 def held(block: str) -> str:
@@ -120,6 +120,11 @@ def look_reply(*, stream: np.random.Generator, script: str = "train.py", **wordi
 def final_reply(*, script: str = "train.py", **wording) -> str:
     """Return a reply that ends the trajectory."""
     return compose("Final Answer", {"final_answer": f"{script} is improved."}, topic="end", **wording)
+
+
+def undo_reply(*, script: str = "train.py", **wording) -> str:
+    """Return a reply that takes the last edit of a script back."""
+    return compose(UNDO, {"script_name": script}, topic="undo", **wording)
 
 
 def trend_of(state: State, greater_is_better: bool) -> str:

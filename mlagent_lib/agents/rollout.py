@@ -18,7 +18,7 @@ from mlagent_lib.agents.schema import SCHEMA_NAME
 from mlagent_lib.core.errors import Unscored
 from mlagent_lib.core.seeding import rng
 from mlagent_lib.core.thinking import split_thinking
-from mlagent_lib.environment.actions import Action, ActionError, safe_path, storable
+from mlagent_lib.environment.actions import UNDO, Action, ActionError, safe_path, storable
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, entry_script, start_state
 from mlagent_lib.environment.workspace import State
@@ -189,9 +189,11 @@ def edited_state(step: dict, task: Task) -> State:
 def _file_of(action: Action | None, task: Task, argument: str) -> str:
     """Return which file an edit read (``script_name``) or wrote (``save_name``), in normal form.
 
-    For other actions it is the starter.
+    What is undone is one file; for other actions it is the starter.
     """
     with contextlib.suppress(ActionError):
+        if action and action.name == UNDO:
+            return safe_path(action.arguments["script_name"])
         if action and "save_name" in action.arguments:
             return safe_path(action.arguments[argument])
     return task.starter

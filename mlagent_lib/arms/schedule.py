@@ -39,8 +39,8 @@ FIRST_GUESS = {"collect": 45.0, "sft": 45.0, "measured": 190.0, "trained": 800.0
 # whole comparisons.
 ORDER = (
     "sft", "full", "base", "rl-from-base", "episode-wise", "no-performance", "no-format", "no-corner",
-    "reward-v1", "reward-v2", "tasks-3", "no-thought", "one-idea", "random-start", "tasks-6", "mix-0",
-    "mix-50", "mix-75", "variance", "max-2", "pool-36", "episode-small",
+    "reward-v1", "reward-v2", "tasks-3", "no-undo", "no-thought", "one-idea", "random-start", "tasks-6",
+    "mix-0", "mix-50", "mix-75", "variance", "max-2", "pool-36", "episode-small",
     "made-3", "made-9", "made-30", "made-100", "made-300",
 )  # fmt: skip
 

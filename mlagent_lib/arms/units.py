@@ -26,6 +26,7 @@ from mlagent_lib.core.arms import ARMS, FULL, PROFILE, Arm, get_arm
 from mlagent_lib.core.artifacts import Stage
 from mlagent_lib.core.errors import ProfileError
 from mlagent_lib.core.files import append_jsonl, read_jsonl
+from mlagent_lib.environment.actions import EDIT
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import RuleCoder
 from mlagent_lib.environment.step import run_steps
@@ -52,8 +53,8 @@ from mlagent_lib.run.stages import (
 from mlagent_lib.tasks.pocket.generate import generate, structures, task_name
 from mlagent_lib.tasks.registry import find_task
 from mlagent_lib.training.grpo import charged_seconds
-from mlagent_lib.training.pool import POOL_ACTION
 
+OTHER_EXPERTS = ("no-thought", "no-undo")  # starts whose expert is that of the arm of the same name
 MADE = "made"  # the generated tasks of a seed, below the folder of its run
 # Ours: trajectories of each generated task up to that number. Arms share them; a pool keeps 400 states.
 MADE_TRAJECTORIES = {9: 14, 30: 6, 300: 3}
@@ -104,7 +105,7 @@ def collected(start: str) -> str:
         >>> collected("one-idea"), collected("none")
         ('one-idea', 'far-apart')
     """
-    return start if start in ("one-idea", "random-ideas", "no-thought") else "far-apart"
+    return start if start in ("one-idea", "random-ideas", *OTHER_EXPERTS) else "far-apart"
 
 
 def make_unit(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
@@ -113,7 +114,7 @@ def make_unit(unit: Unit, runs_dir: str, say: Callable[[str], None]) -> None:
     works = {"collect": _collect, "sft": _start, "arm": _arm, "search": _search}
     if kind not in works:
         raise ProfileError(f"unit {unit.name!r} is unknown", cure=f"its kind is one of {', '.join(works)}")
-    arm = get_arm(rest) if kind == "arm" or rest == "no-thought" else None
+    arm = get_arm(rest) if kind == "arm" or rest in OTHER_EXPERTS else None
     lab = open_lab(PROFILE, unit.seed, runs_dir, f"{PROFILE}-seed{unit.seed}")
     executions = ExecutionCache(Path(runs_dir) / f"{PROFILE}-executions")  # shared by all units
     lab = replace(lab, profile=arm.profile() if arm else lab.profile, cache=executions)
@@ -231,7 +232,7 @@ def blame_table(lab: Lab, stage: Stage, arm: Arm, states) -> pd.DataFrame:
     results = run_steps([(by_id[row["state_id"]], row["reply"]) for row in rows], tools)
     table = []
     for row, result in zip(rows, results, strict=True):
-        if result.action is None or result.action.name != POOL_ACTION:
+        if result.action is None or result.action.name != EDIT:
             continue
         line = arm.keys | {"seed": lab.seed, "task": row["task"], "state": row["state_id"]}
         line |= {name: row[name] for name in ("outcome", "reason", "reward")}

@@ -16,7 +16,7 @@ from mlagent_lib.core.profiles import Profile, get_profile
 
 PROFILE = "ablations"
 FULL = "full"
-STARTS = ("far-apart", "one-idea", "random-ideas", "no-thought", "none")
+STARTS = ("far-apart", "one-idea", "random-ideas", "no-thought", "no-undo", "none")
 METHODS = ("step-wise", "episode-wise", "none")
 GROUPS = ("main", "start", "method", "reward", "reply", "tasks", "pool", "states")
 

@@ -1,4 +1,4 @@
-"""The paper's seven actions: parse a reply, check the arguments, and act on the files of a workspace.
+"""The actions of an agent: parse a reply, check the arguments, and act on the files of a workspace.
 
 Parsing is total: any text gives either an `Action` or an `Invalid` with a named reason. Nothing here runs a
 script or calls a model; `step` does.
@@ -14,6 +14,7 @@ from mlagent_lib.core.spelling import is_protected, key, normal
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment.reader import FIELDS, read_arguments, read_name, split_fields
 
+EDIT = "Edit Script (AI)"
 # Names, argument names and their order: paper v1 Table 4 / v2 Table 5 (they are MLAgentBench's).
 ACTIONS: dict[str, tuple[str, ...]] = {
     "List Files": ("dir_path",),
@@ -22,8 +23,10 @@ ACTIONS: dict[str, tuple[str, ...]] = {
     "Final Answer": ("final_answer",),
     "Understand File": ("file_name", "things_to_look_for"),
     "Inspect Script Lines": ("script_name", "start_line_number", "end_line_number"),
-    "Edit Script (AI)": ("script_name", "edit_instruction", "save_name"),
+    EDIT: ("script_name", "edit_instruction", "save_name"),
 }
+UNDO = "Undo Edit Script"  # MLAgentBench's; the paper's prompt lacks it, and so does ours in the full style
+KNOWN = ACTIONS | {UNDO: ("script_name",)}
 NO_THOUGHT_FIELDS = ("Action", "Action Input")
 MAX_INSPECT_LINES = 100  # "max 100 lines", tools prompt, paper v1 Table 4
 MAX_PATH_BYTES = 200  # ours: file systems allow 255 a name
@@ -69,11 +72,11 @@ def parse_action(text: str, reply_format: str = "six") -> Action | Invalid:
     if missing := next((name for name in names if name not in fields), None):
         told = f"Invalid action: the field '{missing}:' is missing or out of order."
         return Invalid("missing-field", told)
-    name = read_name(fields["Action"], ACTIONS)
+    name = read_name(fields["Action"], KNOWN)
     if name is None:
         shown = fields["Action"][:60]
         return Invalid("unknown-action", f"Invalid action: {shown!r}. Choose one of: {', '.join(ACTIONS)}.")
-    arguments = _parse_arguments(fields["Action Input"], ACTIONS[name])
+    arguments = _parse_arguments(fields["Action Input"], KNOWN[name])
     return arguments if isinstance(arguments, Invalid) else Action(name, arguments, fields)
 
 

@@ -3,7 +3,8 @@
 `run_steps` is the pure form that step-wise RL uses: states and replies in, results out, order kept, and one
 bad row never spoils another. As in the paper an edit is followed by its execution, and m_{t+1} is the score
 of the edited script on the feedback labels; m_t is the last valid score on the way to the state (the paper is
-silent about states whose script is broken). An edit of any other file runs the starter, too.
+silent about states whose script is broken). An edit of any other file runs the starter, too, and
+what is undone runs again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from mlagent_lib.core.imports import standard_only
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment import actions
-from mlagent_lib.environment.actions import Action, ActionError, Invalid, parse_action, safe_path, storable
+from mlagent_lib.environment.actions import (
+    UNDO,
+    Action,
+    ActionError,
+    Invalid,
+    parse_action,
+    safe_path,
+    storable,
+)
 from mlagent_lib.environment.cache import Execution, ExecutionCache, execution_key
 from mlagent_lib.environment.coder import Coder, EditRequest
 from mlagent_lib.environment.outcome import Outcome
@@ -381,6 +390,15 @@ def _act(plan: _Plan, name: str, arguments: Mapping[str, str]) -> str:
     if name == "Execute Script":
         named = safe_path(arguments["script_name"])
         plan.script = plan.task.entry if named == plan.task.starter else named
+    elif name == UNDO:
+        plan.saved = _writable(plan, arguments["script_name"])
+        back = plan.before.without_edit(plan.saved)
+        if back is None:
+            raise ActionError(f"EnvError: there is no edit of {plan.saved} to undo.")
+        plan.after = back
+        if plan.saved not in back.files:  # the edit had made it
+            return f"{plan.saved} is as before its first edit: it does not exist."
+        plan.script = entry_script(plan.task, plan.after.files, plan.saved, plan.saved)
     else:
         plan.saved = _writable(plan, arguments["save_name"])
         plan.edit = EditRequest(plan.task, script, arguments["edit_instruction"])
@@ -425,7 +443,7 @@ def _edit(plans: list[_Plan], tools: Toolbox) -> None:
             told = storable(f"LLMError: the edit was not made: {edited.message}")
             plan.comes_to(Outcome.CORNER, "coder", told)
         else:
-            plan.after = plan.before.with_file(plan.saved, storable(edited).encode())
+            plan.after = plan.before.with_edit(plan.saved, storable(edited).encode())
             source = safe_path(plan.action.arguments["script_name"])
             plan.script = entry_script(plan.task, plan.after.files, source, plan.saved)
 
@@ -455,8 +473,10 @@ def _result(plan: _Plan, execution: Execution | Unscored | None, hit: bool) -> S
 
 def _classify(plan: _Plan, execution: Execution) -> None:
     """Turn what an execution came to into outcome, reason and observation, in this one place."""
-    edited = plan.edit is not None
-    saved = f"The edited file is saved to {plan.saved}.\n" if edited else ""
+    edited, saved = bool(plan.saved), ""
+    if edited:
+        undone = f"{plan.saved} is as it was before its last edit.\n"
+        saved = f"The edited file is saved to {plan.saved}.\n" if plan.edit else undone
     ran = "The script" if not edited or plan.script == plan.saved else plan.script
     if execution.status in _CORNER_STATUS:
         found = Outcome.CORNER, execution.status, f"was stopped: {execution.status} limit reached."

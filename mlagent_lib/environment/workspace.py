@@ -55,6 +55,7 @@ class State:
         visible_start: The same for the starter.
         submission: sha256 of the last valid submission in the archive, or None.
         done: Whether the agent has given its Final Answer.
+        past: The edits that can be undone, oldest first: a path and what it held (None: no such file).
     """
 
     task: str
@@ -67,6 +68,7 @@ class State:
     submission: str | None = None
     step: int = 0
     done: bool = False
+    past: tuple[tuple[str, bytes | None], ...] = ()
     _hashes: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -95,13 +97,43 @@ class State:
         """Return the state with one file written."""
         return replace(self, files={**self.files, path: content})
 
+    def with_edit(self, path: str, content: bytes) -> State:
+        """Return the state with one file written by an edit, which can be undone."""
+        return replace(self.with_file(path, content), past=(*self.past, (path, self.files.get(path))))
+
+    def without_edit(self, path: str) -> State | None:
+        """Return the state with a file as it was before its last edit, or None where it was never edited.
+
+        Example:
+            >>> state = State("t", "", {"a.py": b"1"}).with_edit("a.py", b"2").with_edit("a.py", b"3")
+            >>> back = state.without_edit("a.py")
+            >>> back.files["a.py"], back.without_edit("a.py").files["a.py"], back.without_edit("b.py")
+            (b'2', b'1', None)
+        """
+        at = next((at for at in range(len(self.past) - 1, -1, -1) if self.past[at][0] == path), None)
+        if at is None:
+            return None
+        files, before = dict(self.files), self.past[at][1]
+        del files[path]
+        files |= {} if before is None else {path: before}
+        return replace(self, files=files, past=(*self.past[:at], *self.past[at + 1 :]))
+
     def to_json(self, *, embed: bool = True) -> dict:
         """Return the state as JSON-ready values; with ``embed`` one JSON line holds the file contents too."""
         row = {"schema": STATE_SCHEMA} | {name: value for name, value in vars(self).items() if name[0] != "_"}
+        past = [[path, None if data is None else sha256_bytes(data)] for path, data in self.past]
         row |= {"files": dict(self._hashes), "history": [step.to_json() for step in self.history]}
+        row.pop("past")
+        if past:
+            row["past"] = past
         if embed:
-            row["blobs"] = {digest: _encode(self.files[path]) for path, digest in self._hashes.items()}
+            held = {sha256_bytes(data): data for data in self._contents()}
+            row["blobs"] = {digest: _encode(data) for digest, data in held.items()}
         return row
+
+    def _contents(self) -> list[bytes]:
+        """Return what its files hold, and held before the edits that can be undone."""
+        return [*self.files.values(), *(data for _, data in self.past if data is not None)]
 
     @classmethod
     def from_json(cls, row: Mapping) -> State:
@@ -113,9 +145,9 @@ class State:
         if row.get("schema") != STATE_SCHEMA:
             cure = "make the state pool again with this version of the kit"
             raise RunError(f"a state has schema {row.get('schema')!r}, expected {STATE_SCHEMA!r}", cure=cure)
-        embedded = row.get("blobs", {})
-        files = {}
-        for path, digest in row["files"].items():
+        embedded, past = row.get("blobs", {}), row.get("past", ())  # states of older versions have no past
+
+        def content_of(path: str, digest: str) -> bytes:
             content = _decode(embedded.get(digest))
             if content is None or sha256_bytes(content) != digest:
                 raise RunError(
@@ -123,10 +155,14 @@ class State:
                     f"(sha256 {digest[:12]}…)",
                     cure="make the state pool again: its stored content does not match its name",
                 )
-            files[path] = content
+            return content
+
+        files = {path: content_of(path, digest) for path, digest in row["files"].items()}
+        before = tuple((path, None if digest is None else content_of(path, digest)) for path, digest in past)
         history = tuple(HistoryStep(**step) for step in row["history"])
-        names = [item.name for item in fields(cls) if item.init and item.name not in ("files", "history")]
-        return cls(files=files, history=history, **{name: row[name] for name in names})
+        others = ("files", "history", "past")
+        names = [item.name for item in fields(cls) if item.init and item.name not in others]
+        return cls(files=files, history=history, past=before, **{name: row[name] for name in names})
 
 
 def _encode(data: bytes) -> str | dict:
@@ -183,7 +219,7 @@ class WorkspaceStore:
 
     def snapshot(self, state: State) -> dict:
         """Store the files of a state and return its JSON row without contents."""
-        for content in state.files.values():
+        for content in state._contents():
             self.put(content)
         return state.to_json(embed=False)
 
@@ -193,8 +229,9 @@ class WorkspaceStore:
         Raises:
             RunError: A file is missing or damaged.
         """
-        blobs = {name: _encode(self[name]) for name in row["files"].values()}
-        return State.from_json({**row, "blobs": blobs})
+        past = (digest for _, digest in row.get("past", ()) if digest is not None)
+        names = {*row["files"].values(), *past}
+        return State.from_json({**row, "blobs": {name: _encode(self[name]) for name in names}})
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest

@@ -26,7 +26,7 @@ TASK_COUNTS = {"sft": 0, "tasks-3": 3, "tasks-6": 6, "rl": 9}
 MADE_COUNTS = {arm.name: arm.made for arm in ARMS if arm.made}
 AGAINST_RL = (
     "sft", "base", "rl-from-base", "one-idea", "random-start", "episode-wise", "episode-small", *REWARD_PARTS,
-    "reward-v1", "reward-v2", "no-thought", "tasks-3", "tasks-6", "pool-36", "mix-0", "mix-50",
+    "reward-v1", "reward-v2", "no-undo", "no-thought", "tasks-3", "tasks-6", "pool-36", "mix-0", "mix-50",
     "mix-75", "variance", "max-2",
 )  # fmt: skip
 PAIRS = (*(("rl", name) for name in AGAINST_RL), ("sft", "base"), ("made-300", "made-9"))

@@ -334,6 +334,7 @@ FIELD = {  # kinds of action; of middle lightness, so that a dark page may turn 
     "favourite": ("#0072B2", "its favourite family of edits"),
     "other": ("#009E73", "another edit"),
     "unchanged": ("#CC79A7", "edit that changes nothing"),
+    "undone": ("#56B4E9", "an edit taken back"),
     "no edit": ("#DDDDDD", "no edit (a look, the end)"),
 }
 

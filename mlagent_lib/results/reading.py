@@ -23,6 +23,7 @@ import pandas as pd
 
 from mlagent_lib.agents.replies import trend_of, trend_said
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.actions import UNDO
 from mlagent_lib.environment.workspace import State
 from mlagent_lib.results.evaluation import BOUND, TaskScale, gap_closed
 from mlagent_lib.results.intervals import bootstrap_mean
@@ -37,7 +38,7 @@ ACTION_COLUMNS = (
     "agrees",
 )  # fmt: skip
 READING_COLUMNS = (
-    "policy", "seed", "actions", "edits", "distinct", "share", "family_share", "unchanged",
+    "policy", "seed", "actions", "edits", "distinct", "share", "family_share", "unchanged", "undone",
     "task_information", "task_chance", "task_chance_high", "state_information", "state_chance",
     "state_chance_high", "reflections", "agrees", "gap_first", "gap_last", "commonest",
 )  # fmt: skip
@@ -50,10 +51,10 @@ def action_table(rows: Iterable[Mapping], task_of: Callable[[str], Task]) -> pd.
         rows: Rows of ``trajectories.jsonl``, with the states of their steps.
 
     Returns:
-        Columns `ACTION_COLUMNS`: ``kind`` is ``favourite``, ``other`` (an edit), ``unchanged``, ``no edit``
-        (a look or the end) or ``failed``; ``family`` and ``edit`` are of what was asked for, "" without an
-        edit; ``agrees`` says whether the reply's reflection is true, 1 or 0, NaN where it says nothing that
-        we know.
+        Columns `ACTION_COLUMNS`: ``kind`` is ``favourite``, ``other`` (an edit), ``unchanged``, ``undone``
+        (an edit taken back), ``no edit`` (a look or the end) or ``failed``; ``family`` and ``edit`` are of
+        what was asked for, "" without an edit; ``agrees`` says whether the reply's reflection is true, 1 or
+        0, NaN where it says nothing that we know.
     """
     table = []
     for row in rows:
@@ -64,8 +65,9 @@ def action_table(rows: Iterable[Mapping], task_of: Callable[[str], Task]) -> pd.
             first = first or state
             if outcome == "unscored":
                 continue
-            edit = (step.get("action_input") or {}).get("edit_instruction", "")
-            family = _family(edit, task.modality, task.kind) if edit else ""
+            undone = step.get("action") == UNDO
+            edit = UNDO if undone else (step.get("action_input") or {}).get("edit_instruction", "")
+            family = UNDO if undone else _family(edit, task.modality, task.kind) if edit else ""
             trend, said = trend_of(state, task.greater_is_better), trend_said(step["reply"])
             agrees = nan if said is None else float(said == trend)
             where = (row["source"], row.get("seed", 0), row["task"], row["split"], place, step["step"])
@@ -117,12 +119,13 @@ def _changed(first: State, state: State, script: str) -> str:
 
 
 def _with_kinds(df: pd.DataFrame) -> pd.DataFrame:
-    asked = df[df["edit"] != ""].groupby(["policy", "seed"])["family"]
+    asked = df[~df["edit"].isin(["", UNDO])].groupby(["policy", "seed"])["family"]
     favourite = asked.agg(lambda said: said.value_counts().index[0]).rename("favourite").reset_index()
     favourite = df[["policy", "seed"]].merge(favourite, how="left")["favourite"].to_numpy()
     kind = np.where(df["family"] == favourite, "favourite", "other")
     kind = np.where(df["edit"] == "", "no edit", kind)
     kind = np.where(df["outcome"] == "unchanged", "unchanged", kind)
+    kind = np.where(df["edit"] == UNDO, "undone", kind)
     return df.assign(kind=np.where(df["outcome"].isin(FAILED), "failed", kind))
 
 
@@ -231,20 +234,22 @@ def reading_table(actions: pd.DataFrame, paths: pd.DataFrame, *, root: int = 0) 
     Returns:
         Columns `READING_COLUMNS`: counts of actions, edits and distinct edits; ``share``, the part of the
         edits that ask for the ``commonest`` one, ``family_share`` those of its favourite family;
-        ``unchanged``, the part of the actions that are edits which leave the script as it was; what an
-        edit's family tells about the task, and about the state given the task, in nats, each beside median
-        and 95 % of chance; ``agrees``, the part of the ``reflections`` that are true; the gap closed after
+        ``unchanged``, the part of the actions that are edits which leave the script as it was, ``undone``
+        those that take an edit back; what an edit's family, or taking one back, tells about the task, and
+        about the state given the task, in nats, each beside median and 95 % of chance;
+        ``agrees``, the part of the ``reflections`` that are true; the gap closed after
         the first and after the last step.
     """
     for (policy, seed), own in actions.groupby(["policy", "seed"], sort=False):
-        edits = own[own["edit"] != ""]
+        chosen = own[own["edit"] != ""]
+        edits = chosen[chosen["edit"] != UNDO]
         if edits.empty:
             continue
         counts, families = edits["edit"].value_counts(), edits["family"].value_counts()
-        unchanged = (own["outcome"] == "unchanged").mean()
-        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), unchanged)
+        idle = ((own["outcome"] == "unchanged").mean(), (own["edit"] == UNDO).mean())
+        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), *idle)
         of_task, of_state = (
-            measure(edits, rng(root, "reading", name, policy, int(seed)))
+            measure(chosen, rng(root, "reading", name, policy, int(seed)))
             for name, measure in (("task", task_information), ("state", state_information))
         )
         path = paths[(paths["policy"] == policy) & (paths["seed"] == seed)]
@@ -266,9 +271,11 @@ def reading_sentence(reading: pd.DataFrame) -> str:
         word = "more than" if value > high else "no more than"
         told.append(f"{word} chance ({value:.2f} nats; chance {chance:.2f}, 95 % of it below {high:.2f})")
     agrees = "" if np.isnan(at["agrees"]) else f" Of the reflections {at['agrees']:.0%} are true."
+    undone = f", {at['undone']:.0%} take one back" if at.get("undone", 0.0) > 0 else ""
     return (
         f"After RL: the commonest edit makes {at['share']:.0%} of the edits, its favourite family "
-        f"{at['family_share']:.0%}; {at['unchanged']:.0%} of the actions are edits that change nothing. An "
-        f"edit's family tells about the task {told[0]}, and about the state given the task {told[1]}. Gap "
-        f"closed after the first step {at['gap_first']:.2f}, after the last {at['gap_last']:.2f}.{agrees}"
+        f"{at['family_share']:.0%}; {at['unchanged']:.0%} of the actions are edits that change "
+        f"nothing{undone}. An edit's family tells about the task {told[0]}, and about the state given the "
+        f"task {told[1]}. Gap closed after the first step {at['gap_first']:.2f}, after the last "
+        f"{at['gap_last']:.2f}.{agrees}"
     )

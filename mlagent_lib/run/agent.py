@@ -42,7 +42,7 @@ from mlagent_lib.core.files import read_jsonl, sha256_file, write_text
 from mlagent_lib.core.parameters import checked
 from mlagent_lib.core.profiles import POLICIES, Profile, get_profile
 from mlagent_lib.core.seeding import rng
-from mlagent_lib.environment.actions import read_text
+from mlagent_lib.environment.actions import EDIT, read_text
 from mlagent_lib.environment.cache import ExecutionCache
 from mlagent_lib.environment.coder import ChatCoder, Coder, chat_messages
 from mlagent_lib.environment.runner import Runner
@@ -54,7 +54,6 @@ from mlagent_lib.run.lab import Lab, baseline_policy, chosen_ideas, lab_in, loca
 from mlagent_lib.run.stages import CONFIG, WEIGHTS, write_rows
 from mlagent_lib.run.terminal import LiveView, ProgressLine
 from mlagent_lib.tasks.task import Task
-from mlagent_lib.training.pool import POOL_ACTION
 
 ADAPTERS = {"sft": "02_sft/adapter", "rl": "03_grpo/adapter"}
 WITHOUT_MODEL = ("starter", "fixed-edit", "fixed-sequence", "best-edit", "random-ideas", "scripted")
@@ -265,7 +264,7 @@ def edits_of(rows: Sequence[Mapping], key: Callable[[list[dict]], str]) -> dict[
     found: dict[str, list[str]] = {}
     for row in rows:
         for step in row["steps"]:
-            if step["action"] == POOL_ACTION and step["reason"] != "tool":  # else no coder was asked
+            if step["action"] == EDIT and step["reason"] != "tool":  # else no coder was asked
                 asked = step["action_input"]
                 script = read_text(State.from_json(step["state"]).files, asked["script_name"])
                 name = key(chat_messages(script, asked["edit_instruction"]))

@@ -271,7 +271,8 @@ def expert_policy(lab: Lab, spec: str, record: Path) -> Policy:
     """
     reply_format = lab.profile.reply_format
     if spec == "scripted":
-        return ScriptedExpert(reply_format=reply_format)
+        undo_share = lab.profile.collect.undo_share
+        return ScriptedExpert(undo_share=undo_share, reply_format=reply_format)
     chat = lab.chat(spec, record.with_name(CALLS))
     return ChatPolicy(chat, name="expert", record=record, reply_format=reply_format, seed=lab.seed)
 

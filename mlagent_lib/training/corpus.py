@@ -18,9 +18,10 @@ import numpy as np
 from numpy.random import Generator
 
 from mlagent_lib.agents.prompts import pocket_text
-from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of
+from mlagent_lib.agents.replies import edit_reply, final_reply, look_reply, trend_of, undo_reply
 from mlagent_lib.core.files import read_yaml
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.actions import EDIT, UNDO
 from mlagent_lib.environment.coder import block_prompt
 from mlagent_lib.environment.workspace import HistoryStep, State
 from mlagent_lib.tasks.pocket import catalogue
@@ -35,6 +36,7 @@ _WEIGHTS = np.array([1 / _OF_BLOCK[DECIDES[fact]] / 6 if fact in DECIDES else 0 
 _WEIGHTS[_WEIGHTS == 0] = 0.5 / (_WEIGHTS == 0).sum()
 _LOOK_SHARE = 0.12  # ours: turns that look instead of editing
 _FINAL_SHARE = 0.04  # ours: turns that end the trajectory
+_UNDO_SHARE = 0.06  # ours: turns that take an edit back, where there is one, however the last step went
 _FREE_SHARE = 0.7  # ours: coder edits and shown blocks whose numbers are drawn, so that they are copied
 _SIBLING_SHARE = 0.3  # ours: coder edits of the family that the block has: the number beside it misleads
 _OTHER_FORM_SHARE = 0.15  # ours: drawn numbers that are decimal where the catalogue has none, or whole
@@ -99,16 +101,21 @@ def _agent_examples(stream: Generator, number: int, forbidden: frozenset[str]) -
     about = f"{modality}, {kind}, {metric}, {'higher' if higher else 'lower'} is better"
     card = _card(modality, about, facts, stream, forbidden)
     prompt, wording = pocket_text(card, state, higher, max_steps), {"trend": trend_of(state, higher)}
-    replies = (_reply(modality, kind, script, facts, stream, wording) for _ in range(number))
+    may_undo = any(step.action == EDIT for step in state.history)
+    replies = (_reply(modality, kind, script, facts, may_undo, stream, wording) for _ in range(number))
     return [{"kind": "agent", "prompt": prompt, "completion": reply} for reply in replies]
 
 
-def _reply(modality: str, kind: str, script: str, facts: list[str], stream, wording: dict) -> str:
+def _reply(
+    modality: str, kind: str, script: str, facts: list[str], may_undo: bool, stream: Generator, wording: dict
+) -> str:
     draw = stream.random()
     if draw < _LOOK_SHARE:
         return look_reply(stream=stream, **wording)
     if draw < _LOOK_SHARE + _FINAL_SHARE:
         return final_reply(stream=stream, **wording)
+    if draw < _LOOK_SHARE + _FINAL_SHARE + _UNDO_SHARE and may_undo:
+        return undo_reply(stream=stream, **wording)
     axis, instruction = _instruction(modality, kind, stream)
     block = catalogue.read_block(script, axis)
     return edit_reply(instruction, axis, facts=facts, block=block, stream=stream, **wording)
@@ -196,18 +203,22 @@ def _script(
 
 def _state(script: str, modality: str, kind: str, max_steps: int, stream: Generator) -> State:
     value = float(10 ** stream.uniform(-1.2, 1.6) if stream.random() < 0.5 else stream.uniform(0.1, 0.95))
-    start, history = round(value, 4), []
+    start = round(value, 4)
+    held, history = [start], []  # the metric of the starter, and after each edit that still stands
     for _ in range(int(stream.integers(0, min(max_steps, 6)))):
-        draw, result = stream.random(), ("error", None)
-        if draw < 0.7:
-            value = value * float(stream.uniform(0.85, 1.15))
-            result = ("edited", round(value, 4))
-        if draw < 0.85:
-            asked = {"edit_instruction": _instruction(modality, kind, stream)[1]}
-            history.append(HistoryStep("", "Edit Script (AI)", asked, "", *result))
+        draw, asked = stream.random(), {}
+        if draw < 0.1 and len(held) > 1:
+            held.pop()
+            name, result = UNDO, ("edited", held[-1])
+        elif draw < 0.85:
+            worked = draw < 0.7
+            held.append(round(held[-1] * float(stream.uniform(0.85, 1.15)), 4) if worked else held[-1])
+            name, asked = EDIT, {"edit_instruction": _instruction(modality, kind, stream)[1]}
+            result = ("edited", held[-1]) if worked else ("error", None)
         else:
             name = _pick(("List Files", "Inspect Script Lines", "Understand File"), stream)
-            history.append(HistoryStep("", name, {}, "", "neutral"))
+            result = ("neutral", None)
+        history.append(HistoryStep("", name, asked, "", *result))
     at = {"history": tuple(history), "visible_start": start, "step": len(history)}
     return State(task="none", task_digest="", files={"train.py": script.encode()}, **at)
 

@@ -15,12 +15,13 @@ import numpy as np
 
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.actions import EDIT
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import StepResult
 from mlagent_lib.environment.workspace import State
 
 PARTS = ("train", "select", "test")
-POOL_ACTION = "Edit Script (AI)"  # ours: RL starts where the expert edited, not where it looked or ended
+POOL_ACTION = EDIT  # ours: RL starts where the expert edited, not where it looked, undid or ended
 FADE = 0.8  # ours: of a task's mean reward that a new group leaves: about the last five groups count
 RECENT = 256  # ours: states remembered, the edits of some three batches, so that they are the policy's of now
 

@@ -108,7 +108,7 @@ def choices(rows: Iterable[Mapping], tools: TableTools) -> list[dict]:
     for row in rows:
         task, action = tools.task(row["task"]), parse_action(row["reply"], tools.reply_format)
         is_edit = row["outcome"] == "edited" and not isinstance(action, Invalid)
-        asked = action.arguments["edit_instruction"] if is_edit else ""
+        asked = action.arguments.get("edit_instruction", "") if is_edit else ""
         found.append(_choice(task, family_of(asked, task.modality, task.kind) or "", tools))
     return found
 

@@ -19,6 +19,7 @@ from mlagent_lib.agents.prompts import Prompter
 from mlagent_lib.core.errors import RunError, Unscored
 from mlagent_lib.core.seeding import derive_seed, rng
 from mlagent_lib.core.thinking import split_thinking
+from mlagent_lib.environment.actions import UNDO
 from mlagent_lib.environment.outcome import Outcome
 from mlagent_lib.environment.step import PendingSteps, StepResult, Toolbox, run_steps
 from mlagent_lib.environment.workspace import State
@@ -161,6 +162,8 @@ def family_made(result: StepResult, tools: Toolbox) -> str | None:
     """
     if result.outcome is not Outcome.EDITED or result.score_after == result.score_before:
         return None
+    if result.action.name == UNDO:
+        return UNDO
     task, asked = tools.task(result.state.task), result.action.arguments["edit_instruction"]
     if task.modality not in MODALITIES or task.kind not in KINDS:
         return asked

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from mlagent_lib.environment.actions import ACTIONS
+from mlagent_lib.environment.actions import KNOWN
 from mlagent_lib.environment.reader import FIELDS, letters, read_name, split_fields
 
 SYSTEM = "a system turn"
@@ -144,7 +144,7 @@ def _as_text(call: Mapping[str, object]) -> str:
         return ""
     plain = {letters(name): value for name, value in given.items()}
     found = {name: plain[letters(name)] for name in FIELDS if letters(name) in plain}
-    action = read_name(str(call.get("name")), ACTIONS)
+    action = read_name(str(call.get("name")), KNOWN)
     if action and not found:
         found = {"Action": action, "Action Input": given}
     return "\n".join(f"{k}: {v if isinstance(v, str) else json.dumps(v)}" for k, v in found.items())
