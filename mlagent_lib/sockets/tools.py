@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mlagent_lib.agents.prompts import POCKET
 from mlagent_lib.agents.toolbox import toolbox
 from mlagent_lib.core.errors import MlagentError, Unscored
+from mlagent_lib.environment.actions import EDIT, UNDO
 from mlagent_lib.environment.coder import Coder
 from mlagent_lib.environment.env import MAX_STEPS
 from mlagent_lib.environment.outcome import Outcome
@@ -42,7 +43,6 @@ class ToolEnvironment:
         self._desk, self._pays, self._session = desk, pays, DeskSession(desk)
         self._first: Told | None = None
         self._steps: list[Told] = []
-        self._edits: list[tuple[str, str]] = []  # script, and the id of the state before its edit
         self._failure: Unscored | None = None
 
     def reset(self, task: str | None = None, state: str | None = None, **row: object) -> str:
@@ -53,7 +53,7 @@ class ToolEnvironment:
             state: Id or JSON of a saved state to start from, as in the rows of `states_dataset`.
             row: Other columns of the data set, not read.
         """
-        self._steps, self._edits, self._failure = [], [], None
+        self._steps, self._failure = [], None
         self._first = self._session.reset(task=None if state else task, state=state)
         at = self._first.state
         return POCKET.messages(at, self._desk.tasks[at.task])[0]["content"]
@@ -65,12 +65,8 @@ class ToolEnvironment:
             script_name: The script.
             edit_instruction: What to change.
         """
-        before = (self._steps or [self._first])[-1].state_id
         words = {"edit_instruction": edit_instruction, "save_name": script_name}
-        seen = self._call("Edit Script (AI)", script_name=script_name, **words)
-        if self._steps[-1].outcome == Outcome.EDITED.value:
-            self._edits.append((script_name, before))
-        return seen
+        return self._call(EDIT, script_name=script_name, **words)
 
     def execute(self, script_name: str) -> str:
         """Run a script and see what it prints.
@@ -81,17 +77,12 @@ class ToolEnvironment:
         return self._call("Execute Script", script_name=script_name)
 
     def undo(self, script_name: str) -> str:
-        """Go back to before the last edit of a script.
+        """Take the last edit of a script back, run it, and see what it prints.
 
         Args:
             script_name: The script.
         """
-        found = [number for number, (name, _) in enumerate(self._edits) if name == script_name]
-        if not found:
-            return f"EnvError: there is no edit of {script_name} to undo."
-        self._session.reset(state=self._edits[found[-1]][1])
-        del self._edits[found[-1] :]
-        return f"{script_name} is as it was before its last edit, and so is all that came after it."
+        return self._call(UNDO, script_name=script_name)
 
     def inspect(self, script_name: str, start_line_number: int, end_line_number: int) -> str:
         """Read lines of a script, at most 100.
