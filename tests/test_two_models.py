@@ -69,7 +69,13 @@ def test_only_seeds_and_states_that_both_have_are_compared(tables):
     assert set(tables["step_rewards"]["state"]) == {"a-", "b-"}  # c is another state in each
 
 
-def test_the_comparison_by_hand(tables):
+def test_of_few_shared_states_nothing_is_told(tables):
+    questions = two_models.beside_table(tables)["question"]
+    assert not questions.str.contains("never trained on|step reward").any() and len(questions) > 15
+
+
+def test_the_comparison_by_hand(tables, monkeypatch):
+    monkeypatch.setattr(two_models, "FEW_STATES", 4)
     found = two_models.beside_table(tables).set_index("question")
     assert list(found) == ["pocket", "smollm2"]
     assert found["smollm2"]["gap closed, held-in: base, SFT, RL"].startswith("0.20 [0.20, 0.20], 0.30 ")
