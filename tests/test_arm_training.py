@@ -224,7 +224,7 @@ def test_what_is_gathered_is_what_the_units_wrote(made, gathered):
     assert found["curves"]["charged"].tolist() == pytest.approx([0.0, charged, charged], abs=0.006)
     assert set(found["units"].query("finished")["unit"]) == set(MADE)
     about = manifest_of(out)
-    assert set(about["units"]) == {f"seed0/{name}" for name in MADE} and len(about["left"]) == 34
+    assert set(about["units"]) == {f"seed0/{name}" for name in MADE} and len(about["left"]) == 37
     unit = about["units"]["seed0/arm-base"]
     assert unit["versions"]["torch"] and unit["device"] and unit["wall_s"] > 0 and "git" in unit
 

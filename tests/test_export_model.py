@@ -188,7 +188,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(run, tmp_path):
         with loaded.base():
             off = loaded.model(ids).logits
     rounding, effect = (on - merged_logits).abs().max(), (on - off).abs().max()
-    assert effect > 20 * rounding  # what 16 bits cost is small beside what the adapter does
+    assert effect > 10 * rounding  # what 16 bits cost is small beside what the adapter does
     assert torch.allclose(on, merged_logits, atol=0.05 * float(on.abs().max()))
     assert "library_name: transformers" in (out / "README.md").read_text()
     assert str(POCKET) not in texts(out) and WARNING in (out / "README.md").read_text()
