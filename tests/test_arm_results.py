@@ -295,6 +295,13 @@ def test_the_slope_takes_the_seeds_that_all_four_arms_have(tables):
     assert "slope 0.033 a task" in text and "(seeds 0.033, 0.033)" in text
 
 
+def test_without_an_arm_there_is_no_slope_but_what_nine_are_against_three(tables):
+    rows = tables["trajectories"]
+    found = one_claim("C6", {**tables, "trajectories": rows[rows["who"] != "tasks-6"]})
+    assert found["verdict"] == TOO_FEW
+    assert "nine against three, rl − tasks-3: +0.20 [" in found["ours"] and "slope" not in found["ours"]
+
+
 def test_performance_that_does_not_keep_improving_is_not_reproduced(tables):
     falling = tables["curves"].copy()
     end = falling["who"].eq("rl") & falling["seed"].eq(1) & falling["update"].eq(20)

@@ -145,7 +145,8 @@ def _task_count(tables: Tables) -> tuple[str, str, str]:
     # (tasks-6 - tasks-3), 9 and 3 apart, weighted as least squares does.
     outer, inner = contrast(rows, "rl", "sft", "gap"), contrast(rows, "tasks-6", "tasks-3", "gap")
     if outer is None or inner is None:
-        return paper, "arms with fewer tasks: not run", TOO_FEW
+        told = compared(tables, "rl", "tasks-3").text
+        return paper, f"some arms with fewer tasks: not run; nine against three, {told}", TOO_FEW
     each = [0.1 * o + i / 30.0 for o, i in zip(outer[1], inner[1], strict=True)]
     middle = 0.1 * outer[0].value + inner[0].value / 30.0
     half = np.hypot(0.1 * (outer[0].high - outer[0].low) / 2.0, (inner[0].high - inner[0].low) / 60.0)
