@@ -173,12 +173,18 @@ def test_a_public_base_model_is_named_in_the_header(run, tmp_path):
 @pytest.mark.slow
 def test_the_merged_model_says_what_base_and_adapter_say(run, tmp_path):
     import torch
+    from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM
 
     from mlagent_lib.training.backends import load, load_tokenizer
 
-    out = export_model(run, "merged", tmp_path / "merged")
-    loaded = load("pocket", backend="plain", adapter=run / "03_grpo" / "adapter")
+    adapter = shutil.copytree(run / "03_grpo" / "adapter", tmp_path / "adapter")
+    weights = adapter / "adapter_model.safetensors"
+    # twice what so short a training learned: 16 bits cost the base weights as much whatever the adapter does
+    doubled = {name: value * (1 + ("lora_B" in name)) for name, value in load_file(weights).items()}
+    save_file(doubled, weights, metadata={"format": "pt"})
+    out = export_model(adapter, "merged", tmp_path / "merged")
+    loaded = load("pocket", backend="plain", adapter=adapter)
     merged = AutoModelForCausalLM.from_pretrained(out)
     assert merged.dtype == torch.bfloat16 and not list(out.glob("adapter*"))
     ids = load_tokenizer(str(out))("# model\nfrom sklearn", return_tensors="pt").input_ids
@@ -188,7 +194,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(run, tmp_path):
         with loaded.base():
             off = loaded.model(ids).logits
     rounding, effect = (on - merged_logits).abs().max(), (on - off).abs().max()
-    assert effect > 10 * rounding  # what 16 bits cost is small beside what the adapter does
+    assert effect > 20 * rounding  # what 16 bits cost is small beside what the adapter does
     assert torch.allclose(on, merged_logits, atol=0.05 * float(on.abs().max()))
     assert "library_name: transformers" in (out / "README.md").read_text()
     assert str(POCKET) not in texts(out) and WARNING in (out / "README.md").read_text()

@@ -64,11 +64,12 @@ def test_undo_goes_back_to_before_the_last_edit_of_a_script(desk):
     tools = ToolEnvironment(desk)
     tools.reset()
     assert "no edit of train.py to undo" in tools.undo("train.py")
+    tools.reset()
     for n in (8, 20):
         tools.edit(**use(n))
     assert tools.get_reward() == 0.5
     assert "as it was before its last edit.\nThe script has been executed." in tools.undo("train.py")
-    assert tools.get_reward() == 0.8
+    assert "n_neighbors=8" in tools.inspect("train.py", 1, 20) and tools.get_reward() == 0.8
     tools.undo("train.py")
     assert "n_neighbors=40" in tools.inspect("train.py", 1, 20) and tools.get_reward() == 0.0
 

@@ -3,8 +3,8 @@
 `run_steps` is the pure form that step-wise RL uses: states and replies in, results out, order kept, and one
 bad row never spoils another. As in the paper an edit is followed by its execution, and m_{t+1} is the score
 of the edited script on the feedback labels; m_t is the last valid score on the way to the state (the paper is
-silent about states whose script is broken). An edit of any other file runs the starter, too, and
-what is undone runs again.
+silent about states whose script is broken). An edit of any other file runs the starter, too, and what
+is undone runs again.
 """
 
 from __future__ import annotations
@@ -24,15 +24,7 @@ from mlagent_lib.core.imports import standard_only
 from mlagent_lib.core.limits import Limits
 from mlagent_lib.core.thinking import split_thinking
 from mlagent_lib.environment import actions
-from mlagent_lib.environment.actions import (
-    UNDO,
-    Action,
-    ActionError,
-    Invalid,
-    parse_action,
-    safe_path,
-    storable,
-)
+from mlagent_lib.environment.actions import Action, ActionError, Invalid, parse_action, safe_path, storable
 from mlagent_lib.environment.cache import Execution, ExecutionCache, execution_key
 from mlagent_lib.environment.coder import Coder, EditRequest
 from mlagent_lib.environment.outcome import Outcome
@@ -390,7 +382,7 @@ def _act(plan: _Plan, name: str, arguments: Mapping[str, str]) -> str:
     if name == "Execute Script":
         named = safe_path(arguments["script_name"])
         plan.script = plan.task.entry if named == plan.task.starter else named
-    elif name == UNDO:
+    elif name == actions.UNDO:
         plan.saved = _writable(plan, arguments["script_name"])
         back = plan.before.without_edit(plan.saved)
         if back is None:

@@ -127,13 +127,11 @@ class State:
         if past:
             row["past"] = past
         if embed:
-            held = {sha256_bytes(data): data for data in self._contents()}
-            row["blobs"] = {digest: _encode(data) for digest, data in held.items()}
+            row["blobs"] = {digest: _encode(self.files[path]) for path, digest in self._hashes.items()}
+            row["blobs"] |= {
+                at[1]: _encode(data) for at, (_, data) in zip(past, self.past, strict=True) if at[1]
+            }
         return row
-
-    def _contents(self) -> list[bytes]:
-        """Return what its files hold, and held before the edits that can be undone."""
-        return [*self.files.values(), *(data for _, data in self.past if data is not None)]
 
     @classmethod
     def from_json(cls, row: Mapping) -> State:
@@ -219,7 +217,7 @@ class WorkspaceStore:
 
     def snapshot(self, state: State) -> dict:
         """Store the files of a state and return its JSON row without contents."""
-        for content in state._contents():
+        for content in (*state.files.values(), *(data for _, data in state.past if data is not None)):
             self.put(content)
         return state.to_json(embed=False)
 
