@@ -155,6 +155,7 @@ def test_an_edit_that_is_taken_back_is_a_kind_of_its_own_and_never_the_favourite
     assert made[0]["steps"][1]["script_after"] == made[0]["steps"][0]["script_before"]
     (found,) = reading_table(table, gap_paths([], {}, 5)).to_dict("records")
     assert (found["edits"], found["share"], found["undone"]) == (2, 0.5, 0.6)
+    assert (found["undone_worse"], found["undone_better"], found["task_information"]) == (1.0, 1.0, 0.0)
     assert made[0]["final"]["feedback_last"] == 5.0 and table["state"].tolist()[2] == "worse"
 
 
@@ -200,9 +201,12 @@ def beside(held_in: str, held_out: str) -> pd.DataFrame:
     [
         (("above", "above"), "closes more of the gap than the best fixed edit (RL minus it"),
         (("above", "includes"), "than the best fixed edit, but on held-in tasks only (RL"),
-        (("includes", "includes"), "Saying one sentence does as well as the policy after RL"),
-        (("includes", "below"), "Saying one sentence does as well as or better than the policy after RL"),
-        (("below", "below"), "Saying one sentence does better than the policy after RL"),
+        (("includes", "includes"), "The policy after RL cannot be told from the best fixed edit (RL"),
+        (
+            ("includes", "below"),
+            "closes less of the gap than the best fixed edit, but on held-out tasks only",
+        ),
+        (("below", "below"), "The policy after RL closes less of the gap than the best fixed edit (RL"),
     ],
 )
 def test_the_headline_says_when_a_fixed_edit_does_as_well(sides, said):
@@ -213,8 +217,21 @@ def test_the_headline_says_when_a_fixed_edit_does_as_well(sides, said):
 
 def test_the_headline_claims_nothing_without_an_interval():
     lone = beside("includes", "includes").assign(zero="unknown", low=np.nan, high=np.nan)
-    said = "Whether saying one sentence does as well as the policy after RL cannot be told (RL minus it, "
+    said = "The policy after RL cannot be told from the best fixed edit for want of an interval (RL"
     assert against(lone).startswith(said) and "(no interval)" in against(lone)
+
+
+def test_random_ideas_are_compared_by_the_last_submission_and_by_the_best_kept():
+    table = pd.concat([beside("includes", "includes").assign(before="random-kept"), beside("above", "above")])
+    table.loc[table["before"] == "fixed-edit", ["before", "measure"]] = ["random-ideas", "kept"]
+    last, kept = (against(table, name) for name in ("random-kept", "random-ideas"))
+    assert last.startswith(
+        "By its last submission the policy after RL cannot be told from the best that random"
+    )
+    assert kept.startswith(
+        "By its best one kept it closes more of the gap than the best that random ideas kept"
+    )
+    assert "held-in: +0.30 [0.20, 0.40]" in kept and against(table) == ""
 
 
 def test_alarms_ring_at_their_limits_and_only_there():

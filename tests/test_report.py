@@ -79,7 +79,7 @@ def test_the_first_screen_says_what_a_fixed_edit_does(tmp_path):
     same = [{**row, "source": "fixed-edit"} for row in made if row["source"] == "rl"]
     page = page_of(make_run(tmp_path / "same", made + same))
     head = page[: page.index("<main")]
-    assert "Saying one sentence does as well as the policy after RL" in head
+    assert "The policy after RL cannot be told from the best fixed edit" in head
     assert "share of the commonest edit among the edits of the policy after RL: 1.00, limit 0.25" in head
     means = {"fixed-edit": 0.6, "sft": 0.3, "rl": 0.9}
     better = page_of(make_run(tmp_path / "more", rows(k=6, means=means)))

@@ -69,18 +69,20 @@ def curve_table(tables: Tables, policies: Sequence[str]) -> pd.DataFrame:
 
 
 def saturation_table(tables: Tables) -> pd.DataFrame:
-    """Return what both rewards pay for the same edits: share of the gap, reward of v1, reward of v2.
+    """Return what both rewards pay for the same edits, made or taken back, after SFT and after RL.
 
-    v2 pays the share itself (Eq. 6 of v2), v1 the sigmoid of 100 times it (Eq. 6 of v1).
+    Columns who, seed, task, share (of the gap), v1, v2: v2 pays the share itself (Eq. 6 of v2), v1 the
+    sigmoid of 100 times it (Eq. 6 of v1).
     """
     found = tables["step_rewards"]
-    found = found[(found["outcome"] == "edited") & np.isfinite(found["share"])]
+    kept = (found["outcome"] == "edited") & found["who"].isin(["sft", "rl"])
+    found = found[kept & np.isfinite(found["share"])]
     v1 = [sigmoid(100.0 * share) for share in found["share"]]
     return found[["who", "seed", "task", "share"]].assign(v1=v1, v2=found["share"])
 
 
 def saturation_summary(tables: Tables) -> dict[str, float]:
-    """Return how coarse v1 is on the edits of all arms: n, share within 1 % of its ends, gains told apart.
+    """Return how coarse v1 is on edits after SFT and RL: n, share within 1 % of its ends, gains told apart.
 
     ``saturated`` is the fraction of edits with a v1 reward below 0.01 or above 0.99; ``pairs_lost`` the
     fraction of pairs of edits, different in their gain, that v1 pays within 0.01 of each other.

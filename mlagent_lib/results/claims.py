@@ -82,7 +82,7 @@ def _larger(tables: Tables) -> tuple[str, str, str]:
         f"DeepSeek-R1 {_gain('held-out', topic='baseline-lines', method='DeepSeek-R1')} (v1)"
     )
     mine = mean_of(tables["trajectories"], "rl", "gain", "held-out")
-    return paper, "" if mine is None else f"held-out gain of the pocket model {mine}", NOT_TESTABLE
+    return paper, "" if mine is None else f"held-out gain of the pocket model in % {mine}", NOT_TESTABLE
 
 
 def _generalises(tables: Tables) -> tuple[str, str, str]:

@@ -18,10 +18,11 @@ from mlagent_lib.results.style import ends, look, number
 
 AFTER, BEFORE, FIXED = "rl", "sft", "fixed-edit"
 BESIDE = (BEFORE, FIXED)  # whom the policy after RL is compared with in a number each
-SUBJECTS = {  # what reads nothing, and how it is spoken of
-    FIXED: ("Saying one sentence", "the best fixed edit"),
-    "fixed-sequence": ("Saying a fixed sequence of sentences", "the best fixed sequence"),
-    "random-kept": ("Trying random ideas and keeping the best", "random ideas with the best kept"),
+SUBJECTS = {  # what reads nothing: the measure it is compared by, and how both are spoken of
+    FIXED: ("gap", "The policy after RL", "the best fixed edit"),
+    "fixed-sequence": ("gap", "The policy after RL", "the best fixed sequence"),
+    "random-kept": ("gap", "By its last submission the policy after RL", "the best that random ideas kept"),
+    "random-ideas": ("kept", "By its best one kept it", "the best that random ideas kept"),
 }
 ALARMS = pd.read_csv(Path(__file__).with_name("alarms.csv"))  # ours: see `alarms`
 PHRASES = {
@@ -71,25 +72,24 @@ def against(differences: pd.DataFrame, name: str = FIXED) -> str:
     Example:
         >>> row = {"after": "rl", "before": "fixed-edit", "measure": "gap", "split": "held-in",
         ...        "difference": 0.004, "low": -0.05, "high": 0.06, "zero": "includes"}
-        >>> against(pd.DataFrame([row]))
-        'Saying one sentence does as well as the policy after RL (RL minus it, held-in: +0.00 [−0.05, 0.06]).'
+        >>> print(*against(pd.DataFrame([row])).split(" ("), sep="\\n")
+        The policy after RL cannot be told from the best fixed edit
+        RL minus it, held-in: +0.00 [−0.05, 0.06]).
     """
+    measure, subject, noun = SUBJECTS[name]
     pair = (differences["after"] == AFTER) & (differences["before"] == name)
-    rows = differences[pair & (differences["measure"] == "gap") & (differences["split"] != "all")]
+    rows = differences[pair & (differences["measure"] == measure) & (differences["split"] != "all")]
     if rows.empty:
         return ""
     told = {row.split: _with_interval(row.difference, row.low, row.high) for row in rows.itertuples()}
-    sides = "; ".join(f"{split}: {value}" for split, value in told.items())
-    above, below = (set(rows[rows["zero"] == side]["split"]) for side in ("above", "below"))
-    subject, noun = SUBJECTS[name]
+    said = f"{subject} cannot be told from {noun}"
     if set(rows["zero"]) == {"unknown"}:
-        said = f"Whether {subject[0].lower()}{subject[1:]} does as well as the policy after RL cannot be told"
-    elif above:
-        only = "" if above == set(told) else f", but on {' and '.join(sorted(above))} tasks only"
-        said = f"The policy after RL closes more of the gap than {noun}{only}"
-    else:
-        mixed = "as well as or better than" if below else "as well as"
-        said = f"{subject} does {'better than' if below == set(told) else mixed} the policy after RL"
+        said += " for want of an interval"
+    for side, word in (("below", "less"), ("above", "more")):
+        if found := sorted(set(rows[rows["zero"] == side]["split"])):
+            only = "" if len(found) == len(told) else f", but on {' and '.join(found)} tasks only"
+            said = f"{subject} closes {word} of the gap than {noun}{only}"
+    sides = "; ".join(f"{split}: {value}" for split, value in told.items())
     return f"{said} (RL minus it, {sides})."
 
 

@@ -39,8 +39,9 @@ def _saturation(tables: Tables) -> Iterator[str]:
     found = saturation_summary(tables)
     if found["n"]:
         yield (
-            f"Reward: v1 pays {found['saturated']:.0%} of {found['n']:,.0f} edits within 0.01 of 0 or 1, and "
-            f"pays {found['pairs_lost']:.0%} of pairs alike whose gains differ. Trained on another form: "
+            f"Reward: v1 pays {found['saturated']:.0%} of {found['n']:,.0f} edits within 0.01 of 0 or 1 "
+            f"(after SFT and after RL, made or taken back), and pays "
+            f"{found['pairs_lost']:.0%} of pairs alike whose gains differ. Trained on another form: "
             f"{compared(tables, 'rl', 'reward-v1').text}; {compared(tables, 'rl', 'reward-v2').text}. "
             f"Paid for what it adds to the best of two: {compared(tables, 'rl', 'max-2').text}."
         )

@@ -106,6 +106,7 @@ def gain_radar(figure: Figure, df: pd.DataFrame) -> None:
         axis.set_xticks(angles, labels, fontsize=7.5)
         axis.set_ylim(-1.05, 1.05)
         axis.set_yticks([-1, 0, 1], ["≤ −1", "starter", "best"], fontsize=7)
+        axis.set_rlabel_position(180 / len(labels))  # between two tasks
         axis.set_title(part["panel"].iloc[0], pad=24)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=7.5)
     footer(figure, df, _facts(df, "")[0], "an axis: gain over the best method's gain on that task")
@@ -127,7 +128,7 @@ def pipeline(figure: Figure, df: pd.DataFrame) -> None:
     for row in df.itertuples():
         x, y = place[row.title]
         axis.add_patch(FancyBboxPatch((x, y), WIDE, HIGH, ec=look(row.look).colour, **box))
-        axis.text(x + 0.1, y + HIGH - 0.12, row.title, va="top", fontsize=9, fontweight="bold")
+        axis.text(x + 0.1, y + HIGH - 0.12, row.title, va="top", fontsize=8.6, fontweight="bold")
         axis.text(x + 0.1, y + HIGH - 0.37, row.text, va="top", fontsize=7.6, color=INK, linespacing=1.3)
         for target in filter(None, row.into.split(";")) if isinstance(row.into, str) else ():
             _arrow(axis, (x, y), place[target])
@@ -151,7 +152,7 @@ def _arrow(axis, start, end) -> None:
 
 @drawn("share", "v1", "v2", "saturated", "pairs_lost")
 def saturation(figure: Figure, df: pd.DataFrame) -> None:
-    """Draw what both rewards pay for the same edits, and how often v1 is at one of its ends.
+    """Draw what both rewards pay for the same actions, and how often v1 is at one of its ends.
 
     Columns: share, v1, v2, saturated, pairs_lost (the last two the same in every row).
     """
@@ -161,16 +162,15 @@ def saturation(figure: Figure, df: pd.DataFrame) -> None:
     near = df[df["share"].abs() <= 1.0]
     for axis, column, key, low in ((v1, "v1", "sft", 0.0), (v2, "v2", "rl", -1.0)):
         axis.plot(near["share"], near[column], ls="", ms=4, alpha=0.35, mec="none", **look(key).mark)
-        axis.set(title=f"reward of {column}", xlabel="share of the gap that the edit closed")
+        axis.set(title=f"reward of {column}", xlabel="share of the gap that was closed")
         axis.set_ylim(low - 0.05, 1.05)
     v1.set_ylabel("reward")
     bins = np.linspace(0, 1, 21)
     counts.hist(df["v1"], bins=bins, color=look("sft").colour, ec=INK, lw=0.5, hatch="///")
-    title = f"{saturated:.0f} % of edits at an end of v1"
-    counts.set(title=title, xlabel="reward of v1", ylabel="edits")
+    counts.set(title=f"{saturated:.0f} % at an end of v1", xlabel="reward of v1", ylabel="scored actions")
     far = f"{len(df) - len(near)} beyond ±1 not drawn on the left"
     same = f"v1 pays the same for {lost:.0f} % of pairs whose gains differ by 1 %"
-    footer(figure, df, f"n = {len(df)} edits", far, same)
+    footer(figure, df, f"n = {len(df)} edits, made or taken back", far, same)
 
 
 _SHAPES = {

@@ -109,7 +109,7 @@ def gap_by_policy(figure: Figure, df: pd.DataFrame) -> None:
     level; gap_kept, kept_low, kept_high where they are known.
     """
     df = df[df["split"].isin(list(SPLIT_TITLES))]
-    policies = ordered(df["policy"])[::-1]
+    policies = ordered(df[~df["policy"].isin(KEPT.values())]["policy"])[::-1]  # the lower mark says it
     figure.set_size_inches(WIDTH, 1.6 + 0.8 * len(policies))
     for axis, part in _split_panels(figure, df, sharex=True, sharey=True):
         rows = part.set_index("policy")
@@ -123,7 +123,7 @@ def gap_by_policy(figure: Figure, df: pd.DataFrame) -> None:
     first = figure.axes[0]
     first.set_yticks(np.arange(len(policies)) - 0.15, [look(policy).label for policy in policies])
     first.set_ylim(-0.7, len(policies) - 0.5)
-    for name, fill in (("last submission", INK), ("best by validation", "white")):
+    for name, fill in (("upper: last submission", INK), ("lower: best by validation", "white")):
         first.plot([], [], marker="o", ls="", mec=INK, mfc=fill, label=name)
     figure.legend(loc="outside upper right", ncols=2)
     footer(figure, df, f"n = {span(df['trajectories'])} trajectories per point", _interval_note(df))
@@ -134,7 +134,7 @@ def _gap(axis, y: int, row: pd.Series, at: Look) -> None:
     ways = (("gap", "gap_closed", 0.0, at.colour), ("kept", "gap_kept", 0.3, "white"))
     for stem, place, below, fill in ways:
         value, high = row.get(place, np.nan), row.get(f"{stem}_high", np.nan)
-        if np.isnan(value) or (below and row.name in KEPT.values()):
+        if np.isnan(value):
             continue
         ends = [[value - row[f"{stem}_low"]], [high - value]]
         ends = None if np.isnan(ends).any() else ends
@@ -299,12 +299,12 @@ def _strip(axis, spread: pd.DataFrame, column: str) -> None:
 
 @drawn("form", "case", "delta", "reward")
 def reward_shape(figure: Figure, df: pd.DataFrame) -> None:
-    """Draw the reward of a step over the change of the score it made, for each published form (paper Eq. 6).
+    """Draw the reward of a step over the change of the score it made: both of the paper's Eq. 6, and ours.
 
-    Columns: form (``v1``, ``v2``), case (``edited``, ``neutral``, ``error``), delta (change of the score as a
-    share of the gap between starter and best; ignored unless edited), reward.
+    Columns: form (``v1``, ``v2``, ``gain``), case (``edited``, ``neutral``, ``error``), delta (change of the
+    score as a share of the gap between starter and best; ignored unless edited), reward.
     """
-    titles = {"v1": "v1: σ(100 · Δ)", "v2": "v2: Δ"}
+    titles = {"v1": "v1: σ(100 · Δ)", "v2": "v2: Δ", "gain": "gain, ours: Δ within bounds"}
     levels = {
         "neutral": {"color": MUTED, "ls": (0, (4, 2)), "label": "neutral or corner", "lw": 1.8},
         "error": {"color": look("invalid").colour, "ls": ":", "label": "invalid or error", "lw": 1.8},
@@ -334,7 +334,7 @@ FIELD = {  # kinds of action; of middle lightness, so that a dark page may turn 
     "favourite": ("#0072B2", "its favourite family of edits"),
     "other": ("#009E73", "another edit"),
     "unchanged": ("#CC79A7", "edit that changes nothing"),
-    "undone": ("#56B4E9", "an edit taken back"),
+    "undone": ("#B58900", "an edit taken back"),
     "no edit": ("#DDDDDD", "no edit (a look, the end)"),
 }
 
@@ -385,8 +385,10 @@ def action_field(figure: Figure, df: pd.DataFrame) -> None:
         axis.set_title(look(policy).label)
     figure.axes[-1].set_xlabel("step of the trajectory")
     handles = [Patch(color=colour, label=label) for colour, label in FIELD.values()]
+    handles.append(Patch(fc="white", ec=MUTED, label="ended before"))
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
-    footer(figure, df, f"{across} trajectories a task, side by side within a step")
+    seeds = ", ".join(map(str, sorted(set(df["seed"]))))
+    footer(figure, df, f"{across} trajectories a task, side by side within a step; seed {seeds}")
 
 
 @drawn("policy", "share", "unchanged", "agrees", "task_information", "state_information")

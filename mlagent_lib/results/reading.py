@@ -8,7 +8,8 @@ habit or by counting its steps.
 
 Families of edits are those of the catalogue, whatever the numbers and the wording; a policy's favourite is
 the family that it asks for most often. The state is how the last step went and which blocks of the script
-have been changed by then.
+have been changed by then. To take an edit back is no edit and has no family: how often that follows on a step
+that hurt, and on one that helped, is told beside.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ ACTION_COLUMNS = (
 )  # fmt: skip
 READING_COLUMNS = (
     "policy", "seed", "actions", "edits", "distinct", "share", "family_share", "unchanged", "undone",
-    "task_information", "task_chance", "task_chance_high", "state_information", "state_chance",
-    "state_chance_high", "reflections", "agrees", "gap_first", "gap_last", "commonest",
+    "undone_worse", "undone_better", "task_information", "task_chance", "task_chance_high",
+    "state_information", "state_chance", "state_chance_high", "reflections", "agrees", "gap_first",
+    "gap_last", "commonest",
 )  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def wording_table(actions: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.D
         Columns policy, seed, split, wording (one of `WORDINGS`: its own, only that of another kind of task,
         or none knows it), outcome, count.
     """
-    edits = actions[actions["edit"] != ""]
+    edits = actions[~actions["edit"].isin(["", UNDO])]
     tasks, wordings = {name: task_of(name) for name in edits["task"].unique()}, []
     for row in edits.itertuples():
         task = tasks[row.task]
@@ -235,21 +237,22 @@ def reading_table(actions: pd.DataFrame, paths: pd.DataFrame, *, root: int = 0) 
         Columns `READING_COLUMNS`: counts of actions, edits and distinct edits; ``share``, the part of the
         edits that ask for the ``commonest`` one, ``family_share`` those of its favourite family;
         ``unchanged``, the part of the actions that are edits which leave the script as it was, ``undone``
-        those that take an edit back; what an edit's family, or taking one back, tells about the task, and
-        about the state given the task, in nats, each beside median and 95 % of chance;
-        ``agrees``, the part of the ``reflections`` that are true; the gap closed after
-        the first and after the last step.
+        those that take an edit back, ``undone_worse`` and ``undone_better`` the part of it after a step that
+        made the printed metric worse or better; what an edit's family tells about the task, and about the
+        state given the task, in nats, each beside median and 95 % of chance; ``agrees``, the part of the
+        ``reflections`` that are true; the gap closed after the first and after the last step.
     """
     for (policy, seed), own in actions.groupby(["policy", "seed"], sort=False):
-        chosen = own[own["edit"] != ""]
-        edits = chosen[chosen["edit"] != UNDO]
+        edits, undone = own[~own["edit"].isin(["", UNDO])], own["edit"] == UNDO
         if edits.empty:
             continue
         counts, families = edits["edit"].value_counts(), edits["family"].value_counts()
-        idle = ((own["outcome"] == "unchanged").mean(), (own["edit"] == UNDO).mean())
-        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), *idle)
+        trend = own["state"].str.split().str[0]
+        taken = (undone.mean(), *(undone[trend == how].mean() for how in ("worse", "better")))
+        idle = (own["outcome"] == "unchanged").mean()
+        shares = (counts.iloc[0] / len(edits), families.iloc[0] / len(edits), idle, *taken)
         of_task, of_state = (
-            measure(chosen, rng(root, "reading", name, policy, int(seed)))
+            measure(edits, rng(root, "reading", name, policy, int(seed)))
             for name, measure in (("task", task_information), ("state", state_information))
         )
         path = paths[(paths["policy"] == policy) & (paths["seed"] == seed)]
@@ -271,7 +274,12 @@ def reading_sentence(reading: pd.DataFrame) -> str:
         word = "more than" if value > high else "no more than"
         told.append(f"{word} chance ({value:.2f} nats; chance {chance:.2f}, 95 % of it below {high:.2f})")
     agrees = "" if np.isnan(at["agrees"]) else f" Of the reflections {at['agrees']:.0%} are true."
-    undone = f", {at['undone']:.0%} take one back" if at.get("undone", 0.0) > 0 else ""
+    undone = ""
+    if at.get("undone", 0.0) > 0:
+        undone = (
+            f", {at['undone']:.0%} take one back: {at['undone_worse']:.0%} of those after a step that hurt "
+            f"by the printed metric, {at['undone_better']:.0%} of those after one that helped"
+        )
     return (
         f"After RL: the commonest edit makes {at['share']:.0%} of the edits, its favourite family "
         f"{at['family_share']:.0%}; {at['unchanged']:.0%} of the actions are edits that change "

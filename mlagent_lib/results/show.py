@@ -31,6 +31,7 @@ from mlagent_lib.results.style import number
 CSS = (Path(__file__).with_name("show.css")).read_text(encoding="utf-8")
 MARKS = {
     "edited": "✓",
+    "undone": "↶",
     "unchanged": "=",
     "neutral": "○",
     "corner": "◔",

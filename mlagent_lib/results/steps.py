@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from mlagent_lib.core.seeding import rng
+from mlagent_lib.environment.actions import UNDO
 from mlagent_lib.results.evaluation import or_nan
 from mlagent_lib.results.tabled import Rows, tabled
 from mlagent_lib.tasks.task import Task
 
-OUTCOMES = ("edited", "unchanged", "neutral", "corner", "error", "invalid")
+OUTCOMES = ("edited", "undone", "unchanged", "neutral", "corner", "error", "invalid")
 FAILED = ("invalid", "error", "corner")
 STEP_TABLE = (
     "policy", "task", "split", "seed", "trajectory", "step", "action", "outcome", "valid", "reward",
@@ -27,7 +28,8 @@ STEP_TABLE = (
 def outcome_of(step: Mapping) -> str:
     """Return the outcome of a step as a lower-case word, from a row or an enumeration.
 
-    An edit that ran and left the script as it was is ``unchanged``: it neither fails nor does anything.
+    An edit that ran and left the script as it was is ``unchanged``: it neither fails nor does anything; one
+    that was taken back is ``undone``.
 
     Example:
         >>> outcome_of({"outcome": "edited", "script_before": "a", "script_after": "a"})
@@ -35,6 +37,8 @@ def outcome_of(step: Mapping) -> str:
     """
     outcome = str(getattr(step["outcome"], "value", step["outcome"])).lower()
     before, after = step.get("script_before"), step.get("script_after")
+    if outcome == "edited" and step.get("action") == UNDO:
+        return "undone"
     return "unchanged" if outcome == "edited" and before is not None and before == after else outcome
 
 
@@ -77,8 +81,9 @@ def standing_table(steps: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.Da
         steps: A `step_table`; its scores are on the feedback labels.
 
     Returns:
-        Columns policy, split, closed (one of `STANDS`), actions; helped, hurt, same and failed, fractions of
-        the actions; change, the mean change of the share of the gap, each bounded at -1 and 1.
+        Columns policy, split, closed (one of `STANDS`), actions; undone (an edit was taken back), of the
+        others helped, hurt, same and failed, fractions of the actions; change, the mean change of the share
+        of the gap, each bounded at -1 and 1.
     """
     table = steps[~steps["unscored"]]
     tasks = {name: task_of(name) for name in table["task"].unique()}
@@ -87,12 +92,12 @@ def standing_table(steps: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.Da
     edges = [-inf, *STANDS.values()]
     closed = pd.cut((table["score_before"] - init) / (best - init), edges, labels=list(STANDS))
     change = ((table["score_after"] - table["score_before"]) / (best - init)).clip(-1.0, 1.0)
-    failed = table["outcome"].isin(FAILED)
+    failed, undone = table["outcome"].isin(FAILED), table["outcome"] == "undone"
     told = table[["policy", "split"]].assign(
-        closed=closed, actions=1, helped=change > 0, hurt=change < 0, same=~failed & ~(change.abs() > 0),
-        failed=failed, change=change.fillna(0.0),
+        closed=closed, actions=1, undone=undone, helped=~undone & (change > 0), hurt=~undone & (change < 0),
+        same=~failed & ~undone & ~(change.abs() > 0), failed=failed, change=change.fillna(0.0),
     )  # fmt: skip
-    how = dict.fromkeys(("helped", "hurt", "same", "failed", "change"), "mean")
+    how = dict.fromkeys(("undone", "helped", "hurt", "same", "failed", "change"), "mean")
     groups = told.groupby(["policy", "split", "closed"], observed=True)
     return groups.agg({"actions": "sum"} | how).reset_index()
 

@@ -30,7 +30,7 @@ from mlagent_lib.results.evaluation import median_trajectory
 from mlagent_lib.results.figures import put
 from mlagent_lib.results.intervals import Interval, paired_difference
 from mlagent_lib.results.show import CSS, Shown, diff_html, escape, items, lines_of, table_markup
-from mlagent_lib.results.steps import learning_curve_table, spread_table
+from mlagent_lib.results.steps import learning_curve_table, outcome_of, spread_table
 from mlagent_lib.results.style import ends as ends
 from mlagent_lib.results.style import figure_files, footer, look, new_figure, number, styled, with_run
 from mlagent_lib.results.tabled import Rows, tabled
@@ -145,11 +145,11 @@ def parsed(replies: Mapping[str, str]) -> Rows:
 
 @tabled("form", "case", "delta", "reward")
 def reward_shape_table() -> Rows:
-    """Return the table of the figure ``reward_shape``: both forms, for changes of ±15 % of the gap."""
-    for form in ("v1", "v2"):
+    """Return the table of the figure ``reward_shape``: for changes of ±15 % of the gap, in ours ±45 %."""
+    for form, most in (("v1", 0.15), ("v2", 0.15), ("gain", 0.45)):
         for case in (Outcome.NEUTRAL, Outcome.ERROR):
             yield form, case.value, None, step_reward(case, init=0.0, best=1.0, form=form)
-        for share in map(float, np.linspace(-0.15, 0.15, 121)):
+        for share in map(float, np.linspace(-most, most, 121)):
             paid = step_reward(Outcome.EDITED, before=0.0, after=share, init=0.0, best=1.0, form=form)
             yield form, "edited", share, paid
 
@@ -256,18 +256,21 @@ def family_table(lab: Lab, task: Task) -> Rows:
 
 
 def collection_table(rows: Iterable[Mapping]) -> pd.DataFrame:
-    """Return for each task: trajectories, steps, edits that ran, distinct scripts, share that helped."""
+    """Return for each task counts of trajectories and steps, what became of edits, and distinct scripts."""
     table = pd.DataFrame(
-        (row["task"], row["id"], step["script_after"], step["outcome"] == "edited", step["reward"] or 0.0)
+        (row["task"], row["id"], step["script_after"], outcome_of(step), step["reward"] or 0.0)
         for row in rows
         for step in row["steps"]
     )
-    table.columns = ["task", "trajectory", "script", "ran", "reward"]
+    table.columns = ["task", "trajectory", "script", "outcome", "reward"]
+    table["ran"] = table["outcome"].isin(["edited", "unchanged"])
+    table["undone"] = table["outcome"] == "undone"
     table["helped"] = table["ran"] & (table["reward"] > 0.5)
     columns = {
         "trajectories": ("trajectory", "nunique"),
         "steps": ("ran", "size"),
         "edits that ran": ("ran", "sum"),
+        "edits taken back": ("undone", "sum"),
         "distinct scripts": ("script", "nunique"),
         "edits that helped": ("helped", "sum"),
     }

@@ -15,6 +15,7 @@ from statistics import median
 
 import pandas as pd
 
+from mlagent_lib.core.arms import arm_of
 from mlagent_lib.core.artifacts import read_manifest, stage_problem
 from mlagent_lib.core.errors import RunError
 from mlagent_lib.core.files import read_jsonl, sha256_file, write_bytes, write_json, write_text
@@ -258,8 +259,9 @@ def result_lines(figures: Path) -> str:
             )
         elif row.measure == "reward":
             parts.append(
-                f"Mean step reward on states not trained on: {rewards['sft']:.3f} after SFT, "
-                f"{rewards['rl']:.3f} after RL; difference {told}, {row.n} states, {_seeds(row.seeds)}."
+                "Mean step reward, as v1 pays it (0.5 for no change), on states not trained on: "
+                f"{rewards['sft']:.3f} after SFT, {rewards['rl']:.3f} after RL; "
+                f"difference {told}, {row.n} states, {_seeds(row.seeds)}."
             )
     return "\n\n".join([*parts, _against_line(figures), _reading_line(figures), _luck_line(figures)])
 
@@ -396,7 +398,10 @@ def claim_lines(folder: Path) -> str:
     lines[-1] += "".join(f" {line}." for line in origin_lines(manifest_of(folder)))
     if left:
         arms = sorted({name.split("/")[1].removeprefix("arm-") for name in left if "/arm-" in name})
-        lines[-1] += f" Not finished: {len(left)} units, among them of the arms {', '.join(arms)}."
+        begun = sorted(set(arms) & {arm_of(who).name for who in tables["trajectories"]["who"]})
+        none = [name for name in arms if name not in begun]
+        lines[-1] += f" Not finished: {len(left)} units, of the arms {', '.join(none) or 'none'}"
+        lines[-1] += f"; more seeds of {', '.join(begun)}." if begun else "."
     if told := answers(tables):
         lines += ["", "Beyond the paper:", "", *(f"- {sentence}" for sentence in told)]
     if told := smallest_differences(pd.read_csv(folder / "differences.csv")):

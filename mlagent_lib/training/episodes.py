@@ -1,9 +1,9 @@
 """Episode-wise RL, the paper's baseline (Eq. 1): whole trajectories, each action credited with their return.
 
-The loss, the trainer, the group size and the reward of a step are those of the step-wise arm. What differs: a
-group is G trajectories from a task's starter, and every action of a trajectory gets the advantage of its
-return, the sum of its step rewards ("cumulative reward over the trajectory", Eq. 1). Batch and return of the
-paper's episode-wise run are not stated.
+The loss, the trainer and the reward of a step are those of the step-wise arm. What differs: a group is G
+trajectories from a task's starter, and every action of a trajectory gets the advantage of its return, the sum
+of its step rewards ("cumulative reward over the trajectory", Eq. 1). There is no pay for variety and no
+choice of states. Batch and return of the paper's episode-wise run are not stated.
 """
 
 from __future__ import annotations

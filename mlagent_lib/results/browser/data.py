@@ -21,7 +21,7 @@ STEP_COLUMNS = (
     "step", "action", "outcome", "reason", "before", "after", "reward", "script", "script_after", "diff",
     "reply", "feedback", "metric", "seconds", "cached", "tier",
 )  # fmt: skip
-ALL_OUTCOMES = (*(outcome.value for outcome in Outcome), "unchanged")
+ALL_OUTCOMES = (*(outcome.value for outcome in Outcome), "unchanged", "undone")
 _FINAL = ("feedback_last", "feedback_best", "report_start", "report_last", "report_kept", "stop")
 
 
