@@ -304,7 +304,7 @@ def reward_shape(figure: Figure, df: pd.DataFrame) -> None:
     Columns: form (``v1``, ``v2``, ``gain``), case (``edited``, ``neutral``, ``error``), delta (change of the
     score as a share of the gap between starter and best; ignored unless edited), reward.
     """
-    titles = {"v1": "v1: σ(100 · Δ)", "v2": "v2: Δ", "gain": "gain, ours: Δ within bounds"}
+    titles = {"v1": "v1: σ(100 · Δ)", "v2": "v2: Δ", "gain": "gain, ours: Δ within bounds; 0 pays −0.1"}
     levels = {
         "neutral": {"color": MUTED, "ls": (0, (4, 2)), "label": "neutral or corner", "lw": 1.8},
         "error": {"color": look("invalid").colour, "ls": ":", "label": "invalid or error", "lw": 1.8},

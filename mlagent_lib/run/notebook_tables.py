@@ -145,11 +145,11 @@ def parsed(replies: Mapping[str, str]) -> Rows:
 
 @tabled("form", "case", "delta", "reward")
 def reward_shape_table() -> Rows:
-    """Return the table of the figure ``reward_shape``: for changes of ±15 % of the gap, in ours ±45 %."""
+    """Return the table of the figure ``reward_shape``: changes of ±15 % of the gap, in ours ±45 %, but 0."""
     for form, most in (("v1", 0.15), ("v2", 0.15), ("gain", 0.45)):
         for case in (Outcome.NEUTRAL, Outcome.ERROR):
             yield form, case.value, None, step_reward(case, init=0.0, best=1.0, form=form)
-        for share in map(float, np.linspace(-most, most, 121)):
+        for share in map(float, np.linspace(-most, most, 120)):
             paid = step_reward(Outcome.EDITED, before=0.0, after=share, init=0.0, best=1.0, form=form)
             yield form, "edited", share, paid
 

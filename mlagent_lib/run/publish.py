@@ -207,9 +207,9 @@ POLICIES = {
     "fixed-edit": "best fixed edit",
     "fixed-sequence": "best fixed sequence",
     "random-ideas": "random ideas",
-    "base": "pocket base",
+    "base": "base model",
     "sft": "after SFT",
-    "rl": "after step-wise GRPO",
+    "rl": "after RL",
     "best-edit": "*each task's best single edit (bound)*",
 }
 
