@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -107,9 +108,14 @@ def test_a_conversion_that_was_killed_leaves_nothing_half(tmp_path, home, monkey
     assert Path(model_path(str(path))).is_dir() and not left.exists()
 
 
-def header_only(path: Path, architecture: str) -> Path:
+def header_only(path: Path, architecture: str, more=None) -> Path:
+    """Return a GGUF without a tokenizer; or with an empty one, and what ``more`` adds."""
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_block_count(1)
+    if more:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(["a"])
+        more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -131,6 +137,15 @@ def test_a_gguf_that_cannot_be_used_says_why_and_what_helps(tmp_path, monkeypatc
     refused(header_only(tmp_path / "b.gguf", "llama"), "b.gguf has no tokenizer in it.*made whole")
     (tmp_path / "c.gguf").write_bytes(b"GGUF but not really, and that for more than a few bytes")
     refused(tmp_path / "c.gguf", "cannot be read as GGUF.*fetch the file again")
+    words = "stretches its positions for long texts.*folder with the safetensors"
+    yarn = lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)  # noqa: E731
+    refused(header_only(tmp_path / "e.gguf", "llama", yarn), words)
+    linear = lambda writer: writer.add_float32("qwen2.rope.scale_linear", 4)  # noqa: E731
+    refused(header_only(tmp_path / "f.gguf", "qwen2", linear), words)
+    freqs = lambda writer: writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32))  # noqa: E731
+    refused(header_only(tmp_path / "g.gguf", "llama", freqs), words)
+    plain = lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)  # noqa: E731
+    assert weights.gguf_facts(header_only(tmp_path / "h.gguf", "llama", plain))[1] == 0
     monkeypatch.setattr(weights, "check_free_space", lambda *words: (_ for _ in ()).throw(RunError("full")))
     refused(as_gguf(tmp_path), "full.*MLAGENT_HOME to a folder on another disk")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -324,3 +339,7 @@ def test_a_merged_model_as_gguf_is_read_back_with_the_same_replies(tmp_path):
     with pytest.raises(MlagentError, match="llama model with this tokenizer.*convert_hf_to_gguf"):
         export_model(tmp_path / "adapter", "gguf", tmp_path / "third", quantization="f16")
     assert not (tmp_path / "third").exists()
+    stretched = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    change(save_checkpoint(tmp_path / "long", "qwen2") / "config.json", rope_parameters=stretched)
+    with pytest.raises(MlagentError, match="stretches its positions.*convert_hf_to_gguf"):
+        write_gguf(tmp_path / "long", tmp_path / "long.gguf", quantization="f32", splitting="qwen2")

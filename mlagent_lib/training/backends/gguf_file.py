@@ -46,7 +46,8 @@ def write_gguf(folder: Path, out: Path, *, quantization: str, splitting: str) ->
         splitting: See `splitting_of`.
 
     Raises:
-        MlagentError: The quantization is another one, or its tokenizer is no byte-level BPE.
+        MlagentError: The quantization is another one, the model stretches its positions, or its tokenizer is
+            no byte-level BPE.
     """
     import gguf
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -57,6 +58,8 @@ def write_gguf(folder: Path, out: Path, *, quantization: str, splitting: str) ->
         raise MlagentError(f"quantization {quantization!r} cannot be had without Unsloth", cure=cure)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     config, kind = model.config, getattr(GGMLQuantizationType, quantization.upper())
+    if (config.rope_parameters or {}).get("rope_type", "default") != "default":
+        raise MlagentError("the model stretches its positions, which this writer cannot say", cure=_LATER)
     writer = GGUFWriter(str(out), config.model_type)
     writer.add_file_type(gguf.LlamaFileType[f"{'ALL' if quantization == 'f32' else 'MOSTLY'}_{kind.name}"])
     rows = model.get_input_embeddings().weight.shape[0]

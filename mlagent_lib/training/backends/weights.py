@@ -152,7 +152,8 @@ def gguf_facts(path: Path) -> tuple[dict[str, Any], int]:
     """Return what the header of a GGUF says (by its keys, without lists), and how many weights it has.
 
     Raises:
-        MlagentError: It is no GGUF, its architecture is not one of `TRAINABLE`, or it has no tokenizer.
+        MlagentError: It is no GGUF, its architecture is not one of `TRAINABLE`, it has no tokenizer, or it
+            stretches its positions.
     """
     need_reader(path.name)
     from gguf import GGUFReader
@@ -172,8 +173,15 @@ def gguf_facts(path: Path) -> tuple[dict[str, Any], int]:
         raise MlagentError(
             f"{path.name} has no tokenizer in it", cure="take a GGUF that llama.cpp's converter made whole"
         )
+    names = {tensor.name for tensor in reader.tensors}
+    scaling = facts.get(f"{kind}.rope.scaling.type", "none")
+    if scaling != "none" or facts.get(f"{kind}.rope.scale_linear", 1) != 1 or "rope_freqs.weight" in names:
+        raise MlagentError(  # Transformers 5.17 would take other angles, without a word
+            f"{path.name} stretches its positions for long texts, which is not read from a GGUF",
+            cure="give the folder with the safetensors of the same model",
+        )
     facts["vocabulary"] = len(reader.fields["tokenizer.ggml.tokens"].data)
-    facts["has output"] = any(tensor.name == "output.weight" for tensor in reader.tensors)
+    facts["has output"] = "output.weight" in names
     return facts, sum(int(tensor.n_elements) for tensor in reader.tensors)
 
 
