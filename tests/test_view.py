@@ -387,7 +387,7 @@ def test_the_widget_is_the_page_in_a_frame_without_rights(run):
     assert html.unescape(frame[2]) == page
     assert [t["policy"] for t in data_of(page)["trajectories"]] == ["sft", "rl"]
     assert shown.text.startswith("Trajectories of laptop-seed0: 2 trajectories · 4 steps")
-    assert re.search(r"after SFT +1 +3 +0 +1 +1 +0 +1 +0 +0 +0\.250", shown.text)
+    assert re.search(r"after SFT +1 +3 +0 +1 +1 +0 +1 +0 +0 +0 +0\.250", shown.text)
     assert "No trajectory is of the policies and tasks" in repr(widget(run, policies=["nobody"]))
 
 
