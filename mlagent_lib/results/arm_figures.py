@@ -199,7 +199,8 @@ def _main_gains(tables: Tables) -> pd.DataFrame:
             rows.append(_measured(panel, series, _short(task), found, GAIN))
     table = pd.DataFrame(rows, columns=list(PANEL_COLUMNS))
     ends = ["value", "low", "high"]
-    return table.assign(**table[ends].clip(-100.0, MOST_GAIN))  # one weak starter would flatten all others
+    # one ruined metric, or one weak starter, would flatten all others
+    return table.assign(**table[ends].clip(-100.0, MOST_GAIN))
 
 
 def _paper_gains() -> pd.DataFrame:

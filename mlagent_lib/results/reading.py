@@ -99,7 +99,7 @@ def wording_table(actions: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.D
         Columns policy, seed, split, wording (one of `WORDINGS`: its own, only that of another kind of task,
         or none knows it), outcome, count.
     """
-    edits = actions[~actions["edit"].isin(["", UNDO])]
+    edits = _edits(actions)
     tasks, wordings = {name: task_of(name) for name in edits["task"].unique()}, []
     for row in edits.itertuples():
         task = tasks[row.task]
@@ -109,6 +109,11 @@ def wording_table(actions: pd.DataFrame, task_of: Callable[[str], Task]) -> pd.D
     names = ["policy", "seed", "split", "wording", "outcome"]
     edits = edits.assign(wording=pd.Series(wordings, edits.index, dtype=object))
     return edits.groupby(names, sort=False).size().rename("count").reset_index()
+
+
+def _edits(actions: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of an `action_table` that ask for an edit; to take one back is none."""
+    return actions[~actions["edit"].isin(["", UNDO])]
 
 
 def _changed(first: State, state: State, script: str) -> str:
@@ -121,7 +126,7 @@ def _changed(first: State, state: State, script: str) -> str:
 
 
 def _with_kinds(df: pd.DataFrame) -> pd.DataFrame:
-    asked = df[~df["edit"].isin(["", UNDO])].groupby(["policy", "seed"])["family"]
+    asked = _edits(df).groupby(["policy", "seed"])["family"]
     favourite = asked.agg(lambda said: said.value_counts().index[0]).rename("favourite").reset_index()
     favourite = df[["policy", "seed"]].merge(favourite, how="left")["favourite"].to_numpy()
     kind = np.where(df["family"] == favourite, "favourite", "other")
@@ -243,7 +248,7 @@ def reading_table(actions: pd.DataFrame, paths: pd.DataFrame, *, root: int = 0) 
         ``reflections`` that are true; the gap closed after the first and after the last step.
     """
     for (policy, seed), own in actions.groupby(["policy", "seed"], sort=False):
-        edits, undone = own[~own["edit"].isin(["", UNDO])], own["edit"] == UNDO
+        edits, undone = _edits(own), own["edit"] == UNDO
         if edits.empty:
             continue
         counts, families = edits["edit"].value_counts(), edits["family"].value_counts()

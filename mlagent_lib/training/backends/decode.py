@@ -38,11 +38,16 @@ def reason_against(model) -> str:
         return f"it computes in {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
     if config.hidden_act != "silu" or getattr(config, "use_sliding_window", False):
         return "its activation or its attention window is another one"
-    if (config.rope_parameters or {}).get("rope_type", "default") != "default":
-        return f"its positions are scaled ({config.rope_parameters['rope_type']})"
+    if (scaling := rope_type(config)) != "default":
+        return f"its positions are scaled ({scaling})"
     if getattr(config, "mlp_bias", False):
         return "its feed-forward layers have biases"
     return ""
+
+
+def rope_type(config) -> str:
+    """Return how a model stretches its positions for long texts, ``default`` where it does not."""
+    return (config.rope_parameters or {}).get("rope_type", "default")
 
 
 def distinct_rows(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

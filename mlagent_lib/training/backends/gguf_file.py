@@ -53,12 +53,14 @@ def write_gguf(folder: Path, out: Path, *, quantization: str, splitting: str) ->
     from gguf import GGMLQuantizationType, GGUFWriter
     from transformers import AutoModelForCausalLM
 
+    from mlagent_lib.training.backends.decode import rope_type
+
     if quantization not in QUANTIZATIONS:
         cure = f"choose one of {', '.join(QUANTIZATIONS)}"
         raise MlagentError(f"quantization {quantization!r} cannot be had without Unsloth", cure=cure)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     config, kind = model.config, getattr(GGMLQuantizationType, quantization.upper())
-    if (config.rope_parameters or {}).get("rope_type", "default") != "default":
+    if rope_type(config) != "default":
         raise MlagentError("the model stretches its positions, which this writer cannot say", cure=_LATER)
     writer = GGUFWriter(str(out), config.model_type)
     writer.add_file_type(gguf.LlamaFileType[f"{'ALL' if quantization == 'f32' else 'MOSTLY'}_{kind.name}"])
